@@ -73,6 +73,9 @@ def main(names: list[str]) -> None:
     if names == ["flat", "--json"]:  # for a program, so the page stays as it is
         command = [sys.executable, "-m", *COMMANDS["flat"], "--json"]
         sys.exit(subprocess.run(command, cwd=REPOSITORY, check=False).returncode)
+    if names[:1] == ["budget"]:
+        command = [sys.executable, "-m", "benchmarks.budget", *names[1:]]
+        sys.exit(subprocess.run(command, cwd=REPOSITORY, check=False).returncode)
     if unknown := sorted(set(names) - set(COMMANDS)):
         sys.exit(f"required some of {', '.join(COMMANDS)}, found {', '.join(unknown)}")
     for name in names or COMMANDS:

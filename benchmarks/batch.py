@@ -132,27 +132,27 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
 
 
 def prepare(folder: str, rows: int) -> None:
-    """Make the lake, with a model of each kind that learnt noise from features like the large partition's."""
+    """Make the lake, with a model of each kind that learned noise from features like the large one's."""
     spec = load("flight_delay")
     lake = Lake(spec.name, folder)
     fill(lake, spec, rows)
     inputs = compute_features(spec, scoring.rows_known_at(lake, spec, SMALL), [SMALL])
     late = np.random.default_rng(7).random(inputs.num_rows) < 0.2
-    labelled = inputs.append_column(spec.problem.target, pa.array(late.astype(float)))
+    labeled = inputs.append_column(spec.problem.target, pa.array(late.astype(float)))
     for one in (*spec.training.candidates, *spec.training.baselines):
         if one.name in KINDS:
             Path(folder, one.name).write_text(
-                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, labelled)))
+                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, labeled)))
             )
 
 
 def promote(lake: Lake, folder: str, kind: str) -> None:
     """Let the model of a kind serve alone, and let nothing be scored yet."""
-    for table in ("predictions", "deployments"):  # a champion before it would be scored beside
+    for table in ("predictions", "switches"):  # a champion before it would be scored beside
         shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", table), ignore_errors=True)
-    row: dict[str, Any] = dict.fromkeys(schemas.DEPLOYMENTS.names, "")
+    row: dict[str, Any] = dict.fromkeys(schemas.SWITCHES.names, "")
     row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
-    ledger.record_switch(lake, lambda rows: [row | {"effective": SMALL, "kind": "promoted"}])
+    ledger.record_switch(lake, lambda rows: [row | {"effective_from": SMALL, "kind": "promoted"}])
 
 
 class Clock:
@@ -180,16 +180,16 @@ class Clock:
 
 
 PARTS = (
-    (scoring, "seen_by", "read"),
-    (scoring, "compute", "features"),
-    (artifacts, "frame", "frame"),
-    (artifacts, "_predicted", "predict"),
+    (scoring, "rows_known_at", "read"),
+    (scoring, "compute_features", "features"),
+    (artifacts, "model_input", "frame"),
+    (artifacts, "_predict_frame", "predict"),
     (predictions, "_build_batch", "rows"),
-    (predictions, "row_digests", "row digests"),
+    (predictions, "digest_rows", "row digests"),
     (predictions, "digest_table", "digest"),
-    (scoring, "inputs_of", "inputs"),
+    (scoring, "inputs_digest", "inputs"),
     (Lake, "append_at", "write"),
-    (profiles, "build", "profile"),
+    (profiles, "build_profile", "profile"),
 )
 
 

@@ -104,7 +104,7 @@ def generate(lake: Lake, spec: UseCase, places: Sequence[int]) -> None:
             revisions: Any = {key: [_Snapshot] for key in keys}
             quarantine = schemas.QUARANTINE.empty_table()
             rows = pa.concat_tables(tables)
-            publish_validated(lake, source, declared, revisions, rows, quarantine, statuses)
+            publish_validated(lake, spec, source, revisions, rows, quarantine, statuses)
 
 
 def source_rows(spec: UseCase, source: str, partition: str) -> pa.RecordBatch:
@@ -213,14 +213,13 @@ class History:
         key = f"{attempt['key'][:-10]}{partition}"
         lake.create(evidence_rows_key(key), lake.get(evidence_rows_key(attempt["key"])) or b"")
         changes = {"key": key, "partition": partition, "model": model}
-        ledger.append_compare_and_swap(
-            lake,
+        lake.append_compare_and_swap(
             "attempts",
             schemas.ATTEMPTS,
             lambda rows: [{**attempt, **changes, "recorded": len(rows) + 1}],
         )
         changes = {"kind": ledger.REFRESHED, "evidence": partition, "attempt": key, "request": key}
-        changes["effective"] = partition_of(spec, place + 1)
+        changes["effective_from"] = partition_of(spec, place + 1)
         newest_rows = [row for row in self.switches if row["switch"] == first["switch"]]
         rows_of_switch = [
             {**row, **changes, **({"model": model} if row["role"] == "champion" else {})}

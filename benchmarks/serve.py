@@ -134,8 +134,14 @@ def publish(lake: Lake, spec: UseCase, rows: pa.Table) -> None:
 
 def switch(lake: Lake, version: str, estimator: Any) -> None:
     """Let a model serve as the champion."""
-    row: dict[str, Any] = dict.fromkeys(schemas.DEPLOYMENTS.names, "")
-    row |= {"role": "champion", "version": version, "kind": "promoted", "effective": PARTITION, "prior": 0.25}
+    row: dict[str, Any] = dict.fromkeys(schemas.SWITCHES.names, "")
+    row |= {
+        "role": "champion",
+        "version": version,
+        "kind": "promoted",
+        "effective_from": PARTITION,
+        "prior": 0.25,
+    }
     row |= {"model": artifacts.store_model(lake, artifacts.serialize(estimator))}
     ledger.record_switch(lake, lambda rows: [row])
 
@@ -284,10 +290,10 @@ def main() -> None:
         (folder / "hidden").mkdir()
         (folder / "hidden" / "onnxruntime.py").write_text("raise ImportError(name='onnxruntime')\n")
         hidden = {"PYTHONPATH": os.pathsep.join((str(folder / "hidden"), str(REPOSITORY)))}
-        command, log = ["include", "serve", NAME], ["--log", str(folder / "log")]
+        command, log = ["include", "serve", NAME], ["--log-requests", str(folder / "log")]
         targets = [
             Target("`include serve`, ONNX Runtime", "/predict", own),
-            Target("`include serve`, ONNX Runtime, `--log`", "/predict", own),
+            Target("`include serve`, ONNX Runtime, `--log-requests`", "/predict", own),
             Target("`include serve`, without the extra `onnx`", "/predict", own),
             Target("`mlflow models serve`", "/invocations", other),
         ]

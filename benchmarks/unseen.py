@@ -29,9 +29,9 @@ def main() -> None:
     spec = load("flight_delay")
     lake, of, rules = Lake(spec.name), spec.features, spec.monitoring
     champion = ledger.champions(ledger.switches(lake))[0]
-    learnt = reference.read(lake, spec, champion)
-    assert learnt is not None
-    partitions = spec.clock.keys(str(champion["effective"]), LAST)
+    learned = reference.read(lake, spec, champion)
+    assert learned is not None
+    partitions = spec.clock.keys(str(champion["effective_from"]), LAST)
     rows = features(lake, spec, partitions)
     profile_history: list[dict[str, dict[str, object]]] = []
     alerts: dict[str, Counter[str]] = {"alone": Counter(), "lately": Counter()}
@@ -53,7 +53,7 @@ def main() -> None:
             for name, row in profile_history[-1].items():
                 lately = [one[name] for one in past]
                 tonight = profiles.merge_profiles([row])[name]
-                if drift.check_unseen(name, learnt.columns[name], tonight, rules, lately).outcome == "alarm":
+                if drift.check_unseen(name, learned.columns[name], tonight, rules, lately).outcome == "alarm":
                     alarmed.add(name)
             counts.update(alarmed)
             any_of[rule] += bool(alarmed)

@@ -6,7 +6,7 @@ On the declared schedule, when monitoring requests a training, or by hand with t
 
 ## Changes
 
-An MLflow run and model version, and a row in `attempts`; if blessed, one commit to `deployments`. Not blessed
+An MLflow run and model version, and a row in `attempts`; if blessed, one commit to `switches`. Not blessed
 is an outcome, not an error: `promote` is skipped, its log has the verdict, and nothing is switched. With
 `gate.approval` a blessed challenger waits in `approve` for an answer under *Required actions*. No answer by
 the deadline means rejected. The next training doesn't wait; its verdict supersedes the waiting one. With

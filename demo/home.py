@@ -26,7 +26,10 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 # The first are for people; the rest are for weed, which needs a port and a gRPC port for each role.
 PORTS = (
-    *("airflow", "mlflow", "s3", "weather"),
+    "airflow",
+    "mlflow",
+    "s3",
+    "weather",
     *(
         "s3-grpc",
         "master",

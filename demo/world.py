@@ -34,12 +34,33 @@ DELIVERED = "_delivered.json"  # written last, when every object exists
 
 # The columns that an airline publishes the evening before, and those that are known the day after.
 SCHEDULE = (
-    *("year", "month", "day", "sched_dep_time", "sched_arr_time", "carrier", "flight"),
-    *("tailnum", "origin", "dest", "distance", "time_hour"),
+    "year",
+    "month",
+    "day",
+    "sched_dep_time",
+    "sched_arr_time",
+    "carrier",
+    "flight",
+    "tailnum",
+    "origin",
+    "dest",
+    "distance",
+    "time_hour",
 )
 OUTCOMES = (
-    *("year", "month", "day", "carrier", "flight", "origin", "sched_dep_time", "time_hour"),
-    *("dep_time", "dep_delay", "arr_time", "arr_delay", "air_time"),
+    "year",
+    "month",
+    "day",
+    "carrier",
+    "flight",
+    "origin",
+    "sched_dep_time",
+    "time_hour",
+    "dep_time",
+    "dep_delay",
+    "arr_time",
+    "arr_delay",
+    "air_time",
 )
 PLANES = {
     "tailnum": "TEXT PRIMARY KEY",

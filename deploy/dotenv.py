@@ -20,11 +20,16 @@ from pathlib import Path
 ALPHABET = string.ascii_letters + string.digits
 LENGTH = 64  # bytes, as needed by HS512, with which Airflow signs its tokens
 SECRETS = (
-    *("AIRFLOW_PASSWORD", "AIRFLOW_API_SECRET", "AIRFLOW_JWT_SECRET", "MLFLOW_PASSWORD"),
-    *("GRAFANA_PASSWORD", "PROMETHEUS_PASSWORD"),
+    "AIRFLOW_PASSWORD",
+    "AIRFLOW_API_SECRET",
+    "AIRFLOW_JWT_SECRET",
+    "MLFLOW_PASSWORD",
+    "GRAFANA_PASSWORD",
+    "PROMETHEUS_PASSWORD",
     *(f"POSTGRES_{role}PASSWORD" for role in ("", "AIRFLOW_", "CELERY_", "MLFLOW_")),
     *(f"S3_{user}_{part}" for user in ("ADMIN", "LAKE", "MLFLOW") for part in ("KEY", "SECRET")),
-    *("REDIS_PASSWORD", "WEATHER_TOKEN"),
+    "REDIS_PASSWORD",
+    "WEATHER_TOKEN",
 )
 HEAD = "# Written once by `make up`. Never in git; keep a copy where you keep secrets.\n"
 

@@ -30,8 +30,19 @@ SECRETS = (
 )
 # variables that choose the kernels, threads and rounding of numeric libraries, and where they are loaded from
 NUMERIC_PREFIXES = (
-    *("OPENBLAS_", "GOTO_", "BLIS_", "MKL_", "VECLIB_", "OMP_", "GOMP_", "KMP_"),
-    *("NPY_", "NUMEXPR_", "GLIBC_TUNABLES", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH"),
+    "OPENBLAS_",
+    "GOTO_",
+    "BLIS_",
+    "MKL_",
+    "VECLIB_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "NPY_",
+    "NUMEXPR_",
+    "GLIBC_TUNABLES",
+    "LD_LIBRARY_PATH",
+    "DYLD_LIBRARY_PATH",
 )
 for _name in ("urllib3", "botocore"):
     logging.getLogger(_name).setLevel(logging.INFO)  # at DEBUG they log addresses and headers with secrets
@@ -57,7 +68,7 @@ def setting(name: str, default: str | None = None) -> str:
     value = os.environ.get(name, default)
     if value is None:
         raise SettingError(
-            f"setting {name}",
+            name,
             required="an environment variable",
             found="none",
             remedy="set it for the shell and for Airflow's workers; `python -m include doctor` checks it; "
@@ -86,7 +97,7 @@ def lake_uri() -> str:
     if parts.scheme and ("@" in parts.netloc or parts.query):
         # references, reports and errors contain the address
         raise SettingError(
-            "setting EVERGREEN_LAKE",
+            "EVERGREEN_LAKE",
             required="an address without a user, a password or a query",
             found="one that contains one of these",
             remedy="set the account by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like",
@@ -119,7 +130,11 @@ def endpoint(name: str) -> Endpoint:
     except (ValueError, KeyError, TypeError, AttributeError):
         # the value may contain a secret, so the message must not
         raise SettingError(
-            f"connection {name}", required="JSON with a host", found="something else", where=variable
+            f"connection {name}",
+            required='JSON with a "host"',
+            found="something else",
+            where=variable,
+            remedy='set it as {"conn_type": "http", "host": "https://…"}',
         ) from None
 
 

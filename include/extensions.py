@@ -29,10 +29,16 @@ from include.errors import EvergreenError, SpecError
 from include.references import digest_bytes, digest_json
 
 KINDS = (
-    *("estimators", "features", "row_checks", "gate_checks"),
-    *("metrics", "objectives", "connectors", "alert_channels"),
+    "estimators",
+    "features",
+    "row_checks",
+    "gate_checks",
+    "metrics",
+    "objectives",
+    "connectors",
+    "alert_channels",
 )
-CODE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
+REFERENCE = r"^[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*$"
 PACKAGE = "evergreen_usecases"  # what the modules of the folders are imported under
 _lock = RLock()  # the pages import in several threads
 
@@ -44,12 +50,12 @@ class CodeReference:
     Parameters
     ----------
     folder : the use case's.
-    path : where the declaration names it, as ``training.nearest``.
+    key : where the declaration names it, as ``training.nearest``.
     name : as ``module:name``.
     """
 
     folder: Path
-    path: str
+    key: str
     name: str
 
     @property
@@ -133,7 +139,7 @@ class CodeReference:
         if isinstance(cause, ModuleNotFoundError) and own_file(self.folder, cause.name or ""):
             remedy = f"write `from . import {cause.name}`, since the file lies beside it"
         raise SpecError(
-            f"{self.folder.name}: {self.path}",
+            f"{self.folder.name}: {self.key}",
             required=f"{required} ({self.name})",
             found=text,
             where=place or str(self.file or self.folder),
@@ -158,8 +164,8 @@ class CodeReference:
         }
 
 
-def is_code(name: str) -> bool:
-    """Return whether a name is one of code, and not of something built in."""
+def is_reference(name: str) -> bool:
+    """Return whether a name refers to Python, and not to something built in."""
     return ":" in name
 
 
@@ -203,11 +209,11 @@ def _is_defined_in(value: Any, module: ModuleType) -> bool:
 
 
 def _folder_digest(folder: Path) -> str:
-    files = sorted(file for file in folder.rglob("*.py") if _is_code(file.relative_to(folder)))
+    files = sorted(file for file in folder.rglob("*.py") if _is_hashed(file.relative_to(folder)))
     return digest_json([[str(file.relative_to(folder)), digest_bytes(file.read_bytes())] for file in files])
 
 
-def _is_code(file: Path) -> bool:
+def _is_hashed(file: Path) -> bool:
     is_test = file.name.startswith("test_") or file.name == "conftest.py"
     return not is_test and not any(part.startswith(".") for part in file.parts)
 

@@ -18,7 +18,7 @@ from evergreen.timetable import UseCaseTimetable
 
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none'"
-    " stroke='{colour}' stroke-width='2' stroke-linecap='round' stroke-linejoin='round'%3E"
+    " stroke='{color}' stroke-width='2' stroke-linecap='round' stroke-linejoin='round'%3E"
     "%3Cpath d='M12 2 7 9h3l-5 7h6v6h2v-6h6l-5-7h3z'/%3E%3C/svg%3E"
 )
 
@@ -34,8 +34,8 @@ class EvergreenPlugin(AirflowPlugin):
             "url_route": "evergreen",
             "destination": "nav",
             "nav_top_level": True,
-            "icon": _ICON.format(colour="%23202020"),
-            "icon_dark_mode": _ICON.format(colour="%23f0f0f0"),
+            "icon": _ICON.format(color="%23202020"),
+            "icon_dark_mode": _ICON.format(color="%23f0f0f0"),
         }
     ]
     # the operators declare their links themselves; this is for the list under Admin → Plugins

@@ -55,6 +55,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 # folders whose files share servers, and the worker's share of the work that they belong to
 TOGETHER = {
+    "tests/e2e/test_flights.py": "flights",  # the demo's stack, beside that of the others
     "tests/e2e/": "house",
     "tests/browser/": "house",
     "tests/demo/": "demo",

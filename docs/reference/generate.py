@@ -29,7 +29,7 @@ import yaml  # noqa: E402
 from typer.core import TyperGroup  # noqa: E402
 
 from include.cli.app import app  # noqa: E402
-from include.extensions import CODE  # noqa: E402
+from include.extensions import REFERENCE  # noqa: E402
 from include.spec import json_schema  # noqa: E402
 from include.storage import schemas  # noqa: E402
 from include.train.recipes import ESTIMATORS, RESERVED  # noqa: E402
@@ -39,8 +39,8 @@ HERE = Path(__file__).parent
 NOTE = "<!-- Written by `python docs/reference/generate.py`. Edit the code it reads, not this page. -->"
 PATTERNS = {
     r"^[a-z][a-z0-9_]{0,39}$": "name (a-z, 0-9, _)",
-    CODE: "`module:name`",
-    rf"^[a-z][a-z0-9_]{{0,39}}$|{CODE}": "name (a-z, 0-9, _) or `module:name`",
+    REFERENCE: "`module:name`",
+    rf"^[a-z][a-z0-9_]{{0,39}}$|{REFERENCE}": "name (a-z, 0-9, _) or `module:name`",
     r"^([01]\d|2[0-3]):[0-5]\d$": "time, `HH:MM`",
     r"^\d{4}-\d{2}-\d{2}$": "date, `YYYY-MM-DD`",
 }
@@ -337,7 +337,7 @@ def tables_page() -> str:
         "# Tables",
         NOTE,
         "Each use case has these Delta tables under `<EVERGREEN_LAKE>/<usecase>/tables/`. One commit "
-        "replaces the rows of one partition.\nThe ledgers (`attempts`, `approvals`, `deployments`, "
+        "replaces the rows of one partition.\nThe ledgers (`attempts`, `approvals`, `switches`, "
         "`silences`, `withdrawals`, `erasures`) only grow.",
         "Two more kinds of tables have no schema here. `validated_<source>` has the source's declared "
         "columns, then `partition`,\n`revision` and `known_at` (when the row became known). `restated` and "

@@ -95,16 +95,11 @@ def validate(
     if partition is not None:
         data, partition = True, _partition_key(partition)
     if good:
-        from include.cli.validate import validate as find_problems
         from include.storage.lake import Lake
+        from include.validate.pipeline import validate as find_problems
 
         for spec in good:
-            own = find_problems(spec)
-            if data and not any(one.severity == "error" for one in own):  # they would be reported twice
-                from include.validate.stored import data_problems
-
-                own += data_problems(Lake(spec.name), spec, partition or "")
-            problems += own
+            problems += find_problems(spec, Lake(spec.name) if data else None, partition or "")
     wrong = [one.sentence for one in problems if one.severity == "error"]
     other = [one.sentence for one in problems if one.severity != "error"]
     named = ", ".join(spec.name for spec in good)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
@@ -166,7 +167,7 @@ def try_command(
     The sources' connections must be set. The lake is a folder of its own, and nothing in it serves. The page
     compares what serving would have cost under each policy, see `replay`; on a desktop a browser opens it.
     """
-    from include.cli.trial import try_usecase
+    from include.cli.try_usecase import try_usecase
     from include.replay.report import replay_json, replay_text
     from include.storage.lake import Lake
 
@@ -175,25 +176,29 @@ def try_command(
     keys = (clock.around(first)[1] if first else "", clock.around(until)[0] if until else "")
     lake = Lake(usecase, str((folder or Path(tempfile.mkdtemp(prefix="evergreen-try-"))).absolute()))
     warn = partial(typer.echo, err=True)
-    trial = try_usecase(lake, spec, *keys, now=datetime.now(UTC), progress=show_progress, warn=warn)
-    for sentence in trial.not_published[:SHOWN]:
+    tried = try_usecase(lake, spec, *keys, now=datetime.now(UTC), progress=show_progress, warn=warn)
+    for sentence in tried.not_published[:SHOWN]:
         warn(sentence)
-    if len(trial.not_published) > SHOWN:
-        warn(f"and {len(trial.not_published) - SHOWN} more; --json lists all")
-    text = f"{replay_text(trial.replay)}\n\n{trial.page}\n{trial.sentence}"
-    data = {"page": trial.page, "sentence": trial.sentence, "not_published": trial.not_published}
-    print_result({**data, "lake": lake.uri, **replay_json(trial.replay)}, text, as_json)
+    if len(tried.not_published) > SHOWN:
+        warn(f"and {len(tried.not_published) - SHOWN} more; --json lists all")
+    text = f"{replay_text(tried.replay)}\n\n{tried.page}\n{tried.sentence}"
+    data = {"page": tried.page, "sentence": tried.sentence, "not_published": tried.not_published}
+    print_result({**data, "lake": lake.uri, **replay_json(tried.replay)}, text, as_json)
     if on_terminal() and not as_json and (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
-        webbrowser.open(trial.page)
+        webbrowser.open(tried.page)
 
 
 def show_progress(task: str, completed: int, total: int) -> None:
-    """Draw a progress bar on stderr, in place, whenever another percent is completed."""
-    if 100 * completed // total == 100 * (completed - 1) // total:
+    """Draw a progress bar on stderr: in place at each percent on a terminal, else a line at each tenth."""
+    in_place = sys.stderr.isatty()
+    steps = 100 if in_place else 10
+    if steps * completed // total == steps * (completed - 1) // total:
         return
     filled = BAR_WIDTH * completed // total
     bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-    typer.echo(f"\r{task:<20.20} [{bar}] {completed} of {total}", nl=completed == total, err=True)
+    start = "\r" if in_place else ""
+    end = completed == total or not in_place
+    typer.echo(f"{start}{task:<20.20} [{bar}] {completed} of {total}", nl=end, err=True)
 
 
 @inspection.command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,13 +21,15 @@ def serve(
     usecase: UseCaseName,
     host: Annotated[
         str,
-        typer.Option("--host", help="Other than loopback needs the setting EVERGREEN_SERVE_TOKEN."),
+        typer.Option(
+            "--host", help="Other than loopback needs the environment variable EVERGREEN_SERVE_TOKEN."
+        ),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", help="0 for any that is free.")] = 8000,
-    log: Annotated[
+    log_requests: Annotated[
         Path | None,
         typer.Option(
-            "--log",
+            "--log-requests",
             help="A folder on a disk that stays. Requests and predictions are written there, then put "
             "into the lake, where a source can ingest them. Default: nothing is logged.",
         ),
@@ -43,13 +46,15 @@ def serve(
     from include.serve.server import serve as run
     from include.storage.lake import Lake
 
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("include.serve").setLevel(logging.INFO)  # which models it loads
     spec = specs.load(usecase)
     run(
         Lake(usecase),
         spec,
         host,
         port,
-        log,
+        log_requests,
         lambda: datetime.now(UTC),
         lambda address: typer.echo(f"serving {usecase} on {address}"),
     )

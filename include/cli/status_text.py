@@ -44,19 +44,19 @@ def _partitions(status: Row) -> Iterator[str]:
 def _champion(status: Row) -> Iterator[str]:
     champion = status["champion"]
     if champion is None:
-        yield f"\n{status['vacancy']}"
+        yield f"\n{status['why_no_champion']}"
     else:
         by = f" by {champion['by']}" if champion["by"] else ""
         recipe = f"{champion['recipe']}, " if champion["recipe"] else ""
         yield (
             f"\nchampion v{champion['version']} ({recipe}{champion['model']}) since partition "
-            f"{champion['effective']}, "
+            f"{champion['effective_from']}, "
             f"{champion['kind']}{by}{', originally forced' if champion['forced'] else ''}"
         )
         yield f"  {champion['reason']}"
         previous = champion["previous"]
         yield (
-            f"  previous: v{previous['version']} since {previous['effective']}"
+            f"  previous: v{previous['version']} since {previous['effective_from']}"
             if previous
             else "  previous: none"
         )

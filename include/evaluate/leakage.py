@@ -205,7 +205,7 @@ def prior_losses(
 def _convex_objective(spec: UseCase) -> Objective:
     """Return the objective, or the log loss in place of costs.
 
-    Where the label rate has crossed the threshold of a decision, decisions by noise would cost less.
+    Where the label rate has crossed the threshold of an action, actions by noise would cost less.
     """
     return find_objective("log_loss") if spec.objective.takes_costs else spec.objective
 

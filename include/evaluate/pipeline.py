@@ -154,13 +154,17 @@ def _load_champion(lake: Lake, partition: str, key: str) -> Incumbent:
 
 
 def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: pa.Table) -> dict[str, Array]:
-    """Return the walks' predictions of the test rows by the names that the evidence has for the recipes."""
+    """Return the walks' predictions of the test rows by the names that the evidence has for the recipes.
+
+    A baseline that couldn't be fitted, or can't predict some of the rows, isn't compared with.
+    """
     walk, selection = walks.predict_walk(lake, spec, test), record.selection
     missing = np.full(outputs.predictions_shape(spec, test.num_rows), np.nan)
     predictions = {CHALLENGER: walk.get(selection.recipe, missing)}
     predictions |= {
         f"{BASELINE_PREFIX}{baseline.name}": walk.get(baseline.name, missing)
         for baseline in spec.training.baselines
+        if baseline.name not in selection.failed and not np.isinf(walk.get(baseline.name, missing)).any()
     }
     if selection.serving in walk and selection.serving != selection.recipe:
         predictions[CHAMPION] = walk[selection.serving]
@@ -263,7 +267,7 @@ def _log_metrics(registry: Registry, run_id: str, spec: UseCase, evidence: Evide
 def _sentence(spec: UseCase, evidence: Evidence) -> str:
     rows = sum(evidence.losses.rows)
     if not rows:
-        return f"no labelled test partition after {evidence.last_fitted}"
+        return f"no labeled test partition after {evidence.last_fitted}"
     means = {name: sum(sums) / rows for name, sums in evidence.losses.sums.items()}
     text = ", ".join(f"{name} {mean:.4f}" for name, mean in sorted(means.items(), key=lambda item: item[1]))
     return f"{spec.gate.objective} on {len(evidence.losses.partitions)} partitions, {rows} rows: {text}"

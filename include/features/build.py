@@ -5,7 +5,7 @@ A backfill of an old partition therefore computes the same features as the sched
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import accumulate
 
@@ -98,7 +98,6 @@ def compute_features(
     partitions: Sequence[str],
     *,
     until: datetime | None = None,
-    watch: Callable[[Iterator[pa.RecordBatch]], Iterable[pa.RecordBatch]] = iter,
 ) -> pa.Table:
     """Return the features of sorted ``partitions`` from the sources' rows.
 
@@ -106,7 +105,6 @@ def compute_features(
     ----------
     rows : of each source, from `point_in_time.read_sources`.
     until : rows that became known later are ignored; by default the last partition's decision time.
-    watch : passes on the batches as they are computed, before they are sorted and checked.
     """
     cutoff = until or spec.clock.moment(partitions[-1])
     with point_in_time.create_views(spec, rows, partitions, cutoff) as engine:
@@ -121,10 +119,28 @@ def compute_features(
         expected = schema(spec)
         _require_declared_columns(spec, engine, expected.names)
         # the result is streamed, so DuckDB doesn't keep it, and is often sorted already
-        unsorted = spill.spill_table(expected, watch(_result_batches(spec, engine, expected)))
+        unsorted = spill.spill_table(expected, _result_batches(spec, engine, expected))
         result = spill.sort_rows(unsorted, ("partition", *spec.key))
         _require_spine_rows(spec, engine, result)
         return result
+
+
+def rows_without_features(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> pa.Table:
+    """Return a partition's rows as `compute_features` does, but with null for each feature, sorted by key.
+
+    Parameters
+    ----------
+    rows : of each source, from `point_in_time.read_sources`.
+    """
+    expected = schema(spec)
+    keys = pa.schema([field for field in expected if field.name in (*spec.key, "partition")])
+    with point_in_time.create_views(spec, rows, [partition], spec.clock.moment(partition)) as engine:
+        spine = spill.sort_rows(_spine_keys(engine, keys), spec.key)
+    columns = [
+        spine[field.name] if field.name in keys.names else pa.nulls(spine.num_rows, field.type)
+        for field in expected
+    ]
+    return pa.table(columns, schema=expected)
 
 
 def schema(spec: UseCase) -> pa.Schema:
@@ -224,20 +240,26 @@ def _select_column(field: pa.Field, is_key: bool) -> str:
 def _require_spine_rows(spec: UseCase, engine: duckdb.DuckDBPyConnection, rows: pa.Table) -> None:
     """Reject sorted rows that aren't exactly the spine's."""
     names = ("partition", *spec.key)
-    columns = ", ".join(f'"{name}"' for name in names)
     keys = rows.select(names)
     with_nulls = [name for name in names if keys[name].null_count]  # a null is equal to no other
-    query = f"SELECT {columns} FROM spine"  # noqa: S608 - the names are quoted
-    reader = engine.sql(query).to_arrow_reader(spill.BATCH)
-    spine = spill.spill_table(keys.schema, (batch.cast(keys.schema) for batch in reader))
+    spine = _spine_keys(engine, keys.schema)
     if not with_nulls and (spine.equals(keys) or spill.sort_rows(spine, names).equals(keys)):
         return
     engine.register("keys", keys)
+    columns = ", ".join(f'"{name}"' for name in names)
     query = f"SELECT count(*) FROM spine SEMI JOIN keys USING ({columns})"  # noqa: S608 - the names are quoted
     matching = engine.execute(query).fetchall()[0][0]
     found = f"{keys.num_rows} rows, for {matching} of the {spine.num_rows} rows of the spine"
     found += f"; null values in {', '.join(with_nulls)}" if with_nulls else ""
     raise _features_error(spec, "exactly one row for each row of the spine", found)
+
+
+def _spine_keys(engine: duckdb.DuckDBPyConnection, keys: pa.Schema) -> pa.Table:
+    """Return the key and the partition of each row of the spine."""
+    columns = ", ".join(f'"{name}"' for name in keys.names)
+    query = f"SELECT {columns} FROM spine"  # noqa: S608 - the names are quoted
+    reader = engine.sql(query).to_arrow_reader(spill.BATCH)
+    return spill.spill_table(keys, (batch.cast(keys) for batch in reader))
 
 
 def _sql_error(spec: UseCase, error: Exception) -> SpecError:
@@ -468,9 +490,9 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
     """
     target, keys = spec.problem.target, [*spec.key, "partition"]
     places = _places(rows)
-    labelled = labels(lake, spec, list(places), known=known_by)
-    labelled = spill.filter_rows(labelled, labelled[target].is_valid())
-    label_places = _places(labelled)
+    labeled = labels(lake, spec, list(places), known=known_by)
+    labeled = spill.filter_rows(labeled, labeled[target].is_valid())
+    label_places = _places(labeled)
     rows = rows.drop_columns([target]) if target in rows.column_names else rows
     order = [(name, "ascending") for name in ("partition", *spec.key)]
 
@@ -480,11 +502,11 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
         for block in _blocks(counts):
             parts = (
                 table.slice(of[block[0]].start, of[block[-1]].stop - of[block[0]].start)
-                for table, of in ((rows, places), (labelled, label_places))
+                for table, of in ((rows, places), (labeled, label_places))
             )
             yield next(parts).join(next(parts), keys, join_type="inner").sort_by(order)
 
-    return _collect(rows.schema.append(labelled.schema.field(target)), joined())
+    return _collect(rows.schema.append(labeled.schema.field(target)), joined())
 
 
 def _places(rows: pa.Table) -> dict[str, slice]:

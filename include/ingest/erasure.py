@@ -220,5 +220,5 @@ def describe_source(lake: Lake, spec: UseCase, source: str, partitions: Sequence
         row["partition"]: row["revision"] for row in recorded if row["outcome"] == "published"
     }
     where: Where = {"product": source, "partition": keys}
-    lake.publish("profiles", served_profiles(source, declared, rows, revisions_served), where)
+    lake.publish("profiles", served_profiles(spec, source, rows, revisions_served), where)
     lake.publish("partitions", pa.Table.from_pylist(described, schema=PARTITIONS), where)

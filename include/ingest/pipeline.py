@@ -151,10 +151,10 @@ class _IngestRun:
         published = self._published_partitions() if self.fetch_anew else set[str]()
         stored = {} if self.fetch_anew else manifest_keys(self.lake, self.source, self.partitions)
         errors = self._fetch([one for one in self.partitions if one not in stored], published, erasures)
-        outcomes = self._publish_stored(errors)
+        outcomes = self._publish_until_stable(errors)
         while self.lake.version(LEDGER) != erasures.version:  # rows were erased meanwhile
             erasures = erase_new(self.lake, self.spec, self.source, self.partitions)
-            outcomes = self._publish_stored(errors)
+            outcomes = self._publish_until_stable(errors)
         return outcomes
 
     def _check_arguments(self) -> None:
@@ -231,11 +231,10 @@ class _IngestRun:
             breaker.record_failure()
             return error
         breaker.record_success()
-        declared = partition_request.source
         parts = filter_parts(erasures, self.spec, self.source, partition, parts)
         known_at = partial(self._known_at, partition, partition in published)
         store_snapshot(
-            self.lake, self.source, declared, partition, parts, known_at, add_revision=self.fetch_anew
+            self.lake, self.spec, self.source, partition, parts, known_at, add_revision=self.fetch_anew
         )
         return None
 
@@ -249,7 +248,7 @@ class _IngestRun:
 
     # publish
 
-    def _publish_stored(self, errors: Mapping[str, EvergreenError]) -> list[Outcome]:
+    def _publish_until_stable(self, errors: Mapping[str, EvergreenError]) -> list[Outcome]:
         """Publish what is stored, and repeat if a concurrent run stored more in the meantime.
 
         Otherwise tables built from fewer snapshots could replace those that the concurrent run built from
@@ -257,7 +256,7 @@ class _IngestRun:
         """
         for _ in range(MAX_ROUNDS):
             stored = snapshots(self.lake, self.source, self.partitions)
-            outcomes = self._publish(stored, errors)
+            outcomes = self._update_tables(stored, errors)
             latest = manifest_keys(self.lake, self.source, self.partitions)
             if all(len(keys) == len(stored.get(partition, ())) for partition, keys in latest.items()):
                 return outcomes
@@ -268,7 +267,7 @@ class _IngestRun:
             remedy="run it again when the concurrent runs have ended",
         )
 
-    def _publish(
+    def _update_tables(
         self, stored: Mapping[str, Sequence[Snapshot]], errors: Mapping[str, EvergreenError]
     ) -> list[Outcome]:
         """Bring the tables up to date with the stored snapshots, and return the outcomes."""
@@ -288,9 +287,8 @@ class _IngestRun:
             for partition, row in {**validated.partition_rows, **unavailable}.items()
             if partition in outdated or row != before.get(partition)
         ]
-        declared = self.spec.sources[self.source]
         publish_validated(
-            self.lake, self.source, declared, outdated, validated.rows, validated.quarantine, changed
+            self.lake, self.spec, self.source, outdated, validated.rows, validated.quarantine, changed
         )
         after = {**before, **validated.partition_rows, **unavailable}
         failed = {

@@ -57,8 +57,8 @@ def split_sorted(rows: pa.Table) -> dict[str, pa.Table]:
 
 def publish_validated(
     lake: Lake,
+    spec: UseCase,
     source: str,
-    declared: Source,
     revisions: Mapping[str, Sequence[Snapshot]],
     rows: pa.Table,
     quarantine: pa.Table,
@@ -75,13 +75,13 @@ def publish_validated(
     partitions = sorted(revisions)
     if partitions:
         numbers = sorted({snapshot.revision for many in revisions.values() for snapshot in many})
-        _publish(lake, "quarantine", quarantine, {"source": source, "partition": partitions})
-        _publish(lake, f"validated_{source}", rows, {"partition": partitions, "revision": numbers})
+        _replace_rows(lake, "quarantine", quarantine, {"source": source, "partition": partitions})
+        _replace_rows(lake, f"validated_{source}", rows, {"partition": partitions, "revision": numbers})
         served = {
             row["partition"]: row["revision"] for row in partition_rows if row["outcome"] == "published"
         }
         where: Where = {"product": source, "partition": partitions}
-        _publish(lake, "profiles", served_profiles(source, declared, rows, served), where)
+        _replace_rows(lake, "profiles", served_profiles(spec, source, rows, served), where)
     if partition_rows:
         ordered = sorted(partition_rows, key=lambda row: row["partition"])
         where = {"product": source, "partition": [row["partition"] for row in partition_rows]}
@@ -153,7 +153,7 @@ def _read(lake: Lake, table: str, where: Where, schema: pa.Schema | None = None)
     return rows
 
 
-def _publish(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
+def _replace_rows(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
     """Publish rows, unless there are none before and after: a commit stays in the table's log."""
     if not rows.num_rows:
         existing = lake.read(table, where, columns=["partition"])
@@ -162,8 +162,9 @@ def _publish(lake: Lake, table: str, rows: pa.Table, where: Where) -> None:
     lake.publish(table, rows, where)
 
 
-def served_profiles(source: str, declared: Source, rows: pa.Table, served: Mapping[str, int]) -> pa.Table:
+def served_profiles(spec: UseCase, source: str, rows: pa.Table, served: Mapping[str, int]) -> pa.Table:
     """Return the profiles of the served revision of each partition."""
+    declared = spec.sources[source]
     numeric, categorical = _columns(declared, NUMERIC), _columns(declared, CATEGORICAL)
     profiles = [
         build_profile(

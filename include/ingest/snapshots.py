@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from include.errors import EvergreenError
 from include.ingest.connectors.request import Part
 from include.references import digest_bytes, digest_json
+from include.spec import UseCase
 from include.spec.source import Source
 from include.storage.lake import Lake
 
@@ -92,8 +93,8 @@ def manifest_keys(lake: Lake, source: str, partitions: Sequence[str]) -> dict[st
 
 def store_snapshot(
     lake: Lake,
+    spec: UseCase,
     source: str,
-    declared: Source,
     partition: str,
     parts: Sequence[Part],
     known_at: Callable[[], datetime],
@@ -113,7 +114,7 @@ def store_snapshot(
     Snapshot
         the newest revision: with this content, or that of a concurrent writer that came first.
     """
-    stored_parts, identity = describe_parts(declared, parts)
+    stored_parts, identity = describe_parts(spec.sources[source], parts)
     while True:
         revisions = snapshots(lake, source, [partition]).get(partition, [])
         if revisions and (not add_revision or revisions[-1].identity == identity):

@@ -291,6 +291,10 @@ def recipe(context: CheckContext) -> Sequence[Check]:
     if not selection:
         return [Check("recipe", "chosen by its walk", "missing", False, EVALUATE_AGAIN)]
     checks = [Check("recipe", "chosen by its walk", chosen, True, selection["reason"])]
+    checks += [
+        Check(f"recipe {name}", "a fit", "none, so it can't be chosen", False, error, blocking=False)
+        for name, error in selection.get("failed", {}).items()
+    ]
     if prove and serving and serving != chosen:
         gain, name = selection.get("gain"), f"{context.gate.objective} gain over {serving}"
         required = f"> 0 at level {1 - context.gate.alpha:g}, at any time"

@@ -59,8 +59,6 @@ DECLARED = "declared_classes_"  # the attribute of a pipeline with the classes t
 LIMIT = 512 << 20  # bytes, compressed or not
 Values = NDArray[np.float64]
 BatchPredictor = Callable[[pa.Table], Values]
-# from a batch and the index of its first row: its predictions, None where they haven't been computed
-Precomputed = Callable[[int, pa.Table], Values | None]
 
 
 def model_key(digest: str) -> str:
@@ -271,27 +269,20 @@ def predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Values:
     ModelError
         when columns are missing, the pipeline fails, or its predictions aren't finite numbers of that shape.
     """
-    return fill_predictions(batch_predictor(estimator, spec), rows, spec)
+    return predict_batches(batch_predictor(estimator, spec), rows, spec)
 
 
-def fill_predictions(
-    predict_batch: BatchPredictor,
-    rows: pa.Table,
-    spec: UseCase,
-    precomputed: Precomputed = lambda start, batch: None,
-) -> Values:
+def predict_batches(predict_batch: BatchPredictor, rows: pa.Table, spec: UseCase) -> Values:
     """Return the predictions of `predict`, computed batch by batch on several threads.
 
     Parameters
     ----------
     predict_batch : from `batch_predictor`.
-    precomputed : returns the predictions of a batch that have already been computed.
     """
     values = spill.allocate_array(outputs.predictions_shape(spec, rows.num_rows))
 
     def fill(span: slice, batch: pa.Table) -> None:
-        ready = precomputed(span.start, batch)
-        values[span] = predict_batch(batch) if ready is None else ready
+        values[span] = predict_batch(batch)
 
     with warnings.catch_warnings():  # around all threads, because they share the filters
         warnings.simplefilter("ignore")  # an unseen category is expected, and encoded as unknown

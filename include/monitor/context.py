@@ -98,12 +98,7 @@ class PartitionContext:
     @cached_property
     def model(self) -> str:
         """The champion's digest, empty before the first promotion."""
-        return self.state.model(self.partition)
-
-    @cached_property
-    def vacancy(self) -> str:
-        """Why no champion serves the partition, and what serves instead; empty if one serves."""
-        return self.state.vacancy(self.partition)
+        return str(self.champion["model"]) if self.champion else ""
 
     @cached_property
     def window(self) -> list[str]:
@@ -118,7 +113,7 @@ class PartitionContext:
     @cached_property
     def losses(self) -> LossSeries | None:
         """The losses of the matured partitions since the champion's recipe serves, None if none serves."""
-        if self.champion is None or self.vacancy:
+        if self.champion is None:
             return None
         return loss_series(self.lake, self.state.champions(self.partition), self.partition)
 

@@ -26,7 +26,7 @@ from include.monitor.checks.drift import check_never_learned
 from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
 from include.monitor.performance import completion_row
-from include.monitor.state import REALISED
+from include.monitor.state import PERFORMANCE
 from include.promote.ledger import REPLACED
 from include.references import digest_json
 from include.spec import UseCase
@@ -181,12 +181,12 @@ class EstimatePair:
     """
 
     estimate: float
-    realised: float
+    realized: float
     naive: float
 
 
 @dataclass(frozen=True)
-class LabelledPartition:
+class LabeledPartition:
     """A partition with labels.
 
     Parameters
@@ -213,7 +213,7 @@ class HeldOutEstimates:
 
     map: CalibrationMap
     means: Mapping[str, float]
-    partitions: tuple[LabelledPartition, ...]
+    partitions: tuple[LabeledPartition, ...]
 
 
 def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstimates | None:
@@ -223,7 +223,7 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstim
 
     Parameters
     ----------
-    champion : its row of `deployments`.
+    champion : its row of `switches`.
     """
     if champion["kind"] == REPLACED:
         return None  # the attempt judged another recipe
@@ -255,28 +255,28 @@ def learn_held_out(
     partitions, actual, predicted : each row's partition, label and prediction, of n rows each.
     """
     keys = sorted(set(partitions.tolist()))
-    realised = {}
+    realized = {}
     for key in keys:
         rows = partitions == key
-        realised[key] = _values(spec, actual[rows], predicted[rows])
-    labelled = []
+        realized[key] = _values(spec, actual[rows], predicted[rows])
+    labeled = []
     for fold in np.array_split(np.array(keys, dtype=object), min(FOLDS, len(keys))):
         others = np.isin(partitions, fold, invert=True)
         if not others.any():
             continue  # a single partition leaves nothing to learn from
         calibration = learn_calibration(spec, actual[others], predicted[others])
-        means = _means([metrics for key, metrics in realised.items() if key not in fold])
+        means = _means([metrics for key, metrics in realized.items() if key not in fold])
         for key in fold.tolist():
             rows = partitions == key
             expected = expected_metrics(spec, calibration, predicted[rows])
             pairs = {
-                name: EstimatePair(expected[name], realised[key][name], means[name])
+                name: EstimatePair(expected[name], realized[key][name], means[name])
                 for name in estimated_metrics(spec)
-                if name in expected and name in realised[key] and name in means
+                if name in expected and name in realized[key] and name in means
             }
-            labelled.append(LabelledPartition(key, int(rows.sum()), pairs))
+            labeled.append(LabeledPartition(key, int(rows.sum()), pairs))
     calibration = learn_calibration(spec, actual, predicted)
-    return HeldOutEstimates(calibration, _means(list(realised.values())), tuple(labelled))
+    return HeldOutEstimates(calibration, _means(list(realized.values())), tuple(labeled))
 
 
 def _means(partitions: list[dict[str, float]]) -> dict[str, float]:
@@ -290,7 +290,7 @@ def _means(partitions: list[dict[str, float]]) -> dict[str, float]:
 
 def _from_json(stored: Mapping[str, Any]) -> HeldOutEstimates:
     partitions = tuple(
-        LabelledPartition(
+        LabeledPartition(
             partition["partition"],
             partition["rows"],
             {name: EstimatePair(**pair) for name, pair in partition["pairs"].items()},
@@ -332,15 +332,15 @@ def _estimate_rows(
     size, metrics = 0 if served is None else served.num_rows, estimated_metrics(spec)
     if held_out is None:
         return [{**same, "metric": name, "rows": size, "reason": blocker} for name in metrics]
-    labelled = [*held_out.partitions, *_champion_partitions(context, champion, held_out)]
-    return [{**same, **estimate_row(name, size, expected.get(name), labelled, blocker)} for name in metrics]
+    labeled = [*held_out.partitions, *_champion_partitions(context, champion, held_out)]
+    return [{**same, **estimate_row(name, size, expected.get(name), labeled, blocker)} for name in metrics]
 
 
 def estimate_row(
     metric: str,
     rows: int,
     expected: float | None,
-    partitions: Sequence[LabelledPartition],
+    partitions: Sequence[LabeledPartition],
     blocker: str = "",
 ) -> dict[str, Any]:
     """Return an estimate with its error, as columns of `estimates`; or no value, and the reason.
@@ -380,7 +380,7 @@ def _partition_blocker(
     return ""
 
 
-def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabelledPartition]) -> str:
+def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabeledPartition]) -> str:
     """Return why one metric can't be estimated; empty if it can."""
     if row["unchecked"] is None:
         return f"not defined on these {row['rows']} rows"
@@ -395,14 +395,14 @@ def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabelledPartition
     return ""
 
 
-def _error(measured: Sequence[LabelledPartition], metric: str) -> dict[str, Any]:
+def _error(measured: Sequence[LabeledPartition], metric: str) -> dict[str, Any]:
     """Return the root mean square errors of the estimates and of the naive estimates."""
     pairs = [partition.pairs[metric] for partition in measured]
     if len(pairs) < MIN_ERROR_PARTITIONS:
         return {"partitions": len(pairs)}
     errors = {
-        "error": [pair.estimate - pair.realised for pair in pairs],
-        "naive": [pair.naive - pair.realised for pair in pairs],
+        "error": [pair.estimate - pair.realized for pair in pairs],
+        "naive": [pair.naive - pair.realized for pair in pairs],
     }
     root_mean_squares = {name: math.sqrt(np.mean(np.square(values))) for name, values in errors.items()}
     return {"partitions": len(pairs), **root_mean_squares}
@@ -430,14 +430,14 @@ def _expected(
 
 def _champion_partitions(
     context: PartitionContext, champion: Row, held_out: HeldOutEstimates
-) -> list[LabelledPartition]:
+) -> list[LabeledPartition]:
     """Return the champion's newest partitions whose labels were known by the partition, with their estimates.
 
     A partition that was never monitored is estimated now, with the same result as then.
     """
     lake, spec, state, partition = context.lake, context.spec, context.state, context.partition
-    realised = sorted(state.published_digests[REALISED])
-    since = [key for key in realised if champion["effective"] <= key < partition]
+    realized = sorted(state.published_digests[PERFORMANCE])
+    since = [key for key in realized if champion["effective_from"] <= key < partition]
     keys = [key for key in since if state.labels_known_on(key)[0] <= partition][-MAX_ERROR_PARTITIONS:]
     if not keys:
         return []
@@ -448,28 +448,28 @@ def _champion_partitions(
     for key, served in _served_predictions(lake, spec, missing).items():
         estimates[key] = {**_expected(spec, held_out, served, str(champion["model"]))}
     newest: dict[str, dict[str, Row]] = {}
-    for row in sorted(lake.rows(REALISED, {"partition": keys}), key=lambda row: str(row["known"])):
+    for row in sorted(lake.rows(PERFORMANCE, {"partition": keys}), key=lambda row: str(row["known"])):
         if row["known"] <= partition:
             newest.setdefault(row["partition"], {})[row["metric"]] = row
     return [
-        _labelled_partition(key, estimates.get(key, {}), newest[key], held_out.means)
+        _labeled_partition(key, estimates.get(key, {}), newest[key], held_out.means)
         for key in keys
         if key in newest
     ]
 
 
-def _labelled_partition(
+def _labeled_partition(
     partition: str,
     estimates: Mapping[str, float | None],
-    realised_rows: Mapping[str, Row],
+    realized_rows: Mapping[str, Row],
     means: Mapping[str, float],
-) -> LabelledPartition:
+) -> LabeledPartition:
     pairs = {}
     for name, estimate in estimates.items():
-        realised = realised_rows[name]["value"] if name in realised_rows else None
-        if estimate is not None and realised is not None and name in means:
-            pairs[name] = EstimatePair(estimate, float(realised), means[name])
-    return LabelledPartition(partition, int(next(iter(realised_rows.values()))["rows"]), pairs)
+        realized = realized_rows[name]["value"] if name in realized_rows else None
+        if estimate is not None and realized is not None and name in means:
+            pairs[name] = EstimatePair(estimate, float(realized), means[name])
+    return LabeledPartition(partition, int(next(iter(realized_rows.values()))["rows"]), pairs)
 
 
 def pending_estimates(
@@ -494,13 +494,14 @@ def pending_estimates(
     estimated = sorted(set() if status is None else set(status["partition"].to_pylist()))
     in_range = [key for key in estimated if first <= key <= until]
     partitions = in_range if first else in_range[-MAX_PARTITIONS:]
-    realised = lake.read(REALISED, {"partition": partitions}, ["partition", "known"]) if partitions else None
-    labelled = {
+    columns = ["partition", "known"]
+    realized = lake.read(PERFORMANCE, {"partition": partitions}, columns) if partitions else None
+    labeled = {
         row["partition"]
-        for row in ([] if realised is None else realised.to_pylist())
+        for row in ([] if realized is None else realized.to_pylist())
         if known is None or row["known"] <= known
     }
-    pending = [key for key in partitions if key not in labelled]
+    pending = [key for key in partitions if key not in labeled]
     rows = lake.rows(PRODUCT, {"partition": pending}) if pending else []
     names = ("partition", "version", "metric", "value", "error", "low", "high", "partitions", "reason")
     estimates = [{("estimate" if name == "value" else name): row[name] for name in names} for row in rows]

@@ -25,7 +25,7 @@ from include.features.label_arrival import LabelArrival, label_arrivals
 from include.models import outputs
 from include.models.outputs import Constant
 from include.monitor.losses import LOSSES, PRIOR, baseline_predictions, losses_of_partition
-from include.monitor.state import PRODUCT, REALISED, State
+from include.monitor.state import PERFORMANCE, PRODUCT, State
 from include.promote import ledger
 from include.spec import UseCase
 from include.spec.metrics import metric_names
@@ -33,13 +33,12 @@ from include.stats import profiles
 from include.stats.metrics import all_metric_values
 from include.storage import schemas
 from include.storage.digests import digest_table
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 PRIOR_PREFIX = "prior:"  # prefix of a metric's name: the same rows, predicted by the training prior
 MAX_JOINED_PARTITIONS = 90  # that are joined at once, which limits the memory
 BY = ("day", "week", "version", "served_by", "slice")
 MAX_PARTITIONS = 90  # the newest scored partitions, unless a range is given
-ResultRow = dict[str, Any]
 Group = tuple[str, NDArray[np.intp]]
 
 
@@ -62,13 +61,13 @@ def performance_metrics(
     return {**dict.fromkeys(metric_names(spec)), **all_metric_values(spec, target, predicted)}
 
 
-def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[str]:
+def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[Row]:
     """Publish the performance of every partition up to the monitored one whose labels arrived or changed.
 
     Returns
     -------
-    list of str
-        The scored partitions that were published.
+    list of dict
+        The rows of `partitions` that were published.
     """
     horizon = max(
         [state.partition, *(key for key in state.span if state.partition_row(PRODUCT, key) is not None)]
@@ -77,11 +76,11 @@ def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[str]:
     due = {key: inputs for key, inputs in current.items() if _is_due(state, key, inputs, until)}
     arrivals = label_arrivals(lake, spec, list(due), horizon)
     arrivals = {key: arrival for key, arrival in arrivals.items() if arrival.partitions}
-    scored = sorted(arrivals)
+    scored, published = sorted(arrivals), []
     for first in range(0, len(scored), MAX_JOINED_PARTITIONS):
         block = scored[first : first + MAX_JOINED_PARTITIONS]
-        _publish(lake, spec, {key: arrivals[key] for key in block}, due)
-    return scored
+        published += _publish(lake, spec, {key: arrivals[key] for key in block}, due)
+    return published
 
 
 def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, str]]:
@@ -98,7 +97,7 @@ def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, st
 
 def _is_due(state: State, scored: str, inputs: Mapping[str, str], until: datetime) -> bool:
     """Return whether a partition has no figures yet, or its inputs changed, or a revision is known by now."""
-    stored = state.realised_inputs.get(scored)
+    stored = state.realized_inputs.get(scored)
     if stored is None or scored not in state.published_digests[LOSSES]:
         return True
     if "next" not in stored or any(stored.get(name) != digest for name, digest in inputs.items()):
@@ -108,8 +107,14 @@ def _is_due(state: State, scored: str, inputs: Mapping[str, str], until: datetim
 
 def _publish(
     lake: Lake, spec: UseCase, arrivals: Mapping[str, LabelArrival], due: Mapping[str, dict[str, str]]
-) -> None:
-    """Publish the figures of some partitions, each as of every partition on which its labels changed."""
+) -> list[Row]:
+    """Publish the figures of some partitions, each as of every partition on which its labels changed.
+
+    Returns
+    -------
+    list of dict
+        Their rows of `partitions`, which are published in one commit.
+    """
     scored_partitions = list(arrivals)
     metric_tables: dict[str, list[pa.Table]] = {scored: [] for scored in arrivals}
     loss_tables: dict[str, list[pa.Table]] = {scored: [] for scored in arrivals}
@@ -144,16 +149,17 @@ def _publish(
             "next": arrival.next,
             "early": arrival.early,
         }
-        status.append(completion_row(spec, REALISED, scored, table, inputs, note))
-        loss_inputs = {"against": baseline_names.get(scored, PRIOR), REALISED: status[-1]["digest"]}
+        status.append(completion_row(spec, PERFORMANCE, scored, table, inputs, note))
+        loss_inputs = {"against": baseline_names.get(scored, PRIOR), PERFORMANCE: status[-1]["digest"]}
         status.append(completion_row(spec, LOSSES, scored, sums[scored], loss_inputs, note))
     # the rows of `partitions` come last, so that a rerun after a kill publishes everything again
     where = {"product": profiles.LABELS, "partition": scored_partitions}
     lake.publish("profiles", pa.concat_tables(label_profiles), where)
     lake.publish(LOSSES, pa.concat_tables(sums.values()), {"partition": scored_partitions})
-    lake.publish(REALISED, pa.concat_tables(metrics.values()), {"partition": scored_partitions})
-    where = {"product": [LOSSES, REALISED], "partition": scored_partitions}
+    lake.publish(PERFORMANCE, pa.concat_tables(metrics.values()), {"partition": scored_partitions})
+    where = {"product": [LOSSES, PERFORMANCE], "partition": scored_partitions}
     lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
+    return status
 
 
 def _sorted_by_known(tables: list[pa.Table], last: str) -> pa.Table:
@@ -171,24 +177,24 @@ def _joined_together(arrivals: Mapping[str, LabelArrival]) -> dict[str | None, l
 
 
 def _note(table: pa.Table, arrival: LabelArrival) -> str:
-    rows, without = table["rows"][-1].as_py(), table["unlabelled"][-1].as_py()
+    rows, without = table["rows"][-1].as_py(), table["unlabeled"][-1].as_py()
     restated = f", restated on {', '.join(arrival.partitions[1:])}" if arrival.partitions[1:] else ""
     return f"{rows} of {rows + without} rows have labels, known on {arrival.partitions[0]}{restated}"
 
 
 def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, prior: Constant) -> pa.Table:
     """Return a partition's rows of `performance` as known on a partition."""
-    labelled = rows.filter(rows[spec.problem.target].is_valid())
-    target = labelled[spec.problem.target].to_numpy()
-    metrics = performance_metrics(spec, target, outputs.from_columns(spec, labelled))
+    labeled = rows.filter(rows[spec.problem.target].is_valid())
+    target = labeled[spec.problem.target].to_numpy()
+    metrics = performance_metrics(spec, target, outputs.from_columns(spec, labeled))
     constant = outputs.repeat_constant(prior, len(target))
     of_prior = performance_metrics(spec, target, constant)
     metrics |= {PRIOR_PREFIX + name: value for name, value in of_prior.items()}
     same = {
         "partition": scored,
         "known": known,
-        "rows": labelled.num_rows,
-        "unlabelled": rows.num_rows - labelled.num_rows,
+        "rows": labeled.num_rows,
+        "unlabeled": rows.num_rows - labeled.num_rows,
         "served_by": _counts(rows["served_by"]),
         "versions": _counts(rows["version"]),
     }
@@ -220,7 +226,7 @@ def completion_row(
 
 def performance_by(
     lake: Lake, spec: UseCase, by: str, *, known: str | None = None, first: str = "", last: str = ""
-) -> list[ResultRow]:
+) -> list[Row]:
     """Return the realized performance of scored partitions, one row per group.
 
     Parameters
@@ -232,7 +238,7 @@ def performance_by(
     Returns
     -------
     list of dict
-        The group under the name ``by``, ``partitions``, ``rows`` with a label, ``unlabelled`` (rows of the
+        The group under the name ``by``, ``partitions``, ``rows`` with a label, ``unlabeled`` (rows of the
         same partitions without one), and each metric, None if it isn't defined on the rows. By day there is
         also ``known``, the partition as of which the figures are, unless a day has several partitions.
         Partitions without known labels are left
@@ -281,17 +287,17 @@ def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
     return partitions if first else partitions[-MAX_PARTITIONS:]
 
 
-def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[ResultRow]:
+def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[Row]:
     """Return the newest published figures of each partition, as known on a partition or now."""
-    newest: dict[str, dict[str, ResultRow]] = {}
-    published = lake.rows(REALISED, {"partition": list(partitions)})
+    newest: dict[str, dict[str, Row]] = {}
+    published = lake.rows(PERFORMANCE, {"partition": list(partitions)})
     for row in sorted(published, key=lambda row: str(row["known"])):
         if known is None or row["known"] <= known:
             newest.setdefault(row["partition"], {})[row["metric"]] = row
     result = []
     for partition, metrics in sorted(newest.items()):
         first = next(iter(metrics.values()))  # these columns are the same for every metric
-        size = {name: first[name] for name in ("known", "rows", "unlabelled")}
+        size = {name: first[name] for name in ("known", "rows", "unlabeled")}
         values = {
             name: row["value"] for name, row in sorted(metrics.items()) if not name.startswith(PRIOR_PREFIX)
         }
@@ -334,9 +340,9 @@ def _slice_columns(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, pa.Ch
     return {name: columns[name] for name in names}
 
 
-def _group_row(spec: UseCase, by: str, name: str, rows: pa.Table) -> ResultRow:
+def _group_row(spec: UseCase, by: str, name: str, rows: pa.Table) -> Row:
     target = spec.problem.target
-    labelled = rows.filter(rows[target].is_valid())
-    values = performance_metrics(spec, labelled[target].to_numpy(), outputs.from_columns(spec, labelled))
-    size = {"partitions": len(rows["partition"].unique()), "rows": labelled.num_rows}
-    return {by: name, **size, "unlabelled": rows.num_rows - labelled.num_rows, **values}
+    labeled = rows.filter(rows[target].is_valid())
+    values = performance_metrics(spec, labeled[target].to_numpy(), outputs.from_columns(spec, labeled))
+    size = {"partitions": len(rows["partition"].unique()), "rows": labeled.num_rows}
+    return {by: name, **size, "unlabeled": rows.num_rows - labeled.num_rows, **values}

@@ -24,7 +24,7 @@ from include.references import Ref
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.digests import digest_table
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 # the tables that one monitored partition writes, by product, and the order of their rows
 TABLES = {
@@ -47,8 +47,8 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
     is_monitored = False
     # Each attempt publishes one partition and reads the state again, which a concurrent run may have changed.
     for _ in range(MAX_ATTEMPTS):
-        if publish_performance(lake, spec, state):
-            state.refresh(lake)
+        if realized := publish_performance(lake, spec, state):
+            state.refresh(lake, realized)
         stale = [key for key in (partition, *state.later) if state.stale(key)]
         if is_monitored and not stale and _is_consistent(lake, partition, state):
             row = state.partition_row(PRODUCT, partition)
@@ -57,9 +57,9 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
             note = f"{row['note']}; {_decision_note(decision)}"
             return Ref(f"{lake.uri}/tables/findings", partition, row["digest"], row["rows"], note)
         due = stale[0] if is_monitored and stale else partition
-        _publish(PartitionContext(lake, spec, state, due))
+        completed = _publish(PartitionContext(lake, spec, state, due))
         is_monitored = True
-        state.refresh(lake)
+        state.refresh(lake, completed)
     raise EvergreenError(
         f"{spec.name}/monitor/{partition}",
         required="stable inputs",
@@ -80,8 +80,14 @@ def _is_consistent(lake: Lake, partition: str, state: State) -> bool:
     return True
 
 
-def _publish(context: PartitionContext) -> None:
-    """Run the checks of one partition and publish its estimates, findings and drift measures."""
+def _publish(context: PartitionContext) -> list[Row]:
+    """Run the checks of one partition and publish its estimates, findings and drift measures.
+
+    Returns
+    -------
+    list of dict
+        The rows of `partitions` that were published, in one commit.
+    """
     lake, spec, partition = context.lake, context.spec, context.partition
     findings = run_checks(context)
     completed = [estimates.publish_estimates(context, findings)]
@@ -96,6 +102,7 @@ def _publish(context: PartitionContext) -> None:
     # last, in one commit: these rows mark the tables as complete
     where = {"product": [str(row["product"]) for row in completed], "partition": partition}
     lake.publish("partitions", pa.Table.from_pylist(completed, schema=schemas.PARTITIONS), where)
+    return completed
 
 
 def findings_note(findings: Sequence[Finding]) -> str:

@@ -86,7 +86,7 @@ class PartitionState:
     alarms : its findings in alarm; none if it wasn't monitored.
     switch : the rollback or replacement that takes effect on this partition, if one does.
     switch_act : which of the two, as a decision.
-    vacancy : why no champion serves it, and what serves instead; empty if one serves.
+    why_no_champion : why no champion serves it, and what serves instead; empty if one serves.
     replaced_since : the partition from which its champion serves instead of a worse one; empty for a champion
         of a training.
     decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
@@ -97,7 +97,7 @@ class PartitionState:
     alarms: tuple[Finding, ...] = ()
     switch: AlertItem | None = None
     switch_act: Literal["roll back", "replace"] = "roll back"
-    vacancy: str = ""
+    why_no_champion: str = ""
     replaced_since: str = ""
     decision: Decision | None = None
 
@@ -167,7 +167,7 @@ def _training(history: Sequence[PartitionState], spec: UseCase) -> tuple[str, st
     """Return the cause by which the partition requests a training, empty if it doesn't, and why."""
     partition, rules = history[-1], spec.retraining
     if not partition.model:
-        return "", partition.vacancy
+        return "", partition.why_no_champion
     streaks = []
     for kind in rules.when:
         lengths = _streaks(history[-rules.consecutive :], CAUSES[kind])
@@ -304,9 +304,9 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     champions = ledger.champions(switches)
     history = []
     for key in keys:
-        line = [row for row in champions if row["effective"] <= key]
+        line = [row for row in champions if row["effective_from"] <= key]
         serving, switch = line[-1] if line else None, None
-        if serving and serving["effective"] == key and serving["kind"] in BACKWARD:
+        if serving and serving["effective_from"] == key and serving["kind"] in BACKWARD:
             version, replaced = f"v{serving['version']}", serving["kind"] == ledger.REPLACED
             what = f"{serving['recipe']} of {version} serves" if replaced else f"{version} serves again"
             note = f"{serving['kind']}: {what} from this partition on ({serving['reason']})"
@@ -319,7 +319,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
-                vacancy=ledger.vacancy(switches, key),
+                why_no_champion=ledger.why_no_champion(switches, key),
                 replaced_since=replaced_since(line),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
@@ -337,7 +337,7 @@ def replaced_since(line: Sequence[ledger.Row]) -> str:
     line : the switches of the champion, oldest first.
     """
     changes = [row for row in line if row["kind"] != ledger.REFRESHED]
-    return str(changes[-1]["effective"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
+    return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
 
 
 def _to_row(state: PartitionState) -> dict[str, str]:

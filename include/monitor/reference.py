@@ -73,7 +73,7 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
 
     Parameters
     ----------
-    champion : its row of `deployments`.
+    champion : its row of `switches`.
     """
     digest = str(champion["model"]) if champion else ""
     rows = lake.rows("profiles", {"product": f"reference:{digest}"}) if champion else []

@@ -20,7 +20,7 @@ from include.monitor.alerts import Key, alert_key, alert_name
 from include.monitor.registry import CHECKS
 from include.monitor.state import PRODUCT
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import Row, append_compare_and_swap
+from include.promote.ledger import Row
 from include.spec import UseCase
 from include.storage.lake import Lake
 from include.storage.schemas import SILENCES
@@ -167,4 +167,4 @@ def record_silence(
         earlier = next((other for other in rows if request and other["request"] == request), None)
         return earlier or [{**row, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, TABLE, SILENCES, decide_silence)
+    return lake.append_compare_and_swap(TABLE, SILENCES, decide_silence)

@@ -10,8 +10,7 @@ known limits.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -26,8 +25,8 @@ from include.storage.lake import Lake, Where
 
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
-REALISED = "performance"
-_ALL_PARTITIONS = ("predictions", REALISED, LOSSES)  # products that are read over all partitions
+PERFORMANCE = "performance"
+_ALL_PARTITIONS = ("predictions", PERFORMANCE, LOSSES)  # products that are read over all partitions
 
 
 class State:
@@ -42,8 +41,8 @@ class State:
     ----------
     published_digests : digests by product and partition, of predictions, labels, losses and realized
         performance. They cover every partition, since labels may arrive or change much later.
-    realised_inputs : by partition, the inputs of its realized performance, for every partition.
-    restated : the scored partitions whose labels were revised, by the partition on which that was known.
+    realized_inputs : by partition, the inputs of its realized performance, for every partition.
+    relabeled : the scored partitions whose labels were revised, by the partition on which that was known.
     """
 
     def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
@@ -60,19 +59,29 @@ class State:
             last = spec.clock.shift((later[:reach] or [partition])[-1], reach)
         self.span = spec.clock.keys(first, last)
         self._place = {key: place for place, key in enumerate(self.span)}
-        self._parse = cache(json.loads)  # the same texts are read by each refresh
+        self._version = -1  # of `partitions`, when it was read
         self.refresh(lake)
 
-    def refresh(self, lake: Lake) -> None:
-        """Read again what is published now."""
-        sources, version = list(self.spec.sources), lake.version("partitions")  # all of one version
-        around = {
-            "product": [*sources, *_ALL_PARTITIONS, "drift", "estimates", PRODUCT],
-            "partition": self.span,
-        }
-        self._partitions = {
-            (row["product"], row["partition"]): row for row in _rows(lake, version, around).to_pylist()
-        }
+    def refresh(self, lake: Lake, own: Sequence[Row] = ()) -> None:
+        """Read again what is published now.
+
+        Parameters
+        ----------
+        own : rows of `partitions` that this run has published, in one commit. If no other commit came since
+            the last refresh, only they are taken over.
+        """
+        version = lake.version("partitions")
+        if own and version == self._version + 1:
+            rows = pa.Table.from_pylist(list(own), schemas.PARTITIONS).to_pylist()
+            self._partitions |= {
+                (row["product"], row["partition"]): row for row in rows if row["partition"] in self._place
+            }
+            self._add_history(rows)
+        else:
+            self._read_all(lake, version)
+        self._version = version
+        self._switches = ledger.switches(lake)
+        self._champions = ledger.champions(self._switches)
         self._counted = self.span  # the partitions that windows count
         if self.spec.sparse:
             spine = self.spec.features.spine
@@ -81,28 +90,40 @@ class State:
                 for (product, key), row in self._partitions.items()
                 if product == spine and row["outcome"] == "published" and row["rows"]
             )
+        self.relabeled: dict[str, list[str]] = {}
+        for key in sorted(self.realized_inputs):
+            for known in self.realized_inputs[key].get("restated", []):
+                self.relabeled.setdefault(known, []).append(key)
+
+    def _read_all(self, lake: Lake, version: int) -> None:
+        """Read the rows of `partitions` as of a version."""
+        around = {
+            "product": [*self.spec.sources, *_ALL_PARTITIONS, "drift", "estimates", PRODUCT],
+            "partition": self.span,
+        }
+        self._partitions = {
+            (row["product"], row["partition"]): row for row in _rows(lake, version, around).to_pylist()
+        }
         limits = _rows(lake, version, {"product": "limits"}).to_pylist()
         self._limits: list[Row] = sorted(limits, key=lambda row: str(row["partition"]))
-        self._switches = ledger.switches(lake)
-        self._champions = ledger.champions(self._switches)
         self.published_digests: dict[str, dict[str, str]] = {
             name: {} for name in (*_ALL_PARTITIONS, self.spec.labels.source)
         }
-        self.realised_inputs: dict[str, dict[str, Any]] = {}
+        self.realized_inputs: dict[str, dict[str, Any]] = {}
         names = ("product", "partition", "digest", "rows", "inputs")
         where: Where = {"product": list(self.published_digests), "outcome": "published"}
-        rows = _rows(lake, version, where, names)
-        for product, key, digest, size, inputs in zip(
-            *(rows[name].to_pylist() for name in names), strict=True
-        ):
-            if size or product != "predictions":
-                self.published_digests[product][key] = digest
-            if product == REALISED:
-                self.realised_inputs[key] = self._parse(inputs)
-        self.relabelled: dict[str, list[str]] = {}
-        for key in sorted(self.realised_inputs):
-            for known in self.realised_inputs[key].get("restated", []):
-                self.relabelled.setdefault(known, []).append(key)
+        self._add_history(_rows(lake, version, where, names).to_pylist())
+
+    def _add_history(self, rows: Iterable[Row]) -> None:
+        """Take over the digests of published rows of `partitions`."""
+        for row in rows:
+            product, key = row["product"], row["partition"]
+            if product not in self.published_digests:
+                continue
+            if row["rows"] or product != "predictions":
+                self.published_digests[product][key] = row["digest"]
+            if product == PERFORMANCE:
+                self.realized_inputs[key] = json.loads(row["inputs"])
 
     def partition_row(self, product: str, partition: str) -> Row | None:
         """Return a product's row of `partitions`, None if it was never attempted."""
@@ -115,14 +136,14 @@ class State:
 
     def champion(self, partition: str) -> Row | None:
         """Return the ledger's switch that gave a partition its champion, None before the first promotion."""
-        in_effect = [row for row in self._champions if row["effective"] <= partition]
+        in_effect = [row for row in self._champions if row["effective_from"] <= partition]
         return in_effect[-1] if in_effect else None
 
     def champions(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
         line: list[Row] = []
         for row in self._champions:
-            if row["effective"] <= partition:
+            if row["effective_from"] <= partition:
                 line = [*line, row] if row["kind"] == ledger.REFRESHED else [row]
         return line
 
@@ -130,14 +151,9 @@ class State:
         """Return the switch that gave a partition its deployed baseline, None if it has none."""
         return ledger.serving_of(self._switches, partition).baseline
 
-    def vacancy(self, partition: str) -> str:
+    def why_no_champion(self, partition: str) -> str:
         """Return why no champion serves a partition, and what serves instead; empty if one serves."""
-        return ledger.vacancy(self._switches, partition)
-
-    def model(self, partition: str) -> str:
-        """Return the digest of a partition's champion, empty before the first promotion."""
-        row = self.champion(partition)
-        return str(row["model"]) if row else ""
+        return ledger.why_no_champion(self._switches, partition)
 
     @property
     def later(self) -> list[str]:
@@ -181,7 +197,7 @@ class State:
         return [
             key
             for key in self.labels_due(partition)
-            if key in self.realised_inputs and self.labels_known_on(key)[0] <= partition
+            if key in self.realized_inputs and self.labels_known_on(key)[0] <= partition
         ]
 
     def labels_due(self, partition: str) -> list[str]:
@@ -195,16 +211,16 @@ class State:
             last = self.spec.clock.shift(partition, -delay)
             keys = [key for key in self._counted if key <= last][-2 * width :]
         scored, products = self.published("predictions", keys), self._partitions
-        return [key for key in scored if not never_labelled(self.spec, products, self.labels_due_on(key))]
+        return [key for key in scored if not never_labeled(self.spec, products, self.labels_due_on(key))]
 
     def labels_known_on(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
-        inputs = self.realised_inputs[scored]
+        inputs = self.realized_inputs[scored]
         return [inputs["known"], *inputs.get("restated", [])]
 
     def early_labels(self, scored: str) -> int:
         """Return how many labels were known before a scored partition's decision."""
-        return int(self.realised_inputs[scored].get("early", 0))
+        return int(self.realized_inputs[scored].get("early", 0))
 
     def labels_due_on(self, scored: str) -> str:
         """Return the partition on which a scored partition's labels are due; empty beyond the span."""
@@ -227,14 +243,14 @@ class State:
         names += [(source, partition) for source in self.spec.sources]
         names += [("predictions", scored) for scored in self.labels_due(partition)]
         for scored in self.matured(partition):
-            names += [(REALISED, scored), (self.spec.labels.source, self.labels_due_on(scored))]
+            names += [(PERFORMANCE, scored), (self.spec.labels.source, self.labels_due_on(scored))]
         rows = {f"{product}/{key}": self.partition_row(product, key) for product, key in names}
         inputs = {name: row["digest"] or row["outcome"] for name, row in rows.items() if row is not None}
         if losses := self._champion_losses(partition):
             inputs[LOSSES] = digest_json(losses)
-        realised = self.published_digests[REALISED]
-        for key in self.relabelled.get(partition, ()):
-            inputs.setdefault(f"{REALISED}/{key}", realised[key])
+        realized = self.published_digests[PERFORMANCE]
+        for key in self.relabeled.get(partition, ()):
+            inputs.setdefault(f"{PERFORMANCE}/{key}", realized[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
         trained_on = {training and training["partition"], champion and champion["evidence"]}
         for row in self._limits:
@@ -247,8 +263,8 @@ class State:
     def _champion_losses(self, partition: str) -> list[list[str]]:
         """Return partition and digest of the champions' losses, as far as known on a partition."""
         champions, digests = self.champions(partition), self.published_digests[LOSSES]
-        first = str(champions[0]["effective"]) if champions else "~"
-        keys = [key for key in sorted(self.realised_inputs) if first <= key <= partition and key in digests]
+        first = str(champions[0]["effective_from"]) if champions else "~"
+        keys = [key for key in sorted(self.realized_inputs) if first <= key <= partition and key in digests]
         return [[key, digests[key]] for key in keys if self.labels_known_on(key)[0] <= partition]
 
     def stale(self, partition: str) -> bool:
@@ -268,7 +284,7 @@ class State:
         return keys[max(place - first, 0) : max(place - last + 1, 0)]
 
 
-def never_labelled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
+def never_labeled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
     """Return whether the rows whose labels are due on a partition never get one, since it has no labels.
 
     Parameters

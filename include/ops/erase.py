@@ -58,7 +58,6 @@ from include.ops.erase_search import (
 )
 from include.promote import ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import append_compare_and_swap
 from include.score.erasure import TABLES, describe_scored
 from include.score.pipeline import rows_known_at
 from include.spec import UseCase
@@ -418,7 +417,7 @@ def _record(
         text = json.dumps(contents, sort_keys=True)
         return [{**entry, **about, "contents": text, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, LEDGER, schemas.ERASURES, decide)
+    return lake.append_compare_and_swap(LEDGER, schemas.ERASURES, decide)
 
 
 def _merged(many: Iterable[Contents]) -> dict[str, dict[str, int]]:
@@ -532,7 +531,7 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     erased = {*contents.get(spine, ())}
     erased |= {spec.clock.shift(key, -spec.labels.delay) for key in contents.get(labels, ())}
     switches = ledger.switches(lake)
-    serving = ledger.serving_of(switches, max([row["effective"] for row in switches], default=""))
+    serving = ledger.serving_of(switches, max([row["effective_from"] for row in switches], default=""))
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}
     trained = {row["model"]: (row["evidence"], row["evidence"]) for row in switches if row["model"]}
     trained |= {fit.model: (fit.partition, fit.last_fitted) for fit in read_fits(lake)}

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from include.monitor.state import REALISED, never_labelled
+from include.monitor.state import PERFORMANCE, never_labeled
 from include.promote import ledger
 from include.spec import UseCase
 
@@ -58,7 +58,7 @@ def health(
     Parameters
     ----------
     partitions : rows of `partitions`.
-    switches : rows of `deployments`, oldest first.
+    switches : rows of `switches`, oldest first.
     served_by : rows of the newest scored partition by step of the fallback chain.
     findings : those of the newest monitored partition.
     """
@@ -93,7 +93,7 @@ def _problems(
             remedy += f", or withdraw {newest} if it was run by mistake"
         yield "broken", f"{_listed(late)} should have been scored by now: {remedy}."
     if constant := served_by.get("prior", 0):
-        reason = ledger.vacancy(switches, newest) or "no model could predict them"
+        reason = ledger.why_no_champion(switches, newest) or "no model could predict them"
         yield "broken", f"A constant predicted {constant:,} of {rows:,} rows of {newest}: {reason}."
 
     if ("monitor", newest) not in published:
@@ -106,7 +106,7 @@ def _problems(
     overdue = [
         key
         for key, at in due.items()
-        if at <= newest and (REALISED, key) not in published and not never_labelled(spec, products, at)
+        if at <= newest and (PERFORMANCE, key) not in published and not never_labeled(spec, products, at)
     ]
     if len(overdue) > MAX_OVERDUE:
         yield "blind", f"The labels of {_listed(overdue)} are overdue."
@@ -136,7 +136,7 @@ def _model_problems(
         yield "degraded", f"Fallbacks predicted {others:,} of {rows:,} rows of {newest}, not the champion."
     champion = ledger.live_champion(switches)  # perhaps from the next partition on
     if champion is None:
-        yield "degraded", f"{ledger.vacancy(switches, newest)}."
+        yield "degraded", f"{ledger.why_no_champion(switches, newest)}."
         return
     version, training = champion["version"], champion["evidence"]
     if champion["kind"] in (ledger.REPLACED, ledger.FALLBACK):
@@ -146,7 +146,7 @@ def _model_problems(
     passed = sum(key > training for key in trainings)
     if passed >= MAX_TRAININGS:
         yield "aging", f"{passed} trainings since that of {training}, version {version}'s, were due."
-    since = champion["effective"]
+    since = champion["effective_from"]
     yield "fresh", f"Version {version} serves from {since} on, of the training of {training}."
 
 

@@ -54,7 +54,7 @@ def _escaped(value: str) -> str:
 
 
 TABLES = (
-    "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "deployments"
+    "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "switches"
 )  # fmt: skip
 PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
 BACK = 31  # days before a product's newest partition that are searched first for its newest published one
@@ -94,7 +94,7 @@ HELP = {
 
 
 def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
-    """Yield the gauges of the newest partitions, labelled by use case."""
+    """Yield the gauges of the newest partitions, labeled by use case."""
     groups = (_products, _findings, _performance, _losses, _estimates, _served, _champion, _decision)
     for group in groups:
         for name, labels, value in group(lake, spec):
@@ -183,10 +183,10 @@ def _served(lake: Lake, spec: UseCase) -> Values:
 
 
 def _champion(lake: Lake, spec: UseCase) -> Values:
-    champions = ledger.succession(ledger.switches(lake))
+    champions = ledger.champion_history(ledger.switches(lake))
     for row in champions[-1:]:
         labels = {"version": str(row["version"]), "kind": str(row["kind"])}
-        yield "evergreen_champion_timestamp_seconds", labels, _time(spec, row["effective"])
+        yield "evergreen_champion_timestamp_seconds", labels, _time(spec, row["effective_from"])
         yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["evidence"])
 
 

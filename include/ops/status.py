@@ -8,8 +8,8 @@ from typing import Any
 
 from include.errors import PartitionError
 from include.promote import ledger
+from include.promote.ledger import trials_on
 from include.promote.promotion import approval_status, awaiting_approval, read_ledgers
-from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.storage.lake import Lake
 
@@ -24,10 +24,10 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
     -------
     dict
         ``products`` (partitions by outcome, rows), ``not_published`` (each with its reason),
-        ``quarantine`` (the most frequent reasons), ``champion``, ``vacancy`` (what serves without one),
-        ``trials`` (models in shadow, canary or
-        watch), ``waiting`` (the attempt that waits for approval), ``attempts``, ``performance``,
-        ``findings``, ``stale`` and ``withdrawn`` (partitions that a person withdrew, and why).
+        ``quarantine`` (the most frequent reasons), ``champion``, ``why_no_champion`` (and what serves
+        instead), ``trials`` (models in shadow, canary or watch), ``waiting`` (the attempt that waits for
+        approval), ``attempts``, ``performance``, ``findings``, ``stale`` and ``withdrawn``
+        (partitions that a person withdrew, and why).
     """
     partitions = sorted(lake.rows("partitions"), key=lambda row: (row["partition"], row["product"]))
     return {
@@ -42,7 +42,7 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         ],
         "quarantine": _quarantine(lake),
         "champion": champion(lake),
-        "vacancy": vacancy(lake),
+        "why_no_champion": why_no_champion(lake),
         "trials": on_trial(lake, spec),
         "waiting": pending(lake, spec),
         "attempts": attempts(lake, spec),
@@ -92,30 +92,30 @@ def _quarantine(lake: Lake) -> list[Row]:
 
 def champion(lake: Lake) -> Row | None:
     """Return the champion, since when and why it serves, and the one a rollback would return to."""
-    champions = ledger.succession(ledger.switches(lake))
+    champions = ledger.champion_history(ledger.switches(lake))
     if not champions:
         return None
     current = champions[-1]
     return {
-        **_select(current, "version", "effective", "evidence", "kind", "by", "reason"),
+        **_select(current, "version", "effective_from", "evidence", "kind", "by", "reason"),
         "model": current["model"][:12],
         "recipe": current.get("recipe") or "",  # ledgers written by earlier versions lack this column
         "forced": ledger.was_forced(current),
-        "previous": _select(champions[-2], "version", "effective") if len(champions) > 1 else None,
+        "previous": _select(champions[-2], "version", "effective_from") if len(champions) > 1 else None,
     }
 
 
-def vacancy(lake: Lake) -> str:
+def why_no_champion(lake: Lake) -> str:
     """Return why there is no champion and what serves instead; empty if there is one."""
     rows = ledger.switches(lake)
-    return ledger.vacancy(rows, max((row["effective"] for row in rows), default=""))
+    return ledger.why_no_champion(rows, max((row["effective_from"] for row in rows), default=""))
 
 
 def on_trial(lake: Lake, spec: UseCase) -> list[str]:
     """Return the trials of the next partition: a model in shadow or canary, or a new champion under watch."""
     rows = ledger.switches(lake)
     try:
-        partition = ledger.next_unserved(lake, spec, *(row["effective"] for row in rows[-1:]))
+        partition = ledger.next_unserved(lake, spec, *(row["effective_from"] for row in rows[-1:]))
     except PartitionError:
         return []  # the schedule has ended
     return [str(trial) for trial in trials_on(rows, spec, partition)]

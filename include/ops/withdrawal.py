@@ -27,10 +27,10 @@ from include.errors import NotPublished, PartitionError
 from include.ingest.lookback import RETRY_PARTITIONS
 from include.monitor.losses import LOSSES
 from include.monitor.pipeline import monitor
-from include.monitor.state import PRODUCT, REALISED
+from include.monitor.state import PERFORMANCE, PRODUCT
 from include.ops.health import is_over
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import Row, append_compare_and_swap, served_partitions
+from include.promote.ledger import Row, served_partitions
 from include.references import Ref, digest_bytes, validate_key
 from include.spec import UseCase
 from include.spec.partition import check_partition
@@ -39,7 +39,7 @@ from include.storage.lake import Lake, Where
 from include.storage.schemas import WITHDRAWALS
 
 TABLE = "withdrawals"
-NEVER_REMOVED = ("attempts", "approvals", "deployments", "silences", TABLE, "limits")
+NEVER_REMOVED = ("attempts", "approvals", "switches", "silences", TABLE, "limits")
 FOLDER = "withdrawn"
 
 
@@ -87,7 +87,7 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
         same = [row for row in rows if row["partition"] == partition]
         return new or max(same, key=lambda row: int(row["recorded"]), default=None)
 
-    row = append_compare_and_swap(lake, TABLE, WITHDRAWALS, decide)
+    row = lake.append_compare_and_swap(TABLE, WITHDRAWALS, decide)
     if row is None:
         raise NotPublished(
             f"{spec.name}/{partition}: a withdrawal",
@@ -178,7 +178,7 @@ def _copy_rows(lake: Lake, partition: str) -> dict[str, str]:
 def _dependents(lake: Lake, partition: str) -> list[str]:
     """Return the scored partitions whose realized performance was measured with this partition's labels."""
     dependents = []
-    for row in lake.rows("partitions", {"product": REALISED}):
+    for row in lake.rows("partitions", {"product": PERFORMANCE}):
         inputs = json.loads(row["inputs"])
         partitions = {name.partition("/")[2] for name in inputs}
         partitions |= {inputs.get("known"), *inputs.get("restated", ())}
@@ -205,9 +205,9 @@ def _recompute(lake: Lake, spec: UseCase, partitions: Sequence[str], dependents:
     """Recompute what depended on withdrawn partitions: performance, findings, decisions, the history page."""
     for scored in dependents:
         _remove_rows(lake, "profiles", {"product": profiles.LABELS, "partition": scored})
-        for table in (LOSSES, REALISED):
+        for table in (LOSSES, PERFORMANCE):
             _remove_rows(lake, table, {"partition": scored})
-        _remove_rows(lake, "partitions", {"product": [LOSSES, REALISED], "partition": scored})
+        _remove_rows(lake, "partitions", {"product": [LOSSES, PERFORMANCE], "partition": scored})
     monitored = sorted(row["partition"] for row in lake.rows("partitions", {"product": PRODUCT}))
     scheduled = [key for key in monitored if spec.clock.around(key)[0] == key]
     changed = (*partitions, *dependents)

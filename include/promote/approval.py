@@ -11,7 +11,7 @@ from datetime import datetime
 from include.errors import EvergreenError, NotPublished
 from include.judge.judge import BLESSED, FORCED, RUBBER_STAMPED
 from include.promote import ledger
-from include.promote.ledger import Row, append_compare_and_swap
+from include.promote.ledger import Row
 from include.spec import UseCase
 from include.storage.lake import Lake
 from include.storage.schemas import APPROVALS
@@ -27,9 +27,9 @@ def require_person_and_reason(subject: str, by: str, reason: str) -> None:
     if not by.strip() or not reason.strip():
         raise EvergreenError(
             subject,
-            required="by whom, and why",
-            found=f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}",
-            remedy="give both",
+            required="a name and a reason",
+            found=f"name {by.strip() or 'none'}, reason {reason.strip() or 'none'}",
+            remedy="give both, in a shell by --by and --reason",
         )
 
 
@@ -99,7 +99,7 @@ def record_answer(
         row = {"attempt": attempt_key, "answer": answer, "by": by, "at": at, "reason": reason}
         return [{**row, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, "approvals", APPROVALS, decide_answer)
+    return lake.append_compare_and_swap("approvals", APPROVALS, decide_answer)
 
 
 def answer_to(approvals: list[Row], attempt_key: str) -> Row | None:

@@ -1,4 +1,4 @@
-"""The ledgers of verdicts (`attempts`) and of switches (`deployments`), appended by compare-and-swap.
+"""The ledgers `attempts`, each with its verdict, and `switches`, appended by compare-and-swap.
 
 The newest switch in effect decides who serves a partition. A switch takes effect from a partition that
 hasn't been served yet.
@@ -11,15 +11,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-import pyarrow as pa
-
-from include.errors import NotPublished, PartitionError, StaleDecision
+from include.errors import NotPublished, PartitionError
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, Verdict
 from include.models.outputs import Constant
 from include.spec import UseCase
-from include.storage.lake import MAX_TRIES, Lake
-from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
+from include.storage.lake import Lake
+from include.storage.schemas import ATTEMPTS, SWITCHES
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -31,40 +29,7 @@ REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the
 FALLBACK = "fallback"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
-
-
-def append_compare_and_swap(
-    lake: Lake, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | T]
-) -> Row | T:
-    """Append the rows that ``decide`` returns, in one commit.
-
-    Parameters
-    ----------
-    decide : takes the ledger's rows, in no order. It returns the rows to append, or anything but a list to
-        append nothing. It is called again whenever a concurrent commit came first, so it has no side effects.
-
-    Returns
-    -------
-    dict or T
-        The first row that was appended, or what ``decide`` returned instead.
-
-    Raises
-    ------
-    StaleDecision
-        when concurrent commits came first a hundred times.
-    """
-    for _ in range(MAX_TRIES):
-        version = lake.version(table)
-        rows = lake.read(table, version=version) if version >= 0 else None
-        decision = decide([] if rows is None else rows.to_pylist())
-        if not isinstance(decision, list):
-            return decision
-        try:
-            lake.append_at(table, pa.Table.from_pylist(decision, schema), version)
-        except StaleDecision:
-            continue
-        return decision[0]
-    raise lake.contention(table)
+WATCH = "watch"  # the kind of trial after a promotion; the others are `SHADOW` and `CANARY`
 
 
 # switches
@@ -72,7 +37,7 @@ def append_compare_and_swap(
 
 @dataclass(frozen=True)
 class Serving:
-    """Who may serve a partition: rows of `deployments`, None where there is nobody.
+    """Who may serve a partition: rows of `switches`, None where there is nobody.
 
     Parameters
     ----------
@@ -90,8 +55,8 @@ class Serving:
 
 
 def switches(lake: Lake) -> list[Row]:
-    """Return every row of `deployments`, oldest first."""
-    return sorted(lake.rows("deployments"), key=_switch_order)
+    """Return every row of `switches`, oldest first."""
+    return sorted(lake.rows("switches"), key=_switch_order)
 
 
 def _switch_order(row: Row) -> tuple[int, str]:
@@ -105,8 +70,8 @@ def serving(lake: Lake, partition: str) -> Serving:
 
 def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     """Return who may serve a partition according to the given `switches`."""
-    rows = [row for row in rows if row["effective"] <= partition]
-    line = succession(rows)
+    rows = [row for row in rows if row["effective_from"] <= partition]
+    line = champion_history(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
     newest = line[-1] if line else baselines[-1] if baselines else None
     return Serving(
@@ -117,9 +82,9 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     )
 
 
-def vacancy(rows: Sequence[Row], partition: str) -> str:
+def why_no_champion(rows: Sequence[Row], partition: str) -> str:
     """Return why no champion serves a partition and what serves instead; empty if a champion serves it."""
-    if any(row["effective"] <= partition for row in champions(rows)):
+    if any(row["effective_from"] <= partition for row in champions(rows)):
         return ""
     baseline = serving_of(rows, partition).baseline
     substitute = f"baseline v{baseline['version']}" if baseline else "a constant"
@@ -142,7 +107,7 @@ def live_champion(rows: Sequence[Row]) -> Row | None:
     return newest[0] if newest else None
 
 
-def succession(rows: Sequence[Row]) -> list[Row]:
+def champion_history(rows: Sequence[Row]) -> list[Row]:
     """Return the champions, each after the one that it replaced; the live one is last.
 
     A rollback ends the line after the champion that it restores. So a model that was rolled back from is
@@ -195,8 +160,8 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
             remedy = f"withdraw {newest} if it was run by mistake before {min(skipped)}, or {remedy}"
         raise PartitionError(
             f"{spec.name}: switch",
-            required=f"a partition left to serve by schedule.end, {spec.schedule.end}",
-            found=f"the next one to serve is {following}",
+            required=f"a partition that the new model can serve by schedule.end, {spec.schedule.end}",
+            found=f"that the next one is {following}",
             remedy=remedy,
         )
     return following
@@ -215,7 +180,7 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
     Parameters
     ----------
     decide : takes the ledger's rows, oldest first. It returns the new rows without their number, or anything
-        but a list to switch nothing; see `append_compare_and_swap`.
+        but a list to switch nothing; see `Lake.append_compare_and_swap`.
     """
 
     def decide_numbered(rows: list[Row]) -> list[Row] | T:
@@ -226,7 +191,75 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
         champion_first = sorted(decision, key=lambda row: row["role"] != "champion")
         return [{**row, "switch": number} for row in champion_first]
 
-    return append_compare_and_swap(lake, "deployments", DEPLOYMENTS, decide_numbered)
+    return lake.append_compare_and_swap("switches", SWITCHES, decide_numbered)
+
+
+# trials
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two models that score the same rows, one of which may be withdrawn or rolled back from.
+
+    Parameters
+    ----------
+    kind : ``shadow``: the candidate serves no rows. ``canary``: it serves a share of the entities. ``watch``:
+        it serves all rows, and the champion that it replaced scores them in parallel.
+    candidate, incumbent : rows of `switches`; in a watch the incumbent is the previous champion.
+    """
+
+    kind: str
+    candidate: Row
+    incumbent: Row
+
+    @property
+    def since(self) -> str:
+        """The first partition of the trial."""
+        return str(self.candidate["effective_from"])
+
+    def __str__(self) -> str:
+        relation = "after" if self.kind == WATCH else "against"
+        candidate, incumbent = self.candidate["version"], self.incumbent["version"]
+        return f"{self.kind} of v{candidate} {relation} v{incumbent} since {self.since}"
+
+
+def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]:
+    """Return the trials on a partition: at most one watch, and at most one challenger's.
+
+    A switch of the champion ends the trials before it. A watch ends after its partitions, and a challenger's
+    trial by a switch in the ledger.
+
+    Parameters
+    ----------
+    rows : `switches`, oldest first.
+    """
+    rows = [row for row in rows if row["effective_from"] <= partition]
+    line = champion_history(rows)
+    if not line:
+        return []
+    champion, trials = line[-1], []
+    if len(line) > 1 and champion["kind"] in (PROMOTED, FORCED):
+        replaced = line[-2]
+        watch = Trial(WATCH, champion, replaced)
+        watched = len(spec.clock.keys(watch.since, partition))
+        # of a sparse spine the next switch ends it, since few of the partitions have rows
+        if spec.sparse or watched <= spec.gate.rollout.patience + spec.labels.delay:
+            trials.append(watch)
+    challenger = challenger_on_trial(rows, champion)
+    if challenger is not None:
+        trials.append(Trial(challenger["kind"], challenger, champion))
+    return trials
+
+
+def challenger_on_trial(rows: Sequence[Row], champion: Row) -> Row | None:
+    """Return the switch of the challenger that is on trial against a champion, None if there is none.
+
+    Parameters
+    ----------
+    rows : `switches`, oldest first.
+    """
+    newest = [row for row in rows if row["role"] == "challenger" and row["switch"] > champion["switch"]][-1:]
+    return newest[0] if newest and newest[0]["kind"] != WITHDRAWN else None
 
 
 # verdicts
@@ -270,7 +303,7 @@ def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[], Verdict
             return earlier
         return [_attempt_row(evidence, verdict(), len(rows) + 1)]
 
-    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_attempt)
+    return lake.append_compare_and_swap("attempts", ATTEMPTS, decide_attempt)
 
 
 def _attempt_row(evidence: Evidence, verdict: Verdict, recorded: int) -> Row:
@@ -311,4 +344,4 @@ def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
             return earlier
         return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
 
-    return append_compare_and_swap(lake, "attempts", ATTEMPTS, decide_forced)
+    return lake.append_compare_and_swap("attempts", ATTEMPTS, decide_forced)

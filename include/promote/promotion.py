@@ -1,6 +1,6 @@
 """Judge a challenger, and promote it if its verdict allows: each decision is recorded before it is acted on.
 
-A switch is one commit to `deployments`. The models are copied to the lake before it, and MLflow's aliases
+A switch is one commit to `switches`. The models are copied to the lake before it, and MLflow's aliases
 follow it. So a kill at any moment leaves either the old champion or the new one, and a rerun finishes the
 rest.
 """
@@ -21,8 +21,7 @@ from include.judge.judge import FORCED, NOT_ENOUGH, Verdict, checks_of, judge
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import FALLBACK, PROMOTED, REFRESHED, SHADOW, Row
-from include.promote.trials import challenger_on_trial
+from include.promote.ledger import FALLBACK, PROMOTED, REFRESHED, SHADOW, Row, challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -146,16 +145,16 @@ def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> str:
         if ledger.live_champion(rows) is not None or not model or not is_newer:
             return None
         reason = f"there is no champion: {attempt['sentence']}"
-        effective = ledger.next_unserved(lake, spec, evidence.partition)
+        effective_from = ledger.next_unserved(lake, spec, evidence.partition)
         why = {"kind": FALLBACK, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
-        (row,) = switch_rows(evidence, ["baseline"], effective=effective, **why)
+        (row,) = switch_rows(evidence, ["baseline"], effective_from=effective_from, **why)
         return [{**row, "model": model, "recipe": recipe}]
 
     row = ledger.record_switch(lake, decide_fallback)
     if row is None:
         return ""
     why = ", since other baselines may have learned what leaked" if leaks else ""
-    return f"{row['recipe']} serves as the baseline from {row['effective']} on{why}"
+    return f"{row['recipe']} serves as the baseline from {row['effective_from']} on{why}"
 
 
 def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
@@ -229,9 +228,14 @@ def _switch_to_attempt(rows: list[Row], attempt: Row, request: str) -> Row | Non
 def _attempt_switch(lake: Lake, spec: UseCase, attempt: Row, kind: str, **why: str) -> list[Row]:
     """Return the rows of a switch to an attempt's challenger: to serve with its baseline, or as shadow."""
     evidence = Evidence.from_json(attempt["evidence"])
-    effective = ledger.next_unserved(lake, spec, evidence.partition)
+    effective_from = ledger.next_unserved(lake, spec, evidence.partition)
     return switch_rows(
-        evidence, switched_roles(kind), kind=kind, attempt=attempt["key"], effective=effective, **why
+        evidence,
+        switched_roles(kind),
+        kind=kind,
+        attempt=attempt["key"],
+        effective_from=effective_from,
+        **why,
     )
 
 
@@ -248,11 +252,11 @@ def switched_roles(kind: str) -> list[str]:
 
 
 def switch_rows(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Row]:
-    """Return one row of `deployments` a role, for an attempt's challenger and its baseline.
+    """Return one row of `switches` a role, for an attempt's challenger and its baseline.
 
     Parameters
     ----------
-    why : ``kind``, ``by``, ``reason``, ``attempt``, ``request`` and ``effective``, as `deployments` has them.
+    why : ``kind``, ``by``, ``reason``, ``attempt``, ``request`` and ``effective_from``, as in `switches`.
     """
     models = {"champion": evidence.model, "challenger": evidence.model, "baseline": evidence.baseline_model}
     by_class = isinstance(evidence.prior, tuple)
@@ -274,9 +278,11 @@ def switch_for_request(rows: Sequence[Row], request: str) -> Row | None:
 def switch_reference(lake: Lake, row: Row, note: str = "") -> Ref:
     """Return the reference of a switch; its note describes the switch, after ``note``."""
     by = f" by {row['by']}" if row["by"] else ""
-    note += f"v{row['version']} {row['kind']}{by}, {row['role']} from {row['effective']} on: {row['reason']}"
-    uri = f"{lake.uri}/tables/deployments"
-    return Ref(uri=uri, partition=row["effective"], digest=row["model"], rows=1, note=note[:500])
+    note += (
+        f"v{row['version']} {row['kind']}{by}, {row['role']} from {row['effective_from']} on: {row['reason']}"
+    )
+    uri = f"{lake.uri}/tables/switches"
+    return Ref(uri=uri, partition=row["effective_from"], digest=row["model"], rows=1, note=note[:500])
 
 
 # what blocks a promotion
@@ -288,7 +294,7 @@ class LedgerSnapshot:
 
     Parameters
     ----------
-    switches : rows of `deployments`, oldest first.
+    switches : rows of `switches`, oldest first.
     approval : what the gate asks a person about: ``none``, ``changes`` or ``all``. The verdicts are read only
         if it asks.
     verdicts : key, partition, verdict and number of each row of `attempts`.
@@ -331,13 +337,13 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     newest, partition = ledger.newest_evidence(ledgers.switches), attempt["partition"]
     if partition < newest:
         return f"recorded, not deployed: its evidence is of {partition}, a champion's is of {newest}"
-    line = ledger.succession(ledgers.switches)
+    line = ledger.champion_history(ledgers.switches)
     live, rival = line[-1]["model"] if line else "", json.loads(attempt["evidence"])["champion"]
     if live != rival:
         return f"superseded: judged against {rival[:8] or 'no champion'}, now {live[:8]} serves"
     challenger = challenger_on_trial(ledgers.switches, line[-1]) if line else None
     if challenger is not None:
-        version, since = challenger["version"], challenger["effective"]
+        version, since = challenger["version"], challenger["effective_from"]
         return f"v{version} is on trial since {since}: train again when the trial has ended"
     answer = approval.answer_to(ledgers.approvals, attempt["key"])
     if answer and answer["answer"] != approval.APPROVED:
@@ -400,7 +406,7 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     The champion's version is also tagged with the first partition that it may serve. A failure is only
     logged: the switch stands, and the next call sets the aliases.
     """
-    line = ledger.succession(ledger.switches(lake))
+    line = ledger.champion_history(ledger.switches(lake))
     # a recipe that replaced a worse one is another model than the version's
     serves = bool(line) and line[-1]["kind"] != ledger.REPLACED
     aliases = {"champion": line[-1]["version"] if serves else ""}
@@ -410,7 +416,7 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
         for alias, version in aliases.items():
             if current.get(alias, "") != version:
                 if alias == "champion":  # before the alias, so that a call after a kill finds it to do
-                    since = line[-1]["effective"] if line else ""
+                    since = line[-1]["effective_from"] if line else ""
                     registry.mark_serving(spec.name, version, since, current.get(alias, ""))
                 registry.set_alias(spec.name, alias, version)
     except EvergreenError as error:

@@ -67,7 +67,7 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     StaleDecision
         when another champion is live than ``instead_of``.
     """
-    line = ledger.succession(rows)
+    line = ledger.champion_history(rows)
     if instead_of is not None and line[-1]["switch"] != instead_of["switch"]:
         raise _concurrent_switch(spec, instead_of, line[-1])
     # a version is its own model before a fit of another recipe that replaced a champion between two trainings
@@ -80,12 +80,13 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
         return by_version[to]
     if to is None and len(line) > 1:
         return line[-2]
-    remedy = "name one of those" if to else "there is nothing to roll back to"
+    versions = ", ".join(f"v{version}" for version in by_version) or "no champion yet"
+    remedy = f"choose one of {versions}" if to and by_version else "there is nothing to roll back to"
     raise NotPublished(
         f"{spec.name}: rollback",
-        required=f"version {to}, once champion" if to else "a champion before the live one",
-        found=", ".join(f"v{version}" for version in by_version) or "no champion yet",
-        where=f"{lake.uri}/tables/deployments",
+        required="a version that was champion" if to else "a champion before the live one",
+        found=f"v{to}, which never was" if to else versions,
+        where=f"{lake.uri}/tables/switches",
         remedy=f"{remedy}; if the champion fails, the next step of the fallback chain serves",
     )
 
@@ -100,20 +101,20 @@ def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | Non
             return live
         if expected is not None and live["switch"] != expected["switch"]:
             raise _concurrent_switch(spec, expected, live)
-        return restored_rows(rows, target, ledger.next_unserved(lake, spec) or live["effective"], why)
+        return restored_rows(rows, target, ledger.next_unserved(lake, spec) or live["effective_from"], why)
 
     return ledger.record_switch(lake, decide_rollback)
 
 
-def restored_rows(rows: Sequence[Row], target: Row, effective: str, why: Row) -> list[Row]:
+def restored_rows(rows: Sequence[Row], target: Row, effective_from: str, why: Row) -> list[Row]:
     """Return the rows of the switch back to a champion's row and its baseline.
 
     Parameters
     ----------
-    why : ``kind``, ``by``, ``reason`` and ``request``, as `deployments` has them.
+    why : ``kind``, ``by``, ``reason`` and ``request``, as `switches` has them.
     """
     roles = ("champion", "baseline")  # not a challenger that was withdrawn in the same switch
-    changes = {**why, "effective": effective}
+    changes = {**why, "effective_from": effective_from}
     return [{**row, **changes} for row in rows if row["switch"] == target["switch"] and row["role"] in roles]
 
 

@@ -22,8 +22,16 @@ from include.reports.text import text_table
 from include.storage.lake import Lake
 
 COLUMNS = (
-    *("policy", "loss", "less never's", "90 % interval", "switches", "refreshes", "mean age"),
-    *("constant", "worse than prior", "CPU s"),
+    "policy",
+    "loss",
+    "less never's",
+    "90 % interval",
+    "switches",
+    "refreshes",
+    "mean age",
+    "constant",
+    "worse than prior",
+    "CPU s",
 )
 ROLLING = 28  # partitions over which the chart's losses are averaged
 CHART_TITLE = "the replay"  # from which the chart's ids are derived

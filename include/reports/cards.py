@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown, percent
 from include.reports.verdict_data import AttemptData
-from include.reports.wording import TITLES, decision_rule, metric_label, prior_text, rival_name
+from include.reports.wording import TITLES, action_rule, metric_label, prior_text, rival_name
 from include.spec.source import Source
 from include.train.fits import recipes
 
@@ -46,7 +46,7 @@ def _purpose(attempt: AttemptData) -> Section:
         ["Schedule", f"{spec.schedule.batch} ({spec.schedule.timezone})"],
     ]
     if problem.costs:
-        rows.append(["Decision", decision_rule(problem)])
+        rows.append(["Action", action_rule(problem)])
     return Section("Purpose", problem.statement, [Table(["", ""], rows)])
 
 

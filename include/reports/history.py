@@ -99,7 +99,7 @@ class History:
     alarms : rows of `findings`.
     training_requests : partitions whose monitoring requested a training.
     verdicts : partition and verdict of each training.
-    switches : rows of `deployments` of champions and challengers.
+    switches : rows of `switches` of champions and challengers.
     """
 
     spec: UseCase
@@ -156,7 +156,7 @@ def draw_history(lake: Lake, spec: UseCase) -> tuple[dict[str, Any], str]:
         ],
         "episodes": [asdict(episode) for episode in history.episodes()],
         "switches": [
-            {name: row[name] for name in ("effective", "role", "version", "kind", "reason")}
+            {name: row[name] for name in ("effective_from", "role", "version", "kind", "reason")}
             for row in history.switches
         ],
     }
@@ -231,7 +231,9 @@ def read_history(lake: Lake, spec: UseCase, partitions: Sequence[str] | None = N
             for row in sorted(attempts, key=lambda row: int(row["recorded"]))
         ),
         switches=tuple(
-            row for row in ledger.switches(lake) if row["role"] != "baseline" and row["effective"] >= first
+            row
+            for row in ledger.switches(lake)
+            if row["role"] != "baseline" and row["effective_from"] >= first
         ),
     )
 
@@ -336,7 +338,7 @@ def draw_panels(history: History) -> str:
             for row in history.switches:
                 style = "-" if row["role"] == "champion" else ":"
                 width = 0.3 if row["kind"] == ledger.REFRESHED else 0.8
-                panel.axvline(_day(row["effective"]), color=NEW, linestyle=style, linewidth=width)
+                panel.axvline(_day(row["effective_from"]), color=NEW, linestyle=style, linewidth=width)
         _label_switches(panels[0], history)
         panels[-1].set_xlim(_day(history.partitions[0]) - 2, _day(history.partitions[-1]) + 2)
         axis = panels[-1].xaxis
@@ -401,14 +403,14 @@ def _panel_drift(axes: Axes, history: History) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     runs = [list(run) for _, run in groupby(partitions, key=lambda partition: drift[partition][0])]
-    labelled_days: list[float] = []
+    labeled_days: list[float] = []
     min_distance = (_day(partitions[-1]) - _day(partitions[0])) / MAX_DRIFT_LABELS
     for run in sorted(runs, key=lambda run: (-len(run), run[0])):
         peak = max(run, key=lambda partition: (drift[partition][1], partition))
         column, value = drift[peak]
         day = _day(peak)
-        if all(abs(day - other) >= min_distance for other in labelled_days):
-            labelled_days.append(day)
+        if all(abs(day - other) >= min_distance for other in labeled_days):
+            labeled_days.append(day)
             axes.annotate(
                 column, (day, value), (0, 4), textcoords="offset points", ha="center", color=INK, size=8
             )
@@ -436,7 +438,7 @@ def _label_switches(axes: Axes, history: History) -> None:
     for row in history.switches:
         if row["kind"] == ledger.REFRESHED:
             continue  # one with each training
-        labels.setdefault(row["effective"], Counter())[f"v{row['version']} {row['kind']}"] += 1
+        labels.setdefault(row["effective_from"], Counter())[f"v{row['version']} {row['kind']}"] += 1
     for partition, switches in labels.items():
         axes.annotate(
             ", ".join(switches),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from include.export.pipeline import Export
 from include.models.encoding import MISSING
 from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown
-from include.reports.wording import better_direction, decision_rule, metric_label
+from include.reports.wording import action_rule, better_direction, metric_label
 from include.spec import UseCase
 from include.train.fits import recipes
 
@@ -87,8 +87,8 @@ def _output(spec: UseCase) -> Section:
     if problem.classes:
         shape = f"(rows, {len(problem.classes)})"
         meaning = f"the probability of each class, in the order {', '.join(problem.classes)}"
-    decision = f" The decision: {decision_rule(problem)}." if problem.costs else ""
-    return Section("Output", f"float64 of shape {shape}: {meaning}.{decision}")
+    action = f" The action: {action_rule(problem)}." if problem.costs else ""
+    return Section("Output", f"float64 of shape {shape}: {meaning}.{action}")
 
 
 def _metrics(spec: UseCase, export: Export) -> Section:

@@ -92,11 +92,11 @@ def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, st
     return label, outputs.describe_constant(attempt.spec, evidence.prior, figure)
 
 
-def decision_rule(problem: Problem) -> str:
-    """Return how decisions follow from predictions, as ``warn from a probability of 0.2 on, else wait``."""
+def action_rule(problem: Problem) -> str:
+    """Return how actions follow from predictions, as ``warn from a probability of 0.2 on, else wait``."""
     if problem.threshold is None:
-        return f"of {', '.join(problem.decisions)} the one with the lowest expected cost"
-    below, above = sorted(problem.decisions, key=lambda name: -problem.costs["1"][name])
+        return f"of {', '.join(problem.actions)} the one with the lowest expected cost"
+    below, above = sorted(problem.actions, key=lambda name: -problem.costs["1"][name])
     return f"{above} from a probability of {figure(problem.threshold)} on, else {below}"
 
 

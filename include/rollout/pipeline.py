@@ -20,14 +20,23 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger
-from include.promote.ledger import CANARY, PROMOTED, REPLACED, WITHDRAWN, Row
+from include.promote.ledger import (
+    CANARY,
+    PROMOTED,
+    REPLACED,
+    WATCH,
+    WITHDRAWN,
+    Row,
+    Trial,
+    challenger_on_trial,
+    trials_on,
+)
 from include.promote.promotion import mirror_aliases, switch_rows
 from include.promote.rollback import rollback
-from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
 from include.references import Ref
 from include.rollout.policy import BACK, STAY, RolloutStep, next_step
 from include.score import predictions
-from include.score.shadow import TABLE as SHADOWS
+from include.score.pipeline import SHADOWS
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake, Where
@@ -64,7 +73,7 @@ def advance(
         when the champion is worse than the one before it, which can't be loaded.
     """
     served = ledger.served_partitions(lake)
-    uri = f"{lake.uri}/tables/deployments"
+    uri = f"{lake.uri}/tables/switches"
     if served and partition < served[-1]:
         note = f"only the newest served partition takes steps, and that is {served[-1]}"
         return Ref(uri, partition, note=note)
@@ -84,7 +93,7 @@ def advance(
         log.warning("%s: %s", spec.name, replacement)
         notes, steps = [*notes, replacement], steps + 1
     champions = ledger.champions(ledger.switches(lake))
-    if registry is not None and any(row["effective"] >= partition for row in champions):
+    if registry is not None and any(row["effective_from"] >= partition for row in champions):
         # also after a switch whose run was killed before this, on this partition or the last
         mirror_aliases(lake, spec, registry())
     return Ref(uri, partition, rows=steps, note="; ".join(notes)[:500] or "nothing is on trial")
@@ -93,7 +102,7 @@ def advance(
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
     """Return the losses of candidate and incumbent by partition, as known on ``partition``.
 
-    Only labelled rows count that both models have scored from the same features.
+    Only labeled rows count that both models have scored from the same features.
     """
     partitions = [key for key in matured(lake, spec, partition) if key >= trial.since]
     keys, target = [*spec.key, "partition"], spec.problem.target
@@ -131,7 +140,7 @@ def _predictions_by(lake: Lake, spec: UseCase, partitions: Sequence[str], model:
 
 def _take_step(lake: Lake, spec: UseCase, trial: Trial, decision: RolloutStep) -> bool:
     """Take a step; False if somebody else switched meanwhile, and then the next partition decides again."""
-    log.warning("%s: %s: %s, %s", spec.name, trial, decision.step, decision.reason)
+    log.info("%s: %s: %s, %s", spec.name, trial, decision.step, decision.reason)
     if trial.kind == WATCH:
         request = f"watch of switch {trial.candidate['switch']}"
         try:
@@ -156,13 +165,13 @@ def _challenger_switch(
     newest, reason = [row for row in rows if row["role"] != "baseline"][-1], f"{trial}: {decision.reason}"
     if newest["switch"] != trial.candidate["switch"]:
         return newest if newest["reason"].endswith(reason) else None
-    effective = ledger.next_unserved(lake, spec, str(trial.candidate["evidence"]))
+    effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["evidence"]))
     attempt = ledger.attempt(lake, str(trial.candidate["attempt"]))
-    return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective)
+    return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective_from)
 
 
 def step_rows(
-    spec: UseCase, trial: Trial, decision: RolloutStep, evidence: Evidence, effective: str
+    spec: UseCase, trial: Trial, decision: RolloutStep, evidence: Evidence, effective_from: str
 ) -> list[Row]:
     """Return the rows of a challenger's step.
 
@@ -172,7 +181,7 @@ def step_rows(
     """
     reason = f"{trial}: {decision.reason}"
     if decision.step == BACK:
-        changes = {"kind": WITHDRAWN, "by": AUTOMATIC, "reason": reason, "effective": effective}
+        changes = {"kind": WITHDRAWN, "by": AUTOMATIC, "reason": reason, "effective_from": effective_from}
         return [{**trial.candidate, **changes, "request": ""}]
     is_last_step = trial.kind == CANARY or spec.gate.rollout.kind != CANARY
     return switch_rows(
@@ -183,7 +192,7 @@ def step_rows(
         reason=f"{trial.candidate['reason']}; {reason}",
         attempt=evidence.key,
         request=evidence.key,
-        effective=effective,
+        effective_from=effective_from,
     )
 
 
@@ -206,7 +215,7 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     champion = ledger.live_champion(ledger.switches(lake))
     if champion is None:
         return ""
-    if champion["kind"] == REPLACED and champion["effective"] > partition:
+    if champion["kind"] == REPLACED and champion["effective_from"] > partition:
         return _replacement_text(champion)  # by an earlier run of this partition
     walk, serving = _with_champion(lake, spec, champion, partition)
     observed = int(np.isfinite(walk.of(serving)).sum())
@@ -229,15 +238,15 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         if live is None or live["switch"] != champion["switch"]:
             return None  # a concurrent switch stands
         evidence = Evidence.from_json(attempt["evidence"])
-        effective = ledger.next_unserved(lake, spec, partition)
-        return replacement_rows(rows, champion, evidence, fit, choice.recipe, effective, why)
+        effective_from = ledger.next_unserved(lake, spec, partition)
+        return replacement_rows(rows, champion, evidence, fit, choice.recipe, effective_from, why)
 
     switch = ledger.record_switch(lake, decide_replacement)
     return _replacement_text(switch) if switch else ""
 
 
 def _replacement_text(switch: Row) -> str:
-    return f"{switch['recipe']} replaces the champion from {switch['effective']} on: {switch['reason']}"
+    return f"{switch['recipe']} replaces the champion from {switch['effective_from']} on: {switch['reason']}"
 
 
 def replacement_rows(
@@ -246,7 +255,7 @@ def replacement_rows(
     evidence: Evidence,
     fit: Fit,
     recipe: str,
-    effective: str,
+    effective_from: str,
     reason: str,
 ) -> list[Row]:
     """Return the rows of the switch to a recipe's fit instead of a champion that is worse than a baseline.
@@ -255,7 +264,13 @@ def replacement_rows(
     ----------
     evidence : of the training that fitted it.
     """
-    changes = {"kind": REPLACED, "by": AUTOMATIC, "reason": reason, "request": "", "effective": effective}
+    changes = {
+        "kind": REPLACED,
+        "by": AUTOMATIC,
+        "reason": reason,
+        "request": "",
+        "effective_from": effective_from,
+    }
     switched = switch_rows(evidence, ["champion", "baseline"], attempt=evidence.key, **changes)
     switched[0] |= {"model": fit.model, "recipe": recipe}
     # a challenger on trial has no incumbent any more

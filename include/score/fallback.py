@@ -1,22 +1,27 @@
 """The fallback chain: champion, previous champion, baseline, prior. The first step that can serve does.
 
-Each step that is skipped gives a reason, and the reasons are stored with the predictions.
+Each step that is skipped gives a reason, and the reasons are stored with the predictions. A canary is a step
+before the champion, for its share of the entities.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
+from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.errors import ModelError
 from include.models import artifacts, outputs
-from include.models.artifacts import Values
+from include.models.artifacts import BatchPredictor, Values
 from include.models.outputs import Constant
-from include.promote.ledger import Serving
+from include.promote.ledger import CANARY, SHADOW, Serving, Trial
 from include.spec import UseCase
+from include.storage import spill
 from include.storage.lake import Lake
 
 
@@ -53,22 +58,7 @@ class StepPredictions:
     values: Values
 
 
-@dataclass(frozen=True)
-class PrefetchedModel:
-    """A model that is loaded already, and the predictions that it has made already.
-
-    Parameters
-    ----------
-    predict_batch : predicts one batch of rows.
-    precomputed : takes the position of a batch's first row and the batch; returns its predictions, or None if
-        they weren't made from exactly these rows.
-    """
-
-    predict_batch: Callable[[pa.Table], Values]
-    precomputed: Callable[[int, pa.Table], Values | None]
-
-
-PopPrefetched = Callable[[str], PrefetchedModel | None]  # by the model's digest
+LoadModel = Callable[[str], BatchPredictor]  # by the model's digest; may raise a ModelError
 
 
 def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) -> list[FallbackStep]:
@@ -107,25 +97,80 @@ def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, 
     return ", ".join(f"{s} is {missing[s]}" for s in required.get(served_by, ()) if s in missing)
 
 
+def shadow_steps(trials: Iterable[Trial], serving: Set[str]) -> list[FallbackStep]:
+    """Return a step for each model on trial that isn't the only one that serves.
+
+    Parameters
+    ----------
+    serving : the digests of the models that served the rows.
+    """
+    on_trial = {str(row["model"]): row for trial in trials for row in (trial.candidate, trial.incumbent)}
+    return [
+        FallbackStep(SHADOW, str(row["version"]), model)
+        for model, row in on_trial.items()
+        if serving != {model}
+    ]
+
+
+def split_canary(
+    spec: UseCase,
+    rows: pa.Table,
+    steps: list[FallbackStep],
+    trials: Sequence[Trial],
+    missing: Mapping[str, str],
+) -> list[tuple[pa.Table, list[FallbackStep]]]:
+    """Return the rows with their fallback chain: one group, or two if a canary serves some of the rows.
+
+    Parameters
+    ----------
+    missing : by source, why the partition is without it. A canary requires the champion's sources.
+    """
+    for trial in trials:
+        if trial.kind == CANARY:
+            model, version = str(trial.candidate["model"]), str(trial.candidate["version"])
+            reason = missing_sources_reason(spec, "champion", missing)
+            canary = FallbackStep(CANARY, version, model, unavailable=reason)
+            share = pa.array(canary_entities(spec, rows, model), pa.bool_())
+            groups = [
+                (spill.filter_rows(rows, share), [canary, *steps]),
+                (spill.filter_rows(rows, pc.invert(share)), steps),
+            ]
+            return [(group, chain) for group, chain in groups if group.num_rows]
+    return [(rows, steps)]
+
+
+def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
+    """Tell for each row whether its entity is in the canary's share.
+
+    The hash includes the model's digest, so that each canary gets other entities.
+    """
+    columns = spec.gate.rollout.entity or spec.key
+    limit = int(spec.gate.rollout.share * 2**64)
+    entities = zip(*(rows[name].to_pylist() for name in columns), strict=True)
+    texts = (f"{model}{json.dumps(entity, default=str)}".encode() for entity in entities)
+    return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]
+
+
 def predict_with_fallback(
     lake: Lake,
     spec: UseCase,
     rows: pa.Table,
     steps: Sequence[FallbackStep],
-    pop_prefetched: PopPrefetched,
+    load: LoadModel | None = None,
 ) -> StepPredictions:
     """Return the predictions of the first step that can serve.
 
     Parameters
     ----------
     rows : features of the partition, shape (n, any).
+    load : see `predict_step`.
     """
     skipped: list[str] = []
     for step in steps:
         reason = step.unavailable
         if not reason:
             try:
-                values = predict_step(lake, spec, rows, step, pop_prefetched)
+                values = predict_step(lake, spec, rows, step, load)
                 return StepPredictions(step, "; ".join(skipped), values)
             except ModelError as error:
                 reason = str(error)
@@ -134,13 +179,13 @@ def predict_with_fallback(
 
 
 def predict_step(
-    lake: Lake,
-    spec: UseCase,
-    rows: pa.Table,
-    step: FallbackStep,
-    pop_prefetched: PopPrefetched = lambda model: None,
+    lake: Lake, spec: UseCase, rows: pa.Table, step: FallbackStep, load: LoadModel | None = None
 ) -> Values:
     """Return the predictions of a step's model or constant.
+
+    Parameters
+    ----------
+    load : returns the function that predicts a batch by a model. Default: the model is read from the lake.
 
     Raises
     ------
@@ -149,6 +194,6 @@ def predict_step(
     """
     if step.constant is not None:
         return outputs.repeat_constant(step.constant, rows.num_rows)
-    if prefetched := pop_prefetched(step.model):
-        return artifacts.fill_predictions(prefetched.predict_batch, rows, spec, prefetched.precomputed)
-    return artifacts.predict(artifacts.load_model(lake, step.model, spec), rows, spec)
+    if load is None:
+        return artifacts.predict(artifacts.load_model(lake, step.model, spec), rows, spec)
+    return artifacts.predict_batches(load(step.model), rows, spec)

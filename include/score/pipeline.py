@@ -18,19 +18,22 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include.errors import ModelError, NotPublished, StaleDecision
+from include.errors import ModelError, NotPublished, SpecError, StaleDecision
 from include.features import point_in_time
-from include.features.build import compute_features, known_too_late, remedy_too_late
+from include.features.build import (
+    compute_features,
+    known_too_late,
+    remedy_too_late,
+    rows_without_features,
+)
 from include.models import outputs
 from include.promote import ledger
-from include.promote.trials import Trial, trials_on
+from include.promote.ledger import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import describe_scored, erase_predictions
-from include.score.fallback import FallbackStep, PopPrefetched, StepPredictions
-from include.score.predictions import DECISION, ServedPart
-from include.score.prefetch import Prefetch
-from include.score.shadow import score_shadow, split_canary
+from include.score.fallback import FallbackStep, StepPredictions
+from include.score.predictions import ACTION, ServedPart
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
@@ -39,10 +42,16 @@ from include.storage.erasures import LEDGER, read_erasures
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
+SHADOWS = "shadows"  # the table of what models on trial predict
 
 
-def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
+def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool = True) -> Ref:
     """Publish a prediction for each of the partition's rows; rows that have one keep it.
+
+    Parameters
+    ----------
+    requires_features : whether to fail if the features can't be computed. Otherwise the prior serves a
+        partition that has no predictions yet.
 
     Returns
     -------
@@ -55,11 +64,13 @@ def score(lake: Lake, spec: UseCase, partition: str) -> Ref:
     ------
     NotPublished
         when no rows to score were known at the partition's decision time.
+    SpecError
+        when the features can't be computed.
     StaleDecision
         when the first commit lost to other partitions fifty times.
     """
     before = lake.version(LEDGER)
-    ref = ScoringRun(lake, spec, partition).execute()
+    ref = ScoringRun(lake, spec, partition, requires_features).execute()
     while lake.version(LEDGER) != before:  # rows were erased meanwhile
         before = lake.version(LEDGER)
         erase_predictions(lake, spec, read_erasures(lake), [partition])
@@ -86,10 +97,12 @@ class ScoringRun:
     Parameters
     ----------
     partition : a key of the schedule.
+    requires_features : see `score`.
     """
 
-    def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
+    def __init__(self, lake: Lake, spec: UseCase, partition: str, requires_features: bool = True) -> None:
         self.lake, self.spec, self.partition = lake, spec, partition
+        self.requires_features = requires_features
         # read before the rows, so that a source published in between isn't "too late"
         self.source_states = source_states(lake, spec, partition)
         self.source_rows = rows_known_at(lake, spec, partition)
@@ -99,37 +112,58 @@ class ScoringRun:
 
     def execute(self) -> Ref:
         """Score the partition and return the reference of its predictions."""
-        with (
-            ThreadPoolExecutor(1) as background,
-            Prefetch(self.lake, self.spec, self.partition, self.missing) as prefetch,
-        ):
+        with ThreadPoolExecutor(1) as background:
             # the features keep only one core busy
             self._input_digests = background.submit(inputs_digest, self.spec, self.source_rows)
-            rows = compute_features(self.spec, self.source_rows, [self.partition], watch=prefetch.watch)
+            try:
+                rows = compute_features(self.spec, self.source_rows, [self.partition])
+            except SpecError as error:
+                if self.requires_features or self.lake.count("predictions", self._where):
+                    raise
+                return self._serve_prior(str(error))
             if rows.num_rows == 0:
                 return self._publish_empty()
             trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
             served = self.lake.read("predictions", self._where)
             if served is None or not served.num_rows:
-                served, ref = self._publish_first(rows, self._predict(rows, trials, prefetch.pop))
+                served, ref = self._publish_first(rows, self._predict(rows, trials))
             else:
                 ref = self._complete(rows, served)
             if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
                 # last, so that shadow scoring never delays the predictions that are served
-                score_shadow(self.lake, self.spec, rows, served, trials, self._inputs())
+                self._score_shadows(rows, served, trials)
         return ref
+
+    def _serve_prior(self, error: str) -> Ref:
+        """Publish the prior for each row of a partition whose features can't be computed."""
+        rows = rows_without_features(self.spec, self.source_rows, self.partition)
+        if rows.num_rows == 0:
+            return self._publish_empty()
+        step = fallback.fallback_chain(ledger.serving(self.lake, self.partition), self.spec, self.missing)[-1]
+        values = fallback.predict_step(self.lake, self.spec, rows, step)
+        new = predictions.build_predictions(self.spec, rows, StepPredictions(step, error, values))
+        served = _commit_first(self.lake, self.partition, new)
+        # there are no features to profile
+        outputs_profile = profiles.build_profile(
+            "predictions", self.partition, served, self.spec.problem.outputs, []
+        )
+        note = predictions.serving_sentence(served)
+        row = predictions.predictions_row(
+            "predictions", self.partition, served, self._inputs(), self.spec.digest, note
+        )
+        return self._publish_summary(outputs_profile, row)
 
     def _inputs(self) -> dict[str, str]:
         """Return the digest of each source's rows, once the background thread has computed them."""
         return self._input_digests.result()
 
-    def _predict(self, rows: pa.Table, trials: Sequence[Trial], pop_prefetched: PopPrefetched) -> pa.Table:
+    def _predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
         """Return a prediction for each row, by the first step of its fallback chain that can serve."""
         serving = ledger.serving(self.lake, self.partition)
         steps = fallback.fallback_chain(serving, self.spec, self.missing)
         tables = []
-        for group, chain in split_canary(self.spec, rows, steps, trials, self.missing):
-            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain, pop_prefetched)
+        for group, chain in fallback.split_canary(self.spec, rows, steps, trials, self.missing):
+            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain)
             tables.append(predictions.build_predictions(self.spec, group, predicted))
         return predictions.join_parts(self.spec, tables)
 
@@ -155,9 +189,7 @@ class ScoringRun:
         recorded = self._recorded_row()
         recorded_digest = served_digest if recorded is None else recorded["digest"]
         try:
-            current: pa.Table | None = self._predict_again(
-                rows, parts, decide=DECISION in served.column_names
-            )
+            current: pa.Table | None = self._predict_again(rows, parts, act=ACTION in served.column_names)
         except ModelError:
             current = served if same_rows else None  # the same rows would get the same predictions
         if current is None:
@@ -185,12 +217,12 @@ class ScoringRun:
         where = {"product": "predictions", **self._where}
         return next(iter(self.lake.rows("partitions", where)), None)
 
-    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, decide: bool) -> pa.Table:
+    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, act: bool) -> pa.Table:
         """Return what the models that served the partition predict for its rows now.
 
         Parameters
         ----------
-        decide : whether the served predictions have decisions, which they lack if there were no costs yet.
+        act : whether the served predictions have actions, which they lack if there were no costs yet.
         """
         tables = []
         for part in parts:
@@ -199,7 +231,7 @@ class ScoringRun:
             predicted = StepPredictions(part.step, part.reason, values)
             tables.append(predictions.build_predictions(self.spec, part_rows, predicted))
         joined = predictions.join_parts(self.spec, tables)
-        return joined if decide else joined.select([n for n in joined.column_names if n != DECISION])
+        return joined if act else joined.select([n for n in joined.column_names if n != ACTION])
 
     def _publish_restated(self, rows: pa.Table, current: pa.Table, parts: Sequence[ServedPart]) -> None:
         """Publish to `restated` what each model that served predicts now."""
@@ -288,6 +320,56 @@ class ScoringRun:
 
     def _reference(self, digest: str, rows: int, note: str) -> Ref:
         return Ref(f"{self.lake.uri}/tables/predictions", self.partition, digest, rows, note)
+
+    # shadow scoring
+
+    def _score_shadows(self, rows: pa.Table, served: pa.Table, trials: Sequence[Trial]) -> None:
+        """Publish to `shadows` the predictions of each model on trial that doesn't serve every row.
+
+        Idempotent: predictions that match their recorded digest are kept. What a killed run left without its
+        row in `partitions`, or what was changed since, is computed again. A model that can't score the rows
+        logs a warning and is skipped, so its trial lacks this partition.
+        """
+        steps = fallback.shadow_steps(trials, set(served["model"].unique().to_pylist()))
+        if not steps:
+            return
+        recorded = self._recorded_shadows()
+        tables = [] if recorded is None else [recorded]
+        recorded_models = set() if recorded is None else set(recorded["model"].to_pylist())
+        for step in steps:
+            if step.model in recorded_models:
+                continue
+            try:
+                values = fallback.predict_step(self.lake, self.spec, rows, step)
+            except ModelError as error:
+                subject = f"{self.spec.name}/{self.partition}"
+                log.warning("%s: shadow scoring by v%s failed: %s", subject, step.version, error)
+                continue
+            predicted = StepPredictions(step, "", values)
+            tables.append(predictions.build_predictions(self.spec, rows, predicted))
+        if tables and (recorded is None or len(tables) > 1):
+            self._publish_shadows(pa.concat_tables(tables))
+
+    def _recorded_shadows(self) -> pa.Table | None:
+        """Return the partition's shadow predictions, None unless they have the digest that was recorded."""
+        for row in self.lake.rows("partitions", {"product": SHADOWS, **self._where}):
+            published = self.lake.read(SHADOWS, self._where)
+            shadows = self._sort_shadows(predictions.as_published(self.spec, published))
+            if digest_table(shadows) == row["digest"]:
+                return shadows
+        return None
+
+    def _publish_shadows(self, shadows: pa.Table) -> None:
+        shadows = self._sort_shadows(shadows)
+        self.lake.publish(SHADOWS, shadows, self._where)
+        note = predictions.serving_sentence(shadows)
+        row = predictions.predictions_row(
+            SHADOWS, self.partition, shadows, self._inputs(), self.spec.digest, note
+        )
+        self.lake.publish("partitions", row, {"product": SHADOWS, **self._where})
+
+    def _sort_shadows(self, rows: pa.Table) -> pa.Table:
+        return spill.sort_rows(rows, ("model", *self.spec.key))
 
 
 # a concurrent run of another partition changes the table's version too

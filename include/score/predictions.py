@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
@@ -21,35 +20,35 @@ from include.models import outputs
 from include.models.outputs import Constant
 from include.score.fallback import FallbackStep, StepPredictions
 from include.spec import UseCase
-from include.stats.metrics import best_decisions
+from include.stats.metrics import best_actions
 from include.storage import schemas, spill
-from include.storage.digests import digest_table
+from include.storage.digests import digest_rows, digest_table
 
-DECISION = "decision"
+ACTION = "action"
 SERVED_BY = ("served_by", "version", "model", "reason")  # the columns that say which step served a row
 TOLERANCE = 1e-9  # relative, of a prediction
 
 
 def predictions_schema(spec: UseCase) -> pa.Schema:
-    """Return the schema of `predictions`: the fixed columns, those of each class, the decision, the key."""
-    return _schema(spec, has_decision=bool(spec.problem.costs))
+    """Return the schema of `predictions`: the fixed columns, those of each class, the action, the key."""
+    return _schema(spec, has_action=bool(spec.problem.costs))
 
 
-def _schema(spec: UseCase, *, has_decision: bool) -> pa.Schema:
+def _schema(spec: UseCase, *, has_action: bool) -> pa.Schema:
     per_class = [("label", pa.string()), *((name, pa.float64()) for name in spec.problem.outputs)]
     fields = [*schemas.PREDICTIONS, *(pa.field(*column) for column in per_class if spec.problem.classes)]
-    fields += [pa.field(DECISION, pa.string())] if has_decision else []
+    fields += [pa.field(ACTION, pa.string())] if has_action else []
     return pa.schema([*fields, *list(features_schema(spec))[: len(spec.key)]])
 
 
 def as_published(spec: UseCase, rows: pa.Table | None) -> pa.Table:
     """Return a partition's stored predictions with the columns that they were published with.
 
-    They have a decision if there were costs then, whatever the costs are now.
+    They have an action if there were costs then, whatever the costs are now.
     """
-    stored = point_in_time.conform(rows, _schema(spec, has_decision=True))
-    undecided = stored[DECISION].null_count == stored.num_rows
-    return stored.drop_columns([DECISION]) if undecided else stored
+    stored = point_in_time.conform(rows, _schema(spec, has_action=True))
+    without_actions = stored[ACTION].null_count == stored.num_rows
+    return stored.drop_columns([ACTION]) if without_actions else stored
 
 
 def build_predictions(spec: UseCase, rows: pa.Table, predicted: StepPredictions) -> pa.Table:
@@ -69,23 +68,23 @@ def build_predictions(spec: UseCase, rows: pa.Table, predicted: StepPredictions)
 
 def _build_batch(spec: UseCase, rows: pa.Table, constants: pa.Table, values: NDArray[np.float64]) -> pa.Table:
     columns = {name: constants[name].slice(0, rows.num_rows) for name in constants.column_names}
-    columns |= outputs.to_columns(spec, values) | {"row_digest": row_digests(spec, rows)}
+    columns |= outputs.to_columns(spec, values) | {"row_digest": _row_digests(spec, rows)}
     if spec.problem.classes:
         columns |= {
             "prediction": pa.array(values.max(axis=1)),
             "label": outputs.predicted_class(spec, values),
         }
     if spec.problem.costs:
-        columns[DECISION] = decisions(spec, values)
+        columns[ACTION] = actions(spec, values)
     columns |= {name: rows[name] for name in ("partition", *spec.key)}
     schema = predictions_schema(spec)
     return pa.table([columns[name] for name in schema.names], schema=schema)
 
 
-def decisions(spec: UseCase, values: NDArray[np.float64]) -> pa.Array:
-    """Return each prediction's decision with the lowest expected cost; of a use case with `problem.costs`."""
-    places = best_decisions(values, spec.problem.cost_matrix)
-    return pa.array(spec.problem.decisions, pa.string()).take(pa.array(places))
+def actions(spec: UseCase, values: NDArray[np.float64]) -> pa.Array:
+    """Return each prediction's action with the lowest expected cost; of a use case with `problem.costs`."""
+    places = best_actions(values, spec.problem.cost_matrix)
+    return pa.array(spec.problem.actions, pa.string()).take(pa.array(places))
 
 
 @dataclass(frozen=True)
@@ -204,67 +203,11 @@ def same_rows(spec: UseCase, rows: pa.Table, predictions: pa.Table) -> bool:
         predictions[name].equals(rows[name].cast(predictions[name].type)) for name in spec.key
     )
     return same_keys and all(
-        pa.chunked_array([row_digests(spec, batch)]).equals(predictions["row_digest"][place])
+        pa.chunked_array([_row_digests(spec, batch)]).equals(predictions["row_digest"][place])
         for place, batch in spill.batches(rows)
     )
 
 
-# The digest of a row's features: a 128-bit hash by column, computed for all rows at once.
-
-Bits = NDArray[np.uint64]
-SEEDS = (0x243F6A8885A308D3, 0x13198A2E03707344)  # the first digits of pi
-NAN, NULL = 0x7FF8000000000000, 0x7FF8000000000001
-GAMMA, LAST_SHIFT = np.uint64(0x9E3779B97F4A7C15), np.uint64(31)  # of SplitMix64
-MIX = ((np.uint64(30), np.uint64(0xBF58476D1CE4E5B9)), (np.uint64(27), np.uint64(0x94D049BB133111EB)))
-WIDTH = 32  # characters
-HEX_PAIRS = np.frombuffer(b"".join(b"%02x" % byte for byte in range(256)), np.uint16)
-
-
-def row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
-    """Return each row's digest, 32 hexadecimal characters."""
-    states = np.repeat(np.array(SEEDS, np.uint64)[:, np.newaxis], rows.num_rows, axis=1)
-    scratch = np.empty_like(states)
-    for name in spec.features.numeric:
-        _mix(states, _number_bits(rows[name]), scratch)
-    for name in spec.features.categorical:
-        _mix(states, _text_bits(rows[name]), scratch)
-    octets = states.T.astype(">u8", order="C").view(np.uint8)
-    offsets = np.arange(rows.num_rows + 1, dtype=np.int32) * np.int32(WIDTH)
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(HEX_PAIRS[octets])]
-    return pa.Array.from_buffers(pa.string(), rows.num_rows, buffers, 0)
-
-
-def _number_bits(column: pa.ChunkedArray) -> Bits:
-    column = column.cast(pa.float64(), safe=False)  # an integer beyond 2 ** 53 becomes the nearest float
-    values = column.to_numpy() + 0.0  # -0.0 becomes 0.0
-    bits: Bits = values.view(np.uint64)
-    bits[np.isnan(values)] = NAN
-    if column.null_count:
-        bits[column.is_null().to_numpy()] = NULL
-    return bits
-
-
-def _text_bits(column: pa.ChunkedArray) -> Bits:
-    encoded = column.cast(pa.string()).combine_chunks().dictionary_encode()
-    digests = [blake2b(text.encode(), digest_size=16).digest() for text in encoded.dictionary.to_pylist()]
-    table = np.frombuffer(b"".join([*digests, NULL.to_bytes(8, "big") * 2]), ">u8").astype(np.uint64)
-    codes = encoded.indices.fill_null(len(digests)).to_numpy()
-    bits: Bits = table.reshape(-1, 2).take(codes, axis=0).T
-    return bits
-
-
-def _mix(states: Bits, bits: Bits, scratch: Bits) -> None:
-    """Mix a column's bits into both states, in place; arithmetic wraps at 2 ** 64.
-
-    Parameters
-    ----------
-    bits : shape (n,), the same for both states, or (2, n).
-    """
-    states ^= bits
-    states += GAMMA
-    for shift, factor in MIX:
-        np.right_shift(states, shift, out=scratch)
-        states ^= scratch
-        states *= factor
-    np.right_shift(states, LAST_SHIFT, out=scratch)
-    states ^= scratch
+def _row_digests(spec: UseCase, rows: pa.Table) -> pa.Array:
+    """Return the digest of each row's features."""
+    return digest_rows(rows, spec.features.numeric, spec.features.categorical)

@@ -27,13 +27,13 @@ OPEN_PATHS = frozenset({"/health/live", "/health/ready"})  # what a container's 
 JSON = "application/json"
 
 
-def create_app(service: Service, token: str, names: frozenset[str]) -> FastAPI:
+def create_app(service: Service, token: str, allowed_hosts: frozenset[str]) -> FastAPI:
     """Return the application.
 
     Parameters
     ----------
     token : that each request has to carry; empty for none.
-    names : without a token, the values of the header Host that are accepted.
+    allowed_hosts : without a token, the values of the header Host that are accepted.
     """
 
     @asynccontextmanager
@@ -62,7 +62,7 @@ def create_app(service: Service, token: str, names: frozenset[str]) -> FastAPI:
     async def predict(request: Request) -> Response:
         """Return a prediction for each row, with who served it."""
         body, loop = await _body(request), asyncio.get_running_loop()
-        if len(body) <= INLINE_BYTES and service.deployment.is_quick:
+        if len(body) <= INLINE_BYTES and service.loaded.runs_inline:
             answer = service.answer(body)
         else:
             answer = await loop.run_in_executor(workers, service.answer, body)
@@ -95,16 +95,16 @@ def create_app(service: Service, token: str, names: frozenset[str]) -> FastAPI:
         """Return the metrics in Prometheus' text format."""
         return Response(service.metrics_text(), media_type=CONTENT_TYPE_LATEST)
 
-    app.add_middleware(_Guard, service=service, token=token, names=names)
+    app.add_middleware(_AuthAndLimits, service=service, token=token, allowed_hosts=allowed_hosts)
     return app
 
 
-class _Guard:
+class _AuthAndLimits:
     """Refuses what has no token or is beyond the limits, before any of its body is read."""
 
-    def __init__(self, app: ASGIApp, service: Service, token: str, names: frozenset[str]) -> None:
+    def __init__(self, app: ASGIApp, service: Service, token: str, allowed_hosts: frozenset[str]) -> None:
         self._app, self._metrics = app, service.metrics
-        self._authorization, self._names = f"Bearer {token}".encode() if token else b"", names
+        self._authorization, self._allowed_hosts = f"Bearer {token}".encode() if token else b"", allowed_hosts
         self._in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -141,9 +141,14 @@ class _Guard:
                 return RequestRefused(401, "request", required=required, found="none, or another token")
             return None
         host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
-        if host not in self._names:  # a page in a browser could reach this server under a name of its own
+        if host not in self._allowed_hosts:
+            # a page in a browser could reach this server under a name of its own
             return RequestRefused(
-                421, "header Host", required=" or ".join(sorted(self._names)), found=host[:100] or "none"
+                421,
+                "header Host",
+                required=" or ".join(sorted(self._allowed_hosts)),
+                found=host[:100] or "none",
+                remedy="use one of these, or set EVERGREEN_SERVE_TOKEN and send it",
             )
         return None
 
@@ -155,7 +160,8 @@ class _Guard:
             )
         if not headers.get(b"content-type", b"").startswith(JSON.encode()):
             # a page in a browser can send any other type without asking first
-            return RequestRefused(415, "header Content-Type", required=JSON, found="another one")
+            found = headers.get(b"content-type", b"none").decode("latin-1")[:100]
+            return RequestRefused(415, "header Content-Type", required=JSON, found=found)
         length = int(headers.get(b"content-length", b"0"))  # uvicorn accepts digits only
         return _too_large(str(length)) if length > MAX_BYTES else None
 
@@ -178,7 +184,7 @@ async def _body(request: Request) -> bytes:
 
 def _too_large(size: str) -> RequestRefused:
     return RequestRefused(
-        413, "body", required=f"at most {MAX_BYTES} bytes", found=size, remedy="send several requests"
+        413, "body", required=f"at most {MAX_BYTES >> 20} MiB", found=size, remedy="send several requests"
     )
 
 

@@ -25,7 +25,7 @@ class NewestFeatures:
 
     Parameters
     ----------
-    stamp : what they were computed from; the same stamp means the same features.
+    input_digests : what they were computed from; the same input_digests means the same features.
     missing : see `include.score.pipeline.missing_sources`.
     positions : the position of each key's row.
     decision : of the partition.
@@ -33,7 +33,7 @@ class NewestFeatures:
     """
 
     partition: str
-    stamp: tuple[Any, ...]
+    input_digests: tuple[Any, ...]
     table: pa.Table
     missing: Mapping[str, str]
     positions: Mapping[tuple[Any, ...], int]
@@ -96,8 +96,11 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
         )
     partition = str(newest["partition"])
     states = source_states(lake, spec, partition)
-    stamp = (partition, *sorted((name, row["revision"], row["digest"]) for name, row in states.items()))
-    if earlier is not None and earlier.stamp == stamp:
+    input_digests = (
+        partition,
+        *sorted((name, row["revision"], row["digest"]) for name, row in states.items()),
+    )
+    if earlier is not None and earlier.input_digests == input_digests:
         return earlier
     known = rows_known_at(lake, spec, partition)
     missing = missing_sources(spec, partition, known, states)
@@ -105,7 +108,7 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     keys = zip(*(table[name].to_pylist() for name in spec.key), strict=True)
     return NewestFeatures(
         partition,
-        stamp,
+        input_digests,
         table,
         missing,
         positions={key: place for place, key in enumerate(keys)},

@@ -13,14 +13,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
-import pyarrow as pa
-
 from include.errors import EvergreenError, ModelError
+from include.models.artifacts import BatchPredictor
 from include.promote import ledger
-from include.promote.ledger import Row, Serving
-from include.promote.trials import Trial, trials_on
+from include.promote.ledger import Row, Serving, Trial, trials_on
 from include.score import fallback
-from include.score.fallback import FallbackStep, PrefetchedModel
+from include.score.fallback import FallbackStep
 from include.serve.features import NewestFeatures, newest_features
 from include.serve.models import ServedModel, load_served
 from include.spec import UseCase
@@ -31,7 +29,7 @@ POLL, RETRY = 2.0, 10.0  # seconds between two looks at the tables, and between 
 
 
 @dataclass(frozen=True)
-class Deployment:
+class LoadedModels:
     """Who serves at a moment. It never changes, so a request that has begun with one ends with it.
 
     Parameters
@@ -55,20 +53,20 @@ class Deployment:
         """Return the fallback chain, as batch scoring has it."""
         return fallback.fallback_chain(self.serving, spec, missing)
 
-    def loaded(self, model: str) -> PrefetchedModel | None:
-        """Return a model for `fallback.predict_step`.
+    def predictor(self, digest: str) -> BatchPredictor:
+        """Return what predicts by a model, for `fallback.predict_step`.
 
         Raises
         ------
         ModelError
             if it couldn't be loaded, so that a request never waits for the lake.
         """
-        if model not in self.models:
-            raise ModelError(self.failures.get(model, f"model {model[:12]}: it isn't loaded"))
-        return PrefetchedModel(self.models[model].predict_batch, _nothing_precomputed)
+        if digest not in self.models:
+            raise ModelError(self.failures.get(digest, f"model {digest[:12]}: it isn't loaded"))
+        return self.models[digest].predict_batch
 
     @property
-    def is_quick(self) -> bool:
+    def runs_inline(self) -> bool:
         """Whether a few rows take less time than handing them to another thread."""
         champion = self.serving.champion
         model = self.models.get(str(champion["model"])) if champion else None
@@ -76,12 +74,8 @@ class Deployment:
         return not has_canary and model is not None and model.runtime == "onnx"
 
 
-def _nothing_precomputed(start: int, batch: pa.Table) -> None:
-    return None
-
-
-class Follower:
-    """Keeps the deployment that is `current`.
+class LedgerFollower:
+    """Keeps the loaded models `current`.
 
     Parameters
     ----------
@@ -94,11 +88,11 @@ class Follower:
         self._thread = threading.Thread(target=self._run, name="ledger", daemon=True)
         self._versions: tuple[int, int] | None = None
         self._tried = 0.0
-        self.current: Deployment | None = None
+        self.current: LoadedModels | None = None
         self.error = ""  # why the tables couldn't be read, empty if they could
 
     def start(self) -> None:
-        """Begin to follow, in a thread; `current` is None until the first deployment is loaded."""
+        """Begin to follow, in a thread; `current` is None until the first models are loaded."""
         self._thread.start()
 
     def stop(self) -> None:
@@ -124,19 +118,21 @@ class Follower:
 
     def refresh(self) -> None:
         """Look at the tables once, and load and swap in what has changed."""
-        versions = self._lake.version("deployments"), self._lake.version("partitions")
+        versions = self._lake.version("switches"), self._lake.version("partitions")
         current = self.current
         incomplete = current is None or current.failures or current.features_note
         retry = bool(incomplete) and time.monotonic() - self._tried >= RETRY
         if versions == self._versions and not retry:
             return
         rows = ledger.switches(self._lake)
-        self._tried, deployment = time.monotonic(), self._load(rows)
-        if current is None or deployment.switch != current.switch:
-            log.warning("%s: switch %d serves", self._spec.name, deployment.switch)
-        self.current, self._versions = deployment, versions
+        self._tried, loaded = time.monotonic(), self._load(rows)
+        if current is None or loaded.switch != current.switch:
+            steps = loaded.chain(self._spec, {})
+            step = next(s for s in steps if not s.unavailable and s.model not in loaded.failures)
+            log.info("%s: loaded switch %d: %s", self._spec.name, loaded.switch, step.name)
+        self.current, self._versions = loaded, versions
 
-    def _load(self, rows: list[Row]) -> Deployment:
+    def _load(self, rows: list[Row]) -> LoadedModels:
         features, note = self._features()
         partition = self._partition(rows)
         serving = ledger.serving_of(rows, partition)
@@ -152,18 +148,18 @@ class Follower:
                 failures[digest] = str(error)
                 log.warning("%s: %s", self._spec.name, error)
         switch = max((int(row["switch"]) for row in rows), default=0)
-        return Deployment(switch, serving, trials, models, failures, features, note)
+        return LoadedModels(switch, serving, trials, models, failures, features, note)
 
     def _partition(self, rows: list[Row]) -> str:
         """Return the newest partition by now or of a switch, since every switch counts."""
         newest = self._spec.clock.newest(self._clock())
         newest = min(newest, self._spec.end) if self._spec.end else newest
-        return max([newest, *(str(row["effective"]) for row in rows)])
+        return max([newest, *(str(row["effective_from"]) for row in rows)])
 
     def _model(self, digest: str, is_champion: bool, features: NewestFeatures | None) -> ServedModel:
         """Return a model as it is loaded already, if it is, or load it."""
         loaded = self.current.models.get(digest) if self.current else None
-        if loaded is not None and (loaded.is_final or not is_champion):
+        if loaded is not None and (loaded.reload_changes_nothing or not is_champion):
             return loaded
         sample = features.table if features else None
         return load_served(self._lake, self._spec, digest, onnx=is_champion, sample=sample)

@@ -31,14 +31,14 @@ class ServedModel:
     runtime : `ONNX` or `PIPELINE`.
     predict_batch : returns the predictions of rows, or raises a ModelError.
     note : why it isn't served by ONNX Runtime; empty if it is, or if that wasn't tried.
-    is_final : whether it would be the same if it was loaded again as the champion.
+    reload_changes_nothing : whether it would be the same if it was loaded again as the champion.
     """
 
     digest: str
     runtime: str
     predict_batch: Callable[[pa.Table], Values]
     note: str = ""
-    is_final: bool = True
+    reload_changes_nothing: bool = True
 
 
 def load_served(
@@ -59,10 +59,10 @@ def load_served(
     estimator = artifacts.load_model(lake, digest, spec)
     pipeline = artifacts.batch_predictor(estimator, spec)
     if not onnx:
-        return ServedModel(digest, PIPELINE, pipeline, is_final=False)
+        return ServedModel(digest, PIPELINE, pipeline, reload_changes_nothing=False)
     if sample is None:
         note = "there are no features in memory on which ONNX Runtime could be compared with it"
-        return ServedModel(digest, PIPELINE, pipeline, note, is_final=False)
+        return ServedModel(digest, PIPELINE, pipeline, note, reload_changes_nothing=False)
     try:
         require_packages()
         quick = onnx_predictor(to_onnx(estimator, spec), spec)

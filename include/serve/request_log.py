@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from include.errors import EvergreenError, SettingError, SpecError
-from include.score.predictions import DECISION
+from include.score.predictions import ACTION
 from include.serve.rows import RequestRefused
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -68,13 +68,13 @@ class RequestLog:
     """
 
     def __init__(self, folder: Path, lake: Lake, spec: UseCase, clock: Callable[[], datetime]) -> None:
-        own = {*COLUMNS, "label", "prediction", DECISION, *spec.problem.outputs}
+        own = {*COLUMNS, "label", "prediction", ACTION, *spec.problem.outputs}
         if same := sorted(own & {*spec.key, *spec.features.columns}):
             raise SpecError(
-                f"{spec.name}: --log",
+                f"{spec.name}: --log-requests",
                 required="features and keys with other names than the log's own columns",
                 found=", ".join(same),
-                remedy="rename them, or serve without --log",
+                remedy="rename them, or serve without --log-requests",
             )
         self._folder, self._lake, self._spec, self._clock = folder / spec.name, lake, spec, clock
         self._writing, self._stop = threading.Lock(), threading.Event()
@@ -92,7 +92,7 @@ class RequestLog:
         except OSError as error:
             found = "another server's" if isinstance(error, BlockingIOError) else str(error)
             raise SettingError(
-                f"--log {self._folder}",
+                f"--log-requests {self._folder}",
                 required="a folder of this server alone",
                 found=found,
                 remedy="give each server a folder of its own",
@@ -127,7 +127,11 @@ class RequestLog:
                 os.ftruncate(self._descriptor, self._size)
                 log.error("%s: requests are refused, since they can't be logged: %s", self._spec.name, error)
                 raise RequestRefused(
-                    503, "request log", required="a request log that can be written", found=str(error)
+                    503,
+                    "request log",
+                    required="a file that can be written",
+                    found=error.strerror or str(error),
+                    remedy="free space in the folder of --log-requests",
                 ) from None
             self._size += len(data)
 

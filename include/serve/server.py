@@ -35,14 +35,14 @@ def token_for(host: str) -> str:
     token = os.environ.get(TOKEN, "")
     if token and (len(token) < MIN_LENGTH or not token.isascii() or not token.isprintable()):
         raise SettingError(
-            f"setting {TOKEN}",
+            TOKEN,
             required=f"at least {MIN_LENGTH} printable ASCII characters",
             found="another text",
             remedy="make one with `openssl rand -hex 32`",
         )
     if not token and not _is_loopback(host):
         raise SettingError(
-            f"setting {TOKEN}",
+            TOKEN,
             required=f"a token, since --host {host} isn't a loopback address",
             found="none",
             remedy="set one, as of `openssl rand -hex 32`, or listen on 127.0.0.1",
@@ -89,8 +89,8 @@ def serve(
         ) from None
     request_log = RequestLog(log_folder, lake, spec, clock) if log_folder else None
     shown = f"[{host}]" if ":" in host else host
-    names = frozenset({shown, "127.0.0.1", "localhost", "[::1]"})
-    app = create_app(Service(lake, spec, clock, request_log), token, names)
+    allowed_hosts = frozenset({shown, "127.0.0.1", "localhost", "[::1]"})
+    app = create_app(Service(lake, spec, clock, request_log), token, allowed_hosts)
     config = uvicorn.Config(
         app,
         log_level="warning",

@@ -17,9 +17,8 @@ from include.models import outputs
 from include.promote.ledger import CANARY, SHADOW
 from include.score import fallback
 from include.score.fallback import FallbackStep
-from include.score.predictions import DECISION, decisions
-from include.score.shadow import split_canary
-from include.serve.follower import Deployment, Follower
+from include.score.predictions import ACTION, actions
+from include.serve.follower import LedgerFollower, LoadedModels
 from include.serve.metrics import Metrics
 from include.serve.request_log import RequestLog
 from include.serve.rows import RequestRefused, RowReader, Rows
@@ -27,7 +26,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
-POSITION = 'position"'  # a column of each row's place in the request; no feature's name has a double quote
+ROW_NUMBER = 'position"'  # a column of each row's place in the request; no feature's name has a double quote
 ORIGIN = ("version", "model", "reason")  # what an answer has of each row beside `served_by`
 Prediction = dict[str, Any]
 
@@ -39,14 +38,14 @@ class Answer:
     Parameters
     ----------
     content : JSON, as bytes.
-    deployment : who answered it.
+    loaded : who answered it.
     table : its rows with features.
     logged : what the log has of each row, but for the prediction; empty if it isn't logged.
     predictions : of each row.
     """
 
     content: bytes
-    deployment: Deployment
+    loaded: LoadedModels
     table: pa.Table
     logged: Sequence[Mapping[str, Any]]
     predictions: Sequence[Prediction]
@@ -70,7 +69,7 @@ class Service:
     ) -> None:
         self.lake, self.spec, self.clock, self.log = lake, spec, clock, request_log
         self.reader, self.metrics = RowReader(spec), Metrics()
-        self.follower = Follower(lake, spec, clock)
+        self.follower = LedgerFollower(lake, spec, clock)
         self._newest = "", datetime.min.replace(tzinfo=UTC)  # the newest partition, and until when it is
 
     def start(self) -> None:
@@ -86,7 +85,7 @@ class Service:
             self.log.stop()
 
     @property
-    def deployment(self) -> Deployment:
+    def loaded(self) -> LoadedModels:
         """Who serves now.
 
         Raises
@@ -95,8 +94,10 @@ class Service:
             with 503 until the ledger has been read.
         """
         if self.follower.current is None:
-            reason = self.follower.error or "the models are being loaded"
-            raise RequestRefused(503, self.spec.name, required="models that are loaded", found=reason)
+            reason = self.follower.error or "models that are still loading"
+            raise RequestRefused(
+                503, self.spec.name, required="loaded models", found=reason, remedy="try again in 2 seconds"
+            )
         return self.follower.current
 
     def answer(self, body: bytes) -> Answer:
@@ -107,9 +108,9 @@ class Service:
         RequestRefused
             for rows that the declaration doesn't allow, or that can't be answered or logged now.
         """
-        deployment, request, request_id = self.deployment, self.reader.read(body), uuid.uuid4().hex
-        table, missing, features = self._with_features(deployment, request)
-        predictions = self._predict(deployment, table, missing, has_keys=request.has_keys)
+        loaded, request, request_id = self.loaded, self.reader.read(body), uuid.uuid4().hex
+        table, missing, features = self._with_features(loaded, request)
+        predictions = self._predict(loaded, table, missing, has_keys=request.has_keys)
         logged: list[dict[str, Any]] = []
         if self.log is not None:
             logged = self._log_rows(request_id, table, str(features.get("partition", "")))
@@ -117,33 +118,33 @@ class Service:
         content: dict[str, Any] = {"request": request_id, "predictions": predictions}
         if features:
             content["features"] = features
-        return Answer(json.dumps(content).encode(), deployment, table, logged, predictions)
+        return Answer(json.dumps(content).encode(), loaded, table, logged, predictions)
 
     def _with_features(
-        self, deployment: Deployment, request: Rows
+        self, loaded: LoadedModels, request: Rows
     ) -> tuple[pa.Table, Mapping[str, str], dict[str, Any]]:
         """Return the rows with features, which sources these are without, and their age."""
         if not request.only_keys:
             return request.table, {}, {}
-        newest = deployment.features
+        newest = loaded.features
         if newest is None:
-            reason = deployment.features_note
+            reason = loaded.features_note
             raise RequestRefused(503, "features by key", required="features in memory", found=reason)
         return newest.look_up(request.table), newest.missing, newest.age(self.clock())
 
     def _predict(
-        self, deployment: Deployment, rows: pa.Table, missing: Mapping[str, str], *, has_keys: bool
+        self, loaded: LoadedModels, rows: pa.Table, missing: Mapping[str, str], *, has_keys: bool
     ) -> list[Prediction]:
         """Return the prediction of each row, in order, with who served it and why not an earlier step."""
-        steps = deployment.chain(self.spec, missing)
+        steps = loaded.chain(self.spec, missing)
         # whether a canary serves a row depends on its key
-        trials = [trial for trial in deployment.trials if trial.kind == CANARY and has_keys]
+        trials = [trial for trial in loaded.trials if trial.kind == CANARY and has_keys]
         if trials:
-            rows = rows.append_column(POSITION, pa.array(range(rows.num_rows)))
+            rows = rows.append_column(ROW_NUMBER, pa.array(range(rows.num_rows)))
         predictions: list[Prediction] = [{}] * rows.num_rows
-        for group, chain in split_canary(self.spec, rows, steps, trials, missing):
-            served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, deployment.loaded)
-            places = group[POSITION].to_pylist() if trials else range(group.num_rows)
+        for group, chain in fallback.split_canary(self.spec, rows, steps, trials, missing):
+            served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, loaded.predictor)
+            places = group[ROW_NUMBER].to_pylist() if trials else range(group.num_rows)
             for place, one in zip(
                 places, self._predictions(served.step, served.reason, served.values), strict=True
             ):
@@ -157,8 +158,8 @@ class Service:
         origin = {"served_by": step.served_by, **dict(zip(ORIGIN, values_of_step, strict=True))}
         rows = self._values(values)
         if self.spec.problem.costs:
-            chosen = decisions(self.spec, values).to_pylist()
-            rows = [{**row, DECISION: one} for row, one in zip(rows, chosen, strict=True)]
+            chosen = actions(self.spec, values).to_pylist()
+            rows = [{**row, ACTION: one} for row, one in zip(rows, chosen, strict=True)]
         return [{**row, **origin} for row in rows]
 
     def _values(self, values: outputs.Array) -> list[Prediction]:
@@ -216,21 +217,19 @@ class Service:
 
     def has_shadows(self, answer: Answer) -> bool:
         """Return whether models on trial are to predict the rows too, which only the log shows."""
-        return bool(answer.deployment.trials and answer.logged)
+        return bool(answer.loaded.trials and answer.logged)
 
     def score_shadows(self, answer: Answer) -> None:
         """Log what each model on trial predicts for the rows, unless it has served all of them."""
         if self.log is None:
             return
         serving = {one["model"] for one in answer.predictions}
-        on_trial = [row for trial in answer.deployment.trials for row in (trial.candidate, trial.incumbent)]
-        for row in {str(row["model"]): row for row in on_trial}.values():
-            step = FallbackStep(SHADOW, str(row["version"]), str(row["model"]))
-            if serving == {step.model} or step.model in answer.deployment.failures:
+        for step in fallback.shadow_steps(answer.loaded.trials, serving):
+            if step.model in answer.loaded.failures:
                 continue
             try:
                 values = fallback.predict_step(
-                    self.lake, self.spec, answer.table, step, answer.deployment.loaded
+                    self.lake, self.spec, answer.table, step, answer.loaded.predictor
                 )
                 predictions = self._predictions(step, "", values)
                 self._log(self.log, answer.logged, predictions, suffix=f"-{step.model[:12]}")
@@ -244,22 +243,22 @@ class Service:
 
     def health(self) -> dict[str, Any]:
         """Return what serves, what can't and why, and how old things are."""
-        follower, deployment = self.follower, self.follower.current
-        state: dict[str, Any] = {"usecase": self.spec.name, "ready": deployment is not None}
+        follower, loaded = self.follower, self.follower.current
+        state: dict[str, Any] = {"usecase": self.spec.name, "ready": loaded is not None}
         state["ledger"] = {"error": follower.error}
-        if deployment is not None:
-            state["ledger"]["switch"] = deployment.switch
-            state["chain"] = [self._step(deployment, step) for step in deployment.chain(self.spec, {})]
-            state["on_trial"] = [str(trial) for trial in deployment.trials]
-            age = deployment.features.age(self.clock()) if deployment.features else {}
-            state["features"] = {**age, "error": deployment.features_note}
+        if loaded is not None:
+            state["ledger"]["switch"] = loaded.switch
+            state["chain"] = [self._step(loaded, step) for step in loaded.chain(self.spec, {})]
+            state["on_trial"] = [str(trial) for trial in loaded.trials]
+            age = loaded.features.age(self.clock()) if loaded.features else {}
+            state["features"] = {**age, "error": loaded.features_note}
         if self.log is not None:
             state["log"] = self.log.health()
         return state
 
-    def _step(self, deployment: Deployment, step: FallbackStep) -> dict[str, Any]:
-        model = deployment.models.get(step.model)
-        unavailable = step.unavailable or deployment.failures.get(step.model, "")
+    def _step(self, loaded: LoadedModels, step: FallbackStep) -> dict[str, Any]:
+        model = loaded.models.get(step.model)
+        unavailable = step.unavailable or loaded.failures.get(step.model, "")
         runtime = {"runtime": model.runtime, "note": model.note} if model else {}
         return {
             "served_by": step.served_by,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, WithJsonSchema, model_validator
 
-from include.extensions import CODE
+from include.extensions import REFERENCE
 from include.spec.metrics import OBJECTIVES, SERVING_METRICS
 from include.spec.source import Name, NameOrCode, Strict, added_field
 
@@ -20,7 +20,7 @@ ObjectiveName = Annotated[
             "anyOf": [
                 {"type": "string", "enum": _NAMES},
                 {"type": "string", "pattern": _PATTERN},
-                {"type": "string", "pattern": CODE},
+                {"type": "string", "pattern": REFERENCE},
             ],
         }
     ),

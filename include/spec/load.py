@@ -134,7 +134,7 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
         )
     for code in spec.python:
         if code.file is None:  # it isn't imported: DAG files read declarations when they are parsed
-            required = f"{code.path}: a module {code.module} beside it, or in an installed package"
+            required = f"{code.key}: a module {code.module} beside it, or in an installed package"
             raise SpecError(str(file), required=required, found=f"neither for {code.name}")
     return spec
 

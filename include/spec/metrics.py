@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from include.extensions import CodeReference, is_code, registered
+from include.extensions import CodeReference, is_reference, registered
 
 if TYPE_CHECKING:
     from include.spec.usecase import UseCase
@@ -229,9 +229,7 @@ METRICS: tuple[Metric, ...] = (
 OBJECTIVES: tuple[Objective, ...] = (
     Objective("log_loss", CLASSIFICATION, "include.stats.metrics:log_losses"),
     Objective("brier", CLASSIFICATION, "include.stats.metrics:brier_scores"),
-    Objective(
-        COST, CLASSIFICATION, "include.stats.metrics:decision_costs", "units of cost", takes_costs=True
-    ),
+    Objective(COST, CLASSIFICATION, "include.stats.metrics:action_costs", "units of cost", takes_costs=True),
     Objective(
         "squared_error", REGRESSION, "include.stats.metrics:squared_errors", "squared units of {target}"
     ),
@@ -327,7 +325,7 @@ def is_custom_objective(objective: str) -> bool:
 
 def _is_own(name: str, built_in: Sequence[Metric | Objective], kind: str) -> bool:
     names = {entry.name for entry in built_in}
-    return is_code(name) or (name.partition("@")[0] not in names and name in registered(kind))
+    return is_reference(name) or (name.partition("@")[0] not in names and name in registered(kind))
 
 
 def validate_objective(kind: str, objective: str) -> None:

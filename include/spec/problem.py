@@ -62,9 +62,9 @@ class Problem(Strict):
         BeforeValidator(_costs, json_schema_input_type=dict[str, dict[str, Cost]]),
     ] = added_field(
         {},
-        description="not of a regression: for each actual label (0 and 1, or each class) what each decision "
-        "costs, as {0: {wait: 0, warn: 1}, 1: {wait: 5, warn: 1}}. Each prediction then has the decision "
-        "with the lowest expected cost; the metric and the objective `cost` are what decisions cost per row",
+        description="not of a regression: for each actual label (0 and 1, or each class) what each action "
+        "costs, as {0: {wait: 0, warn: 1}, 1: {wait: 5, warn: 1}}. Each prediction then has the action "
+        "with the lowest expected cost; the metric and the objective `cost` are what actions cost per row",
     )
 
     @property
@@ -74,24 +74,24 @@ class Problem(Strict):
         return {"binary": (0.0, 1.0), "regression": (), "multiclass": codes}[self.kind]
 
     @property
-    def decisions(self) -> tuple[str, ...]:
-        """The decisions that have costs, as declared; empty without costs."""
+    def actions(self) -> tuple[str, ...]:
+        """The actions that have costs, as declared; empty without costs."""
         return next((tuple(row) for row in self.costs.values()), ())
 
     @property
     def cost_matrix(self) -> tuple[tuple[float, ...], ...]:
-        """The cost of each decision by the code of the actual label, shape (k, d); empty without costs."""
+        """The cost of each action by the code of the actual label, shape (k, d); empty without costs."""
         names = self.classes or ("0", "1")
-        return tuple(tuple(self.costs[name][one] for one in self.decisions) for name in names if self.costs)
+        return tuple(tuple(self.costs[name][one] for one in self.actions) for name in names if self.costs)
 
     @property
     def threshold(self) -> float | None:
-        """The probability at which two decisions of a binary problem cost the same; None of any other.
+        """The probability at which two actions of a binary problem cost the same; None of any other.
 
         The one that costs less if the label is 1 has the lower expected cost above it (C. Elkan, The
         foundations of cost-sensitive learning, 2001).
         """
-        if self.classes or len(self.decisions) != 2:
+        if self.classes or len(self.actions) != 2:
             return None
         (low, high), (other_low, other_high) = self.cost_matrix
         return (high - low) / (high - low + other_low - other_high)
@@ -127,15 +127,15 @@ class Problem(Strict):
                 f"costs: a row for each actual label, {', '.join(labels)}, found {', '.join(self.costs)}"
             )
         for label, row in self.costs.items():
-            if set(row) != set(self.decisions) or len(row) < 2:
+            if set(row) != set(self.actions) or len(row) < 2:
                 raise ValueError(
-                    f"costs.{label}: a cost of each decision, the same two or more for every actual label, "
-                    f"found {', '.join(row) or 'none'}, and first {', '.join(self.decisions) or 'none'}"
+                    f"costs.{label}: a cost of each action, the same two or more for every actual label, "
+                    f"found {', '.join(row) or 'none'}, and first {', '.join(self.actions) or 'none'}"
                 )
-        for one, other in permutations(self.decisions, 2):
+        for one, other in permutations(self.actions, 2):
             if all(row[other] <= row[one] for row in self.costs.values()):
                 raise ValueError(
-                    f"costs: decisions that each cost less than every other for some actual label, found "
+                    f"costs: actions that each cost less than every other for some actual label, found "
                     f"{one}, which never costs less than {other}; correct the costs, or remove {one}"
                 )
         return self

@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from include.extensions import CODE, CodeReference, is_code, registered
+from include.extensions import REFERENCE, CodeReference, is_reference, registered
 from include.spec.clock import OFFSET_PATTERN
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def added_field(default: Any, **options: Any) -> Any:
 
 PartitionTime = Annotated[str, Field(pattern=rf"^(([01]\d|2[0-3]):[0-5]\d|{OFFSET_PATTERN})$")]
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
-NameOrCode = Annotated[str, Field(pattern=rf"^[a-z][a-z0-9_]{{0,39}}$|{CODE}")]
+NameOrCode = Annotated[str, Field(pattern=rf"^[a-z][a-z0-9_]{{0,39}}$|{REFERENCE}")]
 Zone = Annotated[str, AfterValidator(valid_zone)]
 Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
 
@@ -289,7 +289,7 @@ class PythonSource(BaseSource):
     Reading a declaration doesn't import it, so its own keys are validated when the source is first used.
     """
 
-    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": CODE})] = Field(
+    kind: Annotated[NameOrCode, WithJsonSchema({"type": "string", "pattern": REFERENCE})] = Field(
         description="the connector's class; its own keys are added to these"
     )
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -363,7 +363,7 @@ def _validate_source(declaration: Any) -> BaseSource:
     if isinstance(declaration, BaseSource):
         return declaration
     kind = declaration.get("kind") if isinstance(declaration, dict) else None
-    is_own = isinstance(kind, str) and (is_code(kind) or kind in registered("connectors"))
+    is_own = isinstance(kind, str) and (is_reference(kind) or kind in registered("connectors"))
     if not isinstance(kind, str) or (kind not in CONNECTORS and not is_own):
         message = f"required one of {', '.join(CONNECTORS)}, found {kind!r}"
         error = PydanticCustomError("source_kind", "{message}", {"message": message})

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from include.extensions import CodeReference, is_code, registered
+from include.extensions import CodeReference, is_reference, registered
 from include.references import digest_json
 from include.spec.clock import Clock, is_frequent
 from include.spec.gate import Gate, MetricBound
@@ -30,8 +30,16 @@ from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining
 
 # the products besides the sources in the tables `partitions` and `profiles`
 PRODUCTS = (
-    *("features", "predictions", "shadows", "labels"),
-    *("performance", "losses", "drift", "limits", "estimates", "monitor"),
+    "features",
+    "predictions",
+    "shadows",
+    "labels",
+    "performance",
+    "losses",
+    "drift",
+    "limits",
+    "estimates",
+    "monitor",
 )
 # the keys whose Python results depend on; alerts' decides nothing
 PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
@@ -135,7 +143,7 @@ class UseCase(Strict):
         path : where the declaration has the name.
         kind : of `include.extensions.KINDS`.
         """
-        name = name if is_code(name) else registered(kind).get(name, "")
+        name = name if is_reference(name) else registered(kind).get(name, "")
         return CodeReference(self.folder, path, name) if name else None
 
     def _names(self) -> Iterator[tuple[str, str, str]]:
@@ -162,7 +170,7 @@ class UseCase(Strict):
 
     def python_of(self, path: str) -> tuple[CodeReference, ...]:
         """Return the Python that the declaration names at a path or below it."""
-        return tuple(code for code in self.python if f"{code.path}.".startswith(f"{path}."))
+        return tuple(code for code in self.python if f"{code.key}.".startswith(f"{path}."))
 
     @property
     def objective(self) -> Objective:
@@ -379,8 +387,8 @@ class UseCase(Strict):
     def _outputs_fit(self) -> None:
         """Refuse a fallback that is no prediction, and features with the name of a predictions column."""
         value, classes = self.scoring.fallback, self.problem.classes
-        if self.problem.costs and "decision" in (*self.key, *self.features.columns):
-            raise ValueError("features: 'decision' is a column of the predictions; use another name")
+        if self.problem.costs and "action" in (*self.key, *self.features.columns):
+            raise ValueError("features: 'action' is a column of the predictions; use another name")
         text = value if isinstance(value, float) else ", ".join(f"{c} {p:g}" for c, p in value.items())
         if not classes and isinstance(value, dict):
             raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {text}")

@@ -14,7 +14,6 @@ from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn import metrics as sk
 
 from include.errors import MissingMetric
 from include.extensions import CodeReference
@@ -42,7 +41,7 @@ def metric_value(
     actual, predicted : labels and predictions, as in `row_losses`.
     classes : the class names of a multiclass problem, in the order of their codes.
     custom : the functions of a use case's custom metrics, by name.
-    costs : of the decisions, if the metric counts them, as in `decision_costs`.
+    costs : of the actions, if the metric counts them, as in `action_costs`.
 
     Raises
     ------
@@ -183,13 +182,13 @@ def brier_scores(actual: Array, predicted: Array) -> Array:
     return np.square(predicted - actual)
 
 
-def best_decisions(predicted: Array, costs: Costs) -> NDArray[np.intp]:
-    """Return the place of each row's decision with the lowest expected cost, of a tie the first, shape (n,).
+def best_actions(predicted: Array, costs: Costs) -> NDArray[np.intp]:
+    """Return the place of each row's action with the lowest expected cost, of a tie the first, shape (n,).
 
     Parameters
     ----------
     predicted : the probability of 1, shape (n,), or of each class, (n, k).
-    costs : of each decision by the actual label's code, shape (k, d).
+    costs : of each action by the actual label's code, shape (k, d).
     """
     shares = predicted.T if predicted.ndim == 2 else (1 - predicted, predicted)
     # class by class: the last bit of a matrix product depends on how many rows there are
@@ -197,9 +196,9 @@ def best_decisions(predicted: Array, costs: Costs) -> NDArray[np.intp]:
     return np.asarray(np.argmin(expected, axis=1))
 
 
-def decision_costs(actual: Array, predicted: Array, costs: Costs) -> Array:
-    """Return what each row's best decision by its prediction costs, see `best_decisions`."""
-    places = actual.astype(np.intp), best_decisions(predicted, costs)
+def action_costs(actual: Array, predicted: Array, costs: Costs) -> Array:
+    """Return what each row's best action by its prediction costs, see `best_actions`."""
+    places = actual.astype(np.intp), best_actions(predicted, costs)
     return np.asarray(np.asarray(costs, dtype=np.float64)[places])
 
 
@@ -285,8 +284,8 @@ def brier(actual: Array, predicted: Array) -> float:
 
 
 def mean_cost(actual: Array, predicted: Array, costs: Costs) -> float:
-    """Return what the best decisions by the predictions cost per row, see `best_decisions`."""
-    return float(decision_costs(actual, predicted, costs).mean())
+    """Return what the best actions by the predictions cost per row, see `best_actions`."""
+    return float(action_costs(actual, predicted, costs).mean())
 
 
 def calibration_gap(actual: Array, predicted: Array) -> float:
@@ -371,7 +370,7 @@ def r2(actual: Array, predicted: Array) -> float:
 
 def quantile_loss(actual: Array, predicted: Array, quantile: float) -> float:
     """Return the mean pinball loss at a quantile."""
-    return float(sk.mean_pinball_loss(actual, predicted, alpha=quantile))
+    return float(pinball_losses(actual, predicted, quantile).mean())
 
 
 def coverage(actual: Array, predicted: Array) -> float:

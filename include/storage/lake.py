@@ -15,7 +15,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
@@ -33,6 +33,8 @@ from include.storage.store_errors import retry_commit, translate_store_errors
 
 log = logging.getLogger(__name__)
 Where = predicates.Where
+Row = dict[str, Any]
+T = TypeVar("T")
 
 # Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
 TABLE_CONFIGURATION = {
@@ -142,6 +144,40 @@ class Lake:
         self._merge(table)
         return appended
 
+    def append_compare_and_swap(
+        self, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | T]
+    ) -> Row | T:
+        """Append to a ledger the rows that ``decide`` returns, in one commit.
+
+        Parameters
+        ----------
+        decide : takes the ledger's rows, in no order. It returns the rows to append, or anything but a list
+            to append nothing. It is called again whenever a concurrent commit came first, so it has no side
+            effects.
+
+        Returns
+        -------
+        dict or T
+            The first row that was appended, or what ``decide`` returned instead.
+
+        Raises
+        ------
+        StaleDecision
+            when concurrent commits came first a hundred times.
+        """
+        for _ in range(MAX_TRIES):
+            version = self.version(table)
+            rows = self.read(table, version=version) if version >= 0 else None
+            decision = decide([] if rows is None else rows.to_pylist())
+            if not isinstance(decision, list):
+                return decision
+            try:
+                self.append_at(table, pa.Table.from_pylist(decision, schema), version)
+            except StaleDecision:
+                continue
+            return decision[0]
+        raise self._contention(table)
+
     @translate_store_errors
     def revise(self, table: str, where: Where, change: Callable[[pa.Table], pa.Table]) -> None:
         """Replace the rows of partitions by what ``change`` returns for them, by compare-and-swap.
@@ -179,9 +215,9 @@ class Lake:
                 return
             except CommitFailedError:
                 continue
-        raise self.contention(table)
+        raise self._contention(table)
 
-    def contention(self, table: str) -> StaleDecision:
+    def _contention(self, table: str) -> StaleDecision:
         """Return the error of a compare-and-swap that lost `MAX_TRIES` times."""
         return StaleDecision(
             self._table_uri(table),

@@ -105,8 +105,8 @@ PROFILES = _schema(
     distinct=pa.binary(),  # of categorical columns: HLL sketch
 )
 # The use case's key columns follow these. A multiclass problem also has `label`, the most likely class whose
-# probability is `prediction`, and a column prediction_<class> for each class. With problem.costs there is a
-# `decision`, the one with the lowest expected cost by the costs of the day.
+# probability is `prediction`, and a column prediction_<class> for each class. With problem.costs there is an
+# `action`, the one with the lowest expected cost by the costs of the day.
 PREDICTIONS = _schema(
     partition=_S,
     prediction=_F,
@@ -119,7 +119,7 @@ PREDICTIONS = _schema(
 # realized performance of a scored partition, as known on the partition that brought its labels and on each
 # later one that changed them
 PERFORMANCE = _schema(
-    partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, served_by=_S, versions=_S
+    partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabeled=_I, served_by=_S, versions=_S
 )
 # limits beyond which a column raises an alarm, from the partitions before a training
 LIMITS = _schema(
@@ -133,7 +133,7 @@ LIMITS = _schema(
     partitions=_S,  # JSON: keys
     counts=_S,  # JSON: number of values by partition and bin
 )
-# the loss of each model that served a partition, as sums over its labelled rows
+# the loss of each model that served a partition, as sums over its labeled rows
 LOSSES = _schema(
     partition=_S,
     known=_S,  # as in performance
@@ -155,7 +155,7 @@ ESTIMATES = _schema(
     version=_S,
     metric=_S,
     value=_F,  # null where it can't be estimated; `reason` explains why
-    error=_F,  # root mean square of estimated minus realized values, over the newest labelled partitions
+    error=_F,  # root mean square of estimated minus realized values, over the newest labeled partitions
     low=_F,  # bounds of the 90 % interval, from that error
     high=_F,
     naive=_F,  # the error of the gate's own value over the same partitions
@@ -224,8 +224,8 @@ WALKS = _schema(
     key=_S,  # as in fits
     fitted_on=_S,  # the partition of the fit
     model=_S,
-    rows=_I,  # labelled rows that were predicted
-    loss=_F,  # sum of the objective's loss
+    rows=_I,  # labeled rows that were predicted
+    loss=_F,  # sum of the objective's loss; infinite if the fit can't predict one of the rows
     metrics=_S,  # JSON: metric -> value
 )
 # people's answers to verdicts: one row per attempt, the first answer counts
@@ -251,14 +251,14 @@ SILENCES = _schema(
     recorded=_I,
 )
 # all switches of models; the newest row of each role is live
-DEPLOYMENTS = _schema(
+SWITCHES = _schema(
     switch=_I,  # numbered from 1
     role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
     prior=_F,  # the label's mean in training; null for a multiclass problem
     priors=_S,  # JSON: each class's share in training, for a multiclass problem
-    effective=_S,  # the first partition it may serve
+    effective_from=_S,  # the first partition it may serve
     evidence=_S,  # the partition of its verdict
     # promoted | refreshed | replaced | fallback | rolled back | forced | shadow | canary | withdrawn
     kind=_S,

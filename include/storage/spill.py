@@ -35,7 +35,7 @@ BATCH = (
     1 << 16
 )  # rows that are processed at once; a multiple of eight, so that a batch's bits fill whole bytes
 CHUNK_BYTES = 1 << 20  # bytes that are copied at once
-MEMORY = "2GB"  # DuckDB's memory limit, beyond which it spills
+DUCKDB_MEMORY = "2GB"  # DuckDB's memory limit, beyond which it spills
 MAX_RUNS = 1000  # sorted runs that are concatenated instead of sorted
 MAX_TEXT_BYTES = (1 << 31) - 1  # that one Arrow string array can hold
 WORKERS = min(4, os.cpu_count() or 1)  # threads of `map_batches`
@@ -48,7 +48,9 @@ def duckdb_engine() -> duckdb.DuckDBPyConnection:
     folder = str(
         Path(tempfile.gettempdir()) / f"evergreen-{uuid.uuid4().hex}"
     )  # DuckDB creates and removes it
-    connection = duckdb.connect(config={"memory_limit": MEMORY, "temp_directory": folder, "threads": 1})
+    connection = duckdb.connect(
+        config={"memory_limit": DUCKDB_MEMORY, "temp_directory": folder, "threads": 1}
+    )
     connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
     connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
     return connection

@@ -19,8 +19,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
-from include.errors import ModelError, SpecError
-from include.extensions import is_code
+from include.errors import EvergreenError, ModelError, SpecError
+from include.extensions import is_reference
 from include.features.build import features, join_labels, partition_before, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
@@ -53,7 +53,7 @@ class Fit:
     rows, last_fitted : the number of these rows, and their last partition.
     moved : root mean square distance of its predictions from those of the recipe's fit before, on the rows
         from ``last_fitted`` to ``partition``, which neither was fitted on; None for a recipe's first fit, or
-        if there is no such row, or the fit before can't be loaded.
+        if there is no such row, or one of the two can't predict them.
     """
 
     partition: str
@@ -72,33 +72,33 @@ class KnownRows:
 
     Parameters
     ----------
-    labelled : the training set, shape (n, any).
+    labeled : the training set, shape (n, any).
     """
 
     lake: Lake
     spec: UseCase
     partition: str
-    labelled: pa.Table
+    labeled: pa.Table
 
     @cached_property
-    def unlabelled(self) -> pa.Table:
+    def unlabeled(self) -> pa.Table:
         """The features of later rows, up to the training's partition, shape (m, any)."""
-        last = str(pc.max(self.labelled["partition"]).as_py() or self.partition)
+        last = str(pc.max(self.labeled["partition"]).as_py() or self.partition)
         later = [key for key in self.spec.clock.keys(last, self.partition) if key > last]
         return features(self.lake, self.spec, later)
 
     def known_at(self, partition: str) -> pa.Table:
-        """Return the labelled rows that a training on a partition up to this one would be fitted on."""
+        """Return the labeled rows that a training on a partition up to this one would be fitted on."""
         if partition == self.partition:
-            return self.labelled
+            return self.labeled
         if self.spec.training.window:  # it reached further back than this training's
             return training_set(self.lake, self.spec, partition)
-        return join_labels(self.lake, self.spec, self.labelled, partition)
+        return join_labels(self.lake, self.spec, self.labeled, partition)
 
     def between(self, after: str, until: str) -> pa.Table:
         """Return the features of the rows after a partition, up to another."""
-        names = [name for name in self.labelled.column_names if name != self.spec.problem.target]
-        rows = pa.concat_tables([self.labelled.select(names), self.unlabelled.select(names)])
+        names = [name for name in self.labeled.column_names if name != self.spec.problem.target]
+        rows = pa.concat_tables([self.labeled.select(names), self.unlabeled.select(names)])
         partition = rows["partition"]
         return rows.filter(pc.and_(pc.greater(partition, after), pc.less_equal(partition, until)))
 
@@ -153,7 +153,7 @@ def recipe_names(spec: UseCase) -> dict[str, str]:
 
 
 def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Table) -> pa.Table:
-    """Return the labelled rows that a recipe is fitted on in a training on ``partition``."""
+    """Return the labeled rows that a recipe is fitted on in a training on ``partition``."""
     if recipe.window is None:
         return rows
     if spec.sparse:
@@ -179,7 +179,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
 
     Parameters
     ----------
-    champion : its row of `deployments`, None without one.
+    champion : its row of `switches`, None without one.
     """
     if champion is None:
         return ""
@@ -252,12 +252,23 @@ def newest_fits_by_partition(
     return by_partition
 
 
-def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidate]) -> dict[str, Fit]:
+def ensure_fits(
+    known_rows: KnownRows,
+    partition: str,
+    needed: Sequence[Candidate],
+    failures: dict[str, EvergreenError] | None = None,
+) -> dict[str, Fit]:
     """Return the fits of recipes in a training on a partition by name; fit and store what isn't recorded.
 
     Parameters
     ----------
     known_rows : the rows; of a training on ``partition`` or a later one.
+    failures : gets the error of each recipe that can't be fitted, by name; the result is without it.
+
+    Raises
+    ------
+    SpecError, ModelError
+        when a recipe can't be fitted and there are no ``failures`` to add it to.
     """
     lake, spec = known_rows.lake, known_rows.spec
     all_fits, refused = read_fits(lake), refused_models(lake)
@@ -271,9 +282,16 @@ def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidat
             result[recipe.name] = recorded[key]
         else:
             missing.append((recipe, key, own, data))
-    pipelines = _fit_at_once(spec, partition, [(recipe, own) for recipe, _, own, _ in missing])
-    for (recipe, key, own, data), estimator in zip(missing, pipelines, strict=True):
-        model = artifacts.store_model(lake, serialize_fit(spec, recipe, estimator))
+    fitted = _fit_at_once(spec, partition, [(recipe, own) for recipe, _, own, _ in missing])
+    for (recipe, key, own, data), fit in zip(missing, fitted, strict=True):
+        if isinstance(fit, EvergreenError):
+            if failures is None:
+                raise fit
+            log.warning("%s %s: %s is left out: %s", spec.name, partition, recipe.name, fit)
+            failures[recipe.name] = fit
+            continue
+        estimator, model_bytes = fit
+        model = artifacts.store_model(lake, model_bytes)
         last = str(pc.max(own["partition"]).as_py())
         earlier = before.get(key)
         moved = _distance(known_rows, earlier.model, estimator, last, partition) if earlier else None
@@ -282,7 +300,18 @@ def ensure_fits(known_rows: KnownRows, partition: str, needed: Sequence[Candidat
         fits = {**recorded, **{fit.key: fit for fit in result.values()}}
         table = pa.Table.from_pylist([asdict(fit) for fit in fits.values()], schemas.FITS)
         lake.publish(TABLE, table.sort_by("key"), {"partition": partition})
-    return {recipe.name: result[recipe.name] for recipe in needed}
+    return {recipe.name: result[recipe.name] for recipe in needed if recipe.name in result}
+
+
+def prediction_error(spec: UseCase, recipe: str, error: ModelError) -> ModelError:
+    """Return the error of a recipe whose model can't predict rows, with the recipe's name and a remedy."""
+    return ModelError(
+        f"{spec.name}: training.{recipe}",
+        required=error.required or "predictions",
+        found=error.found,
+        where=error.where,
+        remedy=f"correct the recipe {recipe}, or remove it from training in usecase.yaml",
+    )
 
 
 def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> bytes:
@@ -293,7 +322,7 @@ def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> byte
     SpecError
         when it has an estimator of the use case that can't be stored as data and loaded again.
     """
-    if not is_code(recipe.estimator):
+    if not is_reference(recipe.estimator):
         return artifacts.serialize(estimator)
     subject, required = (
         f"{spec.name}: training.{recipe.name}",
@@ -316,17 +345,31 @@ def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> byte
 
 def _fit_at_once(
     spec: UseCase, partition: str, recipes_and_rows: Sequence[tuple[Candidate, pa.Table]]
-) -> list[Pipeline]:
-    """Fit recipes, which don't depend on each other, on as many threads as there are cores; log each."""
+) -> list[tuple[Pipeline, bytes] | EvergreenError]:
+    """Fit recipes, which don't depend on each other, on as many threads as there are cores; log each.
 
-    def fit(recipe: Candidate, rows: pa.Table) -> Pipeline:
+    Returns
+    -------
+    list
+        Of each recipe its pipeline and that pipeline as bytes, or why there is none.
+    """
+
+    def fit(recipe: Candidate, rows: pa.Table) -> tuple[Pipeline, bytes] | EvergreenError:
         began = time.monotonic()
-        pipeline = fit_recipe(spec, recipe, rows)
+        try:
+            pipeline = fit_recipe(spec, recipe, rows)
+            data = serialize_fit(spec, recipe, pipeline)
+            if is_reference(recipe.estimator):  # those built in predict what they were fitted on
+                artifacts.predict(pipeline, rows, spec)
+        except SpecError as error:
+            return error
+        except ModelError as error:
+            return prediction_error(spec, recipe.name, error)
         seconds = time.monotonic() - began
         log.info(
             "%s %s: fitted %s on %d rows in %.1f s", spec.name, partition, recipe.name, rows.num_rows, seconds
         )
-        return pipeline
+        return pipeline, data
 
     with ThreadPoolExecutor(CORES) as workers:
         # candidates, which take longest, are declared last
@@ -339,15 +382,15 @@ def _distance(
 ) -> float | None:
     """Return how far a model's predictions are from those of an earlier one, see `Fit`."""
     rows = known_rows.between(after, until)
+    if not rows.num_rows:
+        return None
     try:
         model = artifacts.load_model(known_rows.lake, earlier, known_rows.spec)
+        before = artifacts.predict(model, rows, known_rows.spec)
+        now = artifacts.predict(estimator, rows, known_rows.spec)
     except ModelError as error:
         log.warning("%s: a fit isn't compared with the one before: %s", known_rows.spec.name, error)
         return None
-    if not rows.num_rows:
-        return None
-    before = artifacts.predict(model, rows, known_rows.spec)
-    now = artifacts.predict(estimator, rows, known_rows.spec)
     return distance(now, before)
 
 

@@ -101,7 +101,7 @@ def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Ta
     last = max(late)
     raise InsufficientData(
         f"{spec.name}: training on {partition}",
-        required=f"labelled partitions on which the spine {spec.features.spine} is known by the decision",
+        required=f"labeled partitions on which the spine {spec.features.spine} is known by the decision",
         found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "
         f"{late[last]:%H:%M} UTC on",
         where=f"schedule.batch = {spec.schedule.batch!r}",
@@ -163,11 +163,15 @@ class TrainingAttempt:
         champion = ledger.champion_to_beat(lake, partition, self.key)
         serving = serving_recipe(lake, spec, champion)
         known_rows = KnownRows(lake, spec, partition, self.rows)
-        fits = self._fit_recipes(known_rows, serving)
+        fits, failures = self._fit_recipes(known_rows, serving)
         declined = self._declined_change(serving)
-        walk = walks.read(lake, spec, partition).only([name for name in fits if name != declined])
+        # the serving recipe stays if its walk is the best, also when it can't be fitted now
+        compared = [name for name in (*fits, serving) if name != declined]
+        walk = walks.read(lake, spec, partition).only(compared)
         choice = choose_recipe(spec, walk, serving)
-        baseline = best_baseline(spec, walk, choice)
+        if choice.recipe in failures:
+            raise failures[choice.recipe]
+        baseline = best_baseline(spec, walk, choice, failures)
         parts = split(self.rows, spec, partition)
         test = walks.sample(parts.test, spec)
         challenger = fits[choice.recipe]
@@ -204,6 +208,7 @@ class TrainingAttempt:
             baseline=baseline_model,
             selection=replace(
                 Selection.from_walks(spec, walk, choice, serving, baseline),
+                failed={name: str(error) for name, error in failures.items()},
                 prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
             ),
         )
@@ -219,12 +224,20 @@ class TrainingAttempt:
         chosen = {
             recipe.name: chosen_params(artifacts.load_model(lake, fits[recipe.name].model, spec))
             for recipe in recipes(spec)
-            if recipe.search or recipe.early_stopping
+            if recipe.name in fits and (recipe.search or recipe.early_stopping)
         }
         self._log(run, record, chosen)
 
-    def _fit_recipes(self, known_rows: KnownRows, serving: str) -> dict[str, Fit]:
-        """Fit every recipe on what is known, fill in missing walks, and extend all of them."""
+    def _fit_recipes(
+        self, known_rows: KnownRows, serving: str
+    ) -> tuple[dict[str, Fit], dict[str, EvergreenError]]:
+        """Fit every recipe on what is known, fill in missing walks, and extend all of them.
+
+        Returns
+        -------
+        dict, dict
+            The fits, and the errors of the recipes that can't be fitted, by name.
+        """
         lake, spec, partition = self.lake, self.spec, self.partition
         walks.extend(lake, spec, partition)
         needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
@@ -232,11 +245,12 @@ class TrainingAttempt:
         new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
         for origin in walk_origins(partitions_of(self.rows), spec, partition) if new else ():
             if is_learnable(spec, known_rows.known_at(origin)):
-                ensure_fits(known_rows, origin, new)
-        fits = ensure_fits(known_rows, partition, needed)
+                ensure_fits(known_rows, origin, new, failures={})
+        failures: dict[str, EvergreenError] = {}
+        fits = ensure_fits(known_rows, partition, needed, failures)
         if new:
             walks.extend(lake, spec, partition)
-        return fits
+        return fits, failures
 
     def _declined_change(self, serving: str) -> str:
         """Return the other recipe that the last training proposed in vain; empty if there is none.

@@ -64,6 +64,7 @@ class Selection:
     prior_model : digest of the fit of the recipe that uses no features; empty if none is declared.
     relation_changed : whether the relation between features and label has changed, see
         `include.train.selection.relation_changed`.
+    failed : of each declared recipe that couldn't be fitted, and so can't be chosen, why.
     """
 
     recipe: str
@@ -76,6 +77,7 @@ class Selection:
     gain: tuple[float, float] | None = None
     relation_changed: bool = False
     prior_model: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def from_walks(cls, spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:
@@ -109,7 +111,7 @@ class TrainingRecord:
     prior : the label's mean over the fitted partitions, or each class's share.
     last_fitted : the last partition that the challenger was fitted on.
     fitted_rows : the number of rows that it was fitted on.
-    partitions, rows : the partitions of ``train`` and ``test`` that have labelled rows, and their rows. The
+    partitions, rows : the partitions of ``train`` and ``test`` that have labeled rows, and their rows. The
         challenger was fitted on both; each recipe is judged on ``test`` by its earlier fits.
     baseline : the best baseline, which is the next step of the fallback chain.
     """

@@ -44,7 +44,7 @@ class Walks:
     ----------
     partitions : ascending, shape (n,).
     recipes : names, from the simplest to the most complex, shape (k,). One is ``prior``.
-    rows : labelled rows of each partition that were predicted, shape (n,).
+    rows : labeled rows of each partition that were predicted, shape (n,).
     losses : mean loss per row, shape (n, k); NaN where a recipe had no fit.
     unit : what each of them is: partitions, or days of several partitions.
     """
@@ -84,9 +84,9 @@ class Walks:
         return np.asarray(self.losses[:, self.recipes.index(recipe)])
 
     def mean(self, recipe: str) -> float:
-        """Return a recipe's mean loss per row over the partitions that it predicted, NaN without any."""
+        """Return a recipe's mean loss per row over the partitions that it had a fit for, NaN without any."""
         losses = self.of(recipe)
-        known = np.isfinite(losses)
+        known = ~np.isnan(losses)
         return float(np.average(losses[known], weights=self.rows[known])) if known.any() else np.nan
 
 
@@ -271,12 +271,17 @@ def proven_gain(spec: UseCase, walk: Walks, recipe: str, serving: str) -> tuple[
     return gain.mean, gain.low
 
 
-def best_baseline(spec: UseCase, walk: Walks, choice: Choice) -> str:
+def best_baseline(spec: UseCase, walk: Walks, choice: Choice, failed: Collection[str] = ()) -> str:
     """Return the baseline with the best walk that isn't chosen itself, if there is another.
 
     Baselines are compared among themselves: beside a far better recipe all of them lose the most that counts.
+
+    Parameters
+    ----------
+    failed : recipes that couldn't be fitted.
     """
-    names = [recipe.name for recipe in recipes(spec)[: len(spec.training.baselines)]]
+    baselines = recipes(spec)[: len(spec.training.baselines)]
+    names = [recipe.name for recipe in baselines if recipe.name not in failed]
     weights = final_weights(by_day(spec, walk).only(names))
     return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 

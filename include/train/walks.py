@@ -1,9 +1,10 @@
-"""Every recipe's walk: what its newest fit before each partition lost there, once the labels are known.
+"""Every recipe's walk: a rolling backtest of what its newest fit before each partition lost there.
 
 The table `walks` has one row per partition, recipe and partition on which the labels became known or changed.
 It follows from the fits and the labels alone, so whoever extends it first, and in whatever order, the rows
 are the same. Where partitions are large, a sample of the rows is predicted, chosen by a hash of the key.
-A row stays as it is when upkeep has removed its model, see `include.ops.upkeep.remove_models`.
+A recipe whose fit can't predict the rows of a partition has an infinite loss there. A row stays as it is
+when upkeep has removed its model, see `include.ops.upkeep.remove_models`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from functools import cache
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
 from include.features.build import features, matured, partition_before
@@ -26,8 +28,15 @@ from include.spec import UseCase
 from include.stats.metrics import all_metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fits import Fit, accepted_fits, newest_fits_by_partition, recipe_names
+from include.train.fits import (
+    Fit,
+    accepted_fits,
+    newest_fits_by_partition,
+    prediction_error,
+    recipe_names,
+)
 from include.train.selection import Walks
+from include.train.split import partitions_of
 
 log = logging.getLogger(__name__)
 TABLE = "walks"
@@ -101,18 +110,20 @@ def _publish(
     published = []
     for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
         own = rows.filter(pa.array(order == partition, pa.bool_()))
-        labelled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
-        labelled = labelled.filter(labelled[spec.problem.target].is_valid())
-        places, actual = labelled["place"].to_numpy(), labelled[spec.problem.target].to_numpy()
+        labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
+        labeled = labeled.filter(labeled[spec.problem.target].is_valid())
+        places, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
             values = predicted[name][places]
-            if not np.isfinite(values).all():  # its model can't be loaded
+            if np.isnan(values).any():  # its model can't be loaded
                 continue
-            metrics = all_metric_values(spec, actual, values)
+            predicts = bool(np.isfinite(values).all())
+            metrics = all_metric_values(spec, actual, values) if predicts else {}
+            losses = row_losses(spec.objective, actual, values) if predicts else values
             published.append({
                 "partition": partition, "known": known, "recipe": name, "key": fit.key,
                 "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
-                "loss": float(row_losses(spec.objective, actual, values).sum()),
+                "loss": float(losses.sum()),
                 "metrics": json.dumps(metrics, sort_keys=True),
             })  # fmt: skip
     table = pa.Table.from_pylist(published, schema=schemas.WALKS)
@@ -164,7 +175,8 @@ def predict(
     Returns
     -------
     dict of str to ndarray
-        By recipe, of shape (n,) or (n, k); NaN without a fit, or where it can't be loaded.
+        By recipe, of shape (n,) or (n, k); NaN without a fit, or where it can't be loaded; infinite for all
+        rows of a partition if the fit can't predict one of them.
     """
     partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
     by_model: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -182,17 +194,25 @@ def predict(
         except ModelError as error:
             log.warning("%s: the walk of %s lacks partitions: %s", spec.name, name, error)
             continue
-        try:
-            values[places] = artifacts.predict(estimator, rows.take(pa.array(places)), spec)
-        except ModelError as error:
-            raise ModelError(
-                f"{spec.name}: training.{name}",
-                required=error.required or "predictions",
-                found=error.found,
-                where=error.where,
-                remedy=f"correct the recipe {name}, or remove it from training in usecase.yaml",
-            ) from error
+        values[places] = _predict_each(spec, name, estimator, rows.take(pa.array(places)))
     return predicted
+
+
+def _predict_each(spec: UseCase, recipe: str, estimator: Pipeline, rows: pa.Table) -> artifacts.Values:
+    """Return a fit's predictions, infinite for a partition if it can't predict one of its rows."""
+    try:
+        return artifacts.predict(estimator, rows, spec)
+    except ModelError as error:
+        partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
+        keys = partitions_of(rows)
+        if len(keys) == 1:
+            log.warning("%s, on %s", prediction_error(spec, recipe, error), keys[0])
+            return np.full(outputs.predictions_shape(spec, rows.num_rows), np.inf)
+    values = np.empty(outputs.predictions_shape(spec, rows.num_rows))
+    for key in keys:
+        own = partition == key
+        values[own] = _predict_each(spec, recipe, estimator, rows.filter(pa.array(own, pa.bool_())))
+    return values
 
 
 def predict_walk(

@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import EvergreenError
-from include.extensions import is_code
+from include.extensions import is_reference
 from include.features.build import compute_features, schema
 from include.features.point_in_time import create_views
 from include.features.point_in_time_check import violations_of
@@ -364,7 +364,7 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each recipe that can't be fitted with its parameters and options, or can't predict then."""
     rows = _feature_rows(spec)
     for candidate in (*spec.training.baselines, *spec.training.candidates):
-        if not (candidate.params or candidate.options or is_code(candidate.estimator)):
+        if not (candidate.params or candidate.options or is_reference(candidate.estimator)):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # random rows needn't converge
@@ -382,7 +382,7 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
 def _try_recipe(spec: UseCase, recipe: Candidate, rows: pa.Table) -> None:
     """Fit a recipe and predict; with the stored model of a use case's own estimator."""
     estimator = fit_recipe(spec, recipe, rows)
-    if is_code(recipe.estimator):  # only of these it can go wrong, and it costs more than the rest
+    if is_reference(recipe.estimator):  # only of these it can go wrong, and it costs more than the rest
         data = serialize_fit(spec, recipe, estimator)
         estimator = artifacts.deserialize(data, digest_bytes(data), spec)
     artifacts.predict(estimator, rows, spec)

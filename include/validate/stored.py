@@ -24,7 +24,7 @@ CHECKED = 3  # newest partitions on whose data the features are checked
 WINDOW = 28  # newest partitions over which columns and labels are looked at
 ENOUGH_PARTITIONS, ENOUGH_ROWS = 8, 100  # for statements about a column
 MAX_CATEGORIES = 254  # that `include.train.recipes.coded_columns` tells apart
-MIN_LABELLED = 0.5  # share of rows that have a label
+MIN_LABELED = 0.5  # share of rows that have a label
 QUARANTINED = 3  # rules of the quarantine that a message shows
 
 
@@ -239,7 +239,7 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
     keys = [*spec.key, "partition"]
     matching = rows.select(keys).join(known.filter(known[target].is_valid()), keys, join_type="inner")
     share = matching.num_rows / max(rows.num_rows, 1)
-    if share < MIN_LABELLED:
+    if share < MIN_LABELED:
         yield problem(
             spec,
             "labels",

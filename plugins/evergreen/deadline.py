@@ -93,7 +93,9 @@ def _notify(usecase: str, context: dict[str, Any]) -> str:
     message = alerts.overdue_message(lake, spec, partition, usecase_address(usecase))
     if not message:
         outcome = f"{usecase} {partition}: the predictions are published; no alert is sent"
-    elif not spec.alerts.to:
+        log.info("%s", outcome)
+        return outcome
+    if not spec.alerts.to:
         outcome = f"{message['sentence']}; no recipients are declared under alerts.to"
     else:
         outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec))

@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from include.cli.app import app, main
+from include.cli.inspect import show_progress
 from include.errors import EvergreenError, PartitionError, StoreUnavailable
 from include.ops.doctor import run_checks
 from include.storage.lake import Lake
@@ -137,7 +138,7 @@ def test_main_ends_with_the_error_in_this_process_too(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("setting EVERGREEN_LAKE: required an environment variable")
+    assert capsys.readouterr().err.startswith("EVERGREEN_LAKE: required an environment variable")
 
 
 def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -761,7 +762,7 @@ def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
     for stage in ("score", "monitor"):
         assert call("run", stage, "weekly_sales", "--partition", last)[0] == 0
     (found,) = call("status", "weekly_sales")[1]["usecases"]
-    assert (found["champion"]["version"], found["champion"]["effective"]) == ("1", last)
+    assert (found["champion"]["version"], found["champion"]["effective_from"]) == ("1", last)
     assert (found["served_by"], found["findings"]["partition"]) == ({"champion": 40}, last)
     assert [row["verdict"] for row in found["attempts"]] == ["rubber-stamped"]
     text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
@@ -784,4 +785,14 @@ def test_rollback_without_a_champion_is_refused(
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/mlflow.db")
     with pytest.raises(Exception, match="weekly_sales"):
         call("rollback", "weekly_sales", "--by", "ada", "--reason", "a try")
-    assert Lake("weekly_sales", str(lake)).version("deployments") == -1
+    assert Lake("weekly_sales", str(lake)).version("switches") == -1
+
+
+def test_a_log_gets_a_line_for_each_tenth_of_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal, nothing is drawn in place."""
+    for completed in range(1, 173):
+        show_progress("fits", completed, 172)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == f"fits                 [{'#' * 40}] 172 of 172"
+    assert not any("\r" in line for line in lines)

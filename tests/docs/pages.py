@@ -22,6 +22,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.warm import stand_in
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 COPIED = ("include", "plugins", "dags", "tests/usecases", "docs", "pyproject.toml", "requirements.txt")
@@ -77,7 +79,10 @@ class Reader:
                 shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
             else:
                 shutil.copyfile(source, target)
-        (self.folder / ".venv").symlink_to(ROOT / ".venv")
+        programs = self.folder / ".venv" / "bin"
+        programs.mkdir(parents=True)
+        for program in (ROOT / ".venv" / "bin").iterdir():
+            (programs / program.name).symlink_to(stand_in() if program.name == "python" else program)
         shell = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         # one setting of ours keeps the command line away from a demo that is up
         self.environment = {

@@ -173,6 +173,7 @@ def test_start_on_an_event(reader: Reader) -> None:
     assert python(reader, EVENTS).splitlines()[-1] == WATCHED
 
 
+@pytest.mark.full
 @pytest.mark.airflow
 def test_build_a_dag(reader: Reader) -> None:
     """The page's DAG of our operators loads, trains and promotes, by Airflow's own test run."""

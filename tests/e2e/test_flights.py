@@ -85,7 +85,7 @@ def test_a_champion_serves_a_week_of_real_flights(demo: Demo) -> None:
 def test_playing_again_does_nothing_anew(demo: Demo) -> None:
     """A second `make demo` finds everything done: the same runs, the same versions of the tables."""
     lake, api = Lake(USECASE), AirflowApi.of(demo.home)
-    tables = ("predictions", "attempts", "deployments", "partitions", "findings")
+    tables = ("predictions", "attempts", "switches", "partitions", "findings")
     before = {name: lake.version(name) for name in tables}
     demo.play()
     assert {name: lake.version(name) for name in tables} == before

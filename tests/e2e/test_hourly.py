@@ -17,7 +17,7 @@ from include.spec import load
 from tests.house import HOURS, PATIENCE, SPARSE, House
 from tests.usecases.hourly_rides import world
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
 OWN, ZONES = "hourly_rides", len(world.ZONES)
 LOADED = ("2024-02-28", "2024-03-09")  # the clocks go forward on the 10th
 CHAMPION = "2024-03-10T0405Z"  # the last hour of the 9th
@@ -76,11 +76,13 @@ def test_one_hour_can_be_triggered_by_its_key_and_a_day_cannot(house: House, cha
         house.start(f"{OWN}__batch", "a_day", partition="2024-03-09")
 
 
-@pytest.mark.full
 @pytest.mark.timeout(3 * 3600)
 def test_days_with_hours_without_rows_alert_nobody(house: House, pytestconfig: pytest.Config) -> None:
-    """Of a sparse source a fifth of the hours have no file or no rows, and models are trained in between."""
-    days = pytestconfig.getoption("--days") or 2
+    """Of a sparse source a fifth of the hours have no file or no rows, and models are trained in between.
+
+    By default on the day on which the clocks change.
+    """
+    days = pytestconfig.getoption("--days") or 1
     spec, with_rows, keys, begin = load(SPARSE), world.with_rows(HOURS), [], time.monotonic()
     first_champion(house, SPARSE)
     for first, last in stretches(days, max(2, days // 6)):

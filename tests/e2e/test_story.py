@@ -1,7 +1,7 @@
 """A model's whole life through scheduler and REST API, from a refusal to a rollback that nobody asked for.
 
 Until week 20 a shop sells as it does; then something happens, and each item sells as much as any other. The
-champion of the day has learnt too well how they differ, and the one before it hardly had.
+champion of the day has learned too well how they differ, and the one before it hardly had.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from tests.house import BUTTONS, FORMS, LATE, PATIENCE, SPARSE, STORY, WEEKS, Ho
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
-pytestmark = [pytest.mark.airflow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
 NIGHTS = world.partitions(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
@@ -79,7 +79,7 @@ def older(house: House, champion: str) -> str:
 
 def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
     """History and a training started from the form end with a champion and the verdict's sentence."""
-    (row,) = [r for r in house.lake(OWN).rows("deployments") if r["role"] == "champion"]
+    (row,) = [r for r in house.lake(OWN).rows("switches") if r["role"] == "champion"]
     assert (row["kind"], row["evidence"]) == ("promoted", champion)
     assert house.states(f"{OWN}__training", "first_training")["promote.switch"] == "success"
     assert house.lake(OWN).rows("attempts")[0]["sentence"] in house.log(
@@ -131,7 +131,7 @@ def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, olde
     """A training of an older week leaves an attempt, and the champion where it was."""
     assert older in {row["partition"] for row in house.lake(OWN).rows("attempts")}
     assert house.states(f"{OWN}__training", "older")["promote.switch"] == "skipped"
-    assert {row["version"] for row in house.lake(OWN).rows("deployments")} == {"1"}
+    assert {row["version"] for row in house.lake(OWN).rows("switches")} == {"1"}
 
 
 @pytest.mark.parametrize("clock", ["batch", "training"])
@@ -237,7 +237,7 @@ def test_force_and_rollback_from_the_form_name_the_person_and_the_reason(house: 
         ("2", "forced", "admin"),
         ("1", "rolled back", "admin"),
     ]
-    assert house.lake(OWN).rows("deployments", {"kind": "rolled back"})[0]["reason"] == "no better"
+    assert house.lake(OWN).rows("switches", {"kind": "rolled back"})[0]["reason"] == "no better"
     assert house.run(operate, "check", action="verify")["state"] == "success"
 
 
@@ -275,5 +275,5 @@ def test_a_verdict_waits_for_a_person_and_holds_up_no_training(
         ("rejected", "admin", "of an old week"),
         ("approved", "admin", "better than nothing"),
     }
-    live = house.lake(ASKING).rows("deployments", {"role": "champion"})[0]
+    live = house.lake(ASKING).rows("switches", {"role": "champion"})[0]
     assert live["reason"].endswith("; approved by admin: better than nothing")

@@ -22,7 +22,7 @@ from include.models.registry import Registry
 from include.monitor.estimates import (
     MAX_ERROR_PARTITIONS,
     EstimatePair,
-    LabelledPartition,
+    LabeledPartition,
     calibrate,
     estimated_metrics,
     held_out_estimates,
@@ -77,9 +77,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     spec = read(FILE)
     lake = Lake(spec.name, str(folder / "lake"))
     world.write(folder / "landing", spec, FIRST, LAST)
-    labelled = Endpoint("landing", (folder / "landing").as_uri())
+    labeled = Endpoint("landing", (folder / "landing").as_uri())
     for source in spec.sources:
-        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: labelled)
+        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: labeled)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     run = train(lake, spec, PARTITION, registry=registry).uri
     ref = evaluate(lake, spec, PARTITION, run, registry=registry)
@@ -144,7 +144,7 @@ def test_scored_again_a_partition_is_the_same(spring: Spring) -> None:
 
 def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> None:
     """Without the models' bytes the last rung serves, the same again, and never the declared fallback."""
-    (row,) = spring.lake.rows("deployments", {"role": "champion"})
+    (row,) = spring.lake.rows("switches", {"role": "champion"})
     shares = json.loads(row["priors"])
     assert row["prior"] is None
     assert shares == list(spring.evidence.prior)  # type: ignore[arg-type]
@@ -171,8 +171,8 @@ def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None
     assert np.unique(spring.predictions(partition)[1], axis=0).tolist() == [[0.35, 0.41, 0.24]]
 
 
-def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:
-    """A matured partition's figures, and those of the prior, are the library's on its labelled rows."""
+def test_realized_performance_is_that_of_scikit_learn(made: Spring) -> None:
+    """A matured partition's figures, and those of the prior, are the library's on its labeled rows."""
     partition = made.partitions[1]
     rows, probabilities = made.predictions(partition)
     actual_labels = {
@@ -180,8 +180,8 @@ def test_realised_performance_is_that_of_scikit_learn(made: Spring) -> None:
         for row in labels(made.lake, made.spec, [partition], known=LAST).to_pylist()
     }
     actual = np.array([actual_labels.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
-    labelled = np.isfinite(actual)
-    actual, probabilities = actual[labelled], probabilities[labelled]
+    labeled = np.isfinite(actual)
+    actual, probabilities = actual[labeled], probabilities[labeled]
     found = {r["metric"]: r["value"] for r in made.lake.rows("performance", {"partition": partition})}
     predicted = probabilities.argmax(axis=1)
     expected = {
@@ -234,10 +234,10 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
     assert {row["partition"] for row in pending_estimates(made.lake)} == {
         last
     }  # of the others the labels have come
-    (champion,) = made.lake.rows("deployments", {"role": "champion"})
-    learnt = held_out_estimates(made.lake, made.spec, champion)
-    assert learnt is not None
-    known, within = list(learnt.partitions), []
+    (champion,) = made.lake.rows("switches", {"role": "champion"})
+    learned = held_out_estimates(made.lake, made.spec, champion)
+    assert learned is not None
+    known, within = list(learned.partitions), []
     for partition in before:
         mine = {row["metric"]: row for row in made.lake.rows("estimates", {"partition": partition})}
         actual_labels = {
@@ -251,17 +251,17 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
         for name, row in mine.items():
             pairs = [one.pairs[name] for one in known][-MAX_ERROR_PARTITIONS:]
             assert (row["version"], row["partitions"]) == (champion["version"], len(pairs))
-            apart = [pair.estimate - pair.realised for pair in pairs]
+            apart = [pair.estimate - pair.realized for pair in pairs]
             assert row["error"] == pytest.approx(np.sqrt(np.mean(np.square(apart))))
             assert abs(row["unchecked"] - actual_labels[name]) < 4 * row["error"], (partition, name)
             assert (row["value"] is None) == (row["error"] >= row["naive"]) == bool(row["reason"])
             if row["value"] is not None:
                 within.append(row["low"] <= actual_labels[name] <= row["high"])
         worth = {
-            name: EstimatePair(mine[name]["unchecked"], actual_labels[name], learnt.means[name])
+            name: EstimatePair(mine[name]["unchecked"], actual_labels[name], learned.means[name])
             for name in mine
         }
-        known.append(LabelledPartition(partition, 0, worth))
+        known.append(LabeledPartition(partition, 0, worth))
     assert len(within) > 15
     assert np.mean(within) > 0.8  # of intervals of 90 %
 
@@ -269,11 +269,11 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
 def test_what_is_estimated_is_what_the_mended_probabilities_expect(made: Spring) -> None:
     """Of the newest partition accuracy, log loss and Brier score are those of labels by these chances."""
     partition = made.partitions[-2]
-    (champion,) = made.lake.rows("deployments", {"role": "champion"})
-    learnt = held_out_estimates(made.lake, made.spec, champion)
-    assert learnt is not None
+    (champion,) = made.lake.rows("switches", {"role": "champion"})
+    learned = held_out_estimates(made.lake, made.spec, champion)
+    assert learned is not None
     probabilities = made.predictions(partition)[1]
-    chances = calibrate(learnt.map, probabilities)
+    chances = calibrate(learned.map, probabilities)
     found = {row["metric"]: row["unchecked"] for row in made.lake.rows("estimates", {"partition": partition})}
     expected = {
         "accuracy": chances[np.arange(len(probabilities)), probabilities.argmax(axis=1)].mean(),

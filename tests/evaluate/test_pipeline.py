@@ -149,8 +149,8 @@ def test_a_refresh_is_compared_with_the_fit_that_serves(
 def test_another_recipe_is_compared_with_the_serving_one_by_their_walks(clinic: Clinic) -> None:
     """The losses of both are of fits that came before each partition, so no row is left out."""
     row = {"switch": 1, "role": "champion", "version": "1", "model": _model(clinic, "prior"), "prior": 0.2}
-    row |= {"effective": "2024-03-10", "evidence": "2024-03-09", "recipe": "prior", "kind": "promoted"}
-    clinic.lake.append_at("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), -1)
+    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": "prior", "kind": "promoted"}
+    clinic.lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
     run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
     result = evidence(clinic, NEXT_PARTITION, run)
@@ -213,7 +213,7 @@ def test_fit_and_serve_that_differ_are_an_error(clinic: Clinic, monkeypatch: pyt
         evidence(clinic)
 
 
-def test_no_labelled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> None:
+def test_no_labeled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> None:
     """Without a matured test partition there are no losses, and the verdict is "not enough evidence"."""
     file = clinic.spec.folder / "usecase.yaml"
     short = clinic.spec.training.model_copy(update={"test": 2})  # a declaration with it is refused

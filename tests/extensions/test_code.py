@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from include import extensions
-from include.cli.validate import errors
 from include.errors import SpecError
 from include.extensions import CodeReference
 from include.spec import UseCase
 from include.spec.load import read, read_all
 from include.train.fits import recipe_key
+from include.validate.pipeline import errors
 from tests.architecture.tree import ROOT
 from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare
 
@@ -44,7 +44,7 @@ def keys(spec: UseCase) -> dict[str, str]:
 
 
 def test_two_folders_may_have_a_module_of_the_same_name(tmp_path: Path) -> None:
-    """Each gets its own, a module imports its neighbour, and neither the path nor the folder changes."""
+    """Each gets its own, a module imports its neighbor, and neither the path nor the folder changes."""
     before = list(sys.path)
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -57,7 +57,7 @@ def test_two_folders_may_have_a_module_of_the_same_name(tmp_path: Path) -> None:
     assert sorted(file.name for file in (tmp_path / "one").iterdir()) == ["features.py", "shared.py"]
 
 
-def test_a_neighbour_that_is_imported_as_if_it_were_installed_is_explained(tmp_path: Path) -> None:
+def test_a_neighbor_that_is_imported_as_if_it_were_installed_is_explained(tmp_path: Path) -> None:
     """The folder is on no path, so the remedy says how to import from it."""
     (tmp_path / "features.py").write_text("from helper import NAME\n")
     (tmp_path / "helper.py").write_text("NAME = 1\n")
@@ -65,7 +65,7 @@ def test_a_neighbour_that_is_imported_as_if_it_were_installed_is_explained(tmp_p
 
 
 def test_what_is_loaded_is_what_the_files_hold_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An edit counts at once, also of a neighbour, in the same second and of the same length."""
+    """An edit counts at once, also of a neighbor, in the same second and of the same length."""
     monkeypatch.setattr(sys, "dont_write_bytecode", False)
     home = tmp_path / "one"
     (home / "parts").mkdir(parents=True)
@@ -218,7 +218,7 @@ def test_a_package_registers_estimators_by_name(
     (site / "near_models" / "models.py").write_text(MY_MODEL)
     monkeypatch.syspath_prepend(str(site))
     extensions.registered.cache_clear()
-    spec = declare({BOOSTING: "{name: nearest, estimator: nearest, params: {neighbours: 5}}"})
+    spec = declare({BOOSTING: "{name: nearest, estimator: nearest, params: {neighbors: 5}}"})
     before = spec.digest
     assert [one.name for one in spec.python] == ["near_models.models:Nearest"]
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: near-models\nVersion: 1.1\n")

@@ -26,8 +26,8 @@ def test_the_written_tests_pass_and_can_fail(written: Path) -> None:
     done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout
     assert "8 passed" in done.stdout
-    costs = written / "costs.py"
-    costs.write_text(costs.read_text().replace("predicted, 3, 1)", "predicted, 2, 1)"))
+    shortage = written / "shortage.py"
+    shortage.write_text(shortage.read_text().replace("predicted, 3, 1)", "predicted, 2, 1)"))
     done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert "1 failed, 7 passed" in done.stdout
     assert "test_metric_and_objective" in done.stdout

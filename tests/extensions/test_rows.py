@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from include.cli.validate import errors
 from include.environment import Endpoint
 from include.errors import SpecError
 from include.ingest.pipeline import Outcome, ingest
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage.lake import Lake
+from include.validate.pipeline import errors
 from tests.usecases.weekly_sales import world
 
 SHIPPED = Path(world.__file__).parent

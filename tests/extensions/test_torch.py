@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from sklearn.pipeline import Pipeline
 
-from include.cli.validate import errors
 from include.errors import SpecError
 from include.evaluate.serving import measure_serving
 from include.features.build import training_set
@@ -23,6 +22,7 @@ from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
+from include.validate.pipeline import errors
 from tests.extensions.conftest import BOOSTING, Declare
 from tests.train import visits
 

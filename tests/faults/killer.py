@@ -1,26 +1,25 @@
-"""Kills a partition or a week before each of its writes in turn, runs it again, and prints what is left.
+"""Kills a partition or a week before each of its writes, runs it again each time, and prints what is left.
 
-This process only imports and forks; each child is killed or measured, so libraries are imported once.
+A kill leaves what is on the disk at that moment. So one run copies the disk before each of its writes, and
+each rerun begins with a copy. Another run is killed in the middle, to see that the copies leave nothing out.
+This process only imports and forks, so that libraries are imported once.
 ``python -m tests.faults.killer partition|week FOLDER KEY`` prints a JSON line for each kill point.
 """
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import json
 import os
 import shutil
 import signal
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-# a stage, what it draws with and the registry's store are imported when needed: here once for all children
-import matplotlib.backends.backend_svg  # noqa: F401
-import mlflow.pyfunc
-import mlflow.store.model_registry.sqlalchemy_store
-import mlflow.store.tracking.sqlalchemy_store  # noqa: F401
 from mlflow import MlflowClient
 from sqlalchemy.orm import configure_mappers
 
@@ -60,8 +59,8 @@ NAMES = (
 )
 
 
-def count_writes(fatal: int | None) -> list[int]:
-    """Count every write to the lake and the registry, and die just before number ``fatal``."""
+def count_writes(before: Callable[[int], Any]) -> list[int]:
+    """Count every write to the lake and the registry, and call ``before`` with its number just before it."""
     seen = [0]
 
     def wrap(owner: Any, name: str) -> None:
@@ -69,8 +68,7 @@ def count_writes(fatal: int | None) -> list[int]:
 
         def counted(*args: Any, **kwargs: Any) -> Any:
             seen[0] += 1
-            if seen[0] == fatal:
-                os.kill(os.getpid(), signal.SIGKILL)
+            before(seen[0])
             return real(*args, **kwargs)
 
         setattr(owner, name, counted)
@@ -80,6 +78,11 @@ def count_writes(fatal: int | None) -> list[int]:
     for name in REGISTRY_WRITES:
         wrap(MlflowClient, name)
     return seen
+
+
+def die() -> None:
+    """End this process as the kernel or an operator would."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def forked(work: Callable[[], Any]) -> Any:
@@ -109,28 +112,42 @@ def forked(work: Callable[[], Any]) -> Any:
     return json.loads(text)
 
 
+def warming(work: Callable[[], Any]) -> Any:
+    """Run in a child, and import here what the child has imported, so that no later one has to."""
+    result, modules = forked(lambda: (work(), list(sys.modules)))
+    for name in modules:
+        with contextlib.suppress(Exception):  # one that can't be imported on its own
+            importlib.import_module(name)
+    configure_mappers()
+    return result
+
+
 class Rig:
-    """A folder with a prepared `base/`, from which each attempt begins anew in `work/`."""
+    """A folder with a prepared `base/`, from which the work under `work/` begins."""
 
     def __init__(self, what: str, folder: Path, key: str) -> None:
         self.what, self.folder, self.key = what, folder, key
 
-    def anew(self) -> None:
-        """Lay the prepared state under `work/`."""
+    def lay(self, state: str) -> None:
+        """Lay a state of the disk under `work/`: `base`, or what a kill left."""
         shutil.rmtree(self.folder / "work", ignore_errors=True)
-        shutil.copytree(self.folder / "base", self.folder / "work")
+        shutil.copytree(self.folder / state, self.folder / "work")
 
-    def measured(self) -> None:
-        """Let a week begin with the latencies of its model, which would be others each time."""
-        self.anew()
+    def keep(self, point: int) -> None:
+        """Copy what is on the disk before write number ``point``: what a kill leaves there."""
+        shutil.copytree(self.folder / "work", self.folder / "killed" / str(point))
+
+    def prepare(self) -> None:
+        """Import what the work needs; let a week begin with its model's latencies, which always differ."""
+        self.lay("base")
+        warming(self.work)
         if self.what == "week":
-            forked(self.run)
             kept = Path("lake", "weekly_sales", "evaluations", "serving")
             shutil.copytree(self.folder / "work" / kept, self.folder / "base" / kept)
 
-    def run(self, fatal: int | None = None) -> int:
+    def work(self, before: Callable[[int], Any] = lambda write: None) -> int:
         """Do the work in this process; return how many writes it made."""
-        seen = count_writes(fatal)
+        seen = count_writes(before)
         spec = load("weekly_sales")
         lake = Lake(spec.name, str(self.folder / "work" / "lake"))
         if self.what == "partition":
@@ -138,6 +155,23 @@ class Rig:
         else:
             clocks.week(lake, spec, self.key)
         return seen[0]
+
+    def whole(self) -> dict[str, Any]:
+        """Do the work, and return what is there then."""
+        return {"writes": self.work(), "state": self.state()}
+
+    def outcomes(self, step: int = 1) -> Iterator[dict[str, Any]]:
+        """Yield the untouched outcome, a rerun's after a kill, then those after each ``step``-th kill."""
+        self.lay("base")
+        writes = forked(lambda: self.work(lambda write: (write - 1) % step or self.keep(write)))
+        yield {"point": 0, "writes": writes, "state": forked(self.state)}
+        self.lay("base")
+        ended = forked(lambda: self.work(lambda write: write == writes // 2 and die()))
+        yield {"point": writes // 2, "ended": ended, **forked(self.whole)}
+        for point in range(1, writes + 1, step):
+            self.lay(f"killed/{point}")
+            shutil.rmtree(self.folder / "killed" / str(point))
+            yield {"point": point, **forked(self.whole)}
 
     def state(self) -> dict[str, Any]:
         """Return what is there now.
@@ -151,7 +185,7 @@ class Rig:
         found: dict[str, Any] = {
             name: digest
             for name, digest in clocks.state(lake, NAMES).items()
-            if name in ("attempts", "deployments", "fits", "walks")
+            if name in ("attempts", "switches", "fits", "walks")
         }
         runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
         found["runs"] = sorted(run.info.status for run in runs)
@@ -164,21 +198,12 @@ class Rig:
 
 
 def main() -> None:
-    """Print the untouched outcome first, then one line for each kill point."""
+    """Print a line for each outcome."""
     rig = Rig(sys.argv[1], Path(sys.argv[2]), sys.argv[3])
     os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{rig.folder}/work/mlflow.db"
-    rig.measured()
-    rig.anew()
-    writes = forked(rig.run)
-    print(json.dumps({"point": 0, "writes": writes, "state": forked(rig.state)}), flush=True)
-    for point in range(1, writes + 1):
-        rig.anew()
-        ended = forked(lambda fatal=point: rig.run(fatal))
-        again = forked(rig.run)
-        print(
-            json.dumps({"point": point, "ended": ended, "writes": again, "state": forked(rig.state)}),
-            flush=True,
-        )
+    rig.prepare()
+    for outcome in rig.outcomes():
+        print(json.dumps(outcome), flush=True)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,7 @@ def sales(rows: int) -> pa.Table:
 
 def main(rows: int, folder: str, kind: str) -> None:
     """Write a file, ingest it, and print the peak."""
-    spill.MEMORY_LIMIT, spill.BATCH, spill.MEMORY = 4 << 20, 1 << 13, "100MB"
+    spill.MEMORY_LIMIT, spill.BATCH, spill.DUCKDB_MEMORY = 4 << 20, 1 << 13, "100MB"
     there = Path(folder, "weekly_sales")
     shutil.copytree(OWN, there)
     raw = yaml.safe_load((OWN / "usecase.yaml").read_text())

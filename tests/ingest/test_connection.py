@@ -18,7 +18,7 @@ def test_a_missing_connection_fails_at_once_and_says_where_to_declare_it() -> No
     )
     with (
         pytest.raises(AirflowFailException, match=wanted),
-        StoreOperator(task_id="t").no_retry_on_final_errors(),
+        StoreOperator(task_id="t").fail_without_retry(),
     ):
         connect("shop_of_nobody")
 

@@ -68,8 +68,8 @@ WHOLE = {
         "sent again with all columns",
     ),
     "extra column": (
-        lambda h, r: "\n".join([h + ",colour", *(f"{x},red" for x in r)]).encode(),
-        "also colour",
+        lambda h, r: "\n".join([h + ",color", *(f"{x},red" for x in r)]).encode(),
+        "also color",
         "`extra: ignore`",
     ),
     "renamed column": (
@@ -389,10 +389,10 @@ def test_an_extra_column_can_be_ignored(
 ) -> None:
     """With `extra: ignore` a column that the spec doesn't know is left out."""
     header, rows = header_and_rows(shop)
-    spoil(shop, [header + ",colour", *(f"{row},red" for row in rows)])
+    spoil(shop, [header + ",color", *(f"{row},red" for row in rows)])
     outcome = one(lake, declare(lambda r: r["sources"]["sales"]["contract"].update(extra="ignore")), connect)
     assert (outcome.outcome, outcome.rows) == ("published", 40)
-    assert "colour" not in lake.read("validated_sales").column_names
+    assert "color" not in lake.read("validated_sales").column_names
 
 
 def test_a_renamed_column_is_read_under_its_own_name(

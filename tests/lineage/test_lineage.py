@@ -38,8 +38,14 @@ def lake(tmp_path: Path) -> Lake:
     )
     where = {"product": "predictions", "partition": KEY}
     lake.publish("partitions", pa.Table.from_pylist([row], schema=schemas.PARTITIONS), where)
-    switch: Any = dict.fromkeys(schemas.DEPLOYMENTS.names, "") | {"role": "champion", "version": "7"}
-    switch |= {"model": MODEL, "recipe": "linear", "effective": KEY, "evidence": "2024-02-25", "prior": 0.3}
+    switch: Any = dict.fromkeys(schemas.SWITCHES.names, "") | {"role": "champion", "version": "7"}
+    switch |= {
+        "model": MODEL,
+        "recipe": "linear",
+        "effective_from": KEY,
+        "evidence": "2024-02-25",
+        "prior": 0.3,
+    }
     ledger.record_switch(lake, lambda rows: [switch | {"kind": "promoted", "by": "a test"}])
     return lake
 

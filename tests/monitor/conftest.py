@@ -31,7 +31,7 @@ def base(use: UseCase, week: list[str], tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="session")
 def bare(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The same without the rows that the model learnt from: no own windows, no charts, fast."""
+    """The same without the rows that the model learned from: no own windows, no charts, fast."""
     folder = tmp_path_factory.mktemp("bare") / "lake"
     shutil.copytree(base, folder)
     machines.forget_history(Lake("machines", str(folder)))

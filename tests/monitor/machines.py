@@ -22,8 +22,10 @@ from include.references import digest_json
 from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
+from include.stats.profiles import Profile
 from include.storage import schemas
 from include.storage.lake import Lake
+from tests.monitor import machines
 
 SPEC = """
 name: machines
@@ -202,16 +204,18 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     return digest, data
 
 
-def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidence: str = TRAINED) -> None:
-    """Write a switch to `deployments`."""
-    rows = lake.rows("deployments")
+def promote(
+    lake: Lake, digest: str, effective_from: str, version: str = "1", evidence: str = TRAINED
+) -> None:
+    """Write a switch to `switches`."""
+    rows = lake.rows("switches")
     row = {
         "switch": len(rows) + 1,
         "role": "champion",
         "version": version,
         "model": digest,
         "prior": 0.25,
-        "effective": effective,
+        "effective_from": effective_from,
         "evidence": evidence,
         "kind": "promoted",
         "by": "test",
@@ -219,8 +223,8 @@ def promote(lake: Lake, digest: str, effective: str, version: str = "1", evidenc
         "attempt": version,
         "request": version,
     }
-    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
-    lake.append_at("deployments", table, lake.version("deployments"))
+    table = pa.Table.from_pylist([row], schema=schemas.SWITCHES)
+    lake.append_at("switches", table, lake.version("switches"))
 
 
 def many_readings(lake: Lake, use: UseCase, partitions: list[str]) -> None:
@@ -252,7 +256,7 @@ def plant(folder: Path, use: UseCase) -> Lake:
 
 
 def forget_history(lake: Lake) -> None:
-    """Take away the rows that the model learnt from."""
+    """Take away the rows that the model learned from."""
     partitions = lake.read("validated_readings", columns=["partition"])["partition"].to_pylist()
     past = sorted({partition for partition in partitions if partition <= TRAINED})
     lake.publish("validated_readings", lake.read("validated_readings").slice(0, 0), {"partition": past})
@@ -278,3 +282,31 @@ def state(lake: Lake) -> dict[str, str]:
 def fitted_rows(lake: Lake, use: UseCase) -> int:
     """Return how many rows the reference has."""
     return features(lake, use, use.clock.keys(FIRST, use.clock.shift(TRAINED, -use.training.test))).num_rows
+
+
+def profiled(values: list[Any]) -> Profile:
+    """Return the profile of one column's values."""
+    text = any(isinstance(value, str) for value in values)
+    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
+    built = profiles.build_profile("p", "n", rows, [] if text else ["c"], ["c"] if text else [])
+    return profiles.merge_profiles(built.to_pylist())["c"]
+
+
+def partition(values: list[Any], key: str) -> dict[str, Any]:
+    """Return a partition's row of `profiles`."""
+    text = any(isinstance(value, str) for value in values)
+    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
+    return profiles.build_profile("p", key, rows, [] if text else ["c"], ["c"] if text else []).to_pylist()[0]
+
+
+def truth(use: UseCase, lake: Lake, partitions: list[str]) -> tuple[np.ndarray, np.ndarray]:
+    """Return labels and predictions of the rows that got a label, joined here by hand."""
+    served = {(r["partition"], r["machine"]): r["prediction"] for r in lake.rows("predictions")}
+    pairs = [
+        (float(minutes > 15), served[partition, machine])
+        for partition in partitions
+        for machine, minutes in enumerate(machines.day(partition)[1])
+        if minutes is not None
+    ]
+    target, predicted = np.array(pairs).T
+    return target, predicted

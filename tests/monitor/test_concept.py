@@ -116,7 +116,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
     """Harder rows alone are no alarm of several classes either: both sides are read class by class."""
     spec = visits.usecase(tmp_path, "multiclass")
     lake, random, rows = Lake(spec.name, str(tmp_path / "lake")), np.random.default_rng(10), []
-    champion = {"model": "m", "effective": keys(90)[30], "attempt": "a", "kind": "promoted"}
+    champion = {"model": "m", "effective_from": keys(90)[30], "attempt": "a", "kind": "promoted"}
     sides = {"gate": (keys(14), [20, 1, 1]), "live": (keys(90)[30:], [2, 2, 2])}
     for side, (some, sure) in sides.items():
         said = random.dirichlet(sure, len(some) * ROWS)
@@ -140,7 +140,6 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
     state: Any = SimpleNamespace(
         champion=lambda partition: champion,
         champions=lambda partition: [champion],
-        vacancy=lambda partition: "",
         inputs=lambda partition: {},
     )
     (found,) = concept.check_concept(PartitionContext(lake, spec, state, keys(90)[-1]))
@@ -149,7 +148,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
 
 def test_the_test_rows_of_the_training_are_the_measure(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Without the rows of its evidence the finding says so; with them a sound champion is no alarm."""
-    champion = quick.rows("deployments")[0]
+    champion = quick.rows("switches")[0]
     for partition in week[:2]:
         score(quick, use, partition)
     state = machines.watch(quick, use, week[3])
@@ -186,8 +185,8 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
         pa.table({"partition": of, "actual": actual, CHALLENGER: outputs.to_single_column(said)}), sink
     )
     lake.replace(evidence_rows_key("judged"), sink.getvalue())
-    who = {"switch": 1, "role": "champion", "model": "m", "attempt": "judged", "effective": "2024-03-01"}
-    lake.publish("deployments", pa.Table.from_pylist([who], schemas.DEPLOYMENTS), {"switch": 1})
+    who = {"switch": 1, "role": "champion", "model": "m", "attempt": "judged", "effective_from": "2024-03-01"}
+    lake.publish("switches", pa.Table.from_pylist([who], schemas.SWITCHES), {"switch": 1})
     own = self_expected_loss(spec, said[:40])
     assert own is not None
     same = {

@@ -65,10 +65,10 @@ def opened(folder: Path, week: Sequence[str]) -> Lake:
 
 def switch(lake: Lake, **changes: Any) -> None:
     """Write another switch, like the champion's first but for some of its columns."""
-    rows = sorted(lake.rows("deployments"), key=lambda row: row["switch"])
+    rows = sorted(lake.rows("switches"), key=lambda row: row["switch"])
     row = {**rows[0], "switch": len(rows) + 1, **changes}
-    table = pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS)
-    lake.append_at("deployments", table, lake.version("deployments"))
+    table = pa.Table.from_pylist([row], schema=schemas.SWITCHES)
+    lake.append_at("switches", table, lake.version("switches"))
 
 
 def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cool_down(
@@ -134,7 +134,7 @@ def test_a_champion_that_went_is_the_decision_of_its_partition(
 ) -> None:
     """Whoever did it: the partition from which on it holds says so, once; a refresh is no news."""
     lake = opened(tmp_path, week)
-    switch(lake, kind=kind, effective=week[2], reason="loses more", recipe="ridge")
+    switch(lake, kind=kind, effective_from=week[2], reason="loses more", recipe="ridge")
     for partition in week[1:4]:
         watched(lake, rules, partition)
     reasons = [row[3] for row in decided(lake)]
@@ -148,10 +148,10 @@ def test_a_replacement_asks_for_a_training_until_another_recipe_is_promoted(
 ) -> None:
     """By one cause a week, also after a refit of the recipe that replaced it, and by none once it is over."""
     lake = opened(tmp_path, week)
-    switch(lake, kind=REPLACED, effective=week[2], model="e" * 64)
-    switch(lake, kind=REPLACED, effective=week[2], role="baseline", model="b" * 64)
-    switch(lake, kind=REFRESHED, model="d" * 64, version="2", effective=week[4])
-    switch(lake, model="f" * 64, version="3", effective=week[5])
+    switch(lake, kind=REPLACED, effective_from=week[2], model="e" * 64)
+    switch(lake, kind=REPLACED, effective_from=week[2], role="baseline", model="b" * 64)
+    switch(lake, kind=REFRESHED, model="d" * 64, version="2", effective_from=week[4])
+    switch(lake, model="f" * 64, version="3", effective_from=week[5])
     for partition in week[1:7]:
         watched(lake, rules, partition)
     rows = decided(lake)
@@ -164,9 +164,9 @@ def test_before_the_first_promotion_the_reason_says_what_serves(
 ) -> None:
     """Nobody is champion, which is a fact and no request: the schedule trains the first model."""
     lake = opened(tmp_path, week[2:])
-    baseline = lake.rows("deployments")[0] | {"role": "baseline", "kind": FALLBACK, "effective": week[1]}
-    table = pa.Table.from_pylist([{**baseline, "switch": 0}], schema=schemas.DEPLOYMENTS)
-    lake.append_at("deployments", table, lake.version("deployments"))
+    baseline = lake.rows("switches")[0] | {"role": "baseline", "kind": FALLBACK, "effective_from": week[1]}
+    table = pa.Table.from_pylist([{**baseline, "switch": 0}], schema=schemas.SWITCHES)
+    lake.append_at("switches", table, lake.version("switches"))
     for partition in week[:3]:
         watched(lake, rules, partition)
     nobody = "there is no champion: no model was promoted yet, and"

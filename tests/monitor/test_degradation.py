@@ -170,14 +170,14 @@ def publish_losses(lake: Lake, partitions: list[str], models: list[str], excess:
 
 def test_the_losses_of_a_recipe_count_across_its_refits(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A refit continues the series of its recipe, a change of recipe begins another one."""
-    first = {**quick.rows("deployments")[0], "recipe": use.training.candidates[0].name}
-    refit = {**first, "switch": 2, "kind": REFRESHED, "model": "refit", "effective": week[4]}
+    first = {**quick.rows("switches")[0], "recipe": use.training.candidates[0].name}
+    refit = {**first, "switch": 2, "kind": REFRESHED, "model": "refit", "effective_from": week[4]}
     publish_walk(quick, use, machines.TRAINED)
     publish_losses(quick, week, [first["model"]] * 4 + ["refit"] * 4, 0.3)
     outcomes = {}
     for kind in (REFRESHED, PROMOTED):
-        rows = pa.Table.from_pylist([first, {**refit, "kind": kind}], schemas.DEPLOYMENTS)
-        quick.publish("deployments", rows, {"switch": [1, 2]})
+        rows = pa.Table.from_pylist([first, {**refit, "kind": kind}], schemas.SWITCHES)
+        quick.publish("switches", rows, {"switch": [1, 2]})
         context = PartitionContext(quick, use, State(quick, use, week[-1]), week[-1])
         findings = {finding.subject: finding for finding in degradation.check_losses(context)}
         assert set(findings) == {"log_loss against the prior", "log_loss against its walk"}
@@ -190,7 +190,7 @@ def test_a_recipe_without_a_walk_is_compared_with_the_prior_alone(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
     """A champion of an undeclared recipe has no walk: a rule of thumb takes its place."""
-    model = quick.rows("deployments")[0]["model"]
+    model = quick.rows("switches")[0]["model"]
     publish_losses(quick, week, [model] * len(week), 0.5)
     context = PartitionContext(quick, use, State(quick, use, week[-1]), week[-1])
     prior, own_walk = degradation.check_losses(context)
@@ -208,10 +208,10 @@ def test_a_deployed_baseline_is_compared_on_the_same_rows(use: UseCase) -> None:
 
 def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: list[str]) -> None:
     """The baseline's losses are its model's on the partition's rows; before one is deployed, the prior's."""
-    live_row = quick.rows("deployments")[0]
-    baseline = {**live_row, "role": "baseline", "switch": 2, "version": "b", "effective": week[1]}
-    table = pa.Table.from_pylist([baseline], schema=schemas.DEPLOYMENTS)
-    quick.append_at("deployments", table, quick.version("deployments"))
+    live_row = quick.rows("switches")[0]
+    baseline = {**live_row, "role": "baseline", "switch": 2, "version": "b", "effective_from": week[1]}
+    table = pa.Table.from_pylist([baseline], schema=schemas.SWITCHES)
+    quick.append_at("switches", table, quick.version("switches"))
     for partition in week[:2]:
         score(quick, use, partition)
     machines.watch(quick, use, week[3])
@@ -228,6 +228,6 @@ def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: li
     constant = row_losses("log_loss", actual, np.full_like(actual, 0.25)).sum()
     assert rows[week[1]]["prior"] == pytest.approx(constant)
     assert rows[week[0]]["baseline"] == rows[week[0]]["prior"]
-    champion = quick.rows("deployments", {"role": "champion"})[0]
+    champion = quick.rows("switches", {"role": "champion"})[0]
     assert losses.loss_series(quick, [champion], week[2]).partitions == (week[0],)
     assert losses.loss_series(quick, [champion], week[3]).partitions == tuple(week[:2])

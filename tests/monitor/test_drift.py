@@ -14,19 +14,11 @@ from hypothesis import strategies as st
 from include.monitor.checks import drift
 from include.monitor.reference import LearnedColumn
 from include.spec.stages import Monitoring
-from include.stats import drift_measures, profiles
+from include.stats import drift_measures
 from include.stats.drift_measures import Binning
-from include.stats.profiles import Profile
+from tests.monitor.machines import partition, profiled
 
 RULES = Monitoring()
-
-
-def profiled(values: list[Any]) -> Profile:
-    """Return the profile of one column's values."""
-    text = any(isinstance(value, str) for value in values)
-    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
-    built = profiles.build_profile("p", "n", rows, [] if text else ["c"], ["c"] if text else [])
-    return profiles.merge_profiles(built.to_pylist())["c"]
 
 
 def column(values: list[Any]) -> LearnedColumn:
@@ -167,13 +159,6 @@ def test_new_categories_are_seen() -> None:
     reference = column(["a", "b"] * 500)
     assert drift.check_unseen("c", reference, profiled(["a"] * 80 + ["new"] * 20), RULES).outcome == "alarm"
     assert drift.check_unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
-
-
-def partition(values: list[Any], key: str) -> dict[str, Any]:
-    """Return a partition's row of `profiles`."""
-    text = any(isinstance(value, str) for value in values)
-    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
-    return profiles.build_profile("p", key, rows, [] if text else ["c"], ["c"] if text else []).to_pylist()[0]
 
 
 @pytest.mark.parametrize(("usual", "other"), [([1.0, 9.0], [20.0]), (["a", "b"], ["c"])])

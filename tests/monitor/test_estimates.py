@@ -23,7 +23,7 @@ from include.monitor.estimates import (
     MIN_ERROR_PARTITIONS,
     CalibrationMap,
     EstimatePair,
-    LabelledPartition,
+    LabeledPartition,
     calibrate,
     estimate_row,
     estimated_metrics,
@@ -54,10 +54,10 @@ def of_kind(name: str) -> UseCase:
     return read(ROOT / "tests" / "usecases" / name / "usecase.yaml")
 
 
-def pairs(apart: float, partitions: int = 10, rows: int = 100) -> list[LabelledPartition]:
+def pairs(apart: float, partitions: int = 10, rows: int = 100) -> list[LabeledPartition]:
     """Return partitions on which the estimate was that far off, and the naive guess 0.1."""
     return [
-        LabelledPartition(f"{n:02}", rows, {"brier": EstimatePair(0.2 + apart, 0.2, 0.3)})
+        LabeledPartition(f"{n:02}", rows, {"brier": EstimatePair(0.2 + apart, 0.2, 0.3)})
         for n in range(partitions)
     ]
 
@@ -105,11 +105,11 @@ def test_several_classes_are_expected_as_drawn() -> None:
     chances = random.dirichlet(np.full(k, 0.8), 4000).clip(1e-3)
     chances /= chances.sum(axis=1, keepdims=True)
     labels = (random.random(4000)[:, None] > chances.cumsum(axis=1)).sum(axis=1).clip(max=k - 1).astype(float)
-    learnt_of = learn_calibration(use, labels, chances)
-    found = expected_metrics(use, learnt_of, chances)
+    learned_of = learn_calibration(use, labels, chances)
+    found = expected_metrics(use, learned_of, chances)
     assert set(found) == set(estimated_metrics(use))
     assert "calibration_error" not in found
-    assert calibrate(learnt_of, chances).sum(axis=1) == pytest.approx(np.ones(4000))
+    assert calibrate(learned_of, chances).sum(axis=1) == pytest.approx(np.ones(4000))
     assert found["accuracy"] == pytest.approx(chances.max(axis=1).mean(), abs=0.03)
     assert found["log_loss"] == pytest.approx(-(chances * np.log(chances)).sum(axis=1).mean(), abs=0.04)
 
@@ -142,7 +142,7 @@ def test_learning_from_one_class_or_partition_is_no_error(use: UseCase) -> None:
     assert one.partitions == ()
 
 
-def test_the_error_is_learnt_on_other_partitions(use: UseCase) -> None:
+def test_the_error_is_learned_on_other_partitions(use: UseCase) -> None:
     """Each of the held-out partitions is estimated by a map that never saw it."""
     random = np.random.default_rng(3)
     of = np.repeat(np.array([f"{n:02}" for n in range(5)], dtype=object), 100)
@@ -153,7 +153,7 @@ def test_the_error_is_learnt_on_other_partitions(use: UseCase) -> None:
     after = learn_held_out(use, of, turned, scores).partitions
     assert [partition.partition for partition in before] == sorted(set(of))
     assert before[4].pairs["brier"].estimate == after[4].pairs["brier"].estimate
-    assert before[4].pairs["brier"].realised < after[4].pairs["brier"].realised
+    assert before[4].pairs["brier"].realized < after[4].pairs["brier"].realized
 
 
 def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
@@ -182,7 +182,7 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
     ],
 )
 def test_what_is_worth_nothing_is_not_told(
-    rows: int, guess: float | None, partitions: list[LabelledPartition], reason: str
+    rows: int, guess: float | None, partitions: list[LabeledPartition], reason: str
 ) -> None:
     """An error no smaller than the naive guess', unknown, or of larger partitions.
 
@@ -205,7 +205,7 @@ def test_an_estimate_that_goes_wrong_falls_silent() -> None:
 
 def gate(lake: Lake, use: UseCase) -> None:
     """Give the champion test partitions: what it says of the history's last fourteen."""
-    champion = lake.rows("deployments")[0]
+    champion = lake.rows("switches")[0]
     rows = training_set(lake, use, machines.TRAINED)
     keep = sorted(set(rows["partition"].to_pylist()))[-14:]
     rows = rows.filter(pa.array([partition in keep for partition in rows["partition"].to_pylist()]))
@@ -218,13 +218,13 @@ def gate(lake: Lake, use: UseCase) -> None:
 
 @pytest.fixture(scope="session")
 def gated(base: Path, use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The lake without the rows that were learnt from, and with those that were judged on."""
+    """The lake without the rows that were learned from, and with those that were judged on."""
     folder = tmp_path_factory.mktemp("gated") / "lake"
     shutil.copytree(base, folder)
     lake = Lake("machines", str(folder))
     gate(lake, use)
     machines.forget_history(lake)
-    held_out_estimates(lake, use, lake.rows("deployments")[0])
+    held_out_estimates(lake, use, lake.rows("switches")[0])
     return folder
 
 
@@ -334,7 +334,7 @@ def test_a_killed_partition_is_made_good(
     assert not [d for d in verify(own, use).differences if "estimates" in d]
 
 
-def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: list[str]) -> None:
+def test_beyond_what_was_learned_nothing_is_told(own: Lake, use: UseCase, week: list[str]) -> None:
     """A partition whose temperatures nobody has seen is silent, by that finding; its error stays measured."""
     machines.readings(own, use, week[0], lambda row: {**row, "temp": 400.0})
     run(own, use, week[0])
@@ -346,7 +346,7 @@ def test_beyond_what_was_learnt_nothing_is_told(own: Lake, use: UseCase, week: l
 
 def test_another_rungs_partition_is_not_told(own: Lake, use: UseCase, week: list[str]) -> None:
     """What a lower rung served isn't the champion's, and has no estimate of it."""
-    own.replace(artifacts.model_key(own.rows("deployments")[0]["model"]), b"lost")
+    own.replace(artifacts.model_key(own.rows("switches")[0]["model"]), b"lost")
     run(own, use, week[0])
     found = {(row["value"], row["unchecked"], row["reason"]) for row in rows_of(own, week[0]).values()}
     assert found == {(None, None, f"{machines.ROWS} of {machines.ROWS} rows weren't served by the champion")}

@@ -18,6 +18,7 @@ from include.spec.gate import Requirement
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
+from tests.monitor.machines import truth
 
 
 def run(lake: Lake, use: UseCase, *partitions: str) -> None:
@@ -25,19 +26,6 @@ def run(lake: Lake, use: UseCase, *partitions: str) -> None:
     for partition in partitions:
         score(lake, use, partition)
         monitor(lake, use, partition)
-
-
-def truth(use: UseCase, lake: Lake, partitions: list[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Return labels and predictions of the rows that got a label, joined here by hand."""
-    served = {(r["partition"], r["machine"]): r["prediction"] for r in lake.rows("predictions")}
-    pairs = [
-        (float(minutes > 15), served[partition, machine])
-        for partition in partitions
-        for machine, minutes in enumerate(machines.day(partition)[1])
-        if minutes is not None
-    ]
-    target, predicted = np.array(pairs).T
-    return target, predicted
 
 
 def test_a_matured_partition_has_the_figures_of_scikit_learn(
@@ -55,7 +43,7 @@ def test_a_matured_partition_has_the_figures_of_scikit_learn(
     assert rows["prior:log_loss"]["value"] == pytest.approx(sk.log_loss(target, np.full(len(target), 0.25)))
     row = rows["roc_auc"]
     assert (row["partition"], row["known"]) == (week[0], week[2])
-    assert (row["rows"], row["unlabelled"]) == (len(target), machines.ROWS - len(target))
+    assert (row["rows"], row["unlabeled"]) == (len(target), machines.ROWS - len(target))
     assert (json.loads(row["served_by"]), json.loads(row["versions"])) == ({"champion": 120}, {"1": 120})
 
 
@@ -104,7 +92,7 @@ def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: 
 def test_another_champions_partitions_are_not_its_own(quick: Lake, use: UseCase, week: list[str]) -> None:
     """After a switch the new champion has no matured partitions yet, however bad the old one was."""
     run(quick, use, *week[:5])
-    served = quick.rows("deployments")[0]
+    served = quick.rows("switches")[0]
     other = machines.spec(use.folder.parent)
     digest = served["model"]
     machines.promote(quick, digest[::-1], week[5], version="2")
@@ -118,8 +106,8 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
     """While the baseline of a refused training serves, nothing is judged, and nothing is requested."""
-    row = quick.rows("deployments")[0] | {"role": "baseline", "kind": FALLBACK}
-    quick.publish("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), {"switch": 1})
+    row = quick.rows("switches")[0] | {"role": "baseline", "kind": FALLBACK}
+    quick.publish("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), {"switch": 1})
     run(quick, use, *week[:4])
     assert {row["served_by"] for row in quick.rows("predictions")} == {"baseline"}
     note = "there is no champion: no model was promoted yet, and baseline v1 serves instead"

@@ -1,4 +1,4 @@
-"""Realised figures by day, week, version, rung and slice, as known then and now, and labels that go wrong."""
+"""Realized figures by day, week, version, rung and slice, as known then and now, and labels that go wrong."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.test_performance import truth
+from tests.monitor.machines import truth
 
 SLICED = "{objective: log_loss, min_partitions: 2, block_partitions: 1, slices: {columns: [kind]}}"
 
@@ -80,7 +80,7 @@ def test_a_revision_restates_the_partition_it_touches(own: Lake, sliced: UseCase
     target, predicted = truth(sliced, own, [week[1]])
     assert now.pop(week[1]) == (week[5], pytest.approx(sk.log_loss(1 - target, predicted)))
     assert now == {key: reported[key] for key in (week[0], week[2])} | {week[3]: now[week[3]]}
-    assert machines.watch(own, sliced, week[5]).relabelled == {week[5]: [week[1]]}
+    assert machines.watch(own, sliced, week[5]).relabeled == {week[5]: [week[1]]}
 
 
 def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -132,7 +132,7 @@ def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: li
     assert said(own, sliced, week[6])["overdue"].outcome == "ok"
 
 
-def test_labels_that_come_a_season_later_are_realised(own: Lake, sliced: UseCase, week: list[str]) -> None:
+def test_labels_that_come_a_season_later_are_realized(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """A partition that has long left the window still gets its figures.
 
     As of the partition they were known.
@@ -176,9 +176,9 @@ def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str
     """Each kind of machine has its row, and together they have all rows of the partitions that matured."""
     found = performance_by(own, sliced, "slice", known=week[2])
     assert [row["slice"] for row in found] == ["kind = belt", "kind = fan", "kind = pump"]
-    assert sum(row["rows"] + row["unlabelled"] for row in found) == machines.ROWS
+    assert sum(row["rows"] + row["unlabeled"] for row in found) == machines.ROWS
     kinds = [row["kind"] for row in machines.day(week[0])[0]]
-    assert found[2]["rows"] + found[2]["unlabelled"] == kinds.count("pump")
+    assert found[2]["rows"] + found[2]["unlabeled"] == kinds.count("pump")
 
 
 def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, week: list[str]) -> None:

@@ -14,11 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from include.monitor.pipeline import monitor
+from include.monitor.state import State
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import FINDINGS, PROFILES
+from include.storage.schemas import FINDINGS, PARTITIONS, PROFILES
 from tests.monitor import machines
 
 
@@ -109,7 +110,7 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
         machines.publish(quick, use, "stops", partition, turned)
     run(quick, use, week[:7])
     asked = {row["partition"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
-    digest = quick.rows("deployments")[0]["model"]
+    digest = quick.rows("switches")[0]["model"]
     assert [asked[partition][0] for partition in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
     assert {asked[partition][1] for partition in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
 
@@ -197,7 +198,7 @@ def test_partitions_in_any_order_leave_the_same(
     assert machines.state(lake) == expected
 
 
-def test_neighbours_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
+def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
     """Five partitions by three workers at once, each partition twice, end in the same tables."""
     folder, expected = short
     shutil.copytree(folder / "base", folder / "once")
@@ -205,6 +206,53 @@ def test_neighbours_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase
     with ThreadPoolExecutor(3) as workers:
         list(workers.map(lambda partition: run(lake, use, [partition]), [*week[:5], *reversed(week[:5])]))
     assert machines.state(lake) == expected
+
+
+def contents(state: State) -> tuple[Any, ...]:
+    """Return what a state knows of the table `partitions`."""
+    return (state._partitions, state.published_digests, state.realized_inputs, state.relabeled)
+
+
+def test_a_state_takes_over_what_its_run_published(
+    quick: Lake, use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is read once a run, and knows the same as one that is read anew after each commit."""
+    run(quick, use, week[:2])
+    refresh, read_all = State.refresh, State._read_all
+    own_rows, reads = [], []
+
+    def refresh_and_compare(state: State, lake: Lake, own: Sequence[Any] = ()) -> None:
+        refresh(state, lake, own)
+        if own:
+            own_rows.extend(own)
+            read = len(reads)
+            assert contents(state) == contents(State(lake, use, state.partition))
+            del reads[read:]
+
+    def counted(*args: Any) -> None:
+        reads.append(args)
+        read_all(*args)
+
+    monkeypatch.setattr(State, "refresh", refresh_and_compare)
+    monkeypatch.setattr(State, "_read_all", counted)
+    run(quick, use, week[2:3])
+    assert {"performance", "losses", "monitor", "drift", "estimates"} == {row["product"] for row in own_rows}
+    assert len(reads) == 1
+
+
+def test_a_state_is_read_anew_after_another_runs_commit(quick: Lake, use: UseCase, week: list[str]) -> None:
+    """What a concurrent run published between two of its own commits isn't missed."""
+    run(quick, use, week[:1])
+    state = State(quick, use, week[1])
+    own, other = (
+        {**quick.rows("partitions")[0], "partition": key, "product": "monitor"} for key in week[1:3]
+    )
+    for row in (other, own):
+        where = {"product": "monitor", "partition": row["partition"]}
+        quick.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where)
+    state.refresh(quick, [own])
+    assert state.partition_row("monitor", week[2]) is not None
+    assert contents(state) == contents(State(quick, use, week[1]))
 
 
 class Dying(Lake):
@@ -334,7 +382,7 @@ def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[s
 
 
 def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A matured partition's labels are profiled, unlabelled rows as missing.
+    """A matured partition's labels are profiled, unlabeled rows as missing.
 
     Labels that all turn are drift.
     """
@@ -356,7 +404,7 @@ def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week:
 def test_a_window_of_another_kind_is_not_compared(
     quick: Lake, use: UseCase, week: list[str], tmp_path: Path
 ) -> None:
-    """A column that was numeric when the model learnt and is categorical now is told, and fails nothing."""
+    """A column that was numeric when the model learned and is categorical now is told, and fails nothing."""
     text = (use.folder / "usecase.yaml").read_text()
     (tmp_path / "machines").mkdir()
     (tmp_path / "machines" / "features.sql").write_text(machines.SQL)
@@ -421,7 +469,7 @@ def test_ten_thousand_categories_are_drift_and_not_called_new(
 
 def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A champion whose reference has no rows: each column says so, none is well, and nothing fails."""
-    digest = quick.rows("deployments")[0]["model"]
+    digest = quick.rows("switches")[0]["model"]
     none = pa.table({name: pa.array([], pa.float64()) for name in ("temp", "load", "weekday", "prediction")})
     none = none.append_column("kind", pa.array([], pa.string()))
     empty = profiles.build_profile(

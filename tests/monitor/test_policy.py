@@ -101,7 +101,7 @@ def test_each_declared_cause_belongs_to_a_check() -> None:
 
 @pytest.mark.parametrize("check", ["missing", "unseen", "fallback", "data", "labels", "sudden_change"])
 def test_a_broken_feed_never_asks(use: UseCase, check: str) -> None:
-    """What is learnt from a broken feed is as broken: a person is told instead."""
+    """What is learned from a broken feed is as broken: a person is told instead."""
     decisions = told(use, [found(check)] * 3, when=tuple(CAUSES), consecutive=1)
     assert [decision.decision for decision in decisions] == ["alert", "nothing", "nothing"]
 

@@ -1,4 +1,4 @@
-"""What the serving model learnt on.
+"""What the serving model learned on.
 
 Counted once by partition, from the partitions that its evidence names.
 """

@@ -53,19 +53,19 @@ def publish(lake: Lake, use: UseCase, partitions: list[str], model: str, seen: s
     """Publish limits as a training does whose model predicts what a column says."""
     rows = features(lake, use, partitions)
     numeric, categorical = use.features.numeric, use.features.categorical
-    learnt = profiles.merge_profiles(
+    learned = profiles.merge_profiles(
         profiles.build_profile("reference", TRAINED, rows, numeric, categorical).to_pylist()
     )
     said = profiles.build_profile(
         "reference", TRAINED, rows.select([seen]).rename_columns(["prediction"]), ["prediction"], []
     )
-    learnt |= profiles.merge_profiles(said.to_pylist())
+    learned |= profiles.merge_profiles(said.to_pylist())
     challenger = SimpleNamespace(digest=model)
     record: Any = SimpleNamespace(
         partition=TRAINED, data="d", spec=use.digest, code="c", challenger=challenger
     )
     monitoring_baselines.publish_alarm_limits(
-        lake, use, record, learnt, rows, np.asarray(rows[seen].to_numpy())
+        lake, use, record, learned, rows, np.asarray(rows[seen].to_numpy())
     )
 
 

@@ -19,7 +19,7 @@ SCORED = [
     for partition in ("2024-03-04", "2024-03-18")
 ]
 CHAMPION: dict[str, Any] = {
-    "role": "champion", "version": "3", "model": "m3", "effective": MONDAYS[0], "evidence": "2024-03-18",
+    "role": "champion", "version": "3", "model": "m3", "effective_from": MONDAYS[0], "evidence": "2024-03-18",
     "kind": "promoted", "reason": "because", "prior": 1.0, "priors": "", "switch": 1,
 }  # fmt: skip
 BASELINE = CHAMPION | {"role": "baseline", "version": "2"}

@@ -195,7 +195,7 @@ def fill(lake: Lake, usecase: str) -> None:
                    "alerts": json.dumps([alert])}  # fmt: skip
         lake.publish("decisions", _table([decided], schemas.DECISIONS), {"partition": partition})
     measured = {"partition": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96,
-        "unlabelled": 4,
+        "unlabeled": 4,
                 "served_by": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
     lake.publish("performance", _table([measured], schemas.PERFORMANCE), {"partition": first})
     for recipient, outcome in (
@@ -228,10 +228,10 @@ def _ledgers(lake: Lake, partition: str) -> None:
                "code": "abc", "recorded": 1}  # fmt: skip
     lake.append_at("attempts", _table([attempt], schemas.ATTEMPTS), -1)
     switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
-              "effective": partition, "evidence": partition, "kind": "promoted", "by": "gate",
+              "effective_from": partition, "evidence": partition, "kind": "promoted", "by": "gate",
                   "reason": verdict,
               "attempt": ATTEMPT, "request": ATTEMPT, "recipe": "boosting"}  # fmt: skip
-    lake.append_at("deployments", _table([switch], schemas.DEPLOYMENTS), -1)
+    lake.append_at("switches", _table([switch], schemas.SWITCHES), -1)
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
-import pyarrow as pa
 import pytest
 
 from evergreen.operators import base
@@ -15,19 +13,8 @@ from evergreen.view.usecase import state
 from include.errors import StoreUnavailable
 from include.spec import load
 from include.storage.lake import Lake
+from tests.plugins.counting import Counting
 from tests.plugins.site import NIGHTS, ROOT, fill
-
-
-class Counting(Lake):
-    """A lake that counts the rows it hands out."""
-
-    handed = 0
-
-    def read(self, *args: Any, **kwargs: Any) -> pa.Table | None:
-        """Read, and count."""
-        found = super().read(*args, **kwargs)
-        self.handed += 0 if found is None else found.num_rows
-        return found
 
 
 @pytest.fixture
@@ -78,4 +65,4 @@ def test_a_store_that_is_down_is_said_without_its_own_words(lake: Counting) -> N
 
 def test_a_store_that_is_down_is_worth_another_try() -> None:
     """Airflow's retries are for an outage: no operator takes it for final."""
-    assert not issubclass(StoreUnavailable, base.FINAL_ERRORS)
+    assert not issubclass(StoreUnavailable, base.NON_RETRYABLE)

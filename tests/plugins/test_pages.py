@@ -15,14 +15,15 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from evergreen.view import column, compare, overview, quality
+from evergreen.view import column, compare, quality
 from include.promote import ledger
 from include.reports.history import read_history
+from include.reports.metric_chart import metric_chart
 from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.plugins import year
-from tests.plugins.test_bounds import Counting
+from tests.plugins.counting import Counting
 
 PAGES = {
     "partition": f"/partition/year/{year.KEYS[-10]}",
@@ -102,7 +103,7 @@ def perform(lake: Lake, **values: float) -> None:
     """Replace the figures of the newest partition."""
     rows = [
         {"partition": year.KEYS[-1], "known": year.KEYS[-1], "metric": name.replace("__", ":"),
-         "value": value, "rows": year.ROWS, "unlabelled": 0, "served_by": "{}", "versions": "{}"}
+         "value": value, "rows": year.ROWS, "unlabeled": 0, "served_by": "{}", "versions": "{}"}
         for name, value in values.items()
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, schemas.PERFORMANCE)
@@ -138,7 +139,7 @@ def test_the_use_cases_own_objective_is_shown_by_its_losses(year_folder: Path) -
         }
     )
     lake = Lake(year.USECASE, str(year_folder / "lake"))
-    chart = overview.chart(lake, spec, year.KEYS[-28:], ledger.switches(lake))
+    chart = metric_chart(lake, spec, year.KEYS[-28:], ledger.switches(lake))
     assert chart is not None
     assert (chart.metric, chart.newest, chart.baseline) == ("costs:cost", 0.5, 0.6)
     assert (chart.tone, chart.why) == ("good", "It is no worse than baseline.")
@@ -421,10 +422,10 @@ def test_an_unknown_version_is_not_found(client: year.Client, query: str) -> Non
 
 def test_a_model_that_replaced_a_champion_is_a_version_of_its_own(copied: Lake) -> None:
     """A replacement has the version of the training that it comes from, and another model."""
-    row = copied.rows("deployments")[0]
+    row = copied.rows("switches")[0]
     row |= {"switch": 99, "role": "champion", "version": "52", "model": "other", "recipe": "forest"}
-    version = copied.version("deployments")
-    copied.append_at("deployments", pa.Table.from_pylist([row], schemas.DEPLOYMENTS), version)
+    version = copied.version("switches")
+    copied.append_at("switches", pa.Table.from_pylist([row], schemas.SWITCHES), version)
     versions: dict[str, Any] = compare.read_versions(copied)
     assert versions["52-forest"].model == "other"
     assert versions["52"].model != "other"

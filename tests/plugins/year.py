@@ -204,7 +204,7 @@ def _monitoring(lake: Lake, random: np.random.Generator) -> None:
         version = str(place // 7 or "")
         performance += [
             {"partition": key, "known": key, "metric": metric, "value": float(random.uniform(0.5, 0.8)),
-             "rows": ROWS, "unlabelled": 0, "served_by": f'{{"champion": {ROWS}}}',
+             "rows": ROWS, "unlabeled": 0, "served_by": f'{{"champion": {ROWS}}}',
              "versions": json.dumps({version: ROWS})}
             for metric in METRICS
         ]  # fmt: skip
@@ -231,7 +231,7 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
                  "model": digest(recipe.name, key), "data": digest("data", key), "rows": ROWS * place,
                  "last_fitted": last, "moved": 0.01}
             )  # fmt: skip
-        version, effective = str(place + 1), KEYS[min(KEYS.index(key) + 1, PARTITIONS - 1)]
+        version, effective_from = str(place + 1), KEYS[min(KEYS.index(key) + 1, PARTITIONS - 1)]
         attempts.append(
             {"key": digest("attempt", key), "partition": key, "verdict": "blessed",
              "sentence": "blessed: well",
@@ -242,7 +242,7 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
         for role, name in (("champion", "boosting"), ("baseline", "linear")):
             switches.append(
                 {"switch": place + 1, "role": role, "version": version, "model": digest(name, key),
-                 "prior": 0.3, "priors": None, "effective": effective, "evidence": key,
+                 "prior": 0.3, "priors": None, "effective_from": effective_from, "evidence": key,
                  "kind": "refreshed" if place else "promoted", "by": "", "reason": "blessed: well",
                  "attempt": digest("attempt", key), "request": digest("attempt", key), "recipe": name}
             )  # fmt: skip
@@ -258,7 +258,7 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
     _publish(lake, "fits", schemas.FITS, fits)
     _publish(lake, "walks", schemas.WALKS, walks)
     lake.append_at("attempts", pa.Table.from_pylist(attempts, schemas.ATTEMPTS), -1)
-    lake.append_at("deployments", pa.Table.from_pylist(switches, schemas.DEPLOYMENTS), -1)
+    lake.append_at("switches", pa.Table.from_pylist(switches, schemas.SWITCHES), -1)
 
 
 def _predictions(lake: Lake, random: np.random.Generator) -> None:

@@ -56,7 +56,7 @@ def act(barrier: Barrier, lake_uri: str, what: str, subject: str, human: bool = 
     """Do one thing to the ledgers of ``weekly_sales`` and return the sentence of how it ended."""
     lake, spec = Lake("weekly_sales", lake_uri), read(WEEKLY)
     spec = asking(spec) if human else spec
-    lake.version("deployments")  # open what is opened once, so that all leave the barrier at the same time
+    lake.version("switches")  # open what is opened once, so that all leave the barrier at the same time
     barrier.wait(60)
     try:
         if what == "decide":

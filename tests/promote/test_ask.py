@@ -122,7 +122,11 @@ def test_while_a_person_is_asked_the_baseline_serves(
     """The first verdict may wait for days, in which no row gets the constant; asking again adds nothing."""
     task = asked(desk, judged(1, FIRST))
     (fallback,) = ledger.switches(lake)
-    assert (fallback["role"], fallback["kind"], fallback["effective"]) == ("baseline", "fallback", SECOND)
+    assert (fallback["role"], fallback["kind"], fallback["effective_from"]) == (
+        "baseline",
+        "fallback",
+        SECOND,
+    )
     with pytest.raises(TaskAwaitingInput):
         task.execute_complete(desk.context, desk.event("Approve", by="ann", reason=" "))
     assert ledger.switches(lake) == [fallback]

@@ -145,7 +145,7 @@ def _state(lake: Lake, registry: Registry) -> list[Any]:
     return [ledger.attempts(lake), ledger.switches(lake), objects, registry.aliases("weekly_sales")]
 
 
-# attempts, two models with their facts, deployments: six writes; the aliases come after the last. Killed
+# attempts, two models with their facts, switches: six writes; the aliases come after the last. Killed
 # after a write is killed before the next.
 @pytest.mark.parametrize(("writes", "after"), [*((n, False) for n in range(1, 7)), (6, True)])
 def test_a_kill_between_any_two_writes(

@@ -16,19 +16,19 @@ from include.judge.evidence import Evidence
 from include.judge.judge import BLESSED, NOT_BLESSED, Check, Verdict
 from include.promote import ledger
 from include.storage.lake import Lake
-from include.storage.schemas import ATTEMPTS, DEPLOYMENTS
+from include.storage.schemas import ATTEMPTS, SWITCHES
 from tests.promote.conftest import evidence, losses
 
 
-def _row(number: int, model: str, effective: str, kind: str = "promoted", **more: Any) -> ledger.Row:
+def _row(number: int, model: str, effective_from: str, kind: str = "promoted", **more: Any) -> ledger.Row:
     row = {
         "switch": number,
         "role": "champion",
         "version": model.upper(),
         "model": model,
         "prior": number / 10,
-        "effective": effective,
-        "evidence": effective,
+        "effective_from": effective_from,
+        "evidence": effective_from,
         "kind": kind,
         "by": "",
         "reason": "",
@@ -41,7 +41,7 @@ def _row(number: int, model: str, effective: str, kind: str = "promoted", **more
 
 def _write(lake: Lake, *rows: ledger.Row) -> Lake:
     both = [row | {"role": role} for row in rows for role in ("champion", "baseline")]
-    lake.append_at("deployments", pa.Table.from_pylist(both, DEPLOYMENTS), lake.version("deployments"))
+    lake.append_at("switches", pa.Table.from_pylist(both, SWITCHES), lake.version("switches"))
     return lake
 
 
@@ -100,17 +100,17 @@ def test_a_model_that_was_replaced_is_nobodys_fallback(lake: Lake) -> None:
 def test_without_a_champion_the_baseline_serves(lake: Lake) -> None:
     """After a fallback there is a baseline with its prior and no champion, and why is stated."""
     baseline = _row(1, "a", "2013-03-01", "fallback") | {"role": "baseline"}
-    lake.append_at("deployments", pa.Table.from_pylist([baseline], DEPLOYMENTS), lake.version("deployments"))
+    lake.append_at("switches", pa.Table.from_pylist([baseline], SWITCHES), lake.version("switches"))
     served = ledger.serving(lake, "2013-03-01")
     assert (served.champion, served.previous, served.prior) == (None, None, 0.1)
     assert (served.baseline or {})["model"] == "a"
     rows = ledger.switches(lake)
     assert ledger.live_champion(rows) is None
     nobody = "there is no champion: no model was promoted yet, and"
-    assert ledger.vacancy(rows, "2013-03-01") == f"{nobody} baseline vA serves instead"
-    assert ledger.vacancy(rows, "2013-02-28") == f"{nobody} a constant serves instead"
+    assert ledger.why_no_champion(rows, "2013-03-01") == f"{nobody} baseline vA serves instead"
+    assert ledger.why_no_champion(rows, "2013-02-28") == f"{nobody} a constant serves instead"
     _write(lake, _row(2, "b", "2013-03-02"))
-    assert ledger.vacancy(ledger.switches(lake), "2013-03-02") == ""
+    assert ledger.why_no_champion(ledger.switches(lake), "2013-03-02") == ""
 
 
 KINDS = ("promoted", "refreshed", "replaced", "rolled back", "forced")
@@ -130,12 +130,14 @@ def test_a_later_switch_changes_no_served_partition(moves: list[tuple[str, int, 
         day += step
         rows.append(_row(number, model, f"2013-03-{day:02}", kind))
         for partition in range(1, 40):
-            line = ledger.succession([row for row in rows if row["effective"] <= f"2013-03-{partition:02}"])
+            line = ledger.champion_history(
+                [row for row in rows if row["effective_from"] <= f"2013-03-{partition:02}"]
+            )
             if partition < day:
                 assert [row["switch"] for row in line] == seen.get(partition, [])
             seen[partition] = [row["switch"] for row in line]
             assert all(a["model"] != b["model"] for a, b in pairwise(line))
-        assert ledger.succession(rows)[-1] == rows[-1]
+        assert ledger.champion_history(rows)[-1] == rows[-1]
 
 
 def test_the_rival_of_a_training_is_found_again(lake: Lake) -> None:

@@ -15,13 +15,13 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
+from include.promote.ledger import trials_on
 from include.promote.promotion import force, judge_and_record, mirror_aliases, promote
 from include.promote.rollback import rollback
-from include.promote.trials import trials_on
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.storage.schemas import ATTEMPTS, DEPLOYMENTS, PARTITIONS
+from include.storage.schemas import ATTEMPTS, PARTITIONS, SWITCHES
 from tests.promote.conftest import model, register
 
 Attempt = Callable[..., str]
@@ -77,7 +77,7 @@ def test_the_first_challenger_serves_from_the_next_partition(
     assert [artifacts.load_model(lake, row["model"]).steps[0][1].constant for row in rows] == [0, 1]
     assert b'"prior": 0.2' in (lake.get(f"models/{ref.digest}.json") or b"")
     assert registry.aliases("weekly_sales") == {"champion": "1"}
-    assert lake.version("deployments") == 1  # made, and one commit
+    assert lake.version("switches") == 1  # made, and one commit
 
 
 def test_judging_and_promoting_again_changes_nothing(
@@ -113,14 +113,14 @@ def test_an_unblessed_challenger_is_an_outcome(
     where = attempt(1, FIRST)
     judge_and_record(lake, weekly, where)
     promote(lake, weekly, _key(where), registry=registry)
-    before = lake.version("deployments")
+    before = lake.version("switches")
     worse = attempt(2, SECOND, champion=1, refused=True)
     thin = attempt(3, SECOND, champion=1, count=3)
     assert judge_and_record(lake, weekly, worse).verdict == NOT_BLESSED
     assert judge_and_record(lake, weekly, thin).verdict == NOT_ENOUGH
     assert promote(lake, weekly, _key(worse), registry=registry).switch is None
     assert promote(lake, weekly, _key(thin), registry=registry).switch is None
-    assert lake.version("deployments") == before
+    assert lake.version("switches") == before
     assert registry.aliases("weekly_sales") == {"champion": "1"}
     assert lake.get(artifacts.model_key(digest_bytes(model(2)))) is None
 
@@ -140,7 +140,7 @@ def test_a_first_training_that_is_refused_leaves_its_baseline_in_service(
         assert promotion.blocker.startswith("not blessed: ")
     (row,) = ledger.switches(lake)
     assert (row["role"], row["kind"], row["version"], row["recipe"]) == ("baseline", "fallback", "1", "prior")
-    assert (row["model"], row["effective"]) == (digest_bytes(model(0)), SECOND)
+    assert (row["model"], row["effective_from"]) == (digest_bytes(model(0)), SECOND)
     assert row["reason"].startswith("there is no champion: not blessed: ")
     assert ledger.serving(lake, SECOND).baseline == row
     promote(lake, weekly, keys[1], registry=registry)
@@ -337,7 +337,7 @@ def test_a_switch_stands_without_mlflow(
     assert mirror_aliases(lake, weekly, registry)
     assert registry.aliases("weekly_sales") == {"champion": "1"}
     version = MlflowClient(registry.uri, registry.uri).get_model_version("weekly_sales", "1")
-    assert version.tags == {"serving_since": ledger.switches(lake)[0]["effective"]}
+    assert version.tags == {"serving_since": ledger.switches(lake)[0]["effective_from"]}
 
 
 def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry) -> None:
@@ -347,10 +347,10 @@ def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: R
     """
     _three(lake, weekly, attempt, registry)
     _serve(lake, FIRST, SECOND, THIRD, FOURTH)
-    version, began = lake.version("deployments"), time.monotonic()
+    version, began = lake.version("switches"), time.monotonic()
     ref = rollback(lake, weekly, None, "ann", "late by an hour", registry=registry)
     assert time.monotonic() - began < 10
-    assert lake.version("deployments") == version + 1
+    assert lake.version("switches") == version + 1
     assert ref.partition == "2024-04-01"
     assert ref.note == "v2 rolled back by ann, champion from 2024-04-01 on: late by an hour"
     assert [_champion(lake, partition) for partition in (THIRD, FOURTH, "2024-04-01")] == ["2", "3", "2"]
@@ -372,13 +372,13 @@ def test_a_rollback_can_be_asked_for_twice(
 ) -> None:
     """To what is live already it does nothing and says so; the same request again doesn't go further back."""
     _three(lake, weekly, attempt, registry)
-    version = lake.version("deployments")
+    version = lake.version("switches")
     assert rollback(lake, weekly, "v3", "ann", "sure?").note.startswith("nothing to do: v3")
-    assert lake.version("deployments") == version
+    assert lake.version("switches") == version
     refs = [rollback(lake, weekly, None, "ann", "slow", request="run 7") for _ in range(3)]
     assert [ref.digest for ref in refs] == [digest_bytes(model(2))] * 3
     assert refs[1].note.startswith("already carried out")
-    assert lake.version("deployments") == version + 1
+    assert lake.version("switches") == version + 1
 
 
 def test_a_rollback_that_cannot_serve_is_refused(
@@ -388,16 +388,16 @@ def test_a_rollback_that_cannot_serve_is_refused(
     with pytest.raises(NotPublished, match="no champion yet"):
         rollback(lake, weekly, None, "ann", "slow")
     _three(lake, weekly, attempt, registry)
-    version = lake.version("deployments")
-    with pytest.raises(NotPublished, match="version 7, once champion, found v1, v2, v3"):
+    version = lake.version("switches")
+    with pytest.raises(NotPublished, match=r"found v7, which never was .*; choose one of v1, v2, v3"):
         rollback(lake, weekly, "7", "ann", "slow")
     for by, reason in (("", "slow"), ("ann", " ")):
-        with pytest.raises(EvergreenError, match="by whom, and why"):
+        with pytest.raises(EvergreenError, match="a name and a reason"):
             rollback(lake, weekly, None, by, reason)
     lake.replace(artifacts.model_key(digest_bytes(model(2))), b"half a mod")
     with pytest.raises(ModelError, match="SHA-256"):
         rollback(lake, weekly, None, "ann", "slow")
-    assert lake.version("deployments") == version
+    assert lake.version("switches") == version
 
 
 def test_a_person_can_overrule_the_gate(
@@ -408,7 +408,7 @@ def test_a_person_can_overrule_the_gate(
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
     judge_and_record(lake, weekly, worse)
-    with pytest.raises(EvergreenError, match="by whom, and why"):
+    with pytest.raises(EvergreenError, match="a name and a reason"):
         force(lake, weekly, _key(worse), "ann", "", registry=registry)
     ref = force(lake, weekly, _key(worse), "ann", "the champion leaks", registry=registry)
     assert "v2 forced by ann" in ref.note
@@ -473,7 +473,7 @@ def test_the_way_back_is_short_however_long_the_ledger(
     pairs, last = ledger.switches(lake)[-4:], ledger.attempts(lake)[-1]
     turns = [{**row, "switch": row["switch"] + 2 * turn} for turn in range(1, 500) for row in pairs]
     tries = [{**last, "recorded": number} for number in range(4, 1000)]
-    for table, rows, schema in (("deployments", turns, DEPLOYMENTS), ("attempts", tries, ATTEMPTS)):
+    for table, rows, schema in (("switches", turns, SWITCHES), ("attempts", tries, ATTEMPTS)):
         lake.append_at(table, pa.Table.from_pylist(rows, schema), lake.version(table))
     _serve(lake, *weekly.clock.keys(FIRST, "2043-12-28"))
     began = time.monotonic()

@@ -59,7 +59,7 @@ def _serial(lake: Lake) -> list[ledger.Row]:
     numbers = [row["switch"] for row in rows]
     assert numbers == sorted([*range(1, len(rows) // 2 + 1)] * 2)
     assert [row["role"] for row in rows] == ["baseline", "champion"] * (len(rows) // 2)
-    history = DeltaTable(f"{lake.uri}/tables/deployments").history()
+    history = DeltaTable(f"{lake.uri}/tables/switches").history()
     assert sum(commit["operation"] == "WRITE" for commit in history) == len(rows) // 2
     return ledger.champions(rows)
 

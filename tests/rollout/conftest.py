@@ -1,4 +1,4 @@
-"""Parcels that come late by a rule that one model knows, one forgot, and one learnt upside down."""
+"""Parcels that come late by a rule that one model knows, one forgot, and one learned upside down."""
 
 from __future__ import annotations
 
@@ -14,9 +14,12 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
+from include.features.build import training_set
 from include.judge.judge import BLESSED, RUBBER_STAMPED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry
+from include.monitor.performance import publish_performance
+from include.monitor.state import State
 from include.promote import ledger
 from include.promote.promotion import Promotion, promote
 from include.references import digest_bytes
@@ -25,10 +28,11 @@ from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.deployments import newest_by_role
+from include.train.fits import KnownRows, ensure_fits, recipes
 from tests.features import parcels
-from tests.kept import lay
+from tests.kept import fill_folder
 from tests.promote.conftest import evidence, losses, selection
+from tests.switches import newest_by_role
 
 FIRST, LAST = "2024-03-01", "2024-04-10"
 COEFFICIENTS = {"knows": 0.8, "forgot": 0.0, "wrong": -0.8, "knows too": 0.82}
@@ -60,7 +64,7 @@ def usecase(folder: Path, **rollout: Any) -> UseCase:
     return parcels.spec(folder, gate=gate, training=training)
 
 
-class Depot:
+class RolloutLake:
     """A lake of parcels, a partition after the other; what was made in a folder is opened again."""
 
     def __init__(self, folder: Path, **rollout: Any) -> None:
@@ -68,7 +72,7 @@ class Depot:
         self.lake = Lake("parcels", str(folder / "lake"))
         self.registry = Registry("http://127.0.0.1:9")  # nobody listens: the lake is enough
         if self.lake.version("partitions") < 0:
-            lay("depot", folder / "lake", self._filled)
+            fill_folder("depot", folder / "lake", self._filled)
 
     def _filled(self, folder: Path) -> None:
         lake = Lake("parcels", str(folder))
@@ -136,7 +140,30 @@ class Depot:
 
 
 @pytest.fixture
-def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Depot]:
+def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RolloutLake]:
     """Makes a depot with a rollout: ``depot(kind="shadow")``."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    return lambda **rollout: Depot(tmp_path, **rollout)
+    return lambda **rollout: RolloutLake(tmp_path, **rollout)
+
+
+TRAINED = "2024-03-12"
+
+
+def fit(warehouse: RolloutLake, partition: str = TRAINED) -> None:
+    """Fit every recipe as a training does."""
+    rows = training_set(warehouse.lake, warehouse.spec, partition)
+    ensure_fits(
+        KnownRows(warehouse.lake, warehouse.spec, partition, rows),
+        partition,
+        recipes(warehouse.spec, short_memory=True),
+    )
+
+
+def partitions(warehouse: RolloutLake, first: str, last: str) -> list[str]:
+    """Score, measure and advance each partition, and return the sentences."""
+    notes = []
+    for partition in warehouse.spec.clock.keys(first, last):
+        score(warehouse.lake, warehouse.spec, partition)
+        publish_performance(warehouse.lake, warehouse.spec, State(warehouse.lake, warehouse.spec, partition))
+        notes.append(advance(warehouse.lake, warehouse.spec, partition).note)
+    return notes

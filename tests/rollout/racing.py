@@ -15,7 +15,7 @@ from tests.promote.racing import switched
 def act(barrier: Barrier, folder: str, what: str, subject: str) -> str:
     """Do one thing to the ledger of the depot in a folder."""
     lake, spec = Lake("parcels", f"{folder}/lake"), read(Path(folder, "parcels", "usecase.yaml"))
-    lake.version("deployments")  # open what is opened once, so that all leave the barrier at the same time
+    lake.version("switches")  # open what is opened once, so that all leave the barrier at the same time
     barrier.wait(60)
     try:
         if what == "advance":

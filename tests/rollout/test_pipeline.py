@@ -11,13 +11,13 @@ from include.promote import ledger
 from include.promote.promotion import promote
 from include.promote.rollback import rollback
 from include.rollout.pipeline import advance
+from include.score.fallback import canary_entities
 from include.score.pipeline import score
-from include.score.shadow import canary_entities
-from tests.deployments import newest_by_role
 from tests.features import parcels
-from tests.rollout.conftest import Depot
+from tests.rollout.conftest import RolloutLake
+from tests.switches import newest_by_role
 
-Make = Callable[..., Depot]
+Make = Callable[..., RolloutLake]
 
 
 def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> None:
@@ -47,7 +47,7 @@ def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
     assert "watch of vwrong after vknows since 2024-03-08: back, loses" in notes[-1]
     assert made.switches()[-1] == ("champion", "rolled back", "knows")
     live = newest_by_role(made.lake)["champion"]
-    assert (live["by"], live["effective"]) == ("evergreen", "2024-03-12")
+    assert (live["by"], live["effective_from"]) == ("evergreen", "2024-03-12")
     assert "log_loss a row than the incumbent over 2 partitions" in live["reason"]
     assert made.partitions("2024-03-12", "2024-03-20") == ["nothing is on trial"] * 9
     assert made.served()["2024-03-12"] == {"champion knows": 12}
@@ -85,7 +85,10 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     steps = {
         row["kind"] + row["role"]: row for row in ledger.switches(made.lake) if row["version"] == "knows"
     }
-    canary, champion = steps["canarychallenger"]["effective"], steps["promotedchampion"]["effective"]
+    canary, champion = (
+        steps["canarychallenger"]["effective_from"],
+        steps["promotedchampion"]["effective_from"],
+    )
     assert canary >= "2024-03-12"
     assert len(made.spec.clock.keys(canary, champion)) - 1 >= 6
     assert (
@@ -155,7 +158,7 @@ def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
     made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
     made.partitions("2024-03-07", "2024-03-20")
-    before = {name: made.lake.rows(name) for name in ("deployments", "shadows", "predictions", "restated")}
+    before = {name: made.lake.rows(name) for name in ("switches", "shadows", "predictions", "restated")}
     for partition in ("2024-03-08", "2024-03-15", "2024-03-20"):
         made.partition(partition)
     assert {name: made.lake.rows(name) for name in before} == before
@@ -163,7 +166,7 @@ def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
     assert note == "only the newest served partition takes steps, and that is 2024-03-20"
     for attempt in ledger.attempts(made.lake):
         promote(made.lake, made.spec, attempt["key"], registry=made.registry)
-    assert made.lake.rows("deployments") == before["deployments"]
+    assert made.lake.rows("switches") == before["switches"]
 
 
 def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> None:
@@ -193,8 +196,8 @@ def test_a_canary_that_fails_gives_way_in_the_fallback_chain(depot: Make) -> Non
     canary = ledger.switches(made.lake)[-1]
     assert canary["kind"] == "canary"
     made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
-    score(made.lake, made.spec, canary["effective"])
-    rows = made.lake.rows("predictions", {"partition": canary["effective"]})
+    score(made.lake, made.spec, canary["effective_from"])
+    rows = made.lake.rows("predictions", {"partition": canary["effective_from"]})
     assert {row["served_by"] for row in rows} == {"champion"}
     assert {bool(row["reason"]) for row in rows} == {True, False}
 
@@ -246,7 +249,7 @@ def test_a_partition_that_nobody_could_score_takes_the_step_that_is_due(depot: M
     made.promote("wrong", "2024-03-06")
     made.partitions("2024-03-07", "2024-03-09")
     assert advance(made.lake, made.spec, "2024-03-10").rows == 1
-    assert newest_by_role(made.lake)["champion"]["effective"] == "2024-03-10"
+    assert newest_by_role(made.lake)["champion"]["effective_from"] == "2024-03-10"
     made.partition("2024-03-10")
     assert made.served()["2024-03-10"] == {"champion knows": 12}
 
@@ -308,7 +311,7 @@ def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) ->
     made.partitions("2024-03-07", "2024-03-12")
     canary = ledger.switches(made.lake)[-1]
     made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
-    partition = canary["effective"]
+    partition = canary["effective_from"]
     score(made.lake, made.spec, partition)
     later = [parcels.rows(made.spec, "orders", partition, revision=number) for number in (0, 1)]
     parcels.publish(made.lake, made.spec, "orders", partition, later)
@@ -334,7 +337,7 @@ def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_partition
         advance(
             made.lake, made.spec, key, registry=lambda partition=key: asked.append(partition) or made.registry
         )
-    assert newest_by_role(made.lake)["champion"]["effective"] == "2024-03-11"
+    assert newest_by_role(made.lake)["champion"]["effective_from"] == "2024-03-11"
     assert asked == ["2024-03-07", "2024-03-10", "2024-03-11"]
 
 

@@ -20,9 +20,9 @@ from include.promote import ledger
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.storage.schemas import DEPLOYMENTS
+from include.storage.schemas import SWITCHES
 from tests.features import parcels
-from tests.kept import lay
+from tests.kept import fill_folder
 
 FIRST, LAST = "2024-03-01", "2024-03-10"
 Deploy = Callable[..., None]
@@ -60,7 +60,9 @@ def _fit(use: UseCase, rows: Any, c: float) -> Pipeline:
 @pytest.fixture
 def lake(use: UseCase, tmp_path: Path) -> Lake:
     """Every source published from the first partition to the last; nobody promoted."""
-    lay("parcels", tmp_path / "lake", lambda made: parcels.fill(Lake("parcels", str(made)), use, FIRST, LAST))
+    fill_folder(
+        "parcels", tmp_path / "lake", lambda made: parcels.fill(Lake("parcels", str(made)), use, FIRST, LAST)
+    )
     return Lake("parcels", str(tmp_path / "lake"))
 
 
@@ -68,12 +70,17 @@ def lake(use: UseCase, tmp_path: Path) -> Lake:
 def deploy(stored: dict[str, bytes]) -> Deploy:
     """Promotes a version, with the baseline, from a partition on: ``deploy(lake, "1", "2024-03-04")``."""
 
-    def switch(lake: Lake, version: str, effective: str) -> None:
+    def switch(lake: Lake, version: str, effective_from: str) -> None:
         def row(role: str, which: str) -> dict[str, Any]:
             artifacts.store_model(lake, stored[which])
-            texts: dict[str, Any] = dict.fromkeys(DEPLOYMENTS.names, "")
+            texts: dict[str, Any] = dict.fromkeys(SWITCHES.names, "")
             texts |= {"role": role, "version": which, "model": digest_bytes(stored[which]), "prior": 0.4}
-            return texts | {"effective": effective, "evidence": FIRST, "kind": "promoted", "by": "a test"}
+            return texts | {
+                "effective_from": effective_from,
+                "evidence": FIRST,
+                "kind": "promoted",
+                "by": "a test",
+            }
 
         ledger.record_switch(lake, lambda rows: [row("champion", version), row("baseline", "0")])
 

@@ -41,7 +41,7 @@ def orders(use: UseCase, rows: int) -> pa.Table:
 
 def main(rows: int, folder: str) -> None:
     """Fill a lake, score its large partition, and print the peak."""
-    spill.MEMORY_LIMIT, spill.BATCH, spill.MEMORY = 4 << 20, 1 << 13, "150MB"
+    spill.MEMORY_LIMIT, spill.BATCH, spill.DUCKDB_MEMORY = 4 << 20, 1 << 13, "150MB"
     use = parcels.spec(Path(folder))
     lake = Lake("parcels", folder + "/lake")
     parcels.fill(lake, use, "2024-03-01", NIGHT)

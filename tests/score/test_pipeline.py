@@ -17,8 +17,8 @@ from include.features.build import features
 from include.models import artifacts
 from include.references import digest_bytes
 from include.score.pipeline import score
-from include.score.predictions import row_digests
 from include.spec import UseCase
+from include.storage.digests import digest_rows
 from include.storage.lake import Lake, Where
 from tests.features import parcels
 
@@ -378,14 +378,15 @@ def test_rounding_is_no_other_partition(
 
 def test_row_digests(lake: Lake, use: UseCase) -> None:
     """A row's digest is of its features alone: the same however computed, another for another value."""
+    columns = use.features.numeric, use.features.categorical
     seen = features(lake, use, [NIGHT])
-    digests = row_digests(use, seen).to_pylist()
+    digests = digest_rows(seen, *columns).to_pylist()
     many = features(lake, use, NIGHTS)
-    assert set(digests) < set(row_digests(use, many).to_pylist())
-    assert row_digests(use, seen.slice(3, 1)).to_pylist() == digests[3:4]
+    assert set(digests) < set(digest_rows(many, *columns).to_pylist())
+    assert digest_rows(seen.slice(3, 1), *columns).to_pylist() == digests[3:4]
     place = seen.schema.get_field_index("ice")
     column = pa.array([None, *seen["ice"].to_pylist()[1:]], pa.float64())
-    changed = row_digests(use, seen.set_column(place, "ice", column)).to_pylist()
+    changed = digest_rows(seen.set_column(place, "ice", column), *columns).to_pylist()
     assert changed[0] != digests[0]
     assert changed[1:] == digests[1:]
     # written down once: another library's version must not change it

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from include.cli.validate import errors
 from include.environment import Endpoint
 from include.ingest.pipeline import ingest
 from include.serve import app, follower, live_performance, request_log, rows, server
@@ -19,6 +18,7 @@ from include.serve.service import Service
 from include.spec import load
 from include.spec.load import read
 from include.storage.lake import Lake
+from include.validate.pipeline import errors
 from tests.docs.pages import DOCS, blocks, changes, replace_once
 from tests.usecases.weekly_sales import world
 
@@ -63,7 +63,7 @@ def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     assert (outcome.outcome, outcome.rows, outcome.note) == ("published", 1, "1 rows")
     (row,) = lake.rows("validated_requests")
     assert (row["price"], row["prediction"], row["for_partition"]) == (3.4, 30.0, "2024-04-08")
-    assert live_performance.live_performance(lake, spec, "requests")[0]["unlabelled"] == 1
+    assert live_performance.live_performance(lake, spec, "requests")[0]["unlabeled"] == 1
 
 
 def test_the_limits_of_the_page_are_those_of_the_code() -> None:

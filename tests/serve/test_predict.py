@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,38 +20,22 @@ from include.score.pipeline import score
 from include.serve import models
 from include.serve.models import ONNX, PIPELINE, load_served
 from include.serve.rows import RequestRefused
-from include.serve.service import Service
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
 from tests.score.conftest import LAST, Deploy
-from tests.score.test_decisions import COSTS, declare
+from tests.score.costs import COSTS, declare
 from tests.serve.conftest import FEATURES, KEY, ROW, Serve
+from tests.serve.requests import predictions, service
 from tests.serve.server import PATIENCE
 
-NOW = datetime(2024, 3, 10, 20, tzinfo=UTC)
 
-
-def service(lake: Lake, spec: UseCase, now: datetime = NOW) -> Service:
-    """Return a service that has read the ledger once."""
-    made = Service(lake, spec, lambda: now)
-    made.follower.refresh()
-    return made
-
-
-def predictions(of: Service, *rows: Any) -> list[dict[str, Any]]:
-    """Return the predictions of rows."""
-    answer = of.answer(json.dumps({"rows": rows}).encode())
-    predicted: list[dict[str, Any]] = json.loads(answer.content)["predictions"]
-    return predicted
-
-
-def test_a_prediction_has_its_decision(lake: Lake, deploy: Deploy, tmp_path: Path) -> None:
-    """Where decisions have costs, the answer has the one that costs least, as the table has."""
+def test_a_prediction_has_its_action(lake: Lake, deploy: Deploy, tmp_path: Path) -> None:
+    """Where actions have costs, the answer has the one that costs least, as the table has."""
     deploy(lake, "1", LAST)
     spec = declare(tmp_path / "costs", COSTS)
     (one,) = predictions(service(lake, spec), ROW)
-    assert one["decision"] == ("warn" if one["prediction"] > 0.5 else "wait")
+    assert one["action"] == ("warn" if one["prediction"] > 0.5 else "wait")
 
 
 def test_a_real_server_predicts_what_batch_scoring_did(
@@ -90,7 +72,7 @@ def test_features_are_stale_once_the_next_partitions_deadline_has_passed(
 ) -> None:
     """Until then there are no newer ones; the age counts from the decision, 18:00 in Berlin."""
     deploy(lake, "1", LAST)
-    newest = service(lake, use).deployment.features
+    newest = service(lake, use).loaded.features
     assert newest is not None
     before, after = (datetime(2024, 3, 11, 22, 59, second, tzinfo=UTC) for second in (0, 1))
     assert newest.age(before) == {"partition": LAST, "age_seconds": 107940, "stale": False}
@@ -101,13 +83,13 @@ def test_the_newest_features_come_with_the_next_partition(lake: Lake, use: UseCa
     """They are computed again once a source has published, and not before."""
     deploy(lake, "1", LAST)
     served = service(lake, use)
-    first = served.deployment.features
+    first = served.loaded.features
     deploy(lake, "2", LAST)
     served.follower.refresh()
-    assert served.deployment.features is first
+    assert served.loaded.features is first
     parcels.fill(lake, use, "2024-03-11", "2024-03-11")
     served.follower.refresh()
-    newest = served.deployment.features
+    newest = served.loaded.features
     assert newest is not None
     assert newest.partition == "2024-03-11"
     assert newest.look_up(served.reader.read(b'{"rows": [{"depot": "north", "parcel": 3}]}').table).select(
@@ -221,9 +203,9 @@ def test_a_ledger_that_cannot_be_read_leaves_what_is_loaded(
 ) -> None:
     """Health and a metric say so until it can be read again, and then the switch that was missed counts."""
     deploy(lake, "1", LAST)
-    log = tmp_path / "lake" / "parcels" / "tables" / "deployments" / "_delta_log"
+    log = tmp_path / "lake" / "parcels" / "tables" / "switches" / "_delta_log"
     with serve() as server:
-        file = log / f"{lake.version('deployments') + 1:020}.json"
+        file = log / f"{lake.version('switches') + 1:020}.json"
         file.write_text("no commit")
         assert until(lambda: bool(server.health()["ledger"]["error"]), PATIENCE)
         assert server.metric("evergreen_serve_following") == 0

@@ -66,7 +66,7 @@ def test_a_kill_in_the_middle_loses_no_answered_request(
     deploy(lake, "1", LAST)
     usecases, folder = str(logging_use.folder.parent), str(tmp_path / "log")
     answers: list[dict[str, Any]] = []
-    with serve("--log", folder, EVERGREEN_USECASES=usecases) as server:
+    with serve("--log-requests", folder, EVERGREEN_USECASES=usecases) as server:
         with Load(server, ROW) as load:
             assert until(lambda: sum(map(len, load.answers)) > 300, PATIENCE)
             server.process.kill()
@@ -74,7 +74,7 @@ def test_a_kill_in_the_middle_loses_no_answered_request(
         answers += [answer for each in load.answers for _, answer in each]
     assert load.statuses == {200}
     assert len(load.errors) == len(load.answers)  # every client was cut off
-    with serve("--log", folder, EVERGREEN_USECASES=usecases) as server:
+    with serve("--log-requests", folder, EVERGREEN_USECASES=usecases) as server:
         answers += [server.post(rows)[1] for rows in ([ROW], [FEATURES], [KEY])]
         assert server.metric("evergreen_serve_logged_rows_total") == 3
         assert server.metric("evergreen_serve_log_pending_bytes") > 0
@@ -245,5 +245,5 @@ def test_a_feature_with_a_name_of_the_logs_own_is_refused(lake: Lake, tmp_path: 
     """One column can't be two."""
     features = {"spine": "orders", "lookback": 4, "numeric": ["weight", "served_version"]}
     other = parcels.spec(tmp_path / "other", features=features)
-    with pytest.raises(SpecError, match="found served_version; rename them, or serve without --log"):
+    with pytest.raises(SpecError, match="found served_version; rename them, or serve without --log-requests"):
         RequestLog(tmp_path / "log", lake, other, clock)

@@ -18,12 +18,12 @@ from include.serve.request_log import RequestLog
 from include.serve.service import Service
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.storage.schemas import DEPLOYMENTS
+from include.storage.schemas import SWITCHES
 from tests.features import parcels
 from tests.score.conftest import FIRST, LAST, Deploy
 from tests.serve.conftest import FEATURES, ROW
+from tests.serve.requests import NOW
 from tests.serve.server import PATIENCE, serving
-from tests.serve.test_predict import NOW
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +36,9 @@ def halves(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 def put_on_trial(lake: Lake, stored: dict[str, bytes], kind: str) -> None:
     """Put version 2 on trial, as a shadow or a canary."""
     artifacts.store_model(lake, stored["2"])
-    row: dict[str, Any] = dict.fromkeys(DEPLOYMENTS.names, "")
+    row: dict[str, Any] = dict.fromkeys(SWITCHES.names, "")
     row |= {"role": "challenger", "version": "2", "model": digest_bytes(stored["2"]), "prior": 0.4}
-    row |= {"effective": LAST, "evidence": FIRST, "kind": kind, "by": "a test"}
+    row |= {"effective_from": LAST, "evidence": FIRST, "kind": kind, "by": "a test"}
     ledger.record_switch(lake, lambda rows: [row])
 
 
@@ -145,7 +145,7 @@ def test_a_server_scores_shadows_after_the_answer(
     deploy(lake, "1", LAST)
     put_on_trial(lake, stored, ledger.SHADOW)
     settings = {"EVERGREEN_USECASES": str(halves.folder.parent)}
-    with serving(tmp_path, "--log", str(tmp_path / "log"), **settings) as server:
+    with serving(tmp_path, "--log-requests", str(tmp_path / "log"), **settings) as server:
         assert server.health()["on_trial"] == [f"shadow of v2 against v1 since {LAST}"]
         assert server.predict([ROW])[0]["version"] == "1"
         name = 'evergreen_serve_rows_total{served_by="shadow",version="2"}'

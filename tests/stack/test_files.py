@@ -145,7 +145,7 @@ def test_a_planted_violation_is_found(rule: Any, bad: tuple[str, ...], good: tup
 
 
 def test_the_image_and_the_demo_agree() -> None:
-    """What never varies between deployments has the same value in the image as in the demo."""
+    """What never varies between switches has the same value in the image as in the demo."""
     wanted = {**NO_TELEMETRY, **ONE_THREAD}
     told = dict(re.findall(r"^(?:ENV)?\s+([A-Z_]+)=(\S+)", DOCKERFILE, re.MULTILINE))
     assert {name: told.get(name) for name in wanted if "METRICS" not in name and "TRACES" not in name} == {

@@ -60,7 +60,7 @@ def evidently(reference: Any, current: Any, method: str) -> float:
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_wasserstein_is_evidentlys(shape: str) -> None:
-    """Within 1/256 of the values' range, in the reference's standard deviations; the centre is far closer."""
+    """Within 1/256 of the values' range, in the reference's standard deviations; the center is far closer."""
     reference, current = SHAPES[shape]
     span = max(reference.max(), current.max()) - min(reference.min(), current.min())
     found, theirs = figures(reference, current)["wasserstein"], evidently(reference, current, "wasserstein")

@@ -142,7 +142,7 @@ def test_a_full_disk_is_no_fault_of_the_rows(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_duckdb_without_room_is_no_wrong_sql(monkeypatch: pytest.MonkeyPatch) -> None:
     """An engine that can't spill is told apart from a SQL that it can't run."""
-    monkeypatch.setattr(spill, "MEMORY", "20MB")
+    monkeypatch.setattr(spill, "DUCKDB_MEMORY", "20MB")
     monkeypatch.setattr("tempfile.tempdir", "/proc")
     with spill.duckdb_engine() as engine:
         with pytest.raises(StoreUnavailable, match="TMPDIR"):

@@ -1,4 +1,4 @@
-"""The costs of decisions are an objective and a metric like any other, from training to the verdict."""
+"""The costs of actions are an objective and a metric like any other, from training to the verdict."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ BY_COST = {"objective: log_loss": "objective: cost, requirements: [{metric: cost
 
 
 def declare(folder: Path, kind: str, **changes: str) -> UseCase:
-    """Declare the clinic with the costs of its decisions."""
+    """Declare the clinic with the costs of its actions."""
     return visits.usecase(folder, kind, **{"statement: s": f"statement: s, {COSTS[kind]}", **changes})
 
 
 @pytest.mark.parametrize("kind", COSTS)
-def test_a_training_is_judged_by_what_its_decisions_cost(kind: str, clinic: Path, registry: Registry) -> None:
+def test_a_training_is_judged_by_what_its_actions_cost(kind: str, clinic: Path, registry: Registry) -> None:
     """The recipe, the gate's comparison and its requirement count in costs, and so do live figures."""
     spec = declare(clinic / "usecases", kind, **BY_COST)
     lake = Lake(spec.name, str(clinic / "lake"))
@@ -61,7 +61,7 @@ def test_a_training_is_judged_by_what_its_decisions_cost(kind: str, clinic: Path
     assert rows is not None
     actual, predicted = rows["actual"].to_numpy(), outputs.from_single_column(rows[CHALLENGER])
     each = row_losses(spec.objective, actual, predicted)
-    # what the probabilities imply, and an estimate without labels, are close to what the decisions cost
+    # what the probabilities imply, and an estimate without labels, are close to what the actions cost
     assert (self_expected_loss(spec, predicted) or 0) / len(each) == pytest.approx(each.mean(), rel=0.2)
     estimate = expected_metrics(spec, learn_calibration(spec, actual, predicted), predicted)
     assert estimate["cost"] == pytest.approx(each.mean(), rel=0.2)
@@ -79,7 +79,7 @@ def test_other_costs_are_another_walk_only_where_they_are_the_objective(tmp_path
     assert len({recipe_key(spec, spec.training.baselines[1]) for spec in by_log_loss}) == 1
 
 
-def test_a_dearer_mistake_changes_decisions_and_not_probabilities(tmp_path: Path) -> None:
+def test_a_dearer_mistake_changes_actions_and_not_probabilities(tmp_path: Path) -> None:
     """The same probabilities cost more, though fewer of the dear mistakes are made."""
     specs = [
         declare(tmp_path / wait, "binary", **BY_COST, **{"wait: 6": wait}) for wait in ("wait: 6", "wait: 60")
@@ -110,12 +110,12 @@ def test_costs_that_are_not_declared_can_not_be_counted(
 
 
 def test_a_regression_is_told_its_own_objectives(tmp_path: Path) -> None:
-    """Costs of decisions are no objective of a regression, whatever is declared."""
+    """Costs of actions are no objective of a regression, whatever is declared."""
     with pytest.raises(SpecError, match="'cost' doesn't fit regression; use squared_error"):
         visits.usecase(tmp_path, "regression", **{"objective: squared_error": "objective: cost"})
 
 
-def test_a_feature_named_as_the_decisions_column_is_refused(tmp_path: Path) -> None:
+def test_a_feature_named_as_the_actions_column_is_refused(tmp_path: Path) -> None:
     """The column of the predictions would be ambiguous."""
-    with pytest.raises(SpecError, match="'decision' is a column of the predictions; use another name"):
-        declare(tmp_path, "binary", **{"numeric: [distance": "numeric: [decision"})
+    with pytest.raises(SpecError, match="'action' is a column of the predictions; use another name"):
+        declare(tmp_path, "binary", **{"numeric: [distance": "numeric: [action"})

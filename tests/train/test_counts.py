@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.cli.validate import errors
 from include.errors import SpecError
 from include.features.build import training_set
 from include.models import artifacts
@@ -19,6 +18,7 @@ from include.train.fit import target
 from include.train.fits import read_fits, recipe_key
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
+from include.validate.pipeline import errors
 from tests.train import visits
 
 FOREST = "estimator: random_forest, params: {n_estimators: 10, min_samples_leaf: 5}"

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from include.cli.validate import errors
 from include.errors import SpecError
 from include.spec.stages import Candidate
 from include.train.recipes import build_estimator
+from include.validate.pipeline import errors
 from tests.train import visits
 
 REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {

@@ -19,7 +19,6 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from mlflow import MlflowClient
 
 from evergreen.operators.train import AblateOperator, TrainOperator
-from include.cli.validate import validate
 from include.errors import EvergreenError, SpecError
 from include.features.build import training_set
 from include.models import artifacts, outputs
@@ -37,6 +36,7 @@ from include.train.record import PATH, TrainingRecord
 from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split
 from include.train.tuning import chosen_params
+from include.validate.pipeline import validate
 from tests.train import dying, visits
 
 NIGHT = visits.LAST
@@ -70,15 +70,15 @@ def serve(lake: Lake, recipe: str) -> None:
         "prior": 0.2,
         "kind": "promoted",
     }
-    row |= {"effective": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
-    lake.append_at("deployments", pa.Table.from_pylist([row], schema=schemas.DEPLOYMENTS), -1)
+    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
+    lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
 
 
 @pytest.mark.parametrize("kind", list(visits.KINDS))
 def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     kind: str, clinic: Path, registry: Registry
 ) -> None:
-    """It is fitted on every labelled row, and stored with the best other baseline."""
+    """It is fitted on every labeled row, and stored with the best other baseline."""
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
@@ -250,8 +250,8 @@ def test_reference_is_published_for_the_drift_comparison(
 
 
 def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, registry: Registry) -> None:
-    """Without a labelled row there is a sentence with a remedy, and no run."""
-    with pytest.raises(EvergreenError, match=r"found no labelled row.*load more history"):
+    """Without a labeled row there is a sentence with a remedy, and no run."""
+    with pytest.raises(EvergreenError, match=r"found no labeled row.*load more history"):
         train(lake, spec, "2024-03-02", registry=registry)
     assert runs(registry) == []
 
@@ -260,7 +260,7 @@ def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, r
 def test_the_first_partitions_with_labels_are_enough_for_a_model(
     partition: str, tested: int, lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
-    """A training on one labelled partition has no test partition, and still a model and its monitoring."""
+    """A training on one labeled partition has no test partition, and still a model and its monitoring."""
     ref = train(lake, spec, partition, registry=registry)
     result = record(registry, ref.uri)
     assert len(result.partitions["test"]) == tested
@@ -309,13 +309,13 @@ def test_a_task_without_enough_labels_is_not_retried(
     operator: type[BaseOperator],
     outcome: type[Exception],
 ) -> None:
-    """A training without enough labelled partitions fails at once, and an ablation is skipped."""
+    """A training without enough labeled partitions fails at once, and an ablation is skipped."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(clinic / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(clinic / "lake"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
     run = SimpleNamespace(partition_key="2024-03-02", run_type="scheduled")
     task = operator(task_id="early", usecase=spec.name)
-    with pytest.raises(outcome, match=r"found (no labelled row|0)"):
+    with pytest.raises(outcome, match=r"found (no labeled row|0)"):
         task.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
 
 

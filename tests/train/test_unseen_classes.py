@@ -182,11 +182,11 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     about_its_column = [row for row in lake.rows("findings") if row["subject"] == "prediction_late"]
     assert about_its_column
     assert [row["note"] for row in about_its_column if row["outcome"] == "alarm"] == []
-    realised = {
+    realized = {
         (row["partition"], row["metric"]): row["value"] for row in lake.rows("performance") if row["value"]
     }
-    assert np.isfinite(realised[seen, "log_loss"])
-    assert realised[seen, "log_loss"] > 1  # rows of a class that it ruled out
+    assert np.isfinite(realized[seen, "log_loss"])
+    assert realized[seen, "log_loss"] > 1  # rows of a class that it ruled out
 
     known = TrainingRecord.from_json(
         registry.get(train(lake, spec, visits.LAST, registry=registry).uri, PATH)

@@ -16,7 +16,7 @@ from include.ingest.validation.expectations import broken_expectations
 from include.spec import UseCase
 from include.spec.load import read
 from include.validate.generated import generate, text_like
-from tests.validate.test_mistakes import ROOT, change, validate, write_usecase
+from tests.validate.declarations import ROOT, change, validate, write_usecase
 
 PARTITIONS = {"flight_delay": "2013-03-01", "weekly_sales": "2024-03-04", "flight_minutes": "2013-02-01"}
 

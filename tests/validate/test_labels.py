@@ -10,7 +10,7 @@ import pytest
 
 from include.spec.load import read
 from include.validate.baselines import value_line
-from tests.validate.test_mistakes import ROOT, change, stored, validate, write_usecase
+from tests.validate.declarations import ROOT, change, stored, validate, write_usecase
 
 __all__ = ["stored"]  # the fixture
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.validate.test_mistakes import change, validate, write_usecase
+from tests.validate.declarations import change, validate, write_usecase
 
 
 def only_problem(folder: Path) -> dict[str, Any]:

@@ -22,8 +22,14 @@ from include.spec.source import BaseSource, Expectation
 
 MARK = "evergreen"  # in ``meta``
 NOT_EXPRESSED = (
-    *("type", "timezone", "day", "agrees", "class"),
-    *("contract.tolerance", "contract.extra", "contract.row_checks"),
+    "type",
+    "timezone",
+    "day",
+    "agrees",
+    "class",
+    "contract.tolerance",
+    "contract.extra",
+    "contract.row_checks",
 )
 REQUIRED, KEY, ROW_COUNT, COLUMNS = "required", "key", "row count", "columns"
 Suite = dict[str, Any]

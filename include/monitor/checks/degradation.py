@@ -47,7 +47,7 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
     """
     spec, partition, target = context.spec, context.partition, context.spec.problem.target
     window, requirements = spec.monitoring.window, spec.monitoring.requirements
-    matured = context.state.matured(partition) if requirements and not context.vacancy else []
+    matured = context.state.matured(partition) if requirements and context.champion else []
     partitions: list[str] = []
     if matured:
         known = labels(context.lake, spec, matured, known=partition)
@@ -55,7 +55,8 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
         rows = rows.filter(pc.and_(pc.equal(rows["model"], context.model), rows[target].is_valid()))
         partitions = sorted(pc.unique(rows["partition"]).to_pylist())[-window:]
     if len(partitions) < window:
-        note = context.vacancy or f"{len(partitions)} of {window} partitions of this champion have matured"
+        note = context.state.why_no_champion(partition)
+        note = note or f"{len(partitions)} of {window} partitions of this champion have matured"
         limits = {rule.metric: rule.limit for rule in requirements}
         return [
             Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()

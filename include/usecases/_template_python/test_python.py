@@ -16,13 +16,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from include.cli.validate import errors
 from include.environment import Endpoint
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import NotAvailableYet, request
 from include.judge.context import CheckContext
 from include.judge.evidence import Losses
 from include.spec.load import read
+from include.validate.pipeline import errors
 
 SPEC = read(Path(__file__).with_name("usecase.yaml"))
 
@@ -73,14 +73,14 @@ def test_estimators() -> None:
 
 
 def test_metric_and_objective() -> None:
-    """A missing unit costs three, one that is left over costs one."""
+    """A missing unit counts three, one that is left over counts one."""
     actual, predicted = np.array([1.0, 2.0, 5.0]), np.array([1.0, 4.0, 1.0])
     assert load("gate.objective")(actual, predicted).tolist() == [0.0, 2.0, 12.0]
     assert load("gate.requirements")(actual, predicted) == 0.5
 
 
 def test_gate_check() -> None:
-    """A hundred labelled rows are enough."""
+    """A hundred labeled rows are enough."""
     for rows, passed in ((49, False), (50, True)):
         losses = Losses(("2024-01-01", "2024-01-02"), (rows, rows), {"challenger": (9.0, 11.0)})
         evidence: Any = SimpleNamespace(losses=losses)

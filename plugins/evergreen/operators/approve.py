@@ -52,7 +52,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.promote.promotion import promotion_blocker, read_ledgers, set_fallback
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             attempt = ledger.attempt(lake, self.verdict["uri"])
         ledgers = read_ledgers(lake, spec)
         if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
@@ -61,7 +61,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
             return self._wait_again(context, self._deadline(first_asked))
         if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
             self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             set_fallback(lake, spec, attempt)  # without a champion the baseline serves until the answer
         return self._ask(context, attempt)
 

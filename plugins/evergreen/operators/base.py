@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
+RETRY_INTERVAL = timedelta(minutes=5)  # between two attempts until the scoring deadline
 # a retry with the same input fails in the same way; Airflow's retries are for all other errors
-FINAL_ERRORS = (
+NON_RETRYABLE = (
     errors.SpecError,
     errors.PartitionError,
     errors.PartitionRefused,
@@ -57,11 +58,11 @@ class StoreOperator(BaseOperator):
         super().__init__(**{"doc_md": task_doc(type(self)), **kwargs})
 
     @contextmanager
-    def no_retry_on_final_errors(self) -> Iterator[None]:
+    def fail_without_retry(self) -> Iterator[None]:
         """Fail the task without retries, with a one-sentence message, if a retry can't help."""
         try:
             yield
-        except FINAL_ERRORS as error:
+        except NON_RETRYABLE as error:
             raise AirflowFailException(str(error)) from error
 
     def to_xcom(self, ref: Any) -> dict[str, Any]:
@@ -104,6 +105,14 @@ class EvergreenOperator(StoreOperator):
 
         add_log_fields(usecase=self.usecase)
         return Lake(self.usecase), load(self.usecase)
+
+    def defer_until_deadline(self, spec: UseCase, partition: str) -> None:
+        """Defer the task to try again in a few minutes, unless the scoring deadline comes first."""
+        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
+
+        next_attempt = datetime.now(UTC) + RETRY_INTERVAL
+        if next_attempt < spec.clock.local(partition, spec.scoring.deadline):
+            self.defer(trigger=DateTimeTrigger(moment=next_attempt), method_name="execute")
 
     def describe_event(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
         """Add partition, rows, digest and the table's version to the event of a product's asset.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
@@ -15,8 +15,6 @@ from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
-
-RETRY_INTERVAL = timedelta(minutes=5)  # between two requests of data that isn't available yet
 
 
 class IngestOperator(EvergreenOperator):
@@ -41,11 +39,13 @@ class IngestOperator(EvergreenOperator):
         from include.ingest.pipeline import ingest
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             if not spec.partitions(self.source, partition, partition):
-                note = f"{self.source} does not exist on {partition} yet"
+                start = spec.sources[self.source].start or spec.schedule.start
+                end = f" to {spec.end}" if spec.end else ""
+                note = f"{self.source} is declared from {start} on{end}: nothing to ingest for {partition}"
                 return self.to_xcom(Ref(self.source, partition, note=note))
             now = datetime.now(UTC)
             fetch_anew = bool(context["params"].get("fetch_anew"))
@@ -53,18 +53,12 @@ class IngestOperator(EvergreenOperator):
             try:
                 outcome.raise_for_outcome()
             except SourceUnavailable as error:
-                if now + RETRY_INTERVAL < spec.clock.local(partition, spec.scoring.deadline):
-                    self._defer_until(now + RETRY_INTERVAL)
+                self.defer_until_deadline(spec, partition)
                 raise AirflowFailException(str(error)) from error
         table = f"validated_{self.source}"
         ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)
         self.describe_event(context, self.source, lake, table, ref)
         return self.to_xcom(ref)
-
-    def _defer_until(self, moment: datetime) -> None:
-        from airflow.providers.standard.triggers.temporal import DateTimeTrigger
-
-        self.defer(trigger=DateTimeTrigger(moment=moment), method_name="execute")
 
 
 class PlanRangeOperator(EvergreenOperator):
@@ -74,7 +68,7 @@ class PlanRangeOperator(EvergreenOperator):
         """Return the arguments of each mapped task: source, first and last partition."""
         _, spec = self.open()
         form, ranges = context["params"], []
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             for source in spec.sources:
                 partitions = spec.partitions(source, form["first"], form["last"])
                 for _, group in groupby(partitions, key=lambda partition: partition[:7]):
@@ -109,7 +103,7 @@ class IngestRangeOperator(EvergreenOperator):
 
         lake, spec = self.open()
         partitions = spec.partitions(self.source, self.first, self.last)
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             outcomes = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
         for outcome in outcomes:
             if outcome.outcome != "published":

@@ -32,7 +32,7 @@ class MonitorOperator(EvergreenOperator):
         from include.monitor.pipeline import monitor
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
@@ -68,7 +68,7 @@ class RequestTrainingOperator(DecisionOperator):
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
         decision = self.decision(lake, partition)
         if not decision["cause"]:
@@ -104,7 +104,7 @@ class AlertOperator(DecisionOperator):
         from include.monitor.silences import AlertLog, silence_text
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
         decision = self.decision(lake, partition)
         reason = decision["reason"]

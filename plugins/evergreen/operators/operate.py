@@ -25,7 +25,7 @@ class OperateOperator(EvergreenOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
         try:
-            with self.no_retry_on_final_errors():
+            with self.fail_without_retry():
                 return self.to_xcom(self._run_action(context))
         except (AirflowFailException, EvergreenError) as error:
             self.log.error("%s", error)

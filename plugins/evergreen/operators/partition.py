@@ -20,5 +20,5 @@ class CheckPartitionOperator(EvergreenOperator):
         """Return the partition."""
         from include.spec import load
 
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             return partition_of(context, load(self.usecase))

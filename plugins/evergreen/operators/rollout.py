@@ -30,9 +30,9 @@ class AdvanceOperator(EvergreenOperator):
         from include.rollout.pipeline import advance
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             ref = advance(lake, spec, partition_of(context, spec), registry=_registry)
         if not ref.rows:
             self.skip_task(ref.note)
-        self.describe_event(context, "switches", lake, "deployments", ref)
+        self.describe_event(context, "switches", lake, "switches", ref)
         return self.to_xcom(ref)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from evergreen.operators.base import EvergreenOperator, connect, log_champion, partition_of
@@ -21,20 +22,34 @@ class ScoreOperator(EvergreenOperator):
     Reads the validated partitions of the lookback, the ledger and the model in the lake; writes predictions
     and their profiles. First ingests the partitions of the lookback that weren't ingested yet, so that the
     order of a backfill doesn't matter, and retries those whose source was unavailable.
+
+    If the features of a scheduled partition can't be computed, they are tried again until the scoring
+    deadline; the task is deferred meanwhile. Then the prior serves each row, with the error as the reason. A
+    run by hand, or one that begins after the deadline, fails instead.
     """
 
-    def execute(self, context: Context) -> dict[str, Any]:
+    def execute(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Return the reference of the partition's predictions."""
+        from include.errors import SpecError
         from include.ingest.lookback import refresh_lookback
         from include.score.pipeline import score
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             log_champion(lake, partition)
             for outcome in refresh_lookback(lake, spec, partition, connect):
                 self.log.info("%s", outcome.note)
-            ref = score(lake, spec, partition)
+            try:
+                ref = score(lake, spec, partition)
+            except SpecError as error:
+                deadline = spec.clock.local(partition, spec.scoring.deadline)
+                is_late = event is None and datetime.now(UTC) >= deadline  # as in a backfill
+                if is_late or context["dag_run"].run_type != "scheduled":
+                    raise
+                self.log.warning("%s", error)
+                self.defer_until_deadline(spec, partition)
+                ref = score(lake, spec, partition, requires_features=False)
         self.describe_event(context, "predictions", lake, "predictions", ref)
         features = replace(ref, digest=self._input_digest(lake, ref))
         self.describe_event(context, "features", lake, "profiles", features)

@@ -29,7 +29,7 @@ class TrainOperator(EvergreenOperator):
         from include.train.pipeline import train
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             ref = train(lake, spec, partition, registry=Registry())
@@ -56,7 +56,7 @@ class EvaluateOperator(EvergreenOperator):
         from include.models.registry import Registry
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             return self.to_xcom(
                 evaluate(lake, spec, partition_of(context, spec), self.run["uri"], registry=Registry())
             )
@@ -77,7 +77,7 @@ class AblateOperator(EvergreenOperator):
         from include.models.registry import Registry
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             try:
                 ablation = ablate(lake, spec, partition_of(context, spec), registry=Registry())
             except InsufficientData as error:
@@ -113,7 +113,7 @@ class JudgeOperator(EvergreenOperator):
 
         lake, spec = self.open()
         attempt = attempt_key_of(self.evidence["uri"])
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             verdict = judge_and_record(lake, spec, self.evidence["uri"])
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
             partition = partition_of(context, spec)
@@ -144,10 +144,10 @@ class PromoteOperator(EvergreenOperator):
         from include.promote.promotion import promote
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             add_log_fields(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
             promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
         if promotion.switch is None:
             self.skip_task(promotion.blocker)
-        self.describe_event(context, "switches", lake, "deployments", promotion.switch)
+        self.describe_event(context, "switches", lake, "switches", promotion.switch)
         return self.to_xcom(promotion.switch)

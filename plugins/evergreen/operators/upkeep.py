@@ -36,7 +36,7 @@ class BackUpOperator(StoreOperator):
         from include.storage.lake import Lake
 
         skip_without_backup_address(self)
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             lakes = [lake for name in names() if (lake := Lake(name)).tables()]
             return self.to_xcom(back_up(lakes))
 
@@ -50,7 +50,7 @@ class PruneOperator(StoreOperator):
         from include.ops.prune import prune
 
         skip_without_backup_address(self)
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             store, keep = open_store(), backups_to_keep()
             if not keep:
                 self.skip_task(f"{COUNT_SETTING} is 0: every backup stays")
@@ -77,7 +77,7 @@ class TidyOperator(EvergreenOperator):
         from include.ops.upkeep import maintain_tables, remove_models
 
         lake, spec = self.open()
-        with self.no_retry_on_final_errors():
+        with self.fail_without_retry():
             tables = maintain_tables(lake, Registry())
             note = f"{tables.note}; {remove_models(lake, spec)} models that nothing needs were removed"
             return self.to_xcom(replace(tables, note=note))

@@ -120,8 +120,8 @@ def _reference(lake: Lake, column: str, champion: Mapping[str, Any] | None) -> P
 
 def _switches(switches: Iterable[Row], span: list[str]) -> list[str]:
     """Return the partitions from which another champion served, and with it another reference."""
-    effective = {row["effective"] for row in switches if row["role"] == "champion"}
-    return sorted(key for key in effective if span[0] < key <= span[-1])
+    effective_from = {row["effective_from"] for row in switches if row["role"] == "champion"}
+    return sorted(key for key in effective_from if span[0] < key <= span[-1])
 
 
 def _findings(lake: Lake, column: str, first: str) -> dict[str, dict[str, Row]]:

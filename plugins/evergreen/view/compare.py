@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 Row = dict[str, Any]
-Losses = dict[str, tuple[int, float]]  # by partition: labelled rows, sum of the losses
+Losses = dict[str, tuple[int, float]]  # by partition: labeled rows, sum of the losses
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Version:
     name : the version in the registry; of another model that was deployed with it, such as its baseline, with
         the recipe: ``3-prior``.
     partition : of the training.
-    switches : its rows of `deployments`, oldest first.
+    switches : its rows of `switches`, oldest first.
     """
 
     name: str
@@ -196,7 +197,7 @@ def _walks(lake: Lake, spec: UseCase, keys: Iterable[str]) -> dict[str, dict[str
     table = lake.read(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"])
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
     for row in [] if table is None else table.to_pylist():
-        if row["rows"]:
+        if row["rows"] and math.isfinite(row["loss"]):  # otherwise its fit couldn't predict them
             walks[row["key"]][row["partition"]] = row  # the newest knowledge comes last
     return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
 
@@ -251,7 +252,7 @@ def _live(lake: Lake, model: str) -> list[Row]:
 def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
     """Return each realized metric as the mean over a model's partitions, weighted by their rows.
 
-    Only partitions whose labelled rows the model served alone count, because metrics are of whole partitions.
+    Only partitions whose labeled rows the model served alone count, because metrics are of whole partitions.
     """
     from include.monitor.performance import PRIOR_PREFIX
 
@@ -295,10 +296,10 @@ def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
     periods = []
     for row in version.switches:
         later = [
-            other["effective"]
+            other["effective_from"]
             for other in switches
             if other["role"] == row["role"] and other["switch"] > row["switch"]
         ]
-        names = ("role", "kind", "effective", "by", "reason")
+        names = ("role", "kind", "effective_from", "by", "reason")
         periods.append({**{name: row[name] for name in names}, "until": later[0] if later else ""})
     return periods

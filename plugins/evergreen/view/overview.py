@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +12,6 @@ from fastapi.responses import HTMLResponse
 
 from evergreen.view.access import Readable
 from evergreen.view.html import guarded, page
-from include.spec.metrics import greater_is_better
 
 if TYPE_CHECKING:
     from include.ops.health import Health
@@ -22,9 +19,7 @@ if TYPE_CHECKING:
     from include.storage.lake import Lake
 
 MAX_PARTITIONS = 28  # in the charts
-WIDTH, HEIGHT = 220, 44  # of a chart, in pixels
 router = APIRouter()
-Values = Mapping[str, float]
 Row = dict[str, Any]
 
 
@@ -35,42 +30,12 @@ def overview(request: Request, usecases: Readable) -> HTMLResponse:
     return page(request, "overview.html", lines=lines)
 
 
-@dataclass(frozen=True)
-class Chart:
-    """A metric over partitions as the points of an SVG of `WIDTH` by `HEIGHT`.
-
-    Parameters
-    ----------
-    metric : its name.
-    newest, partition : its value on the last partition that has one.
-    required : such as ``at least 0.65``; empty without a requirement.
-    tone : ``bad`` if the newest value misses the requirement, else ``warn`` if the baseline is better, or
-        ``good``.
-    why : the same as a sentence; empty without a requirement and a baseline.
-    baseline : the baseline's value on the same partition; None if it isn't known.
-    baseline_name : its recipe, or "prior".
-    points, baseline_points : "x,y x,y …".
-    limit : the height of the requirement's line; None without one.
-    """
-
-    metric: str
-    newest: float
-    partition: str
-    required: str
-    tone: str
-    why: str
-    baseline: float | None
-    baseline_name: str
-    points: str
-    baseline_points: str
-    limit: float | None
-
-
 def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
     """Return what the overview shows of a use case."""
     from include.monitor.silences import AlertLog
     from include.ops.health import scored_partitions
     from include.promote import ledger
+    from include.reports.metric_chart import metric_chart
 
     log = AlertLog(lake)
     alerts = log.open_alerts()
@@ -84,7 +49,7 @@ def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "statement": spec.problem.statement,
         "health": state,
         "champion": ledger.live_champion(switches),
-        "chart": chart(lake, spec, shown, switches),
+        "chart": metric_chart(lake, spec, shown, switches),
         "strip": [(partition, *_strip_cell(findings.get(partition, []))) for partition in shown],
         "alerts": alerts,
         "silenced": sum(log.silenced_by(alert.key, log.monitored[-1]) is not None for alert in alerts),
@@ -112,81 +77,6 @@ def read_health(
         served_by={row["values"]: row["counts"] for row in counts},
         findings=findings[max(findings)] if findings else [],
     )
-
-
-def chart(lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequence[Row]) -> Chart | None:
-    """Return the first required metric, or the gate's objective, over partitions; None without labels.
-
-    The baseline is the recipe of the deployed one, by its walk, or else the prior.
-    """
-    from include.monitor.losses import mean_losses
-    from include.monitor.performance import PRIOR_PREFIX
-
-    if not partitions:
-        return None
-    rules = spec.monitoring.requirements
-    rule = rules[0] if rules else None
-    metric = rule.metric if rule else str(spec.gate.objective)
-    values, baseline_values = _realized(lake, partitions, metric), {}
-    baseline_name = next((row["recipe"] for row in reversed(switches) if row["role"] == "baseline"), "")
-    if baseline_name:
-        baseline_values = _walk(lake, partitions, baseline_name, metric)
-    if not baseline_values:
-        baseline_name, baseline_values = "prior", _realized(lake, partitions, f"{PRIOR_PREFIX}{metric}")
-    if not values and metric == spec.gate.objective:  # one of the use case's own isn't a metric as well
-        losses = mean_losses(lake, partitions)
-        values = {partition: served for partition, (served, _) in losses.items()}
-        baseline_name, baseline_values = "baseline", {key: other for key, (_, other) in losses.items()}
-    if not values:
-        return None
-    newest = max(values)
-    every = [*values.values(), *baseline_values.values(), *([rule.limit] if rule else [])]
-    low, high = min(every), max(every)
-    places = {partition: place for place, partition in enumerate(partitions)}
-
-    def height(value: float) -> float:
-        return round(2 + (HEIGHT - 4) * (high - value) / ((high - low) or 1), 1)
-
-    def points(series: Values) -> str:
-        step = WIDTH / max(len(partitions) - 1, 1)
-        return " ".join(f"{places[key] * step:.1f},{height(series[key])}" for key in sorted(series))
-
-    is_met = rule is None or rule.is_met(values[newest])
-    baseline, sign = baseline_values.get(newest), 1 if greater_is_better(metric, spec) else -1
-    loses = baseline is not None and sign * baseline > sign * values[newest]
-    parts = [("meets" if is_met else "misses") + " the requirement"] if rule else []
-    if baseline is not None:
-        parts.append(f"is {'worse' if loses else 'no worse'} than {baseline_name}")
-    return Chart(
-        metric=metric,
-        newest=values[newest],
-        partition=newest,
-        required=f"{rule.side} {rule.limit:g}" if rule else "",
-        tone="bad" if not is_met else "warn" if loses else "good",
-        why=f"It {' and '.join(parts)}." if parts else "",
-        baseline=baseline,
-        baseline_name=baseline_name,
-        points=points(values),
-        baseline_points=points(baseline_values),
-        limit=height(rule.limit) if rule else None,
-    )
-
-
-def _realized(lake: Lake, partitions: Sequence[str], metric: str) -> dict[str, float]:
-    """Return a metric of the served predictions by partition, as last measured."""
-    return _newest(lake.rows("performance", {"partition": list(partitions), "metric": metric}))
-
-
-def _walk(lake: Lake, partitions: Sequence[str], recipe: str, metric: str) -> dict[str, float]:
-    """Return a metric of a recipe's walk by partition, as last measured."""
-    rows = lake.rows("walks", {"partition": list(partitions), "recipe": recipe})
-    return _newest([{**row, "value": json.loads(row["metrics"]).get(metric)} for row in rows])
-
-
-def _newest(rows: Iterable[Row]) -> dict[str, float]:
-    """Return each partition's value as last measured, without those that have none."""
-    newest = {row["partition"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
-    return {partition: value for partition, value in newest.items() if value is not None}
 
 
 def _strip_cell(findings: Sequence[Row]) -> tuple[str, str]:

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 
 from evergreen.view.access import MayOperate, Named, Opened
 from evergreen.view.html import guarded, page
-from evergreen.view.overview import chart, read_health
+from evergreen.view.overview import read_health
 from include.reports.paths import REPLAY, drift_report_place, page_place
 
 if TYPE_CHECKING:
@@ -53,6 +53,7 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
     from include.ops import status  # single parts of it, since the whole status reads all predictions
     from include.ops.health import scored_partitions
     from include.promote import ledger
+    from include.reports.metric_chart import metric_chart
 
     partition_rows, reports = lake.rows("partitions"), set(lake.keys("reports"))
     switches = ledger.switches(lake)
@@ -64,15 +65,15 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "owner": spec.problem.owner,
         "health": read_health(lake, spec, partition_rows, switches, findings),
         "champion": _champion(lake, switches, reports),
-        "vacancy": status.vacancy(lake),
+        "why_no_champion": status.why_no_champion(lake),
         "trials": status.on_trial(lake, spec),
         "waiting": status.pending(lake, spec),
-        "chart": chart(lake, spec, shown, switches),
+        "chart": metric_chart(lake, spec, shown, switches),
         "is_scored": bool(shown),
         "stale": len(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
         "switches": _switches(switches, reports),
-        "unlabelled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
+        "unlabeled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
         "partitions": partitions,
         "replay": REPLAY if f"reports/{REPLAY}" in reports else "",
     }

@@ -17,7 +17,7 @@ from include.spec import UseCase
 from include.spec.stages import SuddenChanges
 from include.stats.alarms import alarm_limits
 from include.storage.lake import Lake
-from tests.stats.test_alarms import feed
+from tests.stats.feeds import feed
 
 
 def test_the_command_measures_a_lake(home: Path, spec: UseCase) -> None:

@@ -26,6 +26,6 @@ def arm(context):
     if order.exists():
         number = int(order.read_text())
         order.unlink()
-        from tests.faults.killer import count_writes
+        from tests.faults.killer import count_writes, die
 
-        count_writes(number)
+        count_writes(lambda write: write == number and die())

@@ -32,7 +32,7 @@ from include.train import fit as fitting
 from include.train import fits
 from include.train.pipeline import train
 from include.train.recipes import build_estimator
-from tests.deployments import newest_by_role
+from tests.switches import newest_by_role
 
 FIRST, EARLIER, PARTITION = "2012-12-31", "2013-02-21", "2013-02-28"
 

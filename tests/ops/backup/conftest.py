@@ -30,7 +30,7 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import DEPLOYMENTS
+from include.storage.schemas import SWITCHES
 from tests.train import visits
 
 FIRST, LAST = "2024-03-19", "2024-03-30"
@@ -107,8 +107,14 @@ class Clinic:
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
         with registry.recording(self.spec.name, "key", "champion") as run:
             registry.put(run, {artifacts.model_key(digest): artifacts.serialize(model)})
-        texts: Any = dict.fromkeys(DEPLOYMENTS.names, "") | {"role": "champion", "version": "1"}
-        texts |= {"model": digest, "prior": 0.3, "effective": SERVED[0], "evidence": LAST, "attempt": run}
+        texts: Any = dict.fromkeys(SWITCHES.names, "") | {"role": "champion", "version": "1"}
+        texts |= {
+            "model": digest,
+            "prior": 0.3,
+            "effective_from": SERVED[0],
+            "evidence": LAST,
+            "attempt": run,
+        }
         ledger.record_switch(self.lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
 
 
@@ -138,3 +144,24 @@ def home(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> Clinic:
     """The clinic, whose lake the settings name."""
     monkeypatch.setenv("EVERGREEN_LAKE", str(clinic.folder / "lake"))
     return clinic
+
+
+def content(lake: Lake) -> dict[str, object]:
+    """Return each table's version and rows, and every object's bytes."""
+    found: dict[str, object] = {
+        name: (lake.version(name), sorted(map(repr, lake.rows(name)))) for name in lake.tables()
+    }
+    keys = lake.keys("")
+    return found | {key: lake.get(key) for key in keys if not key.startswith("tables/")}
+
+
+def flip(file: Path) -> None:
+    """Change one bit."""
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+
+
+def cut_short(file: Path) -> None:
+    """Lose the end."""
+    file.write_bytes(file.read_bytes()[:-1])

@@ -24,7 +24,7 @@ from include.ops.backup import BackupResult, backup
 from include.ops.restore import restore
 from include.ops.verify import verify
 from include.storage.lake import Lake
-from tests.ops.backup.conftest import NEXT, NOW, Clinic
+from tests.ops.backup.conftest import NEXT, NOW, Clinic, content, cut_short, flip
 
 TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions", "findings", "drift")
 KILLED = """
@@ -57,15 +57,6 @@ def copy(clinic: Clinic, store: Lake, after: int = 0) -> BackupResult:
     """Back up, some seconds later than the test's own now."""
     now = NOW + timedelta(seconds=after)
     return backup([clinic.lake], store, now=now, connect=clinic.connect)
-
-
-def content(lake: Lake) -> dict[str, object]:
-    """Return each table's version and rows, and every object's bytes."""
-    found: dict[str, object] = {
-        name: (lake.version(name), sorted(map(repr, lake.rows(name)))) for name in lake.tables()
-    }
-    keys = lake.keys("")
-    return found | {key: lake.get(key) for key in keys if not key.startswith("tables/")}
 
 
 def same_partition(one: Clinic, other: Clinic) -> bool:
@@ -143,18 +134,6 @@ def test_a_second_backup_copies_what_is_new(
         shutil.rmtree(home.folder / "lake")
         restore(store, done.name)
         assert content(home.lake) == rows
-
-
-def flip(file: Path) -> None:
-    """Change one bit."""
-    data = bytearray(file.read_bytes())
-    data[len(data) // 2] ^= 1
-    file.write_bytes(data)
-
-
-def cut_short(file: Path) -> None:
-    """Lose the end."""
-    file.write_bytes(file.read_bytes()[:-1])
 
 
 @pytest.mark.parametrize("damage", [flip, cut_short, Path.unlink])

@@ -29,8 +29,7 @@ from include.ops.prune import prune, surplus_backups
 from include.ops.restore import examine_backup, read_backup, restore
 from include.ops.upkeep import compact, vacuum
 from include.storage.lake import Lake
-from tests.ops.backup.conftest import NOW, Clinic
-from tests.ops.backup.test_drill import content, cut_short, flip
+from tests.ops.backup.conftest import NOW, Clinic, content, cut_short, flip
 
 KILLED = """
 import os, signal

@@ -28,7 +28,7 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import DEPLOYMENTS
+from include.storage.schemas import SWITCHES
 
 FIRST, LAST = "2024-03-01", "2024-03-14"
 SERVED = ("2024-03-15", "2024-03-16", "2024-03-17")
@@ -174,8 +174,14 @@ class Clinic:
         product = f"reference:{digest}"
         profile = profiles.build_profile(product, LAST, rows, features.numeric, features.categorical)
         lake.publish("profiles", profile, {"product": product, "partition": LAST})
-        texts: Any = dict.fromkeys(DEPLOYMENTS.names, "") | {"role": "champion", "version": "1"}
-        texts |= {"model": digest, "prior": 0.3, "effective": SERVED[0], "evidence": LAST, "attempt": "a"}
+        texts: Any = dict.fromkeys(SWITCHES.names, "") | {"role": "champion", "version": "1"}
+        texts |= {
+            "model": digest,
+            "prior": 0.3,
+            "effective_from": SERVED[0],
+            "evidence": LAST,
+            "attempt": "a",
+        }
         ledger.record_switch(lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
         return digest
 

@@ -60,14 +60,14 @@ def test_checks_are_those_of_the_newest_watched_partition(plant: Plant) -> None:
     assert told(found, "evergreen_limit")["drift", "temp"] == by["drift", "temp"]["threshold"]
 
 
-def test_realised_performance_stands_beside_prior_and_requirement(plant: Plant) -> None:
+def test_realized_performance_stands_beside_prior_and_requirement(plant: Plant) -> None:
     """The newest partition with labels is two partitions older, and its figures are the table's."""
     found, partition = list(gauges(plant.lake, plant.spec)), plant.done[-1 - plant.spec.labels.delay]
     rows = {row["metric"]: row["value"] for row in plant.lake.rows("performance", {"partition": partition})}
 
-    realised = told(found, "evergreen_performance")
-    assert realised["roc_auc", "served"] == rows["roc_auc"]
-    assert realised["log_loss", "prior"] == rows["prior:log_loss"]
+    realized = told(found, "evergreen_performance")
+    assert realized["roc_auc", "served"] == rows["roc_auc"]
+    assert realized["log_loss", "prior"] == rows["prior:log_loss"]
     assert told(found, "evergreen_requirement") == {("roc_auc", "at_least"): 0.55}
     losses = plant.lake.rows("losses", {"partition": partition})
     assert told(found, "evergreen_loss")["log_loss", "served"] == losses[0]["loss"] / losses[0]["rows"]

@@ -210,12 +210,12 @@ def _planted(clinic: Clinic) -> dict[int, str]:
 def test_models_that_nothing_needs_are_removed_and_no_others(clinic: Clinic) -> None:
     """A fit's model stays while a walk may need it, and for good if a ledger names it; its row stays."""
     lake, models = clinic.lake, _planted(clinic)
-    switch = dict.fromkeys(schemas.DEPLOYMENTS.names) | {
+    switch = dict.fromkeys(schemas.SWITCHES.names) | {
         "switch": 1,
         "role": "champion",
         "model": models[300],
     }
-    lake.append_at("deployments", pa.Table.from_pylist([switch], schemas.DEPLOYMENTS), -1)
+    lake.append_at("switches", pa.Table.from_pylist([switch], schemas.SWITCHES), -1)
     before, fits = set(lake.keys("models")), lake.rows("fits")
     assert remove_models(lake, clinic.spec) == 0  # they were stored just now
     assert remove_models(lake, clinic.spec, retention_days=0) == 2

@@ -176,7 +176,7 @@ class World:
         row = ledger.attempt(self.lake, key)
         ledger.record_switch(self.lake, lambda _: [{
             "role": "champion", "version": row["version"], "model": row["model"], "prior": 0.2,
-            "effective": "2013-03-04", "evidence": row["partition"], "kind": "promoted", "by": "",
+            "effective_from": "2013-03-04", "evidence": row["partition"], "kind": "promoted", "by": "",
             "reason": row["sentence"], "attempt": key, "request": key, "recipe": "boosting",
         }])  # fmt: skip
 

@@ -15,7 +15,7 @@ from include.reports.html import escape_markdown
 from include.reports.paths import data_card_place, model_card_place, page_place
 from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
 from include.reports.verdict_data import read_attempt
-from include.reports.wording import decision_rule
+from include.reports.wording import action_rule
 from include.spec import Problem
 from include.storage.lake import Lake
 from tests.promote.conftest import model, register
@@ -204,7 +204,7 @@ class _LakeWithAttempts(Lake):
         ),
     ],
 )
-def test_a_card_says_how_decisions_follow(costs: dict[int, dict[str, float]], rule: str) -> None:
-    """Two decisions have a threshold, whichever is declared first; of more the cheapest is taken."""
+def test_a_card_says_how_actions_follow(costs: dict[int, dict[str, float]], rule: str) -> None:
+    """Two actions have a threshold, whichever is declared first; of more the cheapest is taken."""
     problem = Problem(kind="binary", statement="s", target="late", costs=costs)
-    assert decision_rule(problem) == rule
+    assert action_rule(problem) == rule

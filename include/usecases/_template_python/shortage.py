@@ -1,4 +1,4 @@
-"""A metric and an objective: a unit that is missing costs three times as much as one that is left over."""
+"""A metric and an objective: a unit that is missing counts three times as much as one that is left over."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ def missing_share(actual: Array, predicted: Array) -> float:
     return float(np.maximum(actual - predicted, 0).sum() / actual.sum()) if actual.sum() else np.nan
 
 
-def cost(actual: Array, predicted: Array) -> Array:
-    """Return each row's cost, in units left over; the best value is 0.0."""
+def weighted_error(actual: Array, predicted: Array) -> Array:
+    """Return each row's error, in units left over; the best value is 0.0."""
     return np.where(actual > predicted, 3, 1) * np.abs(actual - predicted)

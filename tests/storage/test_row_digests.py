@@ -13,13 +13,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.score.predictions import row_digests
 from include.spec import UseCase, load
+from include.storage.digests import digest_rows
 
 Row = dict[str, Any]
 MASK = (1 << 64) - 1
 NUMBERS = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 1.0])
 TEXTS = st.none() | st.text(max_size=3) | st.sampled_from(["", "null", "None", "NaN"])
+
+
+def digests(spec: UseCase, rows: pa.Table) -> pa.Array:
+    """Return the digest of each row's features."""
+    return digest_rows(rows, spec.features.numeric, spec.features.categorical)
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +72,7 @@ def written_down(spec: UseCase, row: Row) -> str:
 def test_the_digest_is_what_its_page_says(flights: UseCase, rows: list[Row]) -> None:
     """Columns at once give what one value after the other gives."""
     assert list(flights.features.columns) == [*flights.features.numeric, *flights.features.categorical]
-    assert row_digests(flights, table(flights, rows)).to_pylist() == [written_down(flights, r) for r in rows]
+    assert digests(flights, table(flights, rows)).to_pylist() == [written_down(flights, r) for r in rows]
 
 
 @given(rows=tables(), data=st.data())
@@ -75,13 +80,13 @@ def test_what_a_model_could_tell_apart_has_another_digest(
     flights: UseCase, rows: list[Row], data: st.DataObject
 ) -> None:
     """A bit of a number, null, NaN, an empty text, or two columns swapped change the row's digest alone."""
-    before, row = row_digests(flights, table(flights, rows)).to_pylist(), dict(rows[-1])
+    before, row = digests(flights, table(flights, rows)).to_pylist(), dict(rows[-1])
     a, b = data.draw(st.lists(st.sampled_from(flights.features.numeric), min_size=2, max_size=2, unique=True))
     text = data.draw(st.sampled_from(flights.features.categorical))
     bits = np.float64(row[a] or 0.0).view(np.uint64) ^ np.uint64(1 << data.draw(st.integers(0, 63)))
     others = [{a: float(bits.view(np.float64))}, {a: None}, {a: math.nan}, {text: None}, {text: ""}]
     for other in [*others, {a: row[b], b: row[a]}]:
-        after = row_digests(flights, table(flights, [*rows[:-1], row | other])).to_pylist()
+        after = digests(flights, table(flights, [*rows[:-1], row | other])).to_pylist()
         assert after[:-1] == before[:-1]
         same = all(alike(row[name], value) for name, value in other.items())
         assert (after[-1] == before[-1]) == same
@@ -98,7 +103,7 @@ def alike(one: Any, other: Any) -> bool:
 def test_chunks_make_no_difference(flights: UseCase, rows: list[Row], cut: int) -> None:
     """A slice, or a table in chunks with dictionaries of their own, has the same digests."""
     whole = table(flights, rows)
-    expected, cut = row_digests(flights, whole).to_pylist(), min(cut, len(rows))
+    expected, cut = digests(flights, whole).to_pylist(), min(cut, len(rows))
     pieces = [whole.slice(0, cut), whole.slice(cut)]
-    assert row_digests(flights, pa.concat_tables(pieces)).to_pylist() == expected
-    assert [d for piece in pieces for d in row_digests(flights, piece).to_pylist()] == expected
+    assert digests(flights, pa.concat_tables(pieces)).to_pylist() == expected
+    assert [d for piece in pieces for d in digests(flights, piece).to_pylist()] == expected

@@ -1,4 +1,4 @@
-"""The table `deployments` as tests ask about it."""
+"""The table `switches` as tests ask about it."""
 
 from __future__ import annotations
 

@@ -1,18 +1,15 @@
-"""Kills the partitions of a trial around each of their writes in turn, runs them again.
+"""Kills a rollout's partitions around each of their writes, runs them again each time, prints what is left.
 
-And prints what is left.
-
-``python -m tests.faults.trial SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
+``python -m tests.faults.rollout SCENE FOLDER`` prints a JSON line for the untouched outcome of each partition
 that takes a step, and for each of its kill points; the other partitions write nothing that these don't.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +21,8 @@ from include.monitor.state import State
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
-from tests.faults.killer import Rig, count_writes, forked
-from tests.rollout.conftest import Depot
-from tests.rollout.test_replacement import fit
+from tests.faults.killer import Rig, count_writes, forked, warming
+from tests.rollout.conftest import RolloutLake, fit
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
 # a rollout, who is champion, who comes for it if anybody does, and the partitions that follow
@@ -42,16 +38,16 @@ SCENES: dict[str, tuple[dict[str, Any], str, str, tuple[str, str]]] = {
 }
 
 
-class Trial(Rig):
+class Rollout(Rig):
     """A depot on whose partitions a trial is under way."""
 
     def __init__(self, scene: str, folder: Path) -> None:
         super().__init__(scene, folder, "")
         self.rollout, self.champion, self.comes, self.partitions = SCENES[scene]
 
-    def depot(self) -> Depot:
+    def depot(self) -> RolloutLake:
         """Open the depot that lies under `work/`, with a registry that answers."""
-        made = Depot(self.folder / "work", **self.rollout)
+        made = RolloutLake(self.folder / "work", **self.rollout)
         made.registry = Registry(f"sqlite:///{self.folder}/work/mlflow.db")
         return made
 
@@ -69,23 +65,19 @@ class Trial(Rig):
             made.promote(self.comes, "2024-03-06", version=VERSIONS[self.comes])
         return list(made.spec.clock.keys(*self.partitions))
 
-    def partition(self, fatal: int | None = None) -> dict[str, int]:
-        """Score a partition and take its steps; die before write number ``fatal``, or after the last one."""
-        seen, made = count_writes(fatal), self.depot()
+    def partition(self, before: Callable[[int], Any] = lambda write: None) -> dict[str, int]:
+        """Score a partition and take its steps; the end counts as one more write."""
+        seen, made = count_writes(before), self.depot()
         score(made.lake, made.spec, self.key)
         if not self.comes:
             publish_performance(made.lake, made.spec, State(made.lake, made.spec, self.key))
         taken = advance(made.lake, made.spec, self.key, registry=lambda: made.registry).rows
-        if fatal is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
+        before(seen[0] + 1)
         return {"writes": seen[0], "steps": taken}
 
-    def whole(self) -> dict[str, Any]:
-        """Do the partition, and return also a digest of each table, the aliases.
-
-        The switches and who served.
-        """
-        done, made = self.partition(), self.depot()
+    def whole(self, before: Callable[[int], Any] = lambda write: None) -> dict[str, Any]:
+        """Do the partition; return also a digest of each table, the aliases, the switches and who served."""
+        done, made = self.partition(before), self.depot()
         state = {
             **clocks.state(made.lake),
             "aliases": made.registry.aliases("parcels"),
@@ -94,31 +86,24 @@ class Trial(Rig):
         }
         return {**done, "state": state}
 
-    def killed(self, writes: int) -> None:
-        """Kill the partition around each write, run it again, and print each time what is left."""
-        for point in range(1, writes + 2):
-            self.anew()
-            ended = forked(lambda fatal=point: self.partition(fatal))
-            print(json.dumps({**forked(self.whole), "point": point, "ended": ended}), flush=True)
-
 
 def main() -> None:
     """Go through the partitions of a scene."""
-    rig = Trial(sys.argv[1], Path(sys.argv[2]))
-    base, work, done = (rig.folder / name for name in ("base", "work", "done"))
+    rollout = Rollout(sys.argv[1], Path(sys.argv[2]))
+    base, work, killed = (rollout.folder / name for name in ("base", "work", "killed"))
     work.mkdir(parents=True)
-    partitions = forked(rig.begin)
-    for rig.key in partitions:
-        work.rename(base)
-        rig.anew()
-        untouched = forked(rig.whole)
+    for key in warming(rollout.begin):
+        rollout.key = key
+        untouched = warming(lambda: rollout.whole(rollout.keep))
         if untouched["steps"]:
             print(json.dumps({**untouched, "point": 0}), flush=True)
-            work.rename(done)
-            rig.killed(untouched["writes"])
-            shutil.rmtree(work)
-            done.rename(work)
-        shutil.rmtree(base)
+            work.rename(base)
+            for point in range(1, untouched["writes"] + 2):
+                rollout.lay(f"killed/{point}")
+                print(json.dumps({**forked(rollout.whole), "point": point}), flush=True)
+            rollout.lay("base")
+            shutil.rmtree(base)
+        shutil.rmtree(killed)
 
 
 if __name__ == "__main__":

@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from include.cli.stages import Ingested, run_stage
-from include.cli.validate import validate
 from include.errors import NotPublished
 from include.references import Ref
 from include.replay.pipeline import Progress, Replay, replay
 from include.replay.report import publish_page
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.validate.pipeline import validate
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The result of a trial.
+class TryResult:
+    """The result of trying a use case.
 
     Parameters
     ----------
@@ -43,7 +43,7 @@ def try_usecase(
     now: datetime,
     progress: Progress,
     warn: Callable[[str], None],
-) -> Trial:
+) -> TryResult:
     """Ingest a range of partitions, and replay it under the built-in policies.
 
     No model registry is needed, because a replay keeps its own fits in the lake. What is ingested or fitted
@@ -81,7 +81,7 @@ def try_usecase(
             "for each day",
         )
     result = replay(lake, spec, (), "", until, progress=progress)
-    return Trial(result, publish_page(lake, result), conclusion(result), missing)
+    return TryResult(result, publish_page(lake, result), conclusion(result), missing)
 
 
 def _ingest(

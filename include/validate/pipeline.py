@@ -1,7 +1,7 @@
-"""Check what reading a declaration can't: schedule, SQL, estimators, expectations and labels.
+"""Check what reading a declaration can't: schedule, SQL, estimators, expectations, labels and stored data.
 
-The SQL runs on an empty lake and on generated rows, through the functions that a partition uses. So a valid
-declaration says nothing about the data. `include.validate.stored` looks at the lake's newest partitions.
+The SQL runs on an empty lake and on generated rows, through the functions that a partition uses. So without a
+lake, a valid declaration says nothing about the data.
 """
 
 from __future__ import annotations
@@ -16,10 +16,32 @@ from include.validate.problems import Problem, problem, problems_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
+    from include.storage.lake import Lake
 
 
-def validate(spec: UseCase) -> list[Problem]:
-    """Return the errors, warnings and hints of a readable declaration."""
+def validate(spec: UseCase, lake: Lake | None = None, partition: str = "") -> list[Problem]:
+    """Return the errors, warnings and hints of a readable declaration.
+
+    Parameters
+    ----------
+    lake : also check the rows that it stores; not if the declaration has an error, which they would repeat.
+    partition : of the lake; its newest ones by default.
+    """
+    problems = _problems(spec)
+    if lake is not None and not any(one.severity == "error" for one in problems):
+        from include.validate.stored import data_problems
+
+        problems += data_problems(lake, spec, partition)
+    return problems
+
+
+def errors(spec: UseCase) -> list[str]:
+    """Return a sentence for each problem that makes a declaration invalid."""
+    return [problem.sentence for problem in validate(spec) if problem.severity == "error"]
+
+
+def _problems(spec: UseCase) -> list[Problem]:
+    """Return what is wrong with a declaration, without looking at stored data."""
     from include.validate.baselines import baseline_hints
     from include.validate.declaration import declaration_problems
     from include.validate.generated import generated_problems, label_problems, recipe_problems
@@ -31,7 +53,11 @@ def validate(spec: UseCase) -> list[Problem]:
     partitions = _year(spec)
     problems += declaration_problems(spec, partitions)
     checks = (
-        *(_path_problems, _expectation_problems, _limit_problems, _onnx_problems, _python_problems),
+        _path_problems,
+        _expectation_problems,
+        _limit_problems,
+        _onnx_problems,
+        _python_problems,
         query_problems,
     )
     for check in checks:
@@ -45,11 +71,6 @@ def validate(spec: UseCase) -> list[Problem]:
         problems += label_problems(spec, partition)
         problems += baseline_hints(spec)
     return problems
-
-
-def errors(spec: UseCase) -> list[str]:
-    """Return a sentence for each problem that makes a declaration invalid."""
-    return [problem.sentence for problem in validate(spec) if problem.severity == "error"]
 
 
 def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
