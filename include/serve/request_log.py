@@ -36,6 +36,7 @@ PREFIX = "requests"  # of the objects' keys in the use case's part of the lake
 SEAL_BYTES, SEAL_SECONDS = 8 << 20, 60.0  # a file that is larger or older is sealed
 SEAL_MARGIN = timedelta(minutes=5)  # between sealing a file and the decision of its partition, at least
 PUT_MARGIN = timedelta(minutes=4)  # between a put and that decision, at least; its retries take less
+OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
 TICK, RETRY = 1.0, 10.0  # seconds between two flushes, and between two tries of what failed
 # the columns of a logged row beside the key's, the features' and the prediction's
 COLUMNS = (
@@ -104,7 +105,7 @@ class RequestLog:
 
     def _open(self) -> None:
         """Open the file that rows are written to, without the end of a row that a kill cut off."""
-        self._descriptor = os.open(self._file, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        self._descriptor = os.open(self._file, OPEN_FLAGS, 0o600)
         data = self._file.read_bytes()
         self._size, self._since = data.rfind(b"\n") + 1, time.monotonic()
         os.ftruncate(self._descriptor, self._size)
@@ -162,16 +163,28 @@ class RequestLog:
                 self._report(str(error))
 
     def _seal(self) -> None:
-        """Close the file under a name of its own, and open another one."""
-        target = self._target()
+        """Close the file under a name of its own, and open another one.
+
+        Raises
+        ------
+        OSError
+            if that can't be done, such as on a full disk; then rows go on into the same file.
+        """
+        sealed = self._folder / f"{self._target()}.{uuid.uuid4().hex}.jsonl"
         with self._writing:
             self._since = time.monotonic()
             if not self._size:
                 return
             os.fsync(self._descriptor)
-            os.close(self._descriptor)
-            self._file.rename(self._folder / f"{target}.{uuid.uuid4().hex}.jsonl")
-            self._open()
+            self._file.rename(sealed)
+            try:
+                descriptor = os.open(self._file, OPEN_FLAGS, 0o600)
+            except OSError:
+                sealed.rename(self._file)
+                raise
+            # closed last, since a connection of a client may get the number of a closed descriptor
+            sealed_descriptor, self._descriptor, self._size = self._descriptor, descriptor, 0
+            os.close(sealed_descriptor)
         self._sync_folder()
 
     def _target(self) -> str:

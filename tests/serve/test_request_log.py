@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from socket import socketpair
 from typing import Any
 
 import pytest
@@ -215,6 +217,38 @@ def test_a_request_that_cannot_be_logged_is_refused(
     request_log._seal()
     request_log._put_sealed()
     assert objects(lake) == {LAST: [{"id": "a"}, {"id": "c"}]}
+
+
+@pytest.mark.parametrize("broken", ["folder moved", "disk full"])
+def test_a_file_that_cannot_be_sealed_stays_open(
+    lake: Lake, request_log: RequestLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    """Rows go on into it, and into no other file or connection; all of them come to the lake later."""
+    folder, elsewhere = tmp_path / "log", tmp_path / "elsewhere"
+    request_log.append([{"id": "a"}])
+    with monkeypatch.context() as patch:
+        if broken == "folder moved":
+            folder.rename(elsewhere)
+        else:
+            patch.setattr(os, "open", full_disk)
+        with pytest.raises(OSError, match=r"No such file|No space left"):
+            request_log._seal()
+    server, client = socketpair()  # a connection gets the number of the last descriptor that was closed
+    with server, client:
+        request_log.append([{"id": "b"}])
+        server.close()
+        assert client.recv(100) == b""
+    if broken == "folder moved":
+        elsewhere.rename(folder)
+    request_log.append([{"id": "c"}])
+    request_log._seal()
+    assert request_log._put_sealed()
+    assert objects(lake) == {LAST: [{"id": "a"}, {"id": "b"}, {"id": "c"}]}
+
+
+def full_disk(*arguments: Any) -> int:
+    """Fail as the creation of a file does on a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def test_the_end_that_a_kill_cut_off_is_left_out(
