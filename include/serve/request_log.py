@@ -7,8 +7,8 @@ the partition that is to ingest it. It is put into the lake under that name, if 
 removed. So each row is in exactly one object, however often the server is killed.
 
 A sealed file belongs to the first partition whose decision is at least five minutes away. A put that comes
-too late for that moves the file to the next partition, unless the object is there already. So a partition's
-objects are complete at its decision.
+too late for that moves the file to the next partition, unless the object is there already; so does one after
+the schedule was changed. So a partition's objects are complete at its decision.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import fcntl
 import json
 import logging
 import os
+import re
 import threading
 import time
 import uuid
@@ -25,7 +26,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from include.errors import EvergreenError, SettingError, SpecError
+from include.errors import EvergreenError, PartitionError, SettingError, SpecError, StoreUnavailable
 from include.score.predictions import ACTION
 from include.serve.rows import RequestRefused
 from include.spec import UseCase
@@ -36,6 +37,7 @@ PREFIX = "requests"  # of the objects' keys in the use case's part of the lake
 SEAL_BYTES, SEAL_SECONDS = 8 << 20, 60.0  # a file that is larger or older is sealed
 SEAL_MARGIN = timedelta(minutes=5)  # between sealing a file and the decision of its partition, at least
 PUT_MARGIN = timedelta(minutes=4)  # between a put and that decision, at least; its retries take less
+SEALED_NAME = re.compile(r"\d{4}-\d{2}-\d{2}(T\d{4}Z)?\.[0-9a-f]{32}\.jsonl")  # its partition and an ID
 OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_APPEND
 TICK, RETRY = 1.0, 10.0  # seconds between two flushes, and between two tries of what failed
 # the columns of a logged row beside the key's, the features' and the prediction's
@@ -80,7 +82,8 @@ class RequestLog:
         self._folder, self._lake, self._spec, self._clock = folder / spec.name, lake, spec, clock
         self._writing, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
-        self.error = ""  # why the sealed files can't be put into the lake, empty if they can
+        # by step, why rows stay in the folder; empty if the step succeeded last time
+        self._errors = {"flush": "", "seal": "", "put": ""}
         self._lock_folder()
         self._open()
         self._seal()  # what a killed server left
@@ -146,21 +149,33 @@ class RequestLog:
         """Put what there is into the lake; what can't be put now is put after the next start."""
         self._stop.set()
         self._thread.join()
-        self._seal()
+        self._attempt("seal", self._seal)
         self._put_sealed()
         self._locked.close()
 
     def _run(self) -> None:
         wait = TICK
         while not self._stop.wait(wait):
-            try:
-                os.fsync(self._descriptor)
-                age = time.monotonic() - self._since
-                if self._size >= SEAL_BYTES or age >= SEAL_SECONDS:
-                    self._seal()
-                wait = TICK if self._put_sealed() else RETRY
-            except OSError as error:
-                self._report(str(error))
+            self._attempt("flush", lambda: os.fsync(self._descriptor))
+            age = time.monotonic() - self._since
+            if self._size >= SEAL_BYTES or age >= SEAL_SECONDS:
+                self._attempt("seal", self._seal)
+            wait = TICK if self._put_sealed() else RETRY
+
+    def _attempt(self, step: str, take: Callable[[], None]) -> bool:
+        """Take a step and return whether that is done; whatever fails, the other steps are taken too."""
+        error = ""
+        try:
+            take()
+        except (EvergreenError, OSError) as failure:
+            error = str(failure)
+        except Exception as failure:
+            log.exception("%s: requests can't be brought to the lake", self._spec.name)
+            error = f"{type(failure).__name__}: {failure}"
+        if error and error != self._errors[step]:
+            log.warning("%s: requests stay in %s: %s", self._spec.name, self._folder, error)
+        self._errors[step] = error
+        return not error
 
     def _seal(self) -> None:
         """Close the file under a name of its own, and open another one.
@@ -193,28 +208,41 @@ class RequestLog:
         return clock.shift(clock.newest(self._clock() + SEAL_MARGIN), 1)
 
     def _sealed(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("*.jsonl") if path != self._file)
+        """Return the sealed files; whatever else is in the folder, such as a copy, stays there."""
+        return sorted(path for path in self._folder.glob("*.jsonl") if SEALED_NAME.fullmatch(path.name))
 
     def _put_sealed(self) -> bool:
         """Put every sealed file into the lake; return whether that is done."""
-        try:
-            for file in self._sealed():
+        return self._attempt("put", self._put_each)
+
+    def _put_each(self) -> None:
+        failures = []
+        for file in self._sealed():
+            try:
                 self._put(file)
-        except EvergreenError as error:
-            self._report(str(error))
-            return False
-        self.error = ""
-        return True
+            except StoreUnavailable:  # the other files would wait for it as long, and keep rows from the disk
+                raise
+            except Exception as failure:  # of this file alone
+                failures.append(failure)
+        if failures:
+            raise failures[0]
 
     def _put(self, file: Path) -> None:
         if self._lake.size(_key(file)) is None:  # else an earlier put was cut off after it had succeeded
             target, _, name = file.name.partition(".")
-            if self._spec.clock.moment(target) - self._clock() < PUT_MARGIN:
+            if self._is_late(target):
                 file = file.rename(self._folder / f"{self._target()}.{name}")
                 self._sync_folder()
             lines = file.read_bytes().splitlines()
             self._lake.create(_key(file), b"[" + b",\n".join(lines) + b"]\n")
         file.unlink()
+
+    def _is_late(self, target: str) -> bool:
+        """Return whether a partition takes no more objects, or the schedule has changed and lacks it."""
+        try:
+            return self._spec.clock.moment(target) - self._clock() < PUT_MARGIN
+        except PartitionError:
+            return True
 
     def _sync_folder(self) -> None:
         descriptor = os.open(self._folder, os.O_RDONLY)
@@ -222,11 +250,6 @@ class RequestLog:
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-
-    def _report(self, error: str) -> None:
-        if error != self.error:
-            log.warning("%s: requests stay in %s: %s", self._spec.name, self._folder, error)
-        self.error = error
 
     def health(self) -> dict[str, Any]:
         """Return how many bytes aren't in the lake yet, and why they couldn't be put there."""
@@ -236,7 +259,10 @@ class RequestLog:
                 waiting += path.stat().st_size
             except FileNotFoundError:  # it was put meanwhile
                 continue
-        return {"pending_bytes": self._size + waiting, "error": self.error}
+        return {
+            "pending_bytes": self._size + waiting,
+            "error": "; ".join(filter(None, self._errors.values())),
+        }
 
 
 def _key(file: Path) -> str:

@@ -251,6 +251,62 @@ def full_disk(*arguments: Any) -> int:
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
+def test_an_odd_file_keeps_no_other_one_from_the_lake(
+    lake: Lake, use: UseCase, tmp_path: Path, clock: Hands
+) -> None:
+    """A copy that a person made is left alone; /health shows a file that can't be put, while it is there."""
+    folder = tmp_path / "log" / "parcels"
+    (folder / f"{LAST}.{'0' * 32}.jsonl").mkdir(parents=True)  # sorts before the file that can be put
+    (folder / "copy.jsonl").write_text('{"id": "a"}\n')
+    request_log = RequestLog(tmp_path / "log", lake, use, clock)
+    request_log.append([{"id": "a"}])
+    request_log._seal()
+    request_log.start()
+    assert until(lambda: objects(lake) == {LAST: [{"id": "a"}]}, PATIENCE)
+    assert until(lambda: "Is a directory" in request_log.health()["error"], PATIENCE)
+    (folder / f"{LAST}.{'0' * 32}.jsonl").rmdir()
+    request_log.append([{"id": "b"}])
+    request_log.stop()
+    assert Counter(row["id"] for row in objects(lake)[LAST]) == {"a": 1, "b": 1}
+    assert request_log.health() == {"pending_bytes": 0, "error": ""}
+    assert (folder / "copy.jsonl").exists()
+
+
+def test_a_step_that_fails_keeps_no_other_one_from_being_taken(
+    lake: Lake, request_log: RequestLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever flushing and sealing raise, what was sealed comes to the lake, and /health says why."""
+    request_log.append([{"id": "a"}])
+    request_log._seal()
+    request_log.append([{"id": "b"}])
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full_disk)
+        patch.setattr(request_log, "_target", lambda: 1 / 0)
+        patch.setattr("include.serve.request_log.SEAL_SECONDS", 0.0)
+        request_log.start()
+        assert until(lambda: objects(lake) == {LAST: [{"id": "a"}]}, PATIENCE)
+        assert request_log.health()["error"] == (
+            "[Errno 28] No space left on device; ZeroDivisionError: division by zero"
+        )
+    request_log.stop()
+    assert Counter(row["id"] for row in objects(lake)[LAST]) == {"a": 1, "b": 1}
+
+
+@pytest.mark.parametrize("name", ["2024-03-10", "2024-03-10T1200Z", "2024-99-99"])
+def test_a_file_of_another_schedule_comes_to_a_partition_of_this_one(
+    lake: Lake, tmp_path: Path, clock: Hands, name: str
+) -> None:
+    """The schedule was changed while the file was waiting; its rows are in the next partition."""
+    mondays = {"batch": "0 18 * * 1", "training": "0 20 * * 0", "timezone": "UTC", "start": "2024-03-04"}
+    weekly = parcels.spec(tmp_path / "weekly", schedule=mondays)
+    folder = tmp_path / "log" / "parcels"
+    folder.mkdir(parents=True)
+    (folder / f"{name}.{'0' * 32}.jsonl").write_text('{"id": "a"}\n')
+    request_log = RequestLog(tmp_path / "log", lake, weekly, clock)
+    assert request_log._put_sealed()
+    assert objects(lake) == {"2024-03-11": [{"id": "a"}]}
+
+
 def test_the_end_that_a_kill_cut_off_is_left_out(
     lake: Lake, use: UseCase, tmp_path: Path, clock: Hands
 ) -> None:
