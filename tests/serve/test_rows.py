@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from include.serve.rows import MAX_ROWS, RequestRefused, RowReader
 from include.spec import UseCase
+from tests.features import parcels
 from tests.serve.conftest import FEATURES, ROW
 
 
@@ -55,6 +58,21 @@ def test_another_value_is_refused_by_its_column(use: UseCase, changes: Any, sent
     """The error has status 422 and names the row, the column, what it takes, and what came."""
     with pytest.raises(RequestRefused, match=sentence) as refused:
         read(use, {**ROW, **changes})
+    assert refused.value.status == 422
+
+
+@pytest.mark.parametrize(
+    "time", ["0001-01-01T00:00:00+23:59", "9999-12-31T23:59:59-23:59", "2013-03-01T05:00"]
+)
+def test_a_key_that_is_no_time_in_utc_is_refused(tmp_path: Path, time: str) -> None:
+    """One without an offset, and one that its offset moves out of the calendar."""
+    sources = yaml.safe_load(parcels.SPEC)["sources"]
+    for name in ("orders", "arrivals"):
+        sources[name]["columns"]["parcel"]["type"] = "timestamp"
+    use = parcels.spec(tmp_path, sources=sources)
+    assert read(use, {"depot": "north", "parcel": "2013-03-01T05:00:00+01:00"}).only_keys
+    with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: required a time with its offset") as refused:
+        read(use, {"depot": "north", "parcel": time})
     assert refused.value.status == 422
 
 
