@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import socket
+import sys
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -21,6 +22,7 @@ from include.storage.lake import Lake
 TOKEN = "EVERGREEN_SERVE_TOKEN"  # noqa: S105 - the name of the setting
 MIN_LENGTH = 16  # characters of a token
 MAX_CONNECTIONS = 1000
+UNREAD_SECONDS = 10  # after which a client that takes none of its answer is cut off
 GRACE_SECONDS = 30  # that requests have to end after a SIGTERM
 
 
@@ -87,6 +89,8 @@ def serve(
         raise SettingError(
             f"--host {host} --port {port}", required="an address to listen on", found=str(error)
         ) from None
+    if sys.platform == "linux":  # elsewhere such a client is cut off by nothing; connections inherit it
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)
     request_log = RequestLog(log_folder, lake, spec, clock) if log_folder else None
     shown = f"[{host}]" if ":" in host else host
     allowed_hosts = frozenset({shown, "127.0.0.1", "localhost", "[::1]"})

@@ -6,12 +6,15 @@ import json
 import os
 import signal
 import subprocess
+from contextlib import suppress
 from http.client import HTTPConnection
 from pathlib import Path
-from socket import create_connection, socket
+from socket import SHUT_RDWR, SO_RCVBUF, SOL_SOCKET, create_connection, socket
+from threading import Thread
 from typing import Any
 
 import pytest
+from psutil import Process
 
 from demo.process import until
 from include.serve.app import MAX_REQUESTS
@@ -144,6 +147,35 @@ def test_more_requests_than_the_limit_are_refused(lake: Lake, deploy: Deploy, se
         assert (status, answer["required"]) == (408, "the whole body within 10 seconds")
         assert {status_of(each)[0] for each in held_up[1:]} == {408}
         assert server.post([ROW])[0] == 200
+
+
+def test_a_client_that_reads_no_answer_is_cut_off(lake: Lake, deploy: Deploy, serve: Serve) -> None:
+    """Its requests end after seconds, or a few such clients would use up the limit for all others."""
+    deploy(lake, "1", LAST)
+    body = json.dumps({"rows": [ROW] * 1000}).encode()
+    head = f"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: {JSON['Content-Type']}\r\n"
+    request = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
+    with serve() as server, socket() as client:
+        client.setsockopt(SOL_SOCKET, SO_RCVBUF, 2048)
+        client.connect(("127.0.0.1", server.port))
+        port = client.getsockname()[1]
+        connections = Process(server.process.pid).net_connections
+
+        def is_connected() -> bool:
+            return any(one.raddr and one.raddr.port == port for one in connections())
+
+        sender = Thread(target=_send_in_vain, args=(client, request * 40))
+        sender.start()
+        assert until(is_connected, PATIENCE)
+        assert until(lambda: not is_connected(), PATIENCE)
+        assert until(lambda: server.metric("evergreen_serve_requests_in_progress") == 0, PATIENCE)
+        client.shutdown(SHUT_RDWR)
+        sender.join()
+
+
+def _send_in_vain(client: socket, data: bytes) -> None:
+    with suppress(OSError):
+        client.sendall(data)
 
 
 def test_a_stop_ends_what_has_begun(lake: Lake, deploy: Deploy, serve: Serve) -> None:
