@@ -1,9 +1,9 @@
 """Settings from environment variables: addresses, accounts and secrets, which a declaration never contains.
 
-``EVERGREEN_LAKE`` is the lake's address, ``MLFLOW_TRACKING_URI`` the registry's, and ``AWS_*`` the account on
-S3. A source's endpoint is an Airflow connection. In a task it comes from Airflow's secrets backends,
-elsewhere from ``AIRFLOW_CONN_<NAME>`` as JSON: ``host`` is the full address, ``password`` the token or
-secret.
+``EVERGREEN_LAKE`` is the lake's address, ``MLFLOW_TRACKING_URI`` the registry's, and ``AWS_*``, ``AZURE_*``
+or ``GOOGLE_*`` the account on the store. A source's endpoint is an Airflow connection. In a task it comes
+from Airflow's secrets backends, elsewhere from ``AIRFLOW_CONN_<NAME>`` as JSON: ``host`` is the full address,
+``password`` the token or secret.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from include.errors import SettingError
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
+    "AZURE_STORAGE_SAS_KEY",
     "EVERGREEN_HASH_KEY",
     "EVERGREEN_SERVE_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
 )

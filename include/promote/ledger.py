@@ -54,9 +54,15 @@ class Serving:
     prior: Constant | None
 
 
-def switches(lake: Lake) -> list[Row]:
-    """Return every row of `switches`, oldest first."""
-    return sorted(lake.rows("switches"), key=_switch_order)
+def switches(lake: Lake, version: int | None = None) -> list[Row]:
+    """Return every row of `switches`, oldest first.
+
+    Parameters
+    ----------
+    version : of the table, -1 if it didn't exist; the newest by default.
+    """
+    rows = None if version == -1 else lake.read("switches", version=version)
+    return sorted([] if rows is None else rows.to_pylist(), key=_switch_order)
 
 
 def _switch_order(row: Row) -> tuple[int, str]:

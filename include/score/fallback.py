@@ -151,6 +151,11 @@ def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
     return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]
 
 
+def first_available(steps: Sequence[FallbackStep]) -> FallbackStep:
+    """Return the step that serves unless its model fails."""
+    return next(step for step in steps if not step.unavailable)
+
+
 def predict_with_fallback(
     lake: Lake,
     spec: UseCase,

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import NotPublished, PartitionRefused, SpecError
+from include.features import point_in_time
 from include.features.build import features, known_too_late, labels, matured, remedy_too_late
+from include.features.entities import require_independent
 from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import read_snapshots
 from include.ingest.snapshots import snapshots
@@ -146,6 +148,9 @@ def _feature_problems(
         for key in checked
         for problem in problems_of(spec, required, remedy, _refuse_leakage, lake, spec, key)
     ]
+    if spec.features.entity and not problems:
+        rows = point_in_time.read_sources(lake, spec, checked[-1:])
+        problems += problems_of(spec, required, remedy, require_independent, spec, rows, checked[-1])
     # where there is no past to join with, as in training's first partition
     if published[0] not in checked:
         problems += problems_of(spec, required, remedy, features, lake, spec, published[:1])

@@ -734,13 +734,6 @@ def test_no_command_prints_the_registrys_password(guarded: str, lake: Path) -> N
     assert SECRET not in said
 
 
-def test_doctor_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe that the first look left in the lake does not make the second one fail."""
-    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
-    for _ in range(2):
-        assert {check.name: check.ok for check in run_checks()}["lake"]
-
-
 def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -186,6 +186,7 @@ def test_bounds_are_beyond_what_was_seen(low: float, span: float) -> None:
     assert lowest == 0 or low < 0
 
 
+@pytest.mark.full  # the tutorial, which is followed in tests/docs, does the same
 def test_from_nothing_to_a_page_with_a_replayed_policy(
     tmp_path: Path, record_property: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:

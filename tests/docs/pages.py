@@ -76,7 +76,8 @@ class Reader:
             source, target = ROOT / name, self.folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
-                shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+                # with the bytecode, or each command compiles; not with what another worker is writing
+                shutil.copytree(source, target, ignore=shutil.ignore_patterns("*.pyc.*"))
             else:
                 shutil.copyfile(source, target)
         programs = self.folder / ".venv" / "bin"

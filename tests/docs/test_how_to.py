@@ -125,6 +125,16 @@ def test_every_page_is_followed_by_a_test() -> None:
         assert {"diff", "python"} & {block.language for block in blocks((HOW_TO / f"{page}.md").read_text())}
 
 
+def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
+    """The process that runs them imports none of ours; input, settings and exit codes are their own."""
+    (reader.folder / "include" / "__main__.py").write_text(
+        "import os, sys\nsys.exit(f'{sys.argv[1:]} {sys.stdin.read()} {os.environ.get(\"OWN\")}')"
+    )
+    reader.run("export OWN=mine")
+    assert reader.run(".venv/bin/python -m include a b <<<input || [ $? = 1 ]") == "['a', 'b'] input\n mine\n"
+    assert reader.run(".venv/bin/python -c 'import sys; sys.exit(7)' || echo $?") == "7\n"
+
+
 @pytest.mark.parametrize(
     "page",
     [
@@ -134,6 +144,7 @@ def test_every_page_is_followed_by_a_test() -> None:
         "add-a-row-rule",
         "add-an-estimator",
         "decide-by-cost",
+        "shard-a-partition",
         "use-python",
         "write-features-in-python",
     ],

@@ -20,6 +20,7 @@ from include.spec import UseCase, load
 from include.storage.lake import Lake
 from tests.usecases.hourly_rides import world
 
+pytestmark = pytest.mark.full  # thirty hours through all stages; each rule has tests of its own
 TRAINED, HOURS = 260, 30  # the first 23 of the hours that follow are before the clocks go forward
 KEYS = world.partitions(TRAINED + HOURS)
 SCORED = KEYS[TRAINED:]

@@ -29,6 +29,7 @@ from include.storage.lake import Lake
 from include.train.split import partitions_of, split, walk_origins
 from tests.usecases.hourly_rides import world
 
+pytestmark = pytest.mark.full  # sixty days through all stages; each rule has tests of its own
 HISTORY, DAYS, SHARE = 200, 60, 0.5
 CHANGES = {
     '"5 * * * *"': '"5 6 * * *"',
