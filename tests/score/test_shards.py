@@ -258,6 +258,18 @@ def test_a_model_that_fails(pair: tuple[Lake, Lake], spec: UseCase, deploy: Depl
     assert {row["served_by"] for row in pair[1].rows("predictions")} == {"previous"}
 
 
+def test_features_that_fail(pair: tuple[Lake, Lake], tmp_path: Path) -> None:
+    """A shard whose features can't be computed is left to one task, which knows what to do about it."""
+    lake = pair[1]
+    spec = declare(tmp_path / "failing", SQL.replace("s.weight,", "error('no weight') AS weight,"))
+    keys = plan_shards(lake, spec, NIGHT)
+    for key in keys:
+        assert score_shard(lake, spec, key).note.startswith("not stored: parcels: features: required ")
+    assert publish_shards(lake, spec, NIGHT, keys) is None
+    with pytest.raises(SpecError, match="no weight"):
+        score(lake, spec, NIGHT)
+
+
 def test_a_missing_source(spec: UseCase, deploy: Deploy, tmp_path: Path) -> None:
     """Without a source that the champion requires, each shard has the step and the reason of one task."""
     lakes = [Lake("parcels", str(tmp_path / name)) for name in ("whole", "sharded")]
