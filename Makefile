@@ -18,7 +18,7 @@ unexport EVERGREEN_HOME
 endif
 .DEFAULT_GOAL := help
 .PHONY: help install lock demo up up-demo down clean lint test test-stack test-full bench audit sbom image
-# The compose stack; COMPOSE_MORE adds files, as `-f tests/stack/rig.yaml` where an engine can't reach the network.
+# The compose stack; COMPOSE_MORE adds files, as `-f deploy/logs/compose.yaml`, or `-f tests/stack/rig.yaml` where an engine can't reach the network.
 CODE = $$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)
 COMPOSE = EVERGREEN_CODE=$(CODE) docker compose -f docker-compose.yaml
 WORKERS ?= 2
@@ -74,7 +74,7 @@ up-demo: install .env ## the same with the demo's flights, loaded, trained and s
 
 down: ## stop the demo's servers and the compose stack; what they hold stays
 	@test ! -x $(VENV)/python || $(VENV)/python -m demo.stack down
-	@test ! -e .env || ! docker info >/dev/null 2>&1 || $(COMPOSE) -f demo/compose.yaml --profile monitoring down
+	@test ! -e .env || ! docker info >/dev/null 2>&1 || $(COMPOSE) -f demo/compose.yaml $(COMPOSE_MORE) --profile monitoring --profile serve down
 
 clean: ## stop them and remove all they hold
 	@test -x $(VENV)/python || { echo "nothing is removed: only .venv can stop the servers, and it is missing;" \

@@ -23,6 +23,7 @@ COMMANDS = {
     "contract": ["benchmarks.contract"],
     "many": ["benchmarks.many"],
     "batch": ["benchmarks.batch", "100000", "1000000"],
+    "shards": ["benchmarks.shards", "400000"],
     "onnx": ["benchmarks.onnx"],
     "serve": ["benchmarks.serve"],
     "large": ["benchmarks.large", "1000000", "5000000"],

@@ -66,7 +66,7 @@ def with_column(rows: pa.Table, name: str, values: Array) -> pa.Table:
 
 
 def damage(spec: UseCase, rows: pa.Table, kind: str, variant: int) -> pa.Table:
-    """Return labelled rows, damaged in one of the ways of a kind."""
+    """Return labeled rows, damaged in one of the ways of a kind."""
     random, actual, name = np.random.default_rng(variant), target(spec, rows), spec.problem.target
     if kind == "flipped labels":
         return with_column(rows, name, np.where(random.random(len(actual)) < 0.2, 1 - actual, actual))
@@ -99,11 +99,11 @@ class Year:
         self.lake = Lake(self.spec.name)
         self.recipe = next(r for r in self.spec.training.candidates if r.name == RECIPE)
         self.features = features(self.lake, self.spec, matured(self.lake, self.spec, LAST))
-        self.labelled = join_labels(self.lake, self.spec, self.features, LAST)
+        self.labeled = join_labels(self.lake, self.spec, self.features, LAST)
         self.sundays = self.spec.clock.keys(FIRST, LAST)[::7][: WEEKS + 5]
 
     def known(self, sunday: str) -> pa.Table:
-        """Return the labelled rows that a training knows."""
+        """Return the labeled rows that a training knows."""
         return join_labels(self.lake, self.spec, self.between(self.features, "", sunday), sunday)
 
     def between(self, rows: pa.Table, after: str, until: str) -> pa.Table:
@@ -129,13 +129,13 @@ class Year:
         """Return the predictions of rows."""
         return artifacts.predict(model, rows, self.spec)
 
-    def unlabelled(self, sunday: str) -> pa.Table:
+    def unlabeled(self, sunday: str) -> pa.Table:
         """Return the rows that have no label yet on a Sunday."""
         return self.between(self.features, self.spec.clock.shift(sunday, -self.spec.labels.delay), sunday)
 
     def moved(self, model: Pipeline, before: Pipeline, sunday: str) -> float:
         """Return the distance of two models' predictions on the rows without a label."""
-        rows = self.unlabelled(sunday)
+        rows = self.unlabeled(sunday)
         return float(np.sqrt(np.square(self.predict(model, rows) - self.predict(before, rows)).mean()))
 
 
@@ -154,7 +154,7 @@ def honest(sunday: str) -> tuple[bytes, dict[str, tuple[float, int]]]:
     """Return the honest fit of a Sunday, and what it lost until the next Sunday."""
     data = year()
     model = data.fit(data.known(sunday))
-    week = data.between(data.labelled, sunday, data.spec.clock.shift(sunday, 7))
+    week = data.between(data.labeled, sunday, data.spec.clock.shift(sunday, 7))
     return artifacts.serialize(model), data.losses(model, week)
 
 
@@ -195,7 +195,7 @@ def judge(
         sums = [tuple(value[0] for value in losses.values()) for losses in (twin, lost)]
         refit = replace(refit, rows=tuple(count for _, count in lost.values()), twin=sums[0], serving=sums[1])
         refused = _refused(spec, refit, leakage, walk, test)
-    later = data.losses(model, data.between(data.labelled, sunday, clock.shift(sunday, 28)))
+    later = data.losses(model, data.between(data.labeled, sunday, clock.shift(sunday, 28)))
     loss = sum(lost for lost, _ in later.values()) / sum(count for _, count in later.values())
     return {
         "sunday": sunday,

@@ -138,11 +138,11 @@ def prepare(folder: str, rows: int) -> None:
     fill(lake, spec, rows)
     inputs = compute_features(spec, scoring.rows_known_at(lake, spec, SMALL), [SMALL])
     late = np.random.default_rng(7).random(inputs.num_rows) < 0.2
-    labelled = inputs.append_column(spec.problem.target, pa.array(late.astype(float)))
+    labeled = inputs.append_column(spec.problem.target, pa.array(late.astype(float)))
     for one in (*spec.training.candidates, *spec.training.baselines):
         if one.name in KINDS:
             Path(folder, one.name).write_text(
-                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, labelled)))
+                artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, one, labeled)))
             )
 
 

@@ -25,7 +25,7 @@ from include.monitor.estimates import (
     Array,
     EstimatePair,
     HeldOutEstimates,
-    LabelledPartition,
+    LabeledPartition,
     estimate_row,
     expected_metrics,
     learn_held_out,
@@ -56,8 +56,8 @@ def minutes(spec: UseCase) -> UseCase:
 
 def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
     """Return by metric a row for each partition after a training: what was told, and what came true."""
-    labelled = rows.filter(pc.less_equal(rows["partition"], spec.clock.shift(trained, -spec.labels.delay)))
-    parts = split(labelled, spec, trained)
+    labeled = rows.filter(pc.less_equal(rows["partition"], spec.clock.shift(trained, -spec.labels.delay)))
+    parts = split(labeled, spec, trained)
     fitted = parts.train
     after = spec.clock.shift(partitions_of(fitted)[-1], spec.labels.delay)
     test, later = (
@@ -90,7 +90,7 @@ def served(
     plain = replace(held_out.map, lines=((1.0, 0.0),) * len(held_out.map.lines))
     past = list(held_out.partitions)
     found: Years = {name: [] for name in SHOWN[spec.problem.kind]}
-    waiting: list[LabelledPartition] = []
+    waiting: list[LabeledPartition] = []
     for partition in sorted(set(of.tolist())):
         selected = of == partition
         realized = metric_values(tuple(found), actual[selected], predicted[selected])
@@ -100,7 +100,7 @@ def served(
             for n in found
             if n in guess and n in realized
         }
-        waiting.append(LabelledPartition(partition, int(selected.sum()), pairs))
+        waiting.append(LabeledPartition(partition, int(selected.sum()), pairs))
         past += waiting[: -spec.labels.delay]
         del waiting[: -spec.labels.delay]
         for name, pair in pairs.items():

@@ -94,12 +94,12 @@ def rows_a_second(work: Callable[[], Any], rows: int) -> float:
 def main(command: Sequence[str]) -> None:
     """Measure and print."""
     spec, count = load("flight_delay"), int(command[0]) if command else ROWS
-    labelled, rows = flights(spec, FITTED), flights(spec, count)
+    labeled, rows = flights(spec, FITTED), flights(spec, count)
     print(f"| {' | '.join(COLUMNS)} |\n{'|---' * len(COLUMNS)}|")
     for recipe in (*spec.training.candidates, *spec.training.baselines):
         if recipe.name not in RECIPES:
             continue
-        estimator = fit_recipe(spec, recipe, labelled)
+        estimator = fit_recipe(spec, recipe, labeled)
         data = to_onnx(estimator, spec)
         work = partial(artifacts.predict, estimator, rows, spec), partial(predict_onnx, data, rows, spec)
         own, onnx = (rows_a_second(one, count) for one in work)

@@ -23,11 +23,12 @@ from airflow.sdk import DAG, Param, TaskGroup
 from evergreen.assets import product
 from evergreen.deadline import due
 from evergreen.defaults import arguments, partition_field, scheduled
+from evergreen.operators.base import task_doc
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, MonitorOperator, RequestTrainingOperator
 from evergreen.operators.partition import CheckPartitionOperator
 from evergreen.operators.rollout import AdvanceOperator
-from evergreen.operators.score import ScoreOperator
+from evergreen.operators.score import PlanShardsOperator, ScoreOperator, ShardOperator
 from include.spec import UseCase, read_all
 
 FETCH_ANEW = Param(
@@ -52,13 +53,22 @@ def batch(spec: UseCase) -> DAG:
             for name in spec.sources:
                 IngestOperator(task_id=name, usecase=spec.name, source=name, outlets=[asset(name)])
         with TaskGroup("score") as score:
-            ScoreOperator(
+            predict = partial(
+                ScoreOperator,
                 task_id="predict",
                 usecase=spec.name,
-                trigger_rule="all_done",
                 inlets=sources,
                 outlets=[asset("features"), asset("predictions")],
             )
+            if spec.scoring.shards > 1:
+                plan = PlanShardsOperator(task_id="plan", usecase=spec.name, trigger_rule="all_done")
+                shard = ShardOperator.partial(
+                    task_id="shard", usecase=spec.name, doc_md=task_doc(ShardOperator)
+                ).expand(shard=plan.output)
+                # without shards, which are skipped then, it scores the partition by itself
+                shard >> predict(shards=plan.output, trigger_rule="none_failed")
+            else:
+                predict(trigger_rule="all_done")
         with TaskGroup("monitor") as monitor:
             watch = MonitorOperator(
                 task_id="watch",

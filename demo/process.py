@@ -106,11 +106,11 @@ def family(pid_file: Path, home: Path) -> list[psutil.Process]:
 
 
 def stop(
-    processes: Iterable[psutil.Process], signalled: Iterable[psutil.Process], signum: int, timeout: float
+    processes: Iterable[psutil.Process], signaled: Iterable[psutil.Process], signum: int, timeout: float
 ) -> None:
     """Signal some of the processes, wait until all have ended, and kill the rest after a timeout."""
     processes = list(processes)
-    _signal(signalled, signum)
+    _signal(signaled, signum)
     if not until(lambda: all(map(_ended, processes)), timeout):
         _signal([process for process in processes if not _ended(process)], signal.SIGKILL)
         until(lambda: all(map(_ended, processes)), timeout)

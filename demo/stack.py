@@ -176,8 +176,8 @@ class Stack:
         while members := process.family(pids, self.home.root):
             # PostgreSQL's main process stops the others in order; Airflow's would wait for every task.
             main_process = process.running(pids) if server.as_postgres else None
-            signalled = [main_process] if main_process else members
-            process.stop(members, signalled, server.stop_signal, STOP_TIMEOUT)
+            signaled = [main_process] if main_process else members
+            process.stop(members, signaled, server.stop_signal, STOP_TIMEOUT)
             seconds = time.monotonic() - begin
         pids.unlink(missing_ok=True)
         return seconds

@@ -26,6 +26,7 @@ SECRETS = (
     "MLFLOW_PASSWORD",
     "GRAFANA_PASSWORD",
     "PROMETHEUS_PASSWORD",
+    "SERVE_TOKEN",
     *(f"POSTGRES_{role}PASSWORD" for role in ("", "AIRFLOW_", "CELERY_", "MLFLOW_")),
     *(f"S3_{user}_{part}" for user in ("ADMIN", "LAKE", "MLFLOW") for part in ("KEY", "SECRET")),
     "REDIS_PASSWORD",

@@ -1,9 +1,9 @@
 """Settings from environment variables: addresses, accounts and secrets, which a declaration never contains.
 
-``EVERGREEN_LAKE`` is the lake's address, ``MLFLOW_TRACKING_URI`` the registry's, and ``AWS_*`` the account on
-S3. A source's endpoint is an Airflow connection. In a task it comes from Airflow's secrets backends,
-elsewhere from ``AIRFLOW_CONN_<NAME>`` as JSON: ``host`` is the full address, ``password`` the token or
-secret.
+``EVERGREEN_LAKE`` is the lake's address, ``MLFLOW_TRACKING_URI`` the registry's, and ``AWS_*``, ``AZURE_*``
+or ``GOOGLE_*`` the account on the store. A source's endpoint is an Airflow connection. In a task it comes
+from Airflow's secrets backends, elsewhere from ``AIRFLOW_CONN_<NAME>`` as JSON: ``host`` is the full address,
+``password`` the token or secret.
 """
 
 from __future__ import annotations
@@ -23,8 +23,13 @@ from include.errors import SettingError
 SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "AWS_SESSION_TOKEN",
+    "AZURE_CLIENT_SECRET",
+    "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_CLIENT_SECRET",
+    "AZURE_STORAGE_SAS_KEY",
     "EVERGREEN_HASH_KEY",
     "EVERGREEN_SERVE_TOKEN",
+    "GOOGLE_SERVICE_ACCOUNT_KEY",
     "MLFLOW_TRACKING_PASSWORD",
     "MLFLOW_TRACKING_TOKEN",
 )
@@ -68,7 +73,7 @@ def setting(name: str, default: str | None = None) -> str:
     value = os.environ.get(name, default)
     if value is None:
         raise SettingError(
-            f"setting {name}",
+            name,
             required="an environment variable",
             found="none",
             remedy="set it for the shell and for Airflow's workers; `python -m include doctor` checks it; "
@@ -97,7 +102,7 @@ def lake_uri() -> str:
     if parts.scheme and ("@" in parts.netloc or parts.query):
         # references, reports and errors contain the address
         raise SettingError(
-            "setting EVERGREEN_LAKE",
+            "EVERGREEN_LAKE",
             required="an address without a user, a password or a query",
             found="one that contains one of these",
             remedy="set the account by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like",
@@ -130,7 +135,11 @@ def endpoint(name: str) -> Endpoint:
     except (ValueError, KeyError, TypeError):
         # the value may contain a secret, so the message must not
         raise SettingError(
-            f"connection {name}", required="JSON with a host", found="something else", where=variable
+            f"connection {name}",
+            required='JSON with a "host"',
+            found="something else",
+            where=variable,
+            remedy='set it as {"conn_type": "http", "host": "https://…"}',
         ) from None
 
 

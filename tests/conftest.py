@@ -26,6 +26,7 @@ QUIET = {
     "GX_ANALYTICS_ENABLED": "false",
     "AIRFLOW__USAGE_DATA_COLLECTION__ENABLED": "false",
 }
+SETTINGS = ("EVERGREEN_", "AIRFLOW_CONN_", "AWS_", "AZURE_", "GOOGLE_", "MLFLOW_TRACKING_URI")
 os.environ.update(QUIET)
 # bytecode that isn't kept is compiled again by each process: in a worker's start, a third of the time
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -34,7 +35,7 @@ for variable in list(os.environ):
     # a shell that has evaluated the demo's settings must not let a test write to the demo's lake
     if variable == "EVERGREEN_FULL":  # `make test-stack`: without an engine its tests fail and aren't skipped
         continue
-    if variable.startswith(("EVERGREEN_", "AIRFLOW_CONN_", "AWS_")) or variable == "MLFLOW_TRACKING_URI":
+    if variable.startswith(SETTINGS):
         del os.environ[variable]
 os.environ["EVERGREEN_TESTS"] = "1"  # one setting of ours keeps the command line away from a demo that is up
 
@@ -106,6 +107,34 @@ def s3() -> Iterator[Home]:
             yield home
         finally:
             stack.down()
+
+
+@pytest.fixture(scope="module")
+def s3_settings(s3: Home) -> dict[str, str]:
+    """The settings that lead to that server."""
+    from tests import stores
+
+    return stores.s3_settings(s3)
+
+
+@pytest.fixture(scope="module")
+def az_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """The settings that lead to a running Azurite; skips without it."""
+    from tests import stores
+
+    with stores.azurite(tmp_path_factory.mktemp("azurite")) as settings:
+        yield settings
+
+
+@pytest.fixture
+def address(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """The address of an empty lake: in a folder, or on the server that a test names, ``s3`` or ``az``."""
+    store = getattr(request, "param", "folder")
+    if store == "folder":
+        return str(tmp_path)
+    for name, value in request.getfixturevalue(f"{store}_settings").items():
+        monkeypatch.setenv(name, value)
+    return f"{store}://lake/{tmp_path.name}"
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""Folders that take commits or a training to make and milliseconds to copy: made once, laid for each test."""
+"""Folders that take long to make and milliseconds to copy: made once, and copied for each test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 _MADE: dict[Hashable, dict[str, bytes]] = {}
 
 
-def lay(key: Hashable, folder: Path, make: Callable[[Path], None]) -> None:
+def fill_folder(key: Hashable, folder: Path, make: Callable[[Path], None]) -> None:
     """Fill a folder with what ``make`` writes, which is asked once for each key."""
     if key not in _MADE:
         with TemporaryDirectory(prefix="kept-") as name:

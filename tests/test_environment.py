@@ -63,7 +63,7 @@ def test_a_bad_connection_is_refused_without_showing_it(value: str, monkeypatch:
 
 def test_a_missing_connection_is_refused_by_its_variable() -> None:
     """The error names the variable that would give it."""
-    with pytest.raises(SettingError, match="setting AIRFLOW_CONN_NOT_THERE"):
+    with pytest.raises(SettingError, match="AIRFLOW_CONN_NOT_THERE"):
         environment.endpoint("not_there")
 
 

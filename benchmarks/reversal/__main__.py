@@ -98,7 +98,7 @@ def simulate(seed: int) -> tuple[int, int, float, float]:
 
 def _prior_loss(past: PastRows, night: str, labels: Labels) -> float:
     """Return what the mean of all labels known on a night loses there, per row."""
-    known = past.labelled(night)
+    known = past.labeled(night)
     share = np.mean([part.actual.mean() for part in known.values()])
     return float(-np.mean(np.where(labels.actual == 1, np.log(share), np.log(1 - share))))
 

@@ -59,10 +59,10 @@ class Network(ClassifierMixin, BaseEstimator):
 
     def predict_proba(self, rows):
         """Return the probability of each class, shape (n, 2)."""
-        first, bias, second, last = (array.astype(np.float64) for array in self.weights_)
-        hidden = np.maximum(np.asarray(rows, dtype=np.float64) @ first.T + bias, 0)
-        share = 1 / (1 + np.exp(-(hidden @ second.T + last)[:, 0]))
-        return np.column_stack([1 - share, share])
+        weights_1, bias_1, weights_2, bias_2 = (array.astype(np.float64) for array in self.weights_)
+        hidden = np.maximum(np.asarray(rows, dtype=np.float64) @ weights_1.T + bias_1, 0)
+        probability = 1 / (1 + np.exp(-(hidden @ weights_2.T + bias_2)[:, 0]))
+        return np.column_stack([1 - probability, probability])
 
 
 def run(folder, timeout):

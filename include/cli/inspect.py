@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import tempfile
 import webbrowser
 from collections.abc import Sequence
@@ -188,12 +189,16 @@ def try_command(
 
 
 def show_progress(task: str, completed: int, total: int) -> None:
-    """Draw a progress bar on stderr, in place, whenever another percent is completed."""
-    if 100 * completed // total == 100 * (completed - 1) // total:
+    """Draw a progress bar on stderr: in place at each percent on a terminal, else a line at each tenth."""
+    in_place = sys.stderr.isatty()
+    steps = 100 if in_place else 10
+    if steps * completed // total == steps * (completed - 1) // total:
         return
     filled = BAR_WIDTH * completed // total
     bar = "#" * filled + "-" * (BAR_WIDTH - filled)
-    typer.echo(f"\r{task:<20.20} [{bar}] {completed} of {total}", nl=completed == total, err=True)
+    start = "\r" if in_place else ""
+    end = completed == total or not in_place
+    typer.echo(f"{start}{task:<20.20} [{bar}] {completed} of {total}", nl=end, err=True)
 
 
 @inspection.command()

@@ -75,8 +75,9 @@ def approve(
     if promotion and promotion.blocker:
         raise StaleDecision(
             f"{usecase}: attempt {row['key'][:8]} of {row['partition']}",
-            required="a verdict that may serve",
+            required="a model that can be promoted, after its approval was recorded",
             found=promotion.blocker,
+            remedy="a later training promotes another one; `force` promotes this one",
         )
     ref = promotion.switch if promotion else None
     note = ref.note if ref else approval.answer_text(recorded)

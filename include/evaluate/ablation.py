@@ -97,7 +97,7 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     InsufficientData
         if there are too few test partitions for an interval.
     """
-    partition = partition or _newest_labelled_partition(lake, spec)
+    partition = partition or _newest_labeled_partition(lake, spec)
     specs = {name: _without_group(spec, name, columns) for name, columns in spec.features.ablated.items()}
     rows = training_set(lake, spec, partition)
     parts = split(rows, spec, partition)
@@ -127,7 +127,7 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     return ablation
 
 
-def _newest_labelled_partition(lake: Lake, spec: UseCase) -> str:
+def _newest_labeled_partition(lake: Lake, spec: UseCase) -> str:
     source = spec.labels.source
     rows = lake.rows("partitions", {"product": source})
     published = [str(row["partition"]) for row in rows if row["outcome"] == "published"]
@@ -160,7 +160,7 @@ def _check_enough_partitions(spec: UseCase, partition: str, test: pa.Table) -> N
     if partitions < needed:
         raise InsufficientData(
             f"{spec.name}: ablation on {partition}",
-            required=f"{needed} labelled test partitions",
+            required=f"{needed} labeled test partitions",
             found=str(partitions),
             remedy="choose a later partition, or ingest the partitions whose labels are missing",
         )

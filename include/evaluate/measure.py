@@ -243,7 +243,7 @@ def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[
     Parameters
     ----------
     fitted : the rows that the model was fitted on, shape (n, any).
-    scored : the rows to score, labelled or not, shape (m, any); without rows there are no shares.
+    scored : the rows to score, labeled or not, shape (m, any); without rows there are no shares.
     """
     if not scored.num_rows:
         return {}

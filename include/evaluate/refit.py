@@ -48,14 +48,14 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     key, refused = recipe_key(spec, recipe), refused_models(lake)
     fits = [fit for fit in read_fits(lake) if fit.key == key and fit.partition <= partition]
     moved = measure_movement(fits, refused)
-    newest = twin_partitions(spec, partitions_of(known_rows.labelled), last_fitted)
+    newest = twin_partitions(spec, partitions_of(known_rows.labeled), last_fitted)
     earlier = (
-        known_rows.labelled.filter(pc.less(known_rows.labelled["partition"], newest[0])) if newest else None
+        known_rows.labeled.filter(pc.less(known_rows.labeled["partition"], newest[0])) if newest else None
     )
     if earlier is None or not is_learnable(spec, fitting_rows(spec, recipe, partition, earlier)):
         return moved
     rows = walks.sample(
-        known_rows.labelled.filter(pc.greater_equal(known_rows.labelled["partition"], newest[0])), spec
+        known_rows.labeled.filter(pc.greater_equal(known_rows.labeled["partition"], newest[0])), spec
     )
     try:
         serving = artifacts.load_model(lake, champion, spec)
@@ -83,7 +83,7 @@ def _seen_by_both(
     before = accepted_before(fits, refused)
     if before is None:
         return {}
-    test = split(known_rows.labelled, known_rows.spec, known_rows.partition).test
+    test = split(known_rows.labeled, known_rows.spec, known_rows.partition).test
     partitions = seen_partitions(known_rows.spec, recipe, fits[-1], before, partitions_of(test))
     both = pc.is_in(test["partition"], pa.array(partitions, pa.string()))
     rows = walks.sample(test.filter(both), known_rows.spec)
@@ -146,9 +146,9 @@ def measure_movement(fits: Sequence[Fit], refused: Collection[str]) -> Refit:
     return Refit(moved=fits[-1].moved, past_moves=tuple(moves[-PAST_MOVES:]))
 
 
-def twin_partitions(spec: UseCase, labelled: Sequence[str], last_fitted: str) -> list[str]:
-    """Return the newest labelled partitions, which the serving model wasn't fitted on and a twin isn't."""
-    return [key for key in labelled if key > last_fitted][-spec.training.step :]
+def twin_partitions(spec: UseCase, labeled: Sequence[str], last_fitted: str) -> list[str]:
+    """Return the newest labeled partitions, which the serving model wasn't fitted on and a twin isn't."""
+    return [key for key in labeled if key > last_fitted][-spec.training.step :]
 
 
 def refused_before(fits: Sequence[Fit], first: str, refused: Collection[str]) -> Fit | None:

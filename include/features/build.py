@@ -490,9 +490,9 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
     """
     target, keys = spec.problem.target, [*spec.key, "partition"]
     places = _places(rows)
-    labelled = labels(lake, spec, list(places), known=known_by)
-    labelled = spill.filter_rows(labelled, labelled[target].is_valid())
-    label_places = _places(labelled)
+    labeled = labels(lake, spec, list(places), known=known_by)
+    labeled = spill.filter_rows(labeled, labeled[target].is_valid())
+    label_places = _places(labeled)
     rows = rows.drop_columns([target]) if target in rows.column_names else rows
     order = [(name, "ascending") for name in ("partition", *spec.key)]
 
@@ -502,11 +502,11 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
         for block in _blocks(counts):
             parts = (
                 table.slice(of[block[0]].start, of[block[-1]].stop - of[block[0]].start)
-                for table, of in ((rows, places), (labelled, label_places))
+                for table, of in ((rows, places), (labeled, label_places))
             )
             yield next(parts).join(next(parts), keys, join_type="inner").sort_by(order)
 
-    return _collect(rows.schema.append(labelled.schema.field(target)), joined())
+    return _collect(rows.schema.append(labeled.schema.field(target)), joined())
 
 
 def _places(rows: pa.Table) -> dict[str, slice]:

@@ -26,19 +26,43 @@ import pyarrow as pa
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
+from include.storage.shares import Share
 
 
-def read_sources(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict[str, pa.Table]:
-    """Return each source's rows that the features of ``partitions`` may see, if it was ever published."""
+def read_sources(
+    lake: Lake,
+    spec: UseCase,
+    partitions: Sequence[str],
+    versions: Mapping[str, int] | None = None,
+    shard: tuple[int, int] | None = None,
+) -> dict[str, pa.Table]:
+    """Return each source's rows that the features of ``partitions`` may see, if it was ever published.
+
+    Parameters
+    ----------
+    versions : of the tables, -1 for one that doesn't exist; the newest by default.
+    shard : its number and how many there are; only its entities' rows are read, of sources that have all
+        columns of `features.entity`.
+    """
     first, last = min(partitions), max(partitions)
     tables = {}
     for name, source in spec.sources.items():
         visible = spec.partitions(name, spec.clock.shift(first, -spec.features.back(name)), last)
-        rows = lake.read(f"validated_{name}", {"partition": visible}) if visible else None
+        table, rows = f"validated_{name}", None
+        version = versions[table] if versions else None
+        if visible and version != -1:
+            share = share_of(spec, name, *shard) if shard else None
+            rows = lake.read(table, {"partition": visible}, version=version, share=share)
         rows = conform(rows, schemas.validated_schema(source))
         # the lake returns rows in no order, on which sums of floats and ranks among ties would depend
         tables[name] = spill.sort_rows(rows, ("partition", "revision", *source.key))
     return tables
+
+
+def share_of(spec: UseCase, source: str, number: int, of: int) -> Share | None:
+    """Return a shard's share of a source's rows; None for all rows, if it lacks columns of the entity."""
+    has_entity = set(spec.features.entity) <= set(spec.sources[source].columns)
+    return Share(spec.features.entity, number, of) if has_entity else None
 
 
 def conform(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:

@@ -30,7 +30,7 @@ class Slice:
     ----------
     name : for example ``origin = JFK`` or ``distance in [184, 502)``.
     declared : whether the spec declares a slice by its column; otherwise the slice is automatic.
-    rows : labelled rows by partition, 0 where the slice has none, shape (n,).
+    rows : labeled rows by partition, 0 where the slice has none, shape (n,).
     challenger, rival : sums of the per-row losses by partition, shape (n,).
     """
 
@@ -168,7 +168,7 @@ class Refit:
     moved : root mean square distance of its predictions from those of its recipe's fit before, on rows that
         neither was fitted on; None for a recipe's first fit.
     past_moves : the same of the recipe's earlier fits, oldest first.
-    rows : labelled rows of the newest partitions, which the serving model wasn't fitted on, shape (n,).
+    rows : labeled rows of the newest partitions, which the serving model wasn't fitted on, shape (n,).
     twin, serving : sums of the losses by partition of a twin, fitted on today's data without these
         partitions, and of the serving model, shape (n,); empty if the serving model can't be loaded.
     refused : the same of the recipe's fit before, if it was refused; empty otherwise.
@@ -250,7 +250,7 @@ class Losses:
     Parameters
     ----------
     partitions : the matured test partitions, ascending, shape (n,).
-    rows : labelled rows of each partition, each at least 1, shape (n,).
+    rows : labeled rows of each partition, each at least 1, shape (n,).
     sums : model name -> sum of the per-row losses of each partition, shape (n,); the names are
         ``challenger``, ``champion`` if another recipe serves, and ``baseline:<name>``.
 

@@ -57,6 +57,7 @@ FORMATS: dict[Format, tuple[str, ...]] = {
 TRUSTED: tuple[str, ...] = tuple(name for names in FORMATS.values() for name in names)
 DECLARED = "declared_classes_"  # the attribute of a pipeline with the classes that were declared for its fit
 LIMIT = 512 << 20  # bytes, compressed or not
+BLOCK = 64  # rows; a multiple of those that BLAS's kernels multiply at once, which are at most 16
 Values = NDArray[np.float64]
 BatchPredictor = Callable[[pa.Table], Values]
 
@@ -292,11 +293,20 @@ def predict_batches(predict_batch: BatchPredictor, rows: pa.Table, spec: UseCase
 
 
 def batch_predictor(estimator: Pipeline, spec: UseCase) -> BatchPredictor:
-    """Return a function that predicts one batch of rows, as `predict` does."""
+    """Return a function that predicts one batch of rows, as `predict` does.
+
+    Where a partition may be split by entity, a row's prediction doesn't depend on how many rows are in its
+    batch: a matrix product rounds the last rows differently unless they fill a block.
+    """
     quick = encoding.encode_once(estimator, spec)
-    return lambda rows: _predict_frame(
-        quick or estimator, model_input(rows, spec, coded=quick is not None), spec
-    )
+
+    def predict_batch(rows: pa.Table) -> Values:
+        frame, count = model_input(rows, spec, coded=quick is not None), rows.num_rows
+        if spec.features.entity and count % BLOCK:
+            frame = frame.iloc[np.arange(-(-count // BLOCK) * BLOCK) % count]
+        return _predict_frame(quick or estimator, frame, spec)[:count]
+
+    return predict_batch
 
 
 def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> Values:

@@ -198,9 +198,9 @@ def _post(endpoint: Endpoint, address: str, body: dict[str, Any], **arguments: A
     if not endpoint.uri.startswith(("http://", "https://")):
         raise SettingError(
             f"connection {endpoint.name}",
-            required="a host with the whole address, starting with http:// or https://",
-            found="a host without it" if endpoint.uri else "no host",
-            remedy="put the webhook's address into the connection's host",
+            required="a full URL as the host, starting with http:// or https://",
+            found="another host" if endpoint.uri else "no host",
+            remedy="put the webhook's whole URL into the connection's host",
         )
     try:
         response = requests.post(address, json=body, timeout=TIMEOUT, allow_redirects=False, **arguments)

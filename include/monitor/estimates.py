@@ -186,7 +186,7 @@ class EstimatePair:
 
 
 @dataclass(frozen=True)
-class LabelledPartition:
+class LabeledPartition:
     """A partition with labels.
 
     Parameters
@@ -213,7 +213,7 @@ class HeldOutEstimates:
 
     map: CalibrationMap
     means: Mapping[str, float]
-    partitions: tuple[LabelledPartition, ...]
+    partitions: tuple[LabeledPartition, ...]
 
 
 def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstimates | None:
@@ -259,7 +259,7 @@ def learn_held_out(
     for key in keys:
         rows = partitions == key
         realized[key] = _values(spec, actual[rows], predicted[rows])
-    labelled = []
+    labeled = []
     for fold in np.array_split(np.array(keys, dtype=object), min(FOLDS, len(keys))):
         others = np.isin(partitions, fold, invert=True)
         if not others.any():
@@ -274,9 +274,9 @@ def learn_held_out(
                 for name in estimated_metrics(spec)
                 if name in expected and name in realized[key] and name in means
             }
-            labelled.append(LabelledPartition(key, int(rows.sum()), pairs))
+            labeled.append(LabeledPartition(key, int(rows.sum()), pairs))
     calibration = learn_calibration(spec, actual, predicted)
-    return HeldOutEstimates(calibration, _means(list(realized.values())), tuple(labelled))
+    return HeldOutEstimates(calibration, _means(list(realized.values())), tuple(labeled))
 
 
 def _means(partitions: list[dict[str, float]]) -> dict[str, float]:
@@ -290,7 +290,7 @@ def _means(partitions: list[dict[str, float]]) -> dict[str, float]:
 
 def _from_json(stored: Mapping[str, Any]) -> HeldOutEstimates:
     partitions = tuple(
-        LabelledPartition(
+        LabeledPartition(
             partition["partition"],
             partition["rows"],
             {name: EstimatePair(**pair) for name, pair in partition["pairs"].items()},
@@ -332,15 +332,15 @@ def _estimate_rows(
     size, metrics = 0 if served is None else served.num_rows, estimated_metrics(spec)
     if held_out is None:
         return [{**same, "metric": name, "rows": size, "reason": blocker} for name in metrics]
-    labelled = [*held_out.partitions, *_champion_partitions(context, champion, held_out)]
-    return [{**same, **estimate_row(name, size, expected.get(name), labelled, blocker)} for name in metrics]
+    labeled = [*held_out.partitions, *_champion_partitions(context, champion, held_out)]
+    return [{**same, **estimate_row(name, size, expected.get(name), labeled, blocker)} for name in metrics]
 
 
 def estimate_row(
     metric: str,
     rows: int,
     expected: float | None,
-    partitions: Sequence[LabelledPartition],
+    partitions: Sequence[LabeledPartition],
     blocker: str = "",
 ) -> dict[str, Any]:
     """Return an estimate with its error, as columns of `estimates`; or no value, and the reason.
@@ -380,7 +380,7 @@ def _partition_blocker(
     return ""
 
 
-def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabelledPartition]) -> str:
+def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabeledPartition]) -> str:
     """Return why one metric can't be estimated; empty if it can."""
     if row["unchecked"] is None:
         return f"not defined on these {row['rows']} rows"
@@ -395,7 +395,7 @@ def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabelledPartition
     return ""
 
 
-def _error(measured: Sequence[LabelledPartition], metric: str) -> dict[str, Any]:
+def _error(measured: Sequence[LabeledPartition], metric: str) -> dict[str, Any]:
     """Return the root mean square errors of the estimates and of the naive estimates."""
     pairs = [partition.pairs[metric] for partition in measured]
     if len(pairs) < MIN_ERROR_PARTITIONS:
@@ -430,7 +430,7 @@ def _expected(
 
 def _champion_partitions(
     context: PartitionContext, champion: Row, held_out: HeldOutEstimates
-) -> list[LabelledPartition]:
+) -> list[LabeledPartition]:
     """Return the champion's newest partitions whose labels were known by the partition, with their estimates.
 
     A partition that was never monitored is estimated now, with the same result as then.
@@ -452,24 +452,24 @@ def _champion_partitions(
         if row["known"] <= partition:
             newest.setdefault(row["partition"], {})[row["metric"]] = row
     return [
-        _labelled_partition(key, estimates.get(key, {}), newest[key], held_out.means)
+        _labeled_partition(key, estimates.get(key, {}), newest[key], held_out.means)
         for key in keys
         if key in newest
     ]
 
 
-def _labelled_partition(
+def _labeled_partition(
     partition: str,
     estimates: Mapping[str, float | None],
     realized_rows: Mapping[str, Row],
     means: Mapping[str, float],
-) -> LabelledPartition:
+) -> LabeledPartition:
     pairs = {}
     for name, estimate in estimates.items():
         realized = realized_rows[name]["value"] if name in realized_rows else None
         if estimate is not None and realized is not None and name in means:
             pairs[name] = EstimatePair(estimate, float(realized), means[name])
-    return LabelledPartition(partition, int(next(iter(realized_rows.values()))["rows"]), pairs)
+    return LabeledPartition(partition, int(next(iter(realized_rows.values()))["rows"]), pairs)
 
 
 def pending_estimates(
@@ -496,12 +496,12 @@ def pending_estimates(
     partitions = in_range if first else in_range[-MAX_PARTITIONS:]
     columns = ["partition", "known"]
     realized = lake.read(PERFORMANCE, {"partition": partitions}, columns) if partitions else None
-    labelled = {
+    labeled = {
         row["partition"]
         for row in ([] if realized is None else realized.to_pylist())
         if known is None or row["known"] <= known
     }
-    pending = [key for key in partitions if key not in labelled]
+    pending = [key for key in partitions if key not in labeled]
     rows = lake.rows(PRODUCT, {"partition": pending}) if pending else []
     names = ("partition", "version", "metric", "value", "error", "low", "high", "partitions", "reason")
     estimates = [{("estimate" if name == "value" else name): row[name] for name in names} for row in rows]

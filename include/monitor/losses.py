@@ -42,7 +42,7 @@ class LossSeries:
     Parameters
     ----------
     partitions : shape (n,).
-    rows : labelled rows that the champion served.
+    rows : labeled rows that the champion served.
     loss, baseline, prior : sums of the objective's loss, of the champion, the baseline and the prior on the
         same rows; the prior's is NaN where an earlier version published the losses.
     expected : sum of the loss that the model's own probabilities imply; NaN for a regression.
@@ -120,7 +120,7 @@ def baseline_predictions(
 
 def losses_of_partition(
     spec: UseCase,
-    labelled: pa.Table,
+    labeled: pa.Table,
     known: str,
     prior: Constant,
     baseline: pa.Table | None,
@@ -130,25 +130,25 @@ def losses_of_partition(
 
     Parameters
     ----------
-    labelled : the partition's predictions beside the target, null for rows without a label.
+    labeled : the partition's predictions beside the target, null for rows without a label.
     known : the partition as of which the labels are known.
     prior : the constant of the newest training.
     baseline, baseline_names : the result of `baseline_predictions`.
     """
-    partition, target = labelled["partition"][0].as_py(), spec.problem.target
+    partition, target = labeled["partition"][0].as_py(), spec.problem.target
     if partition in baseline_names and baseline is not None:
         predictions = baseline.filter(pc.equal(baseline["partition"], partition))
-        labelled = labelled.join(predictions, [*spec.key, "partition"], join_type="left outer")
-        labelled = labelled.sort_by([(name, "ascending") for name in spec.key])
+        labeled = labeled.join(predictions, [*spec.key, "partition"], join_type="left outer")
+        labeled = labeled.sort_by([(name, "ascending") for name in spec.key])
     else:
         for name in spec.problem.outputs:
-            nulls = pa.nulls(labelled.num_rows, pa.float64())
-            labelled = labelled.append_column(name + BASELINE_SUFFIX, nulls)
-    labelled = labelled.filter(labelled[target].is_valid())
-    incomplete = labelled[spec.problem.outputs[0] + BASELINE_SUFFIX].null_count
+            nulls = pa.nulls(labeled.num_rows, pa.float64())
+            labeled = labeled.append_column(name + BASELINE_SUFFIX, nulls)
+    labeled = labeled.filter(labeled[target].is_valid())
+    incomplete = labeled[spec.problem.outputs[0] + BASELINE_SUFFIX].null_count
     against = PRIOR if incomplete else baseline_names.get(partition, PRIOR)
     rows = []
-    for (model, version), part in _by_model(labelled):
+    for (model, version), part in _by_model(labeled):
         actual, predicted = part[target].to_numpy(), outputs.from_columns(spec, part)
         constant = outputs.repeat_constant(prior, len(actual))
         other = constant if against == PRIOR else outputs.from_columns(spec, part, BASELINE_SUFFIX)
@@ -192,7 +192,7 @@ def _by_model(rows: pa.Table) -> list[tuple[tuple[str, str], pa.Table]]:
 
 
 def loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Array]:
-    """Return the newest sums of rows, loss and baseline, shape (3,), by partition with labelled rows."""
+    """Return the newest sums of rows, loss and baseline, shape (3,), by partition with labeled rows."""
     columns = ["partition", "known", "model", "rows", "loss", "baseline"]
     # one scan of the table is faster than a filter by a list of partitions
     table, selected = lake.read(LOSSES, None, columns, order=["known"]), set(partitions)

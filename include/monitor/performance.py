@@ -177,24 +177,24 @@ def _joined_together(arrivals: Mapping[str, LabelArrival]) -> dict[str | None, l
 
 
 def _note(table: pa.Table, arrival: LabelArrival) -> str:
-    rows, without = table["rows"][-1].as_py(), table["unlabelled"][-1].as_py()
+    rows, without = table["rows"][-1].as_py(), table["unlabeled"][-1].as_py()
     restated = f", restated on {', '.join(arrival.partitions[1:])}" if arrival.partitions[1:] else ""
     return f"{rows} of {rows + without} rows have labels, known on {arrival.partitions[0]}{restated}"
 
 
 def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, prior: Constant) -> pa.Table:
     """Return a partition's rows of `performance` as known on a partition."""
-    labelled = rows.filter(rows[spec.problem.target].is_valid())
-    target = labelled[spec.problem.target].to_numpy()
-    metrics = performance_metrics(spec, target, outputs.from_columns(spec, labelled))
+    labeled = rows.filter(rows[spec.problem.target].is_valid())
+    target = labeled[spec.problem.target].to_numpy()
+    metrics = performance_metrics(spec, target, outputs.from_columns(spec, labeled))
     constant = outputs.repeat_constant(prior, len(target))
     of_prior = performance_metrics(spec, target, constant)
     metrics |= {PRIOR_PREFIX + name: value for name, value in of_prior.items()}
     same = {
         "partition": scored,
         "known": known,
-        "rows": labelled.num_rows,
-        "unlabelled": rows.num_rows - labelled.num_rows,
+        "rows": labeled.num_rows,
+        "unlabeled": rows.num_rows - labeled.num_rows,
         "served_by": _counts(rows["served_by"]),
         "versions": _counts(rows["version"]),
     }
@@ -238,7 +238,7 @@ def performance_by(
     Returns
     -------
     list of dict
-        The group under the name ``by``, ``partitions``, ``rows`` with a label, ``unlabelled`` (rows of the
+        The group under the name ``by``, ``partitions``, ``rows`` with a label, ``unlabeled`` (rows of the
         same partitions without one), and each metric, None if it isn't defined on the rows. By day there is
         also ``known``, the partition as of which the figures are, unless a day has several partitions.
         Partitions without known labels are left
@@ -297,7 +297,7 @@ def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[Ro
     result = []
     for partition, metrics in sorted(newest.items()):
         first = next(iter(metrics.values()))  # these columns are the same for every metric
-        size = {name: first[name] for name in ("known", "rows", "unlabelled")}
+        size = {name: first[name] for name in ("known", "rows", "unlabeled")}
         values = {
             name: row["value"] for name, row in sorted(metrics.items()) if not name.startswith(PRIOR_PREFIX)
         }
@@ -342,7 +342,7 @@ def _slice_columns(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, pa.Ch
 
 def _group_row(spec: UseCase, by: str, name: str, rows: pa.Table) -> Row:
     target = spec.problem.target
-    labelled = rows.filter(rows[target].is_valid())
-    values = performance_metrics(spec, labelled[target].to_numpy(), outputs.from_columns(spec, labelled))
-    size = {"partitions": len(rows["partition"].unique()), "rows": labelled.num_rows}
-    return {by: name, **size, "unlabelled": rows.num_rows - labelled.num_rows, **values}
+    labeled = rows.filter(rows[target].is_valid())
+    values = performance_metrics(spec, labeled[target].to_numpy(), outputs.from_columns(spec, labeled))
+    size = {"partitions": len(rows["partition"].unique()), "rows": labeled.num_rows}
+    return {by: name, **size, "unlabeled": rows.num_rows - labeled.num_rows, **values}

@@ -42,7 +42,7 @@ class State:
     published_digests : digests by product and partition, of predictions, labels, losses and realized
         performance. They cover every partition, since labels may arrive or change much later.
     realized_inputs : by partition, the inputs of its realized performance, for every partition.
-    relabelled : the scored partitions whose labels were revised, by the partition on which that was known.
+    relabeled : the scored partitions whose labels were revised, by the partition on which that was known.
     """
 
     def __init__(self, lake: Lake, spec: UseCase, partition: str) -> None:
@@ -90,10 +90,10 @@ class State:
                 for (product, key), row in self._partitions.items()
                 if product == spine and row["outcome"] == "published" and row["rows"]
             )
-        self.relabelled: dict[str, list[str]] = {}
+        self.relabeled: dict[str, list[str]] = {}
         for key in sorted(self.realized_inputs):
             for known in self.realized_inputs[key].get("restated", []):
-                self.relabelled.setdefault(known, []).append(key)
+                self.relabeled.setdefault(known, []).append(key)
 
     def _read_all(self, lake: Lake, version: int) -> None:
         """Read the rows of `partitions` as of a version."""
@@ -211,7 +211,7 @@ class State:
             last = self.spec.clock.shift(partition, -delay)
             keys = [key for key in self._counted if key <= last][-2 * width :]
         scored, products = self.published("predictions", keys), self._partitions
-        return [key for key in scored if not never_labelled(self.spec, products, self.labels_due_on(key))]
+        return [key for key in scored if not never_labeled(self.spec, products, self.labels_due_on(key))]
 
     def labels_known_on(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
@@ -249,7 +249,7 @@ class State:
         if losses := self._champion_losses(partition):
             inputs[LOSSES] = digest_json(losses)
         realized = self.published_digests[PERFORMANCE]
-        for key in self.relabelled.get(partition, ()):
+        for key in self.relabeled.get(partition, ()):
             inputs.setdefault(f"{PERFORMANCE}/{key}", realized[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
         trained_on = {training and training["partition"], champion and champion["evidence"]}
@@ -284,7 +284,7 @@ class State:
         return keys[max(place - first, 0) : max(place - last + 1, 0)]
 
 
-def never_labelled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
+def never_labeled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
     """Return whether the rows whose labels are due on a partition never get one, since it has no labels.
 
     Parameters

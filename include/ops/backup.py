@@ -129,6 +129,7 @@ ARTIFACTS = "EVERGREEN_MLFLOW_ARTIFACTS"
 ATTEMPTS, PAUSE = 400, 0.3  # two minutes: a partition leaves gaps between its commits
 RECENT = 5  # backups that are searched for unchanged objects; other objects are read again
 REPLAYS = "replays/"  # see include/replay/fits.py
+PARTS = "shards/parts/"  # of partitions that are being scored, see include/score/shards.py
 LOG = re.compile(r"tables/([^/]+)/_delta_log/(.*)")
 COMMITTED = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet)")
 
@@ -261,14 +262,14 @@ def consistent_versions(lake: Lake) -> dict[str, int]:
 
 
 def objects_of_versions(marks: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, str]:
-    """Return the objects of a lake whose tables have these versions, without the fits of replays.
+    """Return the objects of a lake whose tables have these versions, without replays' fits and shards.
 
     Of a table's log these are the commits up to its version. The pointer to the newest checkpoint isn't one
     of them: it may refer to a later commit, and a reader finds the checkpoints without it.
     """
 
     def belongs(key: str) -> bool:
-        if key.startswith(REPLAYS):  # large, and computed again by the next replay
+        if key.startswith((REPLAYS, PARTS)):  # large, and computed again
             return False
         if not (log := LOG.fullmatch(key)):
             return True

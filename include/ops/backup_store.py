@@ -69,7 +69,7 @@ def address() -> str:
     if uri := setting(ADDRESS_SETTING, ""):
         return uri
     raise SettingError(
-        f"setting {ADDRESS_SETTING}",
+        ADDRESS_SETTING,
         required="a folder or s3://bucket/prefix outside the lake",
         found="none",
         remedy="set it for Airflow's workers and in the shell: docs/how-to/back-up-and-restore.md",
@@ -80,7 +80,7 @@ def backups_to_keep() -> int:
     """Return how many backups of each use case a prune keeps; 0: all."""
     value = setting(COUNT_SETTING, DEFAULT_COUNT) or DEFAULT_COUNT
     if not re.fullmatch(r"[0-9]{1,5}", value):
-        raise SettingError(f"setting {COUNT_SETTING}", required="a number, or 0 for all", found=repr(value))
+        raise SettingError(COUNT_SETTING, required="a number, or 0 for all", found=repr(value))
     return int(value)
 
 

@@ -1,6 +1,6 @@
 """Check what a run needs: packages, settings, disk, lake, registry, sources, alerts; each with its remedy.
 
-The only thing written is one probe object in the lake. No secret is printed.
+The only thing written is one probe object in the lake, which is removed. No secret is printed.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from importlib import metadata
 from pathlib import Path
+from secrets import token_hex
 
 from include import environment
 from include.errors import EvergreenError
@@ -51,7 +52,7 @@ def run_checks() -> Iterator[Check]:
     )
     yield _variables("telemetry", NO_TELEMETRY, "otherwise libraries send usage data")
     yield _disk()
-    yield _probe("lake", _lake, "check EVERGREEN_LAKE and AWS_*; the store must support conditional puts")
+    yield _probe("lake", _lake, "check EVERGREEN_LAKE and AWS_*, AZURE_* or GOOGLE_*: docs/how-to/deploy.md")
     yield _probe(
         "registry", _registry, "check MLFLOW_TRACKING_URI, …_USERNAME and …_PASSWORD, and the server"
     )
@@ -129,15 +130,25 @@ def _probe(name: str, probe: Callable[[], str], remedy: str) -> Check:
 
 
 def _lake() -> str:
+    """Try what tables, ledgers and raw objects need of a store."""
     from include.storage.lake import Lake
 
-    lake = Lake("_doctor")
-    lake.create("probe", b"first")
-    if lake.create("probe", b"second") or lake.get("probe") != b"first":
+    lake, key = Lake("_doctor"), f"probe/{token_hex(8)}"
+    results = {
+        "puts": lake.create(key, b"first"),
+        "conditional puts": not lake.create(key, b"second"),
+        "reading what was just put": lake.get(key) == b"first",
+        "listing what was just put": key in lake.keys("probe"),
+    }
+    lake.remove([key])
+    results["removing"] = lake.get(key) is None
+    if lacking := [name for name, works in results.items() if not works]:
         raise EvergreenError(
-            lake.uri, required="a second conditional put to be refused", found="it overwrote the first"
+            lake.uri,
+            required=f"a store with {', '.join(results)}, or concurrent tasks undo each other's commits",
+            found=f"one without {', '.join(lacking)}",
         )
-    return f"{environment.lake_uri()}, conditional puts work"
+    return f"{environment.lake_uri()}: {', '.join(results)} work"
 
 
 def _registry() -> str:

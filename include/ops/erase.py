@@ -60,6 +60,7 @@ from include.promote import ledger
 from include.promote.approval import require_person_and_reason
 from include.score.erasure import TABLES, describe_scored
 from include.score.pipeline import rows_known_at
+from include.score.shards import PARTS
 from include.spec import UseCase
 from include.stats.quantile_sketch import LG_ITEMS
 from include.storage import schemas
@@ -78,7 +79,7 @@ BLOCK = 90  # partitions whose rows are rewritten in one commit
 ROUNDS = 5  # searches, of which each after the second means that a run has written meanwhile
 UNCOMMITTED = timedelta(hours=1)  # after which no run still commits a file that it has written
 DESCRIPTIONS = ("profiles", "partitions")  # tables whose earlier versions describe the rows too
-DERIVED = ("references/", "replays/")  # computed from the rows again when they are needed
+DERIVED = ("references/", "replays/", f"{PARTS}/")  # computed from the rows again when they are needed
 Row = dict[str, Any]
 Contents = Mapping[str, Mapping[str, int]]
 

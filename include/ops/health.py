@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Literal
 
-from include.monitor.state import PERFORMANCE, never_labelled
+from include.monitor.state import PERFORMANCE, never_labeled
 from include.promote import ledger
 from include.spec import UseCase
 
@@ -106,7 +106,7 @@ def _problems(
     overdue = [
         key
         for key, at in due.items()
-        if at <= newest and (PERFORMANCE, key) not in published and not never_labelled(spec, products, at)
+        if at <= newest and (PERFORMANCE, key) not in published and not never_labeled(spec, products, at)
     ]
     if len(overdue) > MAX_OVERDUE:
         yield "blind", f"The labels of {_listed(overdue)} are overdue."

@@ -94,7 +94,7 @@ HELP = {
 
 
 def gauges(lake: Lake, spec: UseCase) -> Iterator[Sample]:
-    """Yield the gauges of the newest partitions, labelled by use case."""
+    """Yield the gauges of the newest partitions, labeled by use case."""
     groups = (_products, _findings, _performance, _losses, _estimates, _served, _champion, _decision)
     for group in groups:
         for name, labels, value in group(lake, spec):

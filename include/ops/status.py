@@ -8,8 +8,8 @@ from typing import Any
 
 from include.errors import PartitionError
 from include.promote import ledger
+from include.promote.ledger import trials_on
 from include.promote.promotion import approval_status, awaiting_approval, read_ledgers
-from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.storage.lake import Lake
 

@@ -20,6 +20,7 @@ from include.errors import EvergreenError
 from include.models import artifacts
 from include.promote import ledger
 from include.references import Ref
+from include.score.shards import PARTS
 from include.spec import UseCase
 from include.storage import predicates
 from include.storage.lake import Lake
@@ -37,6 +38,8 @@ COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
 
 def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RETENTION_DAYS) -> Ref:
     """Compact every table of a use case, and remove files that were replaced ``retention_days`` ago.
+
+    Shards that are as old, of partitions that were never published, are removed too.
 
     Returns
     -------
@@ -64,6 +67,9 @@ def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RET
             remedy="nothing was removed; check that MLFLOW_TRACKING_URI is this lake's registry",
         )
     removed = sum(vacuum(lake, name, retention_days, versions.get(name, ())) for name in tables)
+    before = datetime.now(UTC) - timedelta(days=retention_days)
+    parts = lake.last_modified(PARTS)  # of partitions that were never published
+    lake.remove([key for key, written_at in parts.items() if written_at < before])
     note = f"{replaced} files of {len(tables)} tables were compacted into {written}; "
     note += f"{removed} files unused for {retention_days} days were removed"
     return Ref(f"{lake.uri}/tables", "all", rows=replaced, note=note)

@@ -27,9 +27,9 @@ def require_person_and_reason(subject: str, by: str, reason: str) -> None:
     if not by.strip() or not reason.strip():
         raise EvergreenError(
             subject,
-            required="by whom, and why",
-            found=f"by {by.strip() or 'nobody'}, reason {reason.strip() or 'none'}",
-            remedy="give both",
+            required="a name and a reason",
+            found=f"name {by.strip() or 'none'}, reason {reason.strip() or 'none'}",
+            remedy="give both, in a shell by --by and --reason",
         )
 
 

@@ -29,6 +29,7 @@ REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the
 FALLBACK = "fallback"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
+WATCH = "watch"  # the kind of trial after a promotion; the others are `SHADOW` and `CANARY`
 
 
 # switches
@@ -53,9 +54,15 @@ class Serving:
     prior: Constant | None
 
 
-def switches(lake: Lake) -> list[Row]:
-    """Return every row of `switches`, oldest first."""
-    return sorted(lake.rows("switches"), key=_switch_order)
+def switches(lake: Lake, version: int | None = None) -> list[Row]:
+    """Return every row of `switches`, oldest first.
+
+    Parameters
+    ----------
+    version : of the table, -1 if it didn't exist; the newest by default.
+    """
+    rows = None if version == -1 else lake.read("switches", version=version)
+    return sorted([] if rows is None else rows.to_pylist(), key=_switch_order)
 
 
 def _switch_order(row: Row) -> tuple[int, str]:
@@ -159,8 +166,8 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
             remedy = f"withdraw {newest} if it was run by mistake before {min(skipped)}, or {remedy}"
         raise PartitionError(
             f"{spec.name}: switch",
-            required=f"a partition left to serve by schedule.end, {spec.schedule.end}",
-            found=f"the next one to serve is {following}",
+            required=f"a partition that the new model can serve by schedule.end, {spec.schedule.end}",
+            found=f"that the next one is {following}",
             remedy=remedy,
         )
     return following
@@ -191,6 +198,74 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
         return [{**row, "switch": number} for row in champion_first]
 
     return lake.append_compare_and_swap("switches", SWITCHES, decide_numbered)
+
+
+# trials
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two models that score the same rows, one of which may be withdrawn or rolled back from.
+
+    Parameters
+    ----------
+    kind : ``shadow``: the candidate serves no rows. ``canary``: it serves a share of the entities. ``watch``:
+        it serves all rows, and the champion that it replaced scores them in parallel.
+    candidate, incumbent : rows of `switches`; in a watch the incumbent is the previous champion.
+    """
+
+    kind: str
+    candidate: Row
+    incumbent: Row
+
+    @property
+    def since(self) -> str:
+        """The first partition of the trial."""
+        return str(self.candidate["effective_from"])
+
+    def __str__(self) -> str:
+        relation = "after" if self.kind == WATCH else "against"
+        candidate, incumbent = self.candidate["version"], self.incumbent["version"]
+        return f"{self.kind} of v{candidate} {relation} v{incumbent} since {self.since}"
+
+
+def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]:
+    """Return the trials on a partition: at most one watch, and at most one challenger's.
+
+    A switch of the champion ends the trials before it. A watch ends after its partitions, and a challenger's
+    trial by a switch in the ledger.
+
+    Parameters
+    ----------
+    rows : `switches`, oldest first.
+    """
+    rows = [row for row in rows if row["effective_from"] <= partition]
+    line = champion_history(rows)
+    if not line:
+        return []
+    champion, trials = line[-1], []
+    if len(line) > 1 and champion["kind"] in (PROMOTED, FORCED):
+        replaced = line[-2]
+        watch = Trial(WATCH, champion, replaced)
+        watched = len(spec.clock.keys(watch.since, partition))
+        # of a sparse spine the next switch ends it, since few of the partitions have rows
+        if spec.sparse or watched <= spec.gate.rollout.patience + spec.labels.delay:
+            trials.append(watch)
+    challenger = challenger_on_trial(rows, champion)
+    if challenger is not None:
+        trials.append(Trial(challenger["kind"], challenger, champion))
+    return trials
+
+
+def challenger_on_trial(rows: Sequence[Row], champion: Row) -> Row | None:
+    """Return the switch of the challenger that is on trial against a champion, None if there is none.
+
+    Parameters
+    ----------
+    rows : `switches`, oldest first.
+    """
+    newest = [row for row in rows if row["role"] == "challenger" and row["switch"] > champion["switch"]][-1:]
+    return newest[0] if newest and newest[0]["kind"] != WITHDRAWN else None
 
 
 # verdicts

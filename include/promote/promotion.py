@@ -21,8 +21,7 @@ from include.judge.judge import FORCED, NOT_ENOUGH, Verdict, checks_of, judge
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import FALLBACK, PROMOTED, REFRESHED, SHADOW, Row
-from include.promote.trials import challenger_on_trial
+from include.promote.ledger import FALLBACK, PROMOTED, REFRESHED, SHADOW, Row, challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
 from include.storage.lake import Lake

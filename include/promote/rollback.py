@@ -80,11 +80,12 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
         return by_version[to]
     if to is None and len(line) > 1:
         return line[-2]
-    remedy = "name one of those" if to else "there is nothing to roll back to"
+    versions = ", ".join(f"v{version}" for version in by_version) or "no champion yet"
+    remedy = f"choose one of {versions}" if to and by_version else "there is nothing to roll back to"
     raise NotPublished(
         f"{spec.name}: rollback",
-        required=f"version {to}, once champion" if to else "a champion before the live one",
-        found=", ".join(f"v{version}" for version in by_version) or "no champion yet",
+        required="a version that was champion" if to else "a champion before the live one",
+        found=f"v{to}, which never was" if to else versions,
         where=f"{lake.uri}/tables/switches",
         remedy=f"{remedy}; if the champion fails, the next step of the fallback chain serves",
     )

@@ -161,12 +161,12 @@ class Fits:
         return [own[key] for key in partitions]
 
     def row_losses(self, fit: Fit, partition: str, labels: Labels, objective: Objective) -> Array:
-        """Return a fit's loss on each labelled row of a partition that a walk predicts, shape (n,)."""
+        """Return a fit's loss on each labeled row of a partition that a walk predicts, shape (n,)."""
         values = self.predictions(fit, [partition])[0][labels.sampled]
         return row_losses(objective, labels.sampled_actual, values)
 
     def loss(self, fit: Fit, partition: str, labels: Labels, objective: Objective) -> float:
-        """Return the sum of a fit's losses on the labelled rows of a partition that a walk predicts."""
+        """Return the sum of a fit's losses on the labeled rows of a partition that a walk predicts."""
         key = (key_of(fit), partition, labels.since, objective.name)
         if key not in self._losses:
             self._losses[key] = float(self.row_losses(fit, partition, labels, objective).sum())

@@ -34,9 +34,9 @@ class Labels:
     since : the partition from which on they were known.
     places : positions in `PastRows.table` of the rows with a label, ascending, shape (n,).
     actual : their labels, shape (n,).
-    sampled : positions of the labelled rows among those that a walk predicts, shape (m,).
+    sampled : positions of the labeled rows among those that a walk predicts, shape (m,).
     sampled_actual : their labels, shape (m,).
-    digest : of the labelled rows.
+    digest : of the labeled rows.
     """
 
     since: str
@@ -87,10 +87,10 @@ class PastRows:
         if mature:
             arrivals = known_on(lake, spec, mature, spec.clock.shift(mature[-1], spec.labels.delay))
             names = [*spec.key, "partition"]
-            for key, since, labelled in labels_known_on(lake, spec, {k: v for k, v in arrivals.items() if v}):
+            for key, since, labeled in labels_known_on(lake, spec, {k: v for k, v in arrivals.items() if v}):
                 start, stop = bounds[key]
                 own = places_of.slice(start, stop - start)
-                own = own.join(labelled, names, join_type="inner").sort_by(PLACE)
+                own = own.join(labeled, names, join_type="inner").sort_by(PLACE)
                 own = own.filter(own[spec.problem.target].is_valid())
                 at, actual = own[PLACE].to_numpy(), own[spec.problem.target].to_numpy()
                 sampled = np.isin(at, places[key])
@@ -119,11 +119,11 @@ class PastRows:
 
     @cached_property
     def newest(self) -> dict[str, Labels]:
-        """Each partition's newest labels, of those with a labelled row that a walk predicts."""
+        """Each partition's newest labels, of those with a labeled row that a walk predicts."""
         return {key: parts[-1] for key, parts in self.labels.items() if len(parts[-1].sampled)}
 
-    def labelled(self, partition: str) -> dict[str, Labels]:
-        """Return the labels that were known on a partition, by partition with a labelled row."""
+    def labeled(self, partition: str) -> dict[str, Labels]:
+        """Return the labels that were known on a partition, by partition with a labeled row."""
         latest = {
             key: [part for part in parts if part.since <= partition][-1:]
             for key, parts in self.labels.items()
@@ -138,7 +138,7 @@ class PastRows:
         if window:
             shifted = spec.clock.shift(partition, -window)
             first = key_before(list(self.places), partition, window) if spec.sparse else shifted
-        return {key: part for key, part in self.labelled(partition).items() if key >= first}
+        return {key: part for key, part in self.labeled(partition).items() if key >= first}
 
     def digest(self, partitions: Sequence[str]) -> str:
         """Return the digest of the rows of some partitions that a walk predicts."""

@@ -88,7 +88,7 @@ class Replay:
     Parameters
     ----------
     partitions : the served ones with labels, shape (n,).
-    rows : labelled rows by partition, at most ``training.walk_rows`` of them, shape (n,).
+    rows : labeled rows by partition, at most ``training.walk_rows`` of them, shape (n,).
     prior : sums of the losses of the prior's newest fit by partition, shape (n,).
     """
 
@@ -149,7 +149,7 @@ def replay(
         found = f"none after {first}, up to {until}"
         remedy = "choose --from and --until so that partitions with labels follow the first training"
         raise EvergreenError(
-            f"{spec.name}: replay", required="a labelled partition", found=found, remedy=remedy
+            f"{spec.name}: replay", required="a labeled partition", found=found, remedy=remedy
         )
     trainings = _trainings(spec, first, until)
     count = os.cpu_count() or 1
@@ -174,7 +174,7 @@ def _report(progress: Progress, task: str, steps: Iterator[int], total: int) -> 
 def _first_training(past: PastRows, until: str) -> str:
     spec = past.spec
     for key in _trainings(spec, spec.schedule.start, until):
-        if len(past.labelled(key)) >= spec.training.test:
+        if len(past.labeled(key)) >= spec.training.test:
             return key
     raise EvergreenError(
         f"{spec.name}: replay",

@@ -32,7 +32,7 @@ from include.judge.judge import BLESSED
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, replaced_since
 from include.promote import ledger
-from include.promote.ledger import CANARY, ROLLED_BACK, Row
+from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Row, Trial, trials_on
 from include.promote.promotion import (
     LedgerSnapshot,
     promotion_blocker,
@@ -41,7 +41,6 @@ from include.promote.promotion import (
     switched_roles,
 )
 from include.promote.rollback import restored_rows
-from include.promote.trials import WATCH, Trial, trials_on
 from include.references import digest_json
 from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows
@@ -67,7 +66,7 @@ from include.train.walks import memory
 
 GUARDS = (checks.recipe, checks.refit, checks.movement, checks.twin)
 WORSE = 0.01  # relative increase of the loss with which a new fit still counts as not worse
-COMPARED = 28  # newest labelled partitions on which `NotWorse` compares
+COMPARED = 28  # newest labeled partitions on which `NotWorse` compares
 
 
 @dataclass(frozen=True)
@@ -168,21 +167,21 @@ class Policy:
         partition: str,
         rows: Mapping[str, Labels],
         until: str,
-        labelled: Mapping[str, Labels],
+        labeled: Mapping[str, Labels],
     ) -> dict[str, Fit]:
         """Return the fits as of a partition by name, and add them to the policy's.
 
         Parameters
         ----------
         until : the fits predict the partitions up to this one.
-        labelled : the rows of the training.
+        labeled : the rows of the training.
         """
         jobs = [job(self.spec, recipe, partition, rows) for recipe in needed]
         result = {}
         for recipe, fit in zip(needed, self.fits.ensure(jobs, until), strict=True):
             self.used[key_of(fit)] = fit
             previous = [f for f in self._accepted(fit.key) if f.partition < partition][-1:]
-            moved = self._movement(fit, previous[0], partition, labelled) if previous else None
+            moved = self._movement(fit, previous[0], partition, labeled) if previous else None
             result[recipe.name] = replace(fit, recipe=recipe.name, moved=moved)
         self.own = sorted([*self.own, *result.values()], key=lambda fit: fit.partition)
         return result
@@ -191,18 +190,18 @@ class Policy:
         return [fit for fit in self.own if fit.key == key and fit.model not in self.refused]
 
     def _movement(
-        self, fit: Fit, previous: Fit, partition: str, labelled: Mapping[str, Labels]
+        self, fit: Fit, previous: Fit, partition: str, labeled: Mapping[str, Labels]
     ) -> float | None:
         """Return how far a fit's predictions are from those of an earlier one, see `Fit`.
 
-        Of a partition that the training has labels of, its labelled rows count.
+        Of a partition that the training has labels of, its labeled rows count.
         """
-        newest = max(labelled)
+        newest = max(labeled)
         keys = [key for key in self.past.places if fit.last_fitted < key <= partition]
         chosen = {
-            key: slice(None) if key > newest else labelled[key].sampled
+            key: slice(None) if key > newest else labeled[key].sampled
             for key in keys
-            if key > newest or key in labelled
+            if key > newest or key in labeled
         }
         now, before = (
             [
@@ -220,7 +219,7 @@ class Policy:
         accepted = {key: fits for key, fits in accepted.items() if fits}
         starts = {key: [fit.partition for fit in fits] for key, fits in accepted.items()}
         partitions, rows, losses = [], [], []
-        for key, part in self.past.labelled(until).items():
+        for key, part in self.past.labeled(until).items():
             newest = {own: bisect_left(starts[own], key) - 1 for own in accepted}
             is_old = counts[until] - counts[key] >= oldest
             if is_old or not len(part.sampled) or max(newest.values(), default=-1) < 0:
@@ -238,7 +237,7 @@ class Policy:
         return Walks(tuple(partitions), tuple(names[c] for c in present), np.array(rows), values[:, present])
 
     def served_loss(self, partition: str, part: Labels, objective: Objective) -> float:
-        """Return the sum of the losses on a partition's labelled rows of what served it.
+        """Return the sum of the losses on a partition's labeled rows of what served it.
 
         Where no model did, that is the declared constant.
         """
@@ -287,12 +286,12 @@ class NotWorse(Newest):
         recent = newest_partitions(walk, COMPARED)
         if recipe not in recent.recipes:
             return True
-        labelled, objective = self.past.labelled(partition), self.spec.objective
+        labeled, objective = self.past.labeled(partition), self.spec.objective
         challenger = served = 0.0
         for key, loss, rows in zip(recent.partitions, recent.of(recipe), recent.rows, strict=True):
             if key in self.served and np.isfinite(loss):
                 challenger += loss * rows
-                served += self.served_loss(key, labelled[key], objective)
+                served += self.served_loss(key, labeled[key], objective)
         return challenger <= (1 + WORSE) * served
 
 
@@ -439,8 +438,8 @@ class Declared(Policy):
 
     def _live_losses(self, trial: Trial, partition: str) -> Losses:
         """Return the losses of a trial's candidate and incumbent by partition, as known on ``partition``."""
-        labelled = self.past.labelled(partition)
-        parts = {key: p for key, p in labelled.items() if key >= trial.since and len(p.sampled)}
+        labeled = self.past.labeled(partition)
+        parts = {key: p for key, p in labeled.items() if key >= trial.since and len(p.sampled)}
         sums = {
             name: tuple(
                 self.fits.loss(self._fit_of(row), key, part, self.spec.objective)
@@ -468,7 +467,7 @@ class Declared(Policy):
         objective, fit = self.spec.objective, self._fit_of(champion)
         live = {
             key: self.fits.loss(fit, key, part, objective) / len(part.sampled)
-            for key, part in self.past.labelled(partition).items()
+            for key, part in self.past.labeled(partition).items()
             if key >= champion["effective_from"] and len(part.sampled)
         }
         walk, serving = with_live_losses(self.walk(partition), str(champion["recipe"] or ""), live)

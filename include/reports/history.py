@@ -403,14 +403,14 @@ def _panel_drift(axes: Axes, history: History) -> None:
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
     runs = [list(run) for _, run in groupby(partitions, key=lambda partition: drift[partition][0])]
-    labelled_days: list[float] = []
+    labeled_days: list[float] = []
     min_distance = (_day(partitions[-1]) - _day(partitions[0])) / MAX_DRIFT_LABELS
     for run in sorted(runs, key=lambda run: (-len(run), run[0])):
         peak = max(run, key=lambda partition: (drift[partition][1], partition))
         column, value = drift[peak]
         day = _day(peak)
-        if all(abs(day - other) >= min_distance for other in labelled_days):
-            labelled_days.append(day)
+        if all(abs(day - other) >= min_distance for other in labeled_days):
+            labeled_days.append(day)
             axes.annotate(
                 column, (day, value), (0, 4), textcoords="offset points", ha="center", color=INK, size=8
             )

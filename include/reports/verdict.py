@@ -174,7 +174,7 @@ def comparison(attempt: AttemptData) -> Section:
     """Return the losses and metrics of every model on the same rows, with curves."""
     evidence, objective, title = attempt.evidence, attempt.spec.gate.objective, "Comparison on unseen rows"
     if not attempt.rows:
-        lead = f"No labelled test partition after {evidence.last_fitted}: there is nothing to compare yet."
+        lead = f"No labeled test partition after {evidence.last_fitted}: there is nothing to compare yet."
         return Section(title, lead)
     partitions, metrics = evidence.losses.partitions, overall_metrics(attempt)
     fitted = "No model was fitted or tuned on any of these partitions."
@@ -184,7 +184,7 @@ def comparison(attempt: AttemptData) -> Section:
             f"model, which was fitted on all of them, has a loss of {figure(refit_loss)}."
         )
     lead = (
-        f"{attempt.rows:,} labelled rows of {len(partitions)} partitions, {partitions[0]} to "
+        f"{attempt.rows:,} labeled rows of {len(partitions)} partitions, {partitions[0]} to "
         f"{partitions[-1]}. {fitted} The gate decides by the mean {metric_label(objective)} "
         f"({loss_unit(attempt)}). The header says whether less or more is better."
     )

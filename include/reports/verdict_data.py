@@ -98,7 +98,7 @@ class AttemptData:
 
     @property
     def rows(self) -> int:
-        """The number of labelled test rows."""
+        """The number of labeled test rows."""
         return sum(self.evidence.losses.rows)
 
     def mean_loss(self, model: str) -> float:

@@ -20,14 +20,23 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger
-from include.promote.ledger import CANARY, PROMOTED, REPLACED, WITHDRAWN, Row
+from include.promote.ledger import (
+    CANARY,
+    PROMOTED,
+    REPLACED,
+    WATCH,
+    WITHDRAWN,
+    Row,
+    Trial,
+    challenger_on_trial,
+    trials_on,
+)
 from include.promote.promotion import mirror_aliases, switch_rows
 from include.promote.rollback import rollback
-from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
 from include.references import Ref
 from include.rollout.policy import BACK, STAY, RolloutStep, next_step
 from include.score import predictions
-from include.score.shadow import TABLE as SHADOWS
+from include.score.pipeline import SHADOWS
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake, Where
@@ -93,7 +102,7 @@ def advance(
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
     """Return the losses of candidate and incumbent by partition, as known on ``partition``.
 
-    Only labelled rows count that both models have scored from the same features.
+    Only labeled rows count that both models have scored from the same features.
     """
     partitions = [key for key in matured(lake, spec, partition) if key >= trial.since]
     keys, target = [*spec.key, "partition"], spec.problem.target

@@ -7,7 +7,7 @@ before the champion, for its share of the entities.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from hashlib import blake2b
 
@@ -19,8 +19,7 @@ from include.errors import ModelError
 from include.models import artifacts, outputs
 from include.models.artifacts import BatchPredictor, Values
 from include.models.outputs import Constant
-from include.promote.ledger import CANARY, Serving
-from include.promote.trials import Trial
+from include.promote.ledger import CANARY, SHADOW, Serving, Trial
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.lake import Lake
@@ -98,6 +97,21 @@ def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, 
     return ", ".join(f"{s} is {missing[s]}" for s in required.get(served_by, ()) if s in missing)
 
 
+def shadow_steps(trials: Iterable[Trial], serving: Set[str]) -> list[FallbackStep]:
+    """Return a step for each model on trial that isn't the only one that serves.
+
+    Parameters
+    ----------
+    serving : the digests of the models that served the rows.
+    """
+    on_trial = {str(row["model"]): row for trial in trials for row in (trial.candidate, trial.incumbent)}
+    return [
+        FallbackStep(SHADOW, str(row["version"]), model)
+        for model, row in on_trial.items()
+        if serving != {model}
+    ]
+
+
 def split_canary(
     spec: UseCase,
     rows: pa.Table,
@@ -135,6 +149,11 @@ def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
     entities = zip(*(rows[name].to_pylist() for name in columns), strict=True)
     texts = (f"{model}{json.dumps(entity, default=str)}".encode() for entity in entities)
     return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]
+
+
+def first_available(steps: Sequence[FallbackStep]) -> FallbackStep:
+    """Return the step that serves unless its model fails."""
+    return next(step for step in steps if not step.unavailable)
 
 
 def predict_with_fallback(

@@ -9,8 +9,8 @@ marks it as complete.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
@@ -28,13 +28,12 @@ from include.features.build import (
 )
 from include.models import outputs
 from include.promote import ledger
-from include.promote.trials import Trial, trials_on
+from include.promote.ledger import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import describe_scored, erase_predictions
 from include.score.fallback import FallbackStep, StepPredictions
 from include.score.predictions import ACTION, ServedPart
-from include.score.shadow import score_shadow
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
@@ -43,6 +42,7 @@ from include.storage.erasures import LEDGER, read_erasures
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
+SHADOWS = "shadows"  # the table of what models on trial predict
 
 
 def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool = True) -> Ref:
@@ -69,10 +69,35 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
     StaleDecision
         when the first commit lost to other partitions fifty times.
     """
-    before = lake.version(LEDGER)
-    ref = ScoringRun(lake, spec, partition, requires_features).execute()
-    while lake.version(LEDGER) != before:  # rows were erased meanwhile
-        before = lake.version(LEDGER)
+    erasures = lake.version(LEDGER)
+    # read before the rows, so that a source published in between isn't "too late"
+    states = source_states(lake, spec, partition)
+    source_rows = rows_known_at(lake, spec, partition)
+    missing = missing_sources(spec, partition, source_rows, states)
+    with ThreadPoolExecutor(1) as background:
+        # the features keep only one core busy
+        digests = background.submit(inputs_digest, spec, source_rows)
+        run = ScoringRun(lake, spec, partition, states, missing, digests.result)
+        try:
+            rows = compute_features(spec, source_rows, [partition])
+        except SpecError as error:
+            if requires_features or lake.count("predictions", {"partition": partition}):
+                raise
+            ref = run.serve_prior(rows_without_features(spec, source_rows, partition), str(error))
+        else:
+            ref = run.publish(rows, lambda trials: run.predict(rows, trials))
+    return finish(lake, spec, partition, ref, erasures)
+
+
+def finish(lake: Lake, spec: UseCase, partition: str, ref: Ref, erasures: int) -> Ref:
+    """Erase from a published partition the rows that were erased meanwhile, and add skipped ones to the note.
+
+    Parameters
+    ----------
+    erasures : the version of their ledger before the sources' rows were read.
+    """
+    while lake.version(LEDGER) != erasures:
+        erasures = lake.version(LEDGER)
         erase_predictions(lake, spec, read_erasures(lake), [partition])
         describe_scored(lake, spec, partition, rows_known_at(lake, spec, partition))
     if skipped := _skipped_partitions(lake, spec, partition):
@@ -97,46 +122,52 @@ class ScoringRun:
     Parameters
     ----------
     partition : a key of the schedule.
-    requires_features : see `score`.
+    states : see `source_states`.
+    missing : see `missing_sources`.
+    inputs : returns the digest of each source's rows, once they are computed.
     """
 
-    def __init__(self, lake: Lake, spec: UseCase, partition: str, requires_features: bool = True) -> None:
+    def __init__(
+        self,
+        lake: Lake,
+        spec: UseCase,
+        partition: str,
+        states: Mapping[str, dict[str, object]],
+        missing: Mapping[str, str],
+        inputs: Callable[[], Mapping[str, str]],
+    ) -> None:
         self.lake, self.spec, self.partition = lake, spec, partition
-        self.requires_features = requires_features
-        # read before the rows, so that a source published in between isn't "too late"
-        self.source_states = source_states(lake, spec, partition)
-        self.source_rows = rows_known_at(lake, spec, partition)
-        self.missing = missing_sources(spec, partition, self.source_rows, self.source_states)
+        self.source_states, self.missing, self._inputs = states, missing, inputs
         self._where = {"partition": partition}
-        self._input_digests: Future[dict[str, str]]
 
-    def execute(self) -> Ref:
-        """Score the partition and return the reference of its predictions."""
-        with ThreadPoolExecutor(1) as background:
-            # the features keep only one core busy
-            self._input_digests = background.submit(inputs_digest, self.spec, self.source_rows)
-            try:
-                rows = compute_features(self.spec, self.source_rows, [self.partition])
-            except SpecError as error:
-                if self.requires_features or self.lake.count("predictions", self._where):
-                    raise
-                return self._serve_prior(str(error))
-            if rows.num_rows == 0:
-                return self._publish_empty()
-            trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
-            served = self.lake.read("predictions", self._where)
-            if served is None or not served.num_rows:
-                served, ref = self._publish_first(rows, self._predict(rows, trials))
-            else:
-                ref = self._complete(rows, served)
-            if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
-                # last, so that shadow scoring never delays the predictions that are served
-                score_shadow(self.lake, self.spec, rows, served, trials, self._inputs())
+    def publish(self, rows: pa.Table, predict: Callable[[Sequence[Trial]], pa.Table]) -> Ref:
+        """Publish the partition's predictions and return their reference.
+
+        Parameters
+        ----------
+        rows : the partition's features, sorted by key.
+        predict : returns the first predictions of these rows, from the trials on the partition.
+        """
+        if rows.num_rows == 0:
+            return self._publish_empty()
+        trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
+        served = self.lake.read("predictions", self._where)
+        if served is None or not served.num_rows:
+            served, ref = self._publish_first(rows, predict(trials))
+        else:
+            ref = self._complete(rows, served)
+        if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
+            # last, so that shadow scoring never delays the predictions that are served
+            self._score_shadows(rows, served, trials)
         return ref
 
-    def _serve_prior(self, error: str) -> Ref:
-        """Publish the prior for each row of a partition whose features can't be computed."""
-        rows = rows_without_features(self.spec, self.source_rows, self.partition)
+    def serve_prior(self, rows: pa.Table, error: str) -> Ref:
+        """Publish the prior for each row of a partition whose features can't be computed.
+
+        Parameters
+        ----------
+        rows : from `rows_without_features`.
+        """
         if rows.num_rows == 0:
             return self._publish_empty()
         step = fallback.fallback_chain(ledger.serving(self.lake, self.partition), self.spec, self.missing)[-1]
@@ -153,11 +184,7 @@ class ScoringRun:
         )
         return self._publish_summary(outputs_profile, row)
 
-    def _inputs(self) -> dict[str, str]:
-        """Return the digest of each source's rows, once the background thread has computed them."""
-        return self._input_digests.result()
-
-    def _predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
+    def predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
         """Return a prediction for each row, by the first step of its fallback chain that can serve."""
         serving = ledger.serving(self.lake, self.partition)
         steps = fallback.fallback_chain(serving, self.spec, self.missing)
@@ -321,6 +348,56 @@ class ScoringRun:
     def _reference(self, digest: str, rows: int, note: str) -> Ref:
         return Ref(f"{self.lake.uri}/tables/predictions", self.partition, digest, rows, note)
 
+    # shadow scoring
+
+    def _score_shadows(self, rows: pa.Table, served: pa.Table, trials: Sequence[Trial]) -> None:
+        """Publish to `shadows` the predictions of each model on trial that doesn't serve every row.
+
+        Idempotent: predictions that match their recorded digest are kept. What a killed run left without its
+        row in `partitions`, or what was changed since, is computed again. A model that can't score the rows
+        logs a warning and is skipped, so its trial lacks this partition.
+        """
+        steps = fallback.shadow_steps(trials, set(served["model"].unique().to_pylist()))
+        if not steps:
+            return
+        recorded = self._recorded_shadows()
+        tables = [] if recorded is None else [recorded]
+        recorded_models = set() if recorded is None else set(recorded["model"].to_pylist())
+        for step in steps:
+            if step.model in recorded_models:
+                continue
+            try:
+                values = fallback.predict_step(self.lake, self.spec, rows, step)
+            except ModelError as error:
+                subject = f"{self.spec.name}/{self.partition}"
+                log.warning("%s: shadow scoring by v%s failed: %s", subject, step.version, error)
+                continue
+            predicted = StepPredictions(step, "", values)
+            tables.append(predictions.build_predictions(self.spec, rows, predicted))
+        if tables and (recorded is None or len(tables) > 1):
+            self._publish_shadows(pa.concat_tables(tables))
+
+    def _recorded_shadows(self) -> pa.Table | None:
+        """Return the partition's shadow predictions, None unless they have the digest that was recorded."""
+        for row in self.lake.rows("partitions", {"product": SHADOWS, **self._where}):
+            published = self.lake.read(SHADOWS, self._where)
+            shadows = self._sort_shadows(predictions.as_published(self.spec, published))
+            if digest_table(shadows) == row["digest"]:
+                return shadows
+        return None
+
+    def _publish_shadows(self, shadows: pa.Table) -> None:
+        shadows = self._sort_shadows(shadows)
+        self.lake.publish(SHADOWS, shadows, self._where)
+        note = predictions.serving_sentence(shadows)
+        row = predictions.predictions_row(
+            SHADOWS, self.partition, shadows, self._inputs(), self.spec.digest, note
+        )
+        self.lake.publish("partitions", row, {"product": SHADOWS, **self._where})
+
+    def _sort_shadows(self, rows: pa.Table) -> pa.Table:
+        return spill.sort_rows(rows, ("model", *self.spec.key))
+
 
 # a concurrent run of another partition changes the table's version too
 @retry(
@@ -345,10 +422,21 @@ def source_states(lake: Lake, spec: UseCase, partition: str) -> dict[str, dict[s
     return {row["product"]: row for row in rows}
 
 
-def rows_known_at(lake: Lake, spec: UseCase, partition: str) -> dict[str, pa.Table]:
-    """Return each source's rows that were known at the partition's decision time, sorted."""
+def rows_known_at(
+    lake: Lake,
+    spec: UseCase,
+    partition: str,
+    versions: Mapping[str, int] | None = None,
+    shard: tuple[int, int] | None = None,
+) -> dict[str, pa.Table]:
+    """Return each source's rows that were known at the partition's decision time, sorted.
+
+    Parameters
+    ----------
+    versions, shard : see `point_in_time.read_sources`.
+    """
     decision_time = pa.scalar(spec.clock.moment(partition), schemas.TIME)
-    sources = point_in_time.read_sources(lake, spec, [partition])
+    sources = point_in_time.read_sources(lake, spec, [partition], versions, shard)
     return {
         name: spill.filter_rows(rows, pc.less_equal(rows["known_at"], decision_time))
         for name, rows in sources.items()

@@ -141,14 +141,14 @@ class _AuthAndLimits:
                 return RequestRefused(401, "request", required=required, found="none, or another token")
             return None
         host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
-        if (
-            host not in self._allowed_hosts
-        ):  # a page in a browser could reach this server under a name of its own
+        if host not in self._allowed_hosts:
+            # a page in a browser could reach this server under a name of its own
             return RequestRefused(
                 421,
                 "header Host",
                 required=" or ".join(sorted(self._allowed_hosts)),
                 found=host[:100] or "none",
+                remedy="use one of these, or set EVERGREEN_SERVE_TOKEN and send it",
             )
         return None
 
@@ -160,7 +160,8 @@ class _AuthAndLimits:
             )
         if not headers.get(b"content-type", b"").startswith(JSON.encode()):
             # a page in a browser can send any other type without asking first
-            return RequestRefused(415, "header Content-Type", required=JSON, found="another one")
+            found = headers.get(b"content-type", b"none").decode("latin-1")[:100]
+            return RequestRefused(415, "header Content-Type", required=JSON, found=found)
         length = int(headers.get(b"content-length", b"0"))  # uvicorn accepts digits only
         return _too_large(str(length)) if length > MAX_BYTES else None
 
@@ -183,7 +184,7 @@ async def _body(request: Request) -> bytes:
 
 def _too_large(size: str) -> RequestRefused:
     return RequestRefused(
-        413, "body", required=f"at most {MAX_BYTES} bytes", found=size, remedy="send several requests"
+        413, "body", required=f"at most {MAX_BYTES >> 20} MiB", found=size, remedy="send several requests"
     )
 
 

@@ -33,7 +33,7 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
     -------
     list of dict
         ``served_by`` (``shadow`` for predictions that were never answers), ``version``, ``partitions``,
-        ``rows`` with a label that is known now, ``unlabelled``, and each metric of the rows with labels.
+        ``rows`` with a label that is known now, ``unlabeled``, and each metric of the rows with labels.
 
     Raises
     ------
@@ -66,12 +66,12 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
     result = []
     for step in sorted(set(steps)):
         group = joined.filter(pa.array([other == step for other in steps], pa.bool_()))
-        labelled = group.filter(group[target].is_valid())
-        counts = {"partitions": len(group["partition"].unique()), "rows": labelled.num_rows}
+        labeled = group.filter(group[target].is_valid())
+        counts = {"partitions": len(group["partition"].unique()), "rows": labeled.num_rows}
         values = dict.fromkeys(metric_names(spec))
-        if labelled.num_rows:
-            actual, predicted = labelled[target].to_numpy(), outputs.from_columns(spec, labelled)
+        if labeled.num_rows:
+            actual, predicted = labeled[target].to_numpy(), outputs.from_columns(spec, labeled)
             values = performance_metrics(spec, actual, predicted)
-        unlabelled = {"unlabelled": group.num_rows - labelled.num_rows}
-        result.append({"served_by": step[0], "version": step[1], **counts, **unlabelled, **values})
+        unlabeled = {"unlabeled": group.num_rows - labeled.num_rows}
+        result.append({"served_by": step[0], "version": step[1], **counts, **unlabeled, **values})
     return result

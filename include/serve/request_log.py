@@ -127,7 +127,11 @@ class RequestLog:
                 os.ftruncate(self._descriptor, self._size)
                 log.error("%s: requests are refused, since they can't be logged: %s", self._spec.name, error)
                 raise RequestRefused(
-                    503, "request log", required="a request log that can be written", found=str(error)
+                    503,
+                    "request log",
+                    required="a file that can be written",
+                    found=error.strerror or str(error),
+                    remedy="free space in the folder of --log-requests",
                 ) from None
             self._size += len(data)
 

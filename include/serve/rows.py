@@ -191,7 +191,7 @@ CONVERTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 
 def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is no JSON")
+    raise ValueError(f"{name} isn't valid JSON; use null")
 
 
 def _shown(value: Any) -> str:

@@ -35,14 +35,14 @@ def token_for(host: str) -> str:
     token = os.environ.get(TOKEN, "")
     if token and (len(token) < MIN_LENGTH or not token.isascii() or not token.isprintable()):
         raise SettingError(
-            f"setting {TOKEN}",
+            TOKEN,
             required=f"at least {MIN_LENGTH} printable ASCII characters",
             found="another text",
             remedy="make one with `openssl rand -hex 32`",
         )
     if not token and not _is_loopback(host):
         raise SettingError(
-            f"setting {TOKEN}",
+            TOKEN,
             required=f"a token, since --host {host} isn't a loopback address",
             found="none",
             remedy="set one, as of `openssl rand -hex 32`, or listen on 127.0.0.1",

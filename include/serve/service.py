@@ -18,7 +18,6 @@ from include.promote.ledger import CANARY, SHADOW
 from include.score import fallback
 from include.score.fallback import FallbackStep
 from include.score.predictions import ACTION, actions
-from include.score.shadow import shadow_steps
 from include.serve.follower import LedgerFollower, LoadedModels
 from include.serve.metrics import Metrics
 from include.serve.request_log import RequestLog
@@ -95,8 +94,10 @@ class Service:
             with 503 until the ledger has been read.
         """
         if self.follower.current is None:
-            reason = self.follower.error or "the models are being loaded"
-            raise RequestRefused(503, self.spec.name, required="models that are loaded", found=reason)
+            reason = self.follower.error or "models that are still loading"
+            raise RequestRefused(
+                503, self.spec.name, required="loaded models", found=reason, remedy="try again in 2 seconds"
+            )
         return self.follower.current
 
     def answer(self, body: bytes) -> Answer:
@@ -223,7 +224,7 @@ class Service:
         if self.log is None:
             return
         serving = {one["model"] for one in answer.predictions}
-        for step in shadow_steps(answer.loaded.trials, serving):
+        for step in fallback.shadow_steps(answer.loaded.trials, serving):
             if step.model in answer.loaded.failures:
                 continue
             try:

@@ -32,6 +32,11 @@ class Features(Strict):
     )
     numeric: tuple[str, ...] = Field((), description="columns of the SELECT that are numbers")
     categorical: tuple[str, ...] = Field((), description="columns of the SELECT that are categories")
+    entity: tuple[str, ...] = added_field(
+        (),
+        description="columns of the spine, strings or integers: declares that a row's features never look at "
+        "rows with other values of them, so that scoring.shards may split a partition",
+    )
     groups: dict[Name, tuple[str, ...]] = Field(
         {}, description="features that an ablation leaves out together; default: numeric and categorical"
     )
@@ -208,6 +213,12 @@ class Scoring(Strict):
         "23:59",
         description="when the partition's predictions must exist: a local time, or minutes from the "
         "partition's time, such as +20m, which is required if schedule.batch can fire more than once a day",
+    )
+    shards: int = added_field(
+        1,
+        ge=1,
+        le=1000,
+        description="tasks among which a partition is split by features.entity; 1: one task scores it",
     )
     requires: dict[FallbackStep, tuple[Name, ...]] = Field(
         {}, description="sources without which a step of the fallback chain can't serve"

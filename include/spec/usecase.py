@@ -223,7 +223,8 @@ class UseCase(Strict):
     @cached_property
     def digest(self) -> str:
         """The digest of the declaration, its SQL and Python: what results depend on besides data and code."""
-        irrelevant = {"training": {"ablation"}, "alerts": True}  # no result depends on these
+        # no result depends on these
+        irrelevant = {"training": {"ablation"}, "alerts": True, "scoring": {"shards"}}
         declared = self.model_dump(mode="json", by_alias=True, exclude=irrelevant)  # type: ignore[arg-type]
         return digest_json([declared, self.sql, *self.code_digests(of=PYTHON_IN_DIGEST)])
 
@@ -422,9 +423,26 @@ class UseCase(Strict):
                         f"training.{recipe.name}.monotone: {column!r} is no numeric feature; there are "
                         f"{', '.join(self.features.numeric) or 'none'}"
                     )
+        self._entity_fits()
         for column in gate.rollout.entity:
             if column not in self.key:
                 raise ValueError(f"gate.rollout.entity: {column!r} isn't of the key {', '.join(self.key)}")
+
+    def _entity_fits(self) -> None:
+        """Refuse an entity of other columns than the spine's strings and integers, and shards without one."""
+        spine = self.sources[self.features.spine].columns
+        available = [name for name, column in spine.items() if column.type in ("string", "integer")]
+        for column in self.features.entity:
+            if column not in available:
+                raise ValueError(
+                    f"features.entity: {column!r} is no column of strings or integers of "
+                    f"{self.features.spine}; there are {', '.join(available) or 'none'}"
+                )
+        if self.scoring.shards > 1 and not self.features.entity:
+            raise ValueError(
+                "scoring.shards: a partition is split by entity, and features.entity isn't declared; declare "
+                "the columns beyond which no feature looks, as `entity: [customer]`, or remove scoring.shards"
+            )
 
     def _gate_fits(self) -> None:
         """Refuse test windows and patience that are too short, and fairness without selection rates."""

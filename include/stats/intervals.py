@@ -55,7 +55,7 @@ def estimate_gain(
     ----------
     worse, better : each partition's sum of row losses of the two models, on the same rows, shape (n,), n at
         least two blocks.
-    rows : labelled rows of each partition, shape (n,).
+    rows : labeled rows of each partition, shape (n,).
     block : the number of consecutive partitions that are resampled together.
     alpha : the probability that the bound is above the true gain, in (0, 0.5).
     """
@@ -103,7 +103,7 @@ def compare_rates(larger: Rate, smaller: Rate, *, ratio: bool, block: int, alpha
 
     Notes
     -----
-    The variance is that of the linearised figure over blocks of partitions, as in `gain_bounds`, and at
+    The variance is that of the linearized figure over blocks of partitions, as in `gain_bounds`, and at
     least the binomial one, for which one row with the event and one without are added to each rate (Agresti
     and Coull 1998). Partitions that agree by chance, as those of a group without an event, would make it 0.
     """
@@ -128,13 +128,13 @@ def gain_bounds(saved: Array, rows: Array, block: int, alpha: Array) -> tuple[Ar
     Parameters
     ----------
     saved : by how much the second model's loss is lower, by partition, shape (..., n).
-    rows : labelled rows of each partition, shape (..., n).
+    rows : labeled rows of each partition, shape (..., n).
     alpha : as in `estimate_gain`, of a shape that broadcasts with the windows', (...).
 
     Notes
     -----
     The mean is the ratio of sums, so that a partition counts by its rows; its variance is that of the
-    linearised ratio, Var* = sum over i of W_i^2 / (b R^2), where W_i sums b residuals from partition i on,
+    linearized ratio, Var* = sum over i of W_i^2 / (b R^2), where W_i sums b residuals from partition i on,
     round the circle, and R is all rows (Politis and Romano 1992, A circular block-resampling procedure for
     stationary data). With k = n / b blocks it is too small by (k - 1) / k, which is put right, and Student's
     t with k - 1 degrees of freedom stands for its own uncertainty. Overlapping blocks are a Bartlett kernel

@@ -67,9 +67,9 @@ def digest_rows(rows: pa.Table, numeric: Sequence[str], categorical: Sequence[st
     states = np.repeat(np.array(SEEDS, np.uint64)[:, np.newaxis], rows.num_rows, axis=1)
     scratch = np.empty_like(states)
     for name in numeric:
-        _mix(states, _number_bits(rows[name]), scratch)
+        mix(states, _number_bits(rows[name]), scratch)
     for name in categorical:
-        _mix(states, _text_bits(rows[name]), scratch)
+        mix(states, _text_bits(rows[name]), scratch)
     octets = states.T.astype(">u8", order="C").view(np.uint8)
     offsets = np.arange(rows.num_rows + 1, dtype=np.int32) * np.int32(WIDTH)
     buffers = [None, pa.py_buffer(offsets), pa.py_buffer(HEX_PAIRS[octets])]
@@ -95,12 +95,14 @@ def _text_bits(column: pa.ChunkedArray) -> Bits:
     return bits
 
 
-def _mix(states: Bits, bits: Bits, scratch: Bits) -> None:
-    """Mix a column's bits into both states, in place; arithmetic wraps at 2 ** 64.
+def mix(states: Bits, bits: Bits, scratch: Bits) -> None:
+    """Mix a column's bits into states, in place, as SplitMix64 does; arithmetic wraps at 2 ** 64.
 
     Parameters
     ----------
-    bits : shape (n,), the same for both states, or (2, n).
+    states : shape (n,) or (k, n).
+    bits : of the same shape, or (n,), the same for each of k states.
+    scratch : as ``states``; it is overwritten.
     """
     states ^= bits
     states += GAMMA

@@ -38,7 +38,7 @@ def keyed_hash(salt: str, values: Iterable[str]) -> str:
     """
     key = setting("EVERGREEN_HASH_KEY")
     if not key:  # as from a compose file; anybody could try keys against such a hash
-        raise SettingError("setting EVERGREEN_HASH_KEY", required="a long random text", found="an empty one")
+        raise SettingError("EVERGREEN_HASH_KEY", required="a long random text", found="an empty one")
     return hmac.digest(key.encode(), SEPARATOR.join((salt, *values)).encode(), "sha256").hex()
 
 
@@ -134,7 +134,7 @@ def read_erasures(lake: Lake) -> Erasures:
     for row in rows:
         if json.loads(row["hashes"])[""] != keyed_hash(row["salt"], []):
             raise SettingError(
-                "setting EVERGREEN_HASH_KEY",
+                "EVERGREEN_HASH_KEY",
                 required="the one with which rows were erased, without which they could come back",
                 found="another one",
                 where=f"{lake.uri}/tables/{LEDGER}",

@@ -1,4 +1,4 @@
-"""The lake: Delta tables and raw objects in a folder or on S3, and the only place that does storage I/O.
+"""The lake: Delta tables and raw objects in a folder or store, and the only place that does storage I/O.
 
 A partition is published in one atomic commit that replaces exactly that partition. Publishing is therefore
 idempotent, and a reader sees either the old rows or the new ones. A ledger is appended to by
@@ -29,6 +29,7 @@ from include.references import validate_key
 from include.storage import predicates, spill
 from include.storage.files import TableFiles, commit_path, small
 from include.storage.merging import FANOUT, LEDGERS, NO_CLEANUP, merge_small_files
+from include.storage.shares import Share
 from include.storage.store_errors import retry_commit, translate_store_errors
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,8 @@ class Lake:
     ----------
     usecase : the use case's name, which is the first folder below the lake's address; empty for the whole
         lake.
-    uri : the lake's address: a folder, ``file://`` or ``s3://``. The default is ``EVERGREEN_LAKE``.
+    uri : the lake's address: a folder, ``file://``, ``s3://``, ``az://`` or ``gs://``. The default is
+        ``EVERGREEN_LAKE``.
     """
 
     def __init__(self, usecase: str, uri: str | None = None) -> None:
@@ -246,6 +248,7 @@ class Lake:
         version: int | None = None,
         order: Sequence[str] = (),
         limit: int | None = None,
+        share: Share | None = None,
     ) -> pa.Table | None:
         """Return rows of a table, or None if it doesn't exist.
 
@@ -255,6 +258,7 @@ class Lake:
         version : read the table as of this version.
         order : columns to sort by; without it the order is undefined.
         limit : the maximum number of rows.
+        share : of these rows, whose columns contain the entity's; all by default.
         """
         files = self._current_files(table)
         if files is not None and version in (None, files.version):
@@ -263,13 +267,14 @@ class Lake:
             touched = files.select(where)
             if known.issuperset({*names, *(where or {}), *order}) and small(touched):
                 rows = files.read(touched, where, list(dict.fromkeys([*names, *order])))
+                rows = share.filter(rows) if share else rows
                 rows = rows.sort_by([(name, "ascending") for name in order]) if order else rows
                 return rows.select(names).slice(0, limit)
         delta = self.open(table, version)
         if delta is None:
             return None
         selected = predicates.columns(columns) if columns else "*"
-        return predicates.run_query(delta, predicates.select(selected, where, order, limit))
+        return predicates.run_query(delta, predicates.select(selected, where, order, limit), share)
 
     @translate_store_errors
     def count(self, table: str, where: Where | None = None) -> int:

@@ -13,6 +13,7 @@ from deltalake import DeltaTable, QueryBuilder
 
 from include.errors import SpecError
 from include.storage import spill
+from include.storage.shares import Share
 
 Where = Mapping[str, str | int | Sequence[str] | Sequence[int]]
 
@@ -41,12 +42,13 @@ def condition(where: Where) -> str:
     return " AND ".join(_is_in(column, _as_list(values)) for column, values in where.items())
 
 
-def run_query(table: DeltaTable, sql: str) -> pa.Table:
-    """Return the result of a query of the table ``t``."""
+def run_query(table: DeltaTable, sql: str, share: Share | None = None) -> pa.Table:
+    """Return the result of a query of the table ``t``, or a share of it."""
     # Arrow's own dataset over delta-rs' files took two to three times as long, and sometimes aborted at exit
     reader = pa.RecordBatchReader.from_stream(QueryBuilder().register("t", table).execute(sql))
     schema = plain_schema(reader.schema)
-    return spill.spill_table(schema, (batch.cast(schema) for batch in reader))
+    rows = (batch.cast(schema) for batch in reader)
+    return spill.spill_table(schema, (share.filter(batch) for batch in rows) if share else rows)
 
 
 def plain_schema(schema: pa.Schema) -> pa.Schema:

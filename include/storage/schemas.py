@@ -119,7 +119,7 @@ PREDICTIONS = _schema(
 # realized performance of a scored partition, as known on the partition that brought its labels and on each
 # later one that changed them
 PERFORMANCE = _schema(
-    partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabelled=_I, served_by=_S, versions=_S
+    partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabeled=_I, served_by=_S, versions=_S
 )
 # limits beyond which a column raises an alarm, from the partitions before a training
 LIMITS = _schema(
@@ -133,7 +133,7 @@ LIMITS = _schema(
     partitions=_S,  # JSON: keys
     counts=_S,  # JSON: number of values by partition and bin
 )
-# the loss of each model that served a partition, as sums over its labelled rows
+# the loss of each model that served a partition, as sums over its labeled rows
 LOSSES = _schema(
     partition=_S,
     known=_S,  # as in performance
@@ -155,7 +155,7 @@ ESTIMATES = _schema(
     version=_S,
     metric=_S,
     value=_F,  # null where it can't be estimated; `reason` explains why
-    error=_F,  # root mean square of estimated minus realized values, over the newest labelled partitions
+    error=_F,  # root mean square of estimated minus realized values, over the newest labeled partitions
     low=_F,  # bounds of the 90 % interval, from that error
     high=_F,
     naive=_F,  # the error of the gate's own value over the same partitions
@@ -224,7 +224,7 @@ WALKS = _schema(
     key=_S,  # as in fits
     fitted_on=_S,  # the partition of the fit
     model=_S,
-    rows=_I,  # labelled rows that were predicted
+    rows=_I,  # labeled rows that were predicted
     loss=_F,  # sum of the objective's loss; infinite if the fit can't predict one of the rows
     metrics=_S,  # JSON: metric -> value
 )

@@ -110,6 +110,20 @@ def spill_bytes(chunks: Iterable[bytes]) -> Data:
     return b"".join(in_memory)
 
 
+def to_bytes(rows: pa.Table) -> Data:
+    """Return a table as a memory-mapped file of Arrow's format."""
+    with _translate_full_disk(), tempfile.TemporaryFile() as file:
+        with pa.ipc.new_file(pa.PythonFile(file, "w"), rows.schema) as writer:
+            writer.write_table(rows, max_chunksize=BATCH)
+        file.flush()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def from_bytes(data: Data) -> pa.Table:
+    """Return the table that `to_bytes` wrote, without copying it."""
+    return pa.ipc.open_file(pa.py_buffer(data)).read_all()
+
+
 def batches(rows: pa.Table) -> Iterator[tuple[slice, pa.Table]]:
     """Yield the table in batches of at most `BATCH` rows with their positions; at least one."""
     for start in range(0, max(rows.num_rows, 1), BATCH):

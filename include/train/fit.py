@@ -24,7 +24,7 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
 
 
 def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
-    """Fit a candidate's pipeline on labelled rows.
+    """Fit a candidate's pipeline on labeled rows.
 
     Raises
     ------
@@ -84,6 +84,6 @@ def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> N
     raise InsufficientData(
         f"{spec.name}: training on {partition}",
         required=f"{required} as {spec.problem.target} in the training partitions",
-        found=found or "no labelled row",
+        found=found or "no labeled row",
         remedy=remedy,
     )

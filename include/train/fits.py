@@ -72,33 +72,33 @@ class KnownRows:
 
     Parameters
     ----------
-    labelled : the training set, shape (n, any).
+    labeled : the training set, shape (n, any).
     """
 
     lake: Lake
     spec: UseCase
     partition: str
-    labelled: pa.Table
+    labeled: pa.Table
 
     @cached_property
-    def unlabelled(self) -> pa.Table:
+    def unlabeled(self) -> pa.Table:
         """The features of later rows, up to the training's partition, shape (m, any)."""
-        last = str(pc.max(self.labelled["partition"]).as_py() or self.partition)
+        last = str(pc.max(self.labeled["partition"]).as_py() or self.partition)
         later = [key for key in self.spec.clock.keys(last, self.partition) if key > last]
         return features(self.lake, self.spec, later)
 
     def known_at(self, partition: str) -> pa.Table:
-        """Return the labelled rows that a training on a partition up to this one would be fitted on."""
+        """Return the labeled rows that a training on a partition up to this one would be fitted on."""
         if partition == self.partition:
-            return self.labelled
+            return self.labeled
         if self.spec.training.window:  # it reached further back than this training's
             return training_set(self.lake, self.spec, partition)
-        return join_labels(self.lake, self.spec, self.labelled, partition)
+        return join_labels(self.lake, self.spec, self.labeled, partition)
 
     def between(self, after: str, until: str) -> pa.Table:
         """Return the features of the rows after a partition, up to another."""
-        names = [name for name in self.labelled.column_names if name != self.spec.problem.target]
-        rows = pa.concat_tables([self.labelled.select(names), self.unlabelled.select(names)])
+        names = [name for name in self.labeled.column_names if name != self.spec.problem.target]
+        rows = pa.concat_tables([self.labeled.select(names), self.unlabeled.select(names)])
         partition = rows["partition"]
         return rows.filter(pc.and_(pc.greater(partition, after), pc.less_equal(partition, until)))
 
@@ -153,7 +153,7 @@ def recipe_names(spec: UseCase) -> dict[str, str]:
 
 
 def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Table) -> pa.Table:
-    """Return the labelled rows that a recipe is fitted on in a training on ``partition``."""
+    """Return the labeled rows that a recipe is fitted on in a training on ``partition``."""
     if recipe.window is None:
         return rows
     if spec.sparse:

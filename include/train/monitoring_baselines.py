@@ -90,7 +90,7 @@ def publish_alarm_limits(
     Parameters
     ----------
     reference : the reference profiles by column, from which the bins are derived.
-    rows : all labelled rows, ordered by partition, shape (n, any).
+    rows : all labeled rows, ordered by partition, shape (n, any).
     predictions : the challenger's for these rows, shape (n,) or (n, k). They are more confident on fitted
         rows, which appears as a single sudden change.
     """

@@ -101,7 +101,7 @@ def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Ta
     last = max(late)
     raise InsufficientData(
         f"{spec.name}: training on {partition}",
-        required=f"labelled partitions on which the spine {spec.features.spine} is known by the decision",
+        required=f"labeled partitions on which the spine {spec.features.spine} is known by the decision",
         found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "
         f"{late[last]:%H:%M} UTC on",
         where=f"schedule.batch = {spec.schedule.batch!r}",

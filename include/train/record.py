@@ -111,7 +111,7 @@ class TrainingRecord:
     prior : the label's mean over the fitted partitions, or each class's share.
     last_fitted : the last partition that the challenger was fitted on.
     fitted_rows : the number of rows that it was fitted on.
-    partitions, rows : the partitions of ``train`` and ``test`` that have labelled rows, and their rows. The
+    partitions, rows : the partitions of ``train`` and ``test`` that have labeled rows, and their rows. The
         challenger was fitted on both; each recipe is judged on ``test`` by its earlier fits.
     baseline : the best baseline, which is the next step of the fallback chain.
     """

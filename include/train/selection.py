@@ -44,7 +44,7 @@ class Walks:
     ----------
     partitions : ascending, shape (n,).
     recipes : names, from the simplest to the most complex, shape (k,). One is ``prior``.
-    rows : labelled rows of each partition that were predicted, shape (n,).
+    rows : labeled rows of each partition that were predicted, shape (n,).
     losses : mean loss per row, shape (n, k); NaN where a recipe had no fit.
     unit : what each of them is: partitions, or days of several partitions.
     """

@@ -30,7 +30,7 @@ def partitions_of(rows: pa.Table) -> list[str]:
     return sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
 
 
-def first_test_partition(labelled: Sequence[str], spec: UseCase, partition: str) -> str:
+def first_test_partition(labeled: Sequence[str], spec: UseCase, partition: str) -> str:
     """Return the first test partition: ``training.test`` back from the training, or later in a short history.
 
     At least half of the partitions with labels come before it, so that there is something to fit on. If the
@@ -38,11 +38,11 @@ def first_test_partition(labelled: Sequence[str], spec: UseCase, partition: str)
 
     Parameters
     ----------
-    labelled : the partitions with labelled rows known by ``partition``, ascending.
+    labeled : the partitions with labeled rows known by ``partition``, ascending.
     """
-    middle = labelled[(len(labelled) + 1) // 2] if len(labelled) > 1 else partition
+    middle = labeled[(len(labeled) + 1) // 2] if len(labeled) > 1 else partition
     if spec.sparse:
-        return max([*labelled[spec.labels.delay - spec.training.test :][:1], middle])
+        return max([*labeled[spec.labels.delay - spec.training.test :][:1], middle])
     return max(spec.clock.shift(partition, 1 - spec.training.test), middle)
 
 
@@ -60,7 +60,7 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
     return Split(train=train, test=test)
 
 
-def walk_origins(labelled: Sequence[str], spec: UseCase, partition: str) -> list[str]:
+def walk_origins(labeled: Sequence[str], spec: UseCase, partition: str) -> list[str]:
     """Return the earlier partitions on which a recipe without a walk is fitted, ascending.
 
     From the last partition before the first test partition, each ``training.step`` partitions after the one
@@ -68,15 +68,15 @@ def walk_origins(labelled: Sequence[str], spec: UseCase, partition: str) -> list
 
     Parameters
     ----------
-    labelled : as in `first_test_partition`.
+    labeled : as in `first_test_partition`.
     """
     clock = spec.clock
-    first_test = first_test_partition(labelled, spec, partition)
+    first_test = first_test_partition(labeled, spec, partition)
     if spec.sparse:
-        origins = [key for key in labelled if key < partition]
+        origins = [key for key in labeled if key < partition]
         origins = origins[max(bisect_left(origins, first_test) - 1, 0) :]
     else:
         origins = clock.keys(clock.shift(first_test, -1), clock.shift(partition, -1))
-    if len(labelled) < 2 or origins[0] < clock.shift(labelled[0], spec.labels.delay):
+    if len(labeled) < 2 or origins[0] < clock.shift(labeled[0], spec.labels.delay):
         return []
     return origins[:: spec.training.step]

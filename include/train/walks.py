@@ -1,4 +1,4 @@
-"""Every recipe's walk: what its newest fit before each partition lost there, once the labels are known.
+"""Every recipe's walk: a rolling backtest of what its newest fit before each partition lost there.
 
 The table `walks` has one row per partition, recipe and partition on which the labels became known or changed.
 It follows from the fits and the labels alone, so whoever extends it first, and in whatever order, the rows
@@ -110,9 +110,9 @@ def _publish(
     published = []
     for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
         own = rows.filter(pa.array(order == partition, pa.bool_()))
-        labelled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
-        labelled = labelled.filter(labelled[spec.problem.target].is_valid())
-        places, actual = labelled["place"].to_numpy(), labelled[spec.problem.target].to_numpy()
+        labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
+        labeled = labeled.filter(labeled[spec.problem.target].is_valid())
+        places, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
             values = predicted[name][places]
             if np.isnan(values).any():  # its model can't be loaded

@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from include.errors import EvergreenError
 from include.extensions import is_reference
 from include.features.build import compute_features, schema
+from include.features.entities import require_independent
 from include.features.point_in_time import create_views
 from include.features.point_in_time_check import violations_of
 from include.ingest.connectors.request import request
@@ -288,6 +289,8 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             "aggregate within a partition: group by partition or for_partition as well",
             where=file,
         )
+    if spec.features.entity and not (again or late or across):
+        yield from _entity_problems(spec, partition)
 
 
 def _dependent_features(
@@ -314,6 +317,16 @@ def _dependent_features(
         if spec.features.python or texts == DIGITS or not error.found.startswith(TEXT_ERRORS):
             raise
         return _dependent_features(spec, partition, DIGITS)
+
+
+def _entity_problems(spec: UseCase, partition: str) -> list[Problem]:
+    """Return a problem if the features look at other entities' rows, or can't be computed without them."""
+    for texts in (LETTERS, DIGITS):
+        rows, remedy = generate(spec, partition, texts=texts), f"correct {spec.features_file}"
+        problems = [*problems_of(spec, "features", remedy, require_independent, spec, rows, partition)]
+        if not any(one.error.found.startswith(TEXT_ERRORS) for one in problems):
+            break
+    return problems
 
 
 def _texts_as_numbers(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> list[str]:

@@ -10,7 +10,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import NotPublished, PartitionRefused, SpecError
+from include.features import point_in_time
 from include.features.build import features, known_too_late, labels, matured, remedy_too_late
+from include.features.entities import require_independent
 from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import read_snapshots
 from include.ingest.snapshots import snapshots
@@ -24,7 +26,7 @@ CHECKED = 3  # newest partitions on whose data the features are checked
 WINDOW = 28  # newest partitions over which columns and labels are looked at
 ENOUGH_PARTITIONS, ENOUGH_ROWS = 8, 100  # for statements about a column
 MAX_CATEGORIES = 254  # that `include.train.recipes.coded_columns` tells apart
-MIN_LABELLED = 0.5  # share of rows that have a label
+MIN_LABELED = 0.5  # share of rows that have a label
 QUARANTINED = 3  # rules of the quarantine that a message shows
 
 
@@ -146,6 +148,9 @@ def _feature_problems(
         for key in checked
         for problem in problems_of(spec, required, remedy, _refuse_leakage, lake, spec, key)
     ]
+    if spec.features.entity and not problems:
+        rows = point_in_time.read_sources(lake, spec, checked[-1:])
+        problems += problems_of(spec, required, remedy, require_independent, spec, rows, checked[-1])
     # where there is no past to join with, as in training's first partition
     if published[0] not in checked:
         problems += problems_of(spec, required, remedy, features, lake, spec, published[:1])
@@ -239,7 +244,7 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
     keys = [*spec.key, "partition"]
     matching = rows.select(keys).join(known.filter(known[target].is_valid()), keys, join_type="inner")
     share = matching.num_rows / max(rows.num_rows, 1)
-    if share < MIN_LABELLED:
+    if share < MIN_LABELED:
         yield problem(
             spec,
             "labels",

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import re
+import sys
 import tomllib
+from collections.abc import Collection
+from functools import cache
+from importlib import metadata
 
 import pytest
 
@@ -43,6 +47,18 @@ SQL_WRITERS = {
 }
 
 
+# packages that another one's interface hands out, so that they can't go without it
+HANDED_OUT = {
+    "botocore": "boto3",
+    "markupsafe": "jinja2",
+    "openlineage": "apache-airflow-providers-openlineage",
+    "pendulum": "apache-airflow",
+    "pydantic_core": "pydantic",
+    "starlette": "fastapi",
+    "urllib3": "boto3",
+}
+
+
 def text(page: str) -> str:
     """Return a page's text."""
     return (ROOT / page).read_text()
@@ -64,6 +80,33 @@ def test_nothing_runs_code_that_came_as_data(page: str) -> None:
 def test_names_are_nouns_and_not_drawers() -> None:
     """No file or folder is named utils, helpers, common or manager."""
     assert {name: bad for name in files() if (bad := rules.bad_names(name))} == {}
+
+
+BRITISH = re.compile(
+    r"(behavi|col|fav|hon|neighb)our|(initial|normal|optim|organ|real|summar)is(e|ing|ation)"
+    r"|(label|cancel|model|signal|travel)l(ed|ing)|learnt\b|judgement|\bcentre\b",
+    re.IGNORECASE,
+)
+
+
+def british(text: str) -> list[str]:
+    """Return what is spelled the British way, each word up to the difference."""
+    return sorted({match.group().lower() for match in BRITISH.finditer(text)})
+
+
+def test_words_are_spelled_the_american_way() -> None:
+    """One spelling, so that a search finds a name; locks and images aren't ours to spell."""
+    others = ("requirements", "docs/images/", "tests/architecture/test_style.py")  # this page has examples
+    ours = [name for name in files() if not name.startswith(others)]
+    texts = {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in ours}
+    assert {name: words for name in texts if (words := british(texts[name]))} == {}
+
+
+def test_a_british_spelling_is_seen() -> None:
+    """Words that only look alike pass."""
+    words = ["centre", "labelled", "learnt", "neighbour", "realise"]
+    assert british("neighbours are realised, labelled and learnt at the centre") == words
+    assert british("called, realistic, our hours, installed, precise, a centrepiece, learn that") == []
 
 
 def test_only_its_own_folder_knows_the_demos_use_case() -> None:
@@ -103,6 +146,36 @@ def test_each_requirement_has_a_reason_and_is_locked(name: str) -> None:
     assert chosen
     assert {requirement for requirement, reason in chosen.items() if len(reason) < 4} == set()
     assert set(chosen) - rules.locked(text(f"{name}.txt")) == set()
+
+
+def unrequired(text: str, requirements: Collection[str]) -> list[str]:
+    """Return the imports of a page that are neither the standard library's, ours, nor of a requirement."""
+    own = {"include", "plugins", "dags", "evergreen"}
+    modules = {name.partition(".")[0] for name in rules.imported(text)} - own - sys.stdlib_module_names - {""}
+    owners = {
+        name: {rules.canonical(owner) for owner in (HANDED_OUT.get(name), *packages().get(name, ())) if owner}
+        for name in modules
+    }
+    return sorted(name for name, of in owners.items() if of.isdisjoint(requirements))
+
+
+packages = cache(metadata.packages_distributions)
+
+
+def test_what_is_imported_is_required() -> None:
+    """An import is of a package that we chose, since an upgrade may drop what only came with another one."""
+    extras = tomllib.loads(text("pyproject.toml"))["project"]["optional-dependencies"].values()
+    chosen = {*rules.requirements(text("requirements.in"))}
+    chosen |= {rules.canonical(requirement) for extra in extras for requirement in extra}
+    shipped = [
+        page for page in (*DAGS, *PLUGINS, *INCLUDE) if not page.rpartition("/")[2].startswith("test_")
+    ]
+    assert {page: names for page in shipped if (names := unrequired(text(page), chosen))} == {}
+
+
+def test_an_import_of_another_packages_requirement_is_seen() -> None:
+    """A package that is installed, but not chosen, is named."""
+    assert unrequired("import json\nimport numpy.linalg\nfrom alembic import op", {"numpy"}) == ["alembic"]
 
 
 def test_an_extra_is_locked_beside_the_core() -> None:

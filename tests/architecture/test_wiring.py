@@ -85,6 +85,30 @@ def test_a_partition_is_scored_by_one_task(wired: Wired) -> None:
     assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
 
 
+def test_shards_of_a_partition_are_mapped_between_a_plan_and_the_commit(wired: Wired) -> None:
+    """The plan runs whatever became of the ingests, and a shard that fails leaves nothing to publish."""
+    dag = wired(
+        "batch",
+        ("  lookback: 4", "  lookback: 4\n  entity: [store]"),
+        ('  deadline: "09:00"', '  deadline: "09:00"\n  shards: 3'),
+    )
+    assert before(dag, "score.plan") == {"check_partition", "ingest.sales"}
+    assert dag.get_task("score.plan").trigger_rule == "all_done"
+    shard, predict = dag.get_task("score.shard"), dag.get_task("score.predict")
+    assert shard.is_mapped
+    assert before(dag, "score.shard") == {"check_partition", "ingest.sales", "score.plan"}
+    assert before(dag, "score.predict") == {"check_partition", "ingest.sales", "score.plan", "score.shard"}
+    assert (shard.trigger_rule, predict.trigger_rule) == ("all_success", "none_failed")
+    assert [asset.name for asset in predict.outlets] == ["weekly_sales.features", "weekly_sales.predictions"]
+    assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
+
+
+def test_an_entity_alone_changes_no_task(wired: Wired) -> None:
+    """Without shards a partition is scored by one task."""
+    dag = wired("batch", ("  lookback: 4", "  lookback: 4\n  entity: [store]"))
+    assert [task for task in dag.task_ids if task.startswith("score.")] == ["score.predict"]
+
+
 def test_a_step_of_a_trial_is_looked_for_on_every_partition(wired: Wired) -> None:
     """It runs also where nobody could score, and waits for no task of the monitor."""
     dag = wired("batch")

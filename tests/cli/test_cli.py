@@ -18,6 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from include.cli.app import app, main
+from include.cli.inspect import show_progress
 from include.errors import EvergreenError, PartitionError, StoreUnavailable
 from include.ops.doctor import run_checks
 from include.storage.lake import Lake
@@ -137,7 +138,7 @@ def test_main_ends_with_the_error_in_this_process_too(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("setting EVERGREEN_LAKE: required an environment variable")
+    assert capsys.readouterr().err.startswith("EVERGREEN_LAKE: required an environment variable")
 
 
 def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -733,13 +734,6 @@ def test_no_command_prints_the_registrys_password(guarded: str, lake: Path) -> N
     assert SECRET not in said
 
 
-def test_doctor_is_asked_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe that the first look left in the lake does not make the second one fail."""
-    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
-    for _ in range(2):
-        assert {check.name: check.ok for check in run_checks()}["lake"]
-
-
 def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -785,3 +779,13 @@ def test_rollback_without_a_champion_is_refused(
     with pytest.raises(Exception, match="weekly_sales"):
         call("rollback", "weekly_sales", "--by", "ada", "--reason", "a try")
     assert Lake("weekly_sales", str(lake)).version("switches") == -1
+
+
+def test_a_log_gets_a_line_for_each_tenth_of_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
+    """Where stderr is no terminal, nothing is drawn in place."""
+    for completed in range(1, 173):
+        show_progress("fits", completed, 172)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 10
+    assert lines[-1] == f"fits                 [{'#' * 40}] 172 of 172"
+    assert not any("\r" in line for line in lines)

@@ -19,7 +19,7 @@ from demo.stack import Stack
 from demo.weather import WeatherServer
 
 TOKEN = "a token"
-DAY = "2013-02-08"  # a storm: half of its flights were cancelled
+DAY = "2013-02-08"  # a storm: half of its flights were canceled
 
 
 def source_rows(name: str) -> list[dict[str, str]]:
@@ -64,7 +64,7 @@ def test_each_day_of_the_year_has_two_files(objects: dict[str, bytes]) -> None:
 
 @pytest.mark.parametrize(("folder", "columns"), [("schedule", world.SCHEDULE), ("outcomes", world.OUTCOMES)])
 def test_a_day_equals_the_source(objects: dict[str, bytes], folder: str, columns: tuple[str, ...]) -> None:
-    """Each field has the source's text, and NA is empty: a cancelled flight has no departure time."""
+    """Each field has the source's text, and NA is empty: a canceled flight has no departure time."""
     delivered = rows_of(objects[f"{folder}/{DAY}.csv.gz"])
 
     expected = [{c: "" if row[c] == "NA" else row[c] for c in columns} for row in of_the_day("flights")]

@@ -104,6 +104,16 @@ def mlflow(helm: Path) -> Docs:
     return rendered(run(helm, "template", "mlflow", HELM / "mlflow", "--set", "s3Endpoint=http://s3:8333"))
 
 
+@pytest.fixture(scope="module")
+def serve(helm: Path) -> Docs:
+    """Return the chart of the server of online predictions."""
+    chart, named = HELM / "serve", ("--set", "usecase=flight_delay")
+    run(helm, "lint", "--strict", chart, *named)
+    with pytest.raises(AssertionError, match="usecase"):
+        run(helm, "template", "serve", chart)
+    return rendered(run(helm, "template", "serve", chart, *named))
+
+
 def rendered(text: str) -> Docs:
     """Return the resources, and the pods within the config map of pods."""
     docs = [one for one in yaml.safe_load_all(text) if one]
@@ -123,9 +133,9 @@ def pods(docs: Docs) -> dict[str, dict[str, Any]]:
     return found
 
 
-@pytest.fixture(scope="module", params=["airflow", "mlflow"])
+@pytest.fixture(scope="module", params=["airflow", "mlflow", "serve"])
 def docs(request: pytest.FixtureRequest) -> Docs:
-    """Return the one chart's resources, then the other's."""
+    """Return each chart's resources in turn."""
     found: Docs = request.getfixturevalue(request.param)
     return found
 

@@ -131,6 +131,7 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
         "add-a-row-rule",
         "add-an-estimator",
         "decide-by-cost",
+        "shard-a-partition",
         "use-python",
         "write-features-in-python",
     ],

@@ -14,7 +14,7 @@ import yaml
 from include.cli.app import app
 from tests.docs.pages import DOCS, ROOT
 
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(DOCS.rglob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted(DOCS.rglob("*.md"))]
 LINK = re.compile(r"\[[^\]]*\]\((?!https?:)([^)#\s]*)(#[^)\s]*)?\)")
 NAMED = re.compile(r"`((?:include|plugins|dags|tests|deploy|demo|benchmarks)/[\w./-]*?)/?`")
 COMMAND = re.compile(r"python -m include ([a-z]+)")

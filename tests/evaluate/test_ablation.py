@@ -115,7 +115,7 @@ def test_too_few_test_partitions_are_refused(clinic: Clinic) -> None:
     """With too few partitions for an interval, the error states how many are needed."""
     short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
     young = clinic.spec.model_copy(update={"training": short})
-    with pytest.raises(InsufficientData, match=r"required 2 labelled test partitions, found 1"):
+    with pytest.raises(InsufficientData, match=r"required 2 labeled test partitions, found 1"):
         ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
 
 
@@ -158,11 +158,11 @@ def test_the_task_is_skipped_where_there_are_too_few_test_partitions(
     """Too few test partitions skip the task, which nothing depends on."""
 
     def young(spec: UseCase, partition: str, test: pa.Table) -> None:
-        raise InsufficientData("ablation", required="2 labelled test partitions", found="1")
+        raise InsufficientData("ablation", required="2 labeled test partitions", found="1")
 
     monkeypatch.setattr("include.evaluate.ablation._check_enough_partitions", young)
     partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
-    with pytest.raises(AirflowSkipException, match="2 labelled test partitions, found 1"):
+    with pytest.raises(AirflowSkipException, match="2 labeled test partitions, found 1"):
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
 
 

@@ -22,7 +22,7 @@ from include.models.registry import Registry
 from include.monitor.estimates import (
     MAX_ERROR_PARTITIONS,
     EstimatePair,
-    LabelledPartition,
+    LabeledPartition,
     calibrate,
     estimated_metrics,
     held_out_estimates,
@@ -77,9 +77,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     spec = read(FILE)
     lake = Lake(spec.name, str(folder / "lake"))
     world.write(folder / "landing", spec, FIRST, LAST)
-    labelled = Endpoint("landing", (folder / "landing").as_uri())
+    labeled = Endpoint("landing", (folder / "landing").as_uri())
     for source in spec.sources:
-        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: labelled)
+        ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: labeled)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     run = train(lake, spec, PARTITION, registry=registry).uri
     ref = evaluate(lake, spec, PARTITION, run, registry=registry)
@@ -172,7 +172,7 @@ def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None
 
 
 def test_realized_performance_is_that_of_scikit_learn(made: Spring) -> None:
-    """A matured partition's figures, and those of the prior, are the library's on its labelled rows."""
+    """A matured partition's figures, and those of the prior, are the library's on its labeled rows."""
     partition = made.partitions[1]
     rows, probabilities = made.predictions(partition)
     actual_labels = {
@@ -180,8 +180,8 @@ def test_realized_performance_is_that_of_scikit_learn(made: Spring) -> None:
         for row in labels(made.lake, made.spec, [partition], known=LAST).to_pylist()
     }
     actual = np.array([actual_labels.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
-    labelled = np.isfinite(actual)
-    actual, probabilities = actual[labelled], probabilities[labelled]
+    labeled = np.isfinite(actual)
+    actual, probabilities = actual[labeled], probabilities[labeled]
     found = {r["metric"]: r["value"] for r in made.lake.rows("performance", {"partition": partition})}
     predicted = probabilities.argmax(axis=1)
     expected = {
@@ -261,7 +261,7 @@ def test_a_partition_is_estimated_class_by_class_until_its_labels_come(made: Spr
             name: EstimatePair(mine[name]["unchecked"], actual_labels[name], learned.means[name])
             for name in mine
         }
-        known.append(LabelledPartition(partition, 0, worth))
+        known.append(LabeledPartition(partition, 0, worth))
     assert len(within) > 15
     assert np.mean(within) > 0.8  # of intervals of 90 %
 

@@ -213,7 +213,7 @@ def test_fit_and_serve_that_differ_are_an_error(clinic: Clinic, monkeypatch: pyt
         evidence(clinic)
 
 
-def test_no_labelled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> None:
+def test_no_labeled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> None:
     """Without a matured test partition there are no losses, and the verdict is "not enough evidence"."""
     file = clinic.spec.folder / "usecase.yaml"
     short = clinic.spec.training.model_copy(update={"test": 2})  # a declaration with it is refused

@@ -145,7 +145,7 @@ def test_a_row_of_another_partition_is_refused(clinic: UseCase) -> None:
 
 
 def test_no_rows_have_no_slices(specs: dict[str, UseCase]) -> None:
-    """Evidence without a labelled partition has no slice, and nothing crashes."""
+    """Evidence without a labeled partition has no slice, and nothing crashes."""
     table = _rows([(0, 1.0, 2.0, "a")]).slice(0, 0)
     losses = {"challenger": np.empty(0), "champion": np.empty(0)}
     assert measure_slices(specs["all"], table, table, losses, (), "champion") == ()

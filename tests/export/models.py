@@ -61,7 +61,7 @@ VARIANTS = [
 ]
 
 
-def labelled_rows(spec: UseCase, count: int = ROWS) -> pa.Table:
+def labeled_rows(spec: UseCase, count: int = ROWS) -> pa.Table:
     """Return rows of which each feature matters, with labels; one value in ten is missing."""
     random = np.random.default_rng(11)
     numbers = {"distance": random.exponential(5, count), "earlier": random.poisson(2.0, count).astype(float)}
@@ -106,7 +106,7 @@ def fitted(of: Case) -> Pipeline:
     """Return a case's fitted pipeline."""
     kind, estimator, params = of
     spec, candidate = declare(kind), Candidate(name="tried", estimator=estimator, params=dict(params))
-    return fit_recipe(spec, candidate, labelled_rows(spec))
+    return fit_recipe(spec, candidate, labeled_rows(spec))
 
 
 def export(of: Case) -> Exported:

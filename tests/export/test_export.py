@@ -38,7 +38,7 @@ from include.train.fit import fit_recipe
 from include.train.fits import read_fits
 from include.train.recipes import coded_columns
 from include.validate.pipeline import errors
-from tests.export.models import case, declare, fitted, labelled_rows
+from tests.export.models import case, declare, fitted, labeled_rows
 from tests.train import visits
 from tests.usecases.weekly_sales import world
 
@@ -179,7 +179,7 @@ def test_the_gate_compared_file_and_model(lake: Lake) -> None:
 
 
 def _evaluation(spec: UseCase, of: Any) -> Any:
-    rows = labelled_rows(spec)
+    rows = labeled_rows(spec)
     deployed = artifacts.predict(fitted(of), rows, spec)
     return type("Evaluation", (), {"estimator": fitted(of), "rows": rows, "deployed": deployed})
 
@@ -252,7 +252,7 @@ def test_without_the_extra_the_command_to_run_is_named(lake: Lake, monkeypatch: 
 
 def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:
     """Also where its preprocessing has one."""
-    spec, rows = declare("binary"), labelled_rows(declare("binary"))
+    spec, rows = declare("binary"), labeled_rows(declare("binary"))
     columns: ColumnTransformer = coded_columns(spec.features.numeric, spec.features.categorical)
     pipeline = Pipeline([("columns", columns), ("model", ExtraTreesClassifier(n_estimators=2))])
     pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
@@ -269,7 +269,7 @@ def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:
 def test_all_features_may_be_of_one_type(kind: str, tmp_path: Path) -> None:
     """A model of numbers alone, or of texts alone, has no input of the other type."""
     features = {"numeric: [distance, earlier], categorical: [place]": f"{kind}: [{ONE_TYPE[kind]}]"}
-    spec, rows = visits.usecase(tmp_path, "binary", **features), labelled_rows(declare("binary"))
+    spec, rows = visits.usecase(tmp_path, "binary", **features), labeled_rows(declare("binary"))
     for estimator in ("prior", "logistic_regression", "hist_gradient_boosting", "random_forest"):
         pipeline = fit_recipe(spec, Candidate(name="tried", estimator=estimator), rows)
         values = convert.predict_onnx(convert.to_onnx(pipeline, spec), rows, spec)
@@ -280,7 +280,7 @@ def test_a_feature_may_have_the_outputs_name(tmp_path: Path) -> None:
     """The output then has another one, since an ONNX file can't have two tensors of one name."""
     features = {"numeric: [distance, earlier]": "numeric: [prediction, earlier]"}
     spec = visits.usecase(tmp_path, "binary", **features)
-    rows = labelled_rows(declare("binary")).rename_columns({"distance": "prediction"})
+    rows = labeled_rows(declare("binary")).rename_columns({"distance": "prediction"})
     estimator = fit_recipe(spec, Candidate(name="tried", estimator="logistic_regression"), rows)
     values = convert.predict_onnx(convert.to_onnx(estimator, spec), rows, spec)
     assert convert.largest_difference(values, artifacts.predict(estimator, rows, spec)) <= 1e-9
@@ -288,7 +288,7 @@ def test_a_feature_may_have_the_outputs_name(tmp_path: Path) -> None:
 
 def test_a_category_that_is_the_missing_text_is_refused() -> None:
     """Nothing could tell it from a missing value."""
-    spec, rows = declare("binary"), labelled_rows(declare("binary"))
+    spec, rows = declare("binary"), labeled_rows(declare("binary"))
     texts = [MISSING if text == "p1" else text for text in rows["place"].to_pylist()]
     rows = rows.set_column(rows.column_names.index("place"), "place", [texts])
     pipeline = clone(fitted(case("binary", "logistic_regression"))).fit(

@@ -28,7 +28,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.train.fit import fit_recipe
 from include.train.recipes import scaled_columns
-from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labelled_rows
+from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labeled_rows
 from tests.train import visits
 
 EXTREMES = (0.0, -0.0, 1e300, -1e300, 1e38, 4e38, 5e-324, np.inf, -np.inf, np.nan, None)
@@ -96,7 +96,7 @@ def test_a_class_without_a_training_row_has_probability_0_in_the_file_too(
     of: Case, known: tuple[int, ...]
 ) -> None:
     """Every declared class has its column, in the declared order, whichever of them a model was fitted on."""
-    spec, rows = of_four_classes(), labelled_rows(declare("multiclass"))
+    spec, rows = of_four_classes(), labeled_rows(declare("multiclass"))
     target = spec.problem.target
     codes = pa.array(np.array(known, float)[rows[target].to_numpy().astype(int) % len(known)])
     rows = rows.set_column(rows.column_names.index(target), target, codes)
@@ -155,7 +155,7 @@ def test_a_node_without_a_category_sends_missing_values_its_way() -> None:
 )
 def test_a_neural_network_is_written(kind: str, activation: str, options: dict[str, str]) -> None:
     """scikit-learn's perceptron with each activation, on the training's rows, new texts and large numbers."""
-    spec, rows = declare(kind), labelled_rows(declare(kind))
+    spec, rows = declare(kind), labeled_rows(declare(kind))
     network = MLPRegressor if kind == "regression" else MLPClassifier
     sizes = {"hidden_layer_sizes": (7, 5), "max_iter": 20, "random_state": 7}
     model = network(activation=activation, **sizes, **options)
@@ -173,7 +173,7 @@ def test_a_neural_network_is_written(kind: str, activation: str, options: dict[s
 @pytest.mark.parametrize("estimator", ["ridge", "mlp", "random_forest", "hist_gradient_boosting"])
 def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
     """A transformed target is transformed back in the file, and a row that is refused stays NaN."""
-    spec, rows = declare("regression"), labelled_rows(declare("regression"), 200)
+    spec, rows = declare("regression"), labeled_rows(declare("regression"), 200)
     candidate = Candidate(name="tried", estimator=estimator, target="log1p")
     pipeline = fit_recipe(spec, candidate, rows)
     values = predict_onnx(to_onnx(pipeline, spec), rows, spec)
@@ -185,7 +185,7 @@ def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
 
 def test_a_transformed_model_without_a_converter_is_refused() -> None:
     """The error names it."""
-    spec, rows = declare("regression"), labelled_rows(declare("regression"), 200)
+    spec, rows = declare("regression"), labeled_rows(declare("regression"), 200)
     candidate = Candidate(name="tried", estimator="xgboost", params={"n_estimators": 2}, target="log1p")
     with pytest.raises(ModelError, match="required a regressor with a converter, found XGBoostRegressor"):
         to_onnx(fit_recipe(spec, candidate, rows), spec)
@@ -205,7 +205,7 @@ def test_every_estimator_is_covered() -> None:
 
 def test_training_rows_are_compared_by_more_than_a_constant() -> None:
     """The models of these tests depend on each feature, so that no part of a file is left unused."""
-    rows = labelled_rows(declare("binary"))
+    rows = labeled_rows(declare("binary"))
     for of in (BOOSTING, FOREST, LOGISTIC):
         both = exported(of)
         whole = both.onnx(rows)
@@ -273,4 +273,4 @@ def _rows_at_thresholds(spec: UseCase, at: tuple[float, ...]) -> pa.Table:
     """Return the training's rows, then rows with each threshold as a number, or the next one above it."""
     values = [value for threshold in at for value in (threshold, float(np.nextafter(threshold, np.inf)))]
     rows = [(value, value, value, "p3", "a") for value in values if abs(value) < 1e30]
-    return pa.concat_tables([labelled_rows(spec).select(list(spec.features.columns)), table(spec, rows)])
+    return pa.concat_tables([labeled_rows(spec).select(list(spec.features.columns)), table(spec, rows)])

@@ -13,15 +13,15 @@ from include.spec import UseCase
 from tests.train import visits
 
 BOOSTING = "{name: boosting, estimator: hist_gradient_boosting, params: {max_iter: 15, min_samples_leaf: 10}}"
-NEAREST = '{name: nearest, estimator: "my_model:Nearest", params: {neighbours: 5}}'
+NEAREST = '{name: nearest, estimator: "my_model:Nearest", params: {neighbors: 5}}'
 # derived from nothing: the average label of the nearest rows
 MY_MODEL = """
 import numpy as np
 
 
 class Nearest:
-    def __init__(self, neighbours=3):
-        self.neighbours = neighbours
+    def __init__(self, neighbors=3):
+        self.neighbors = neighbors
 
     def fit(self, rows, actual):
         self.rows_, self.actual_ = np.asarray(rows), np.asarray(actual)
@@ -32,7 +32,7 @@ class Nearest:
 
     def predict_proba(self, rows):
         distances = np.square(np.asarray(rows)[:, None] - self.rows_[None]).sum(axis=2)
-        near = np.argsort(distances, axis=1, kind="stable")[:, : self.neighbours]
+        near = np.argsort(distances, axis=1, kind="stable")[:, : self.neighbors]
         share = self.actual_[near].mean(axis=1)
         return np.column_stack([1 - share, share])
 """

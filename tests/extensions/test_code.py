@@ -218,7 +218,7 @@ def test_a_package_registers_estimators_by_name(
     (site / "near_models" / "models.py").write_text(MY_MODEL)
     monkeypatch.syspath_prepend(str(site))
     extensions.registered.cache_clear()
-    spec = declare({BOOSTING: "{name: nearest, estimator: nearest, params: {neighbours: 5}}"})
+    spec = declare({BOOSTING: "{name: nearest, estimator: nearest, params: {neighbors: 5}}"})
     before = spec.digest
     assert [one.name for one in spec.python] == ["near_models.models:Nearest"]
     (about / "METADATA").write_text("Metadata-Version: 2.1\nName: near-models\nVersion: 1.1\n")

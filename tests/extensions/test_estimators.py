@@ -126,7 +126,7 @@ def test_its_types_are_trusted_for_its_own_use_case_only(lake: Lake, declare: De
     with pytest.raises(ModelError, match="required trusted types"):
         artifacts.deserialize(data, digest_bytes(data))
     inner = MY_MODEL.replace("import numpy as np", "import numpy as np\nfrom .shared import Scale").replace(
-        "self.neighbours = neighbours", "self.neighbours = neighbours\n        self.scale_ = Scale()"
+        "self.neighbors = neighbors", "self.neighbors = neighbors\n        self.scale_ = Scale()"
     )
     spec = declare(OWN, my_model=inner, shared="class Scale:\n    def __init__(self): self.by = 1.0\n")
     data, _ = fitted(lake, spec)
@@ -139,7 +139,7 @@ def test_its_types_are_trusted_for_its_own_use_case_only(lake: Lake, declare: De
 def test_a_model_names_no_class_that_the_module_only_imports(lake: Lake, declare: Declare) -> None:
     """An artifact that was made to name one by the estimator's module is refused."""
     inner = MY_MODEL.replace("import numpy as np", "import numpy as np\nfrom .shared import Scale").replace(
-        "self.neighbours = neighbours", "self.neighbours = neighbours\n        self.scale_ = Scale()"
+        "self.neighbors = neighbors", "self.neighbors = neighbors\n        self.scale_ = Scale()"
     )
     spec = declare(OWN, my_model=inner, shared="class Scale:\n    def __init__(self): self.by = 1.0\n")
     data, _ = fitted(lake, spec)
@@ -202,11 +202,11 @@ def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare) -
 @pytest.mark.parametrize(
     ("recipe", "problem"),
     [
-        ('{name: nearest, estimator: "my_model:Nearest", params: {neighbors: 5}}',
-         "required params of neighbours (my_model:Nearest), found neighbors"),
+        ('{name: nearest, estimator: "my_model:Nearest", params: {neighbor: 5}}',
+         "required params of neighbors (my_model:Nearest), found neighbor"),
         ('{name: nearest, estimator: "my_model:np"}',
          "found a module without fit, predict, predict_proba"),
-        ('{name: nearest, estimator: "my_model:Nearest", params: {neighbours: 1}, window: 2}', "window"),
+        ('{name: nearest, estimator: "my_model:Nearest", params: {neighbors: 1}, window: 2}', "window"),
         ("{name: nearest, estimator: nearest}", "one of prior, logistic_regression"),
     ],
 )  # fmt: skip

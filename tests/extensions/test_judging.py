@@ -49,7 +49,7 @@ from include.judge.context import Check
 
 def enough_rows(context):
     rows = sum(context.evidence.losses.rows)
-    return [Check("labelled test rows", "at least 100", str(rows), rows >= 100)]
+    return [Check("labeled test rows", "at least 100", str(rows), rows >= 100)]
 """
 GATE = "gate: {objective: log_loss,"
 OWN = {
@@ -122,8 +122,8 @@ def test_a_gate_check_blocks(declare: Declare) -> None:
     gate = spec.gate.model_copy(update={"requirements": ()})
     verdict = judge(record, gate, champion=True, custom=custom_checks(spec))
     assert verdict.verdict == NOT_BLESSED
-    assert "labelled test rows 1000, required at least 100_000" in verdict.sentence
-    assert verdict.checks[-1].name == "labelled test rows"
+    assert "labeled test rows 1000, required at least 100_000" in verdict.sentence
+    assert verdict.checks[-1].name == "labeled test rows"
     assert checks_of(verdict.checks_json()) == verdict.checks
     assert judge(record, gate, champion=True, custom=custom_checks(own(declare))).verdict == BLESSED
     few = evidence(losses([0.5] * 2, None, prior=[0.7] * 2))
@@ -137,7 +137,7 @@ def test_a_gate_check_blocks(declare: Declare) -> None:
         ("[Check(", "[str(", "TypeError"),
         ("rows >= 100)]", "'yes')]", "passed='yes'"),
         (
-            'return [Check("labelled test rows", "at least 100", str(rows), rows >= 100)]',
+            'return [Check("labeled test rows", "at least 100", str(rows), rows >= 100)]',
             "return ['no']",
             "type str",
         ),
@@ -165,4 +165,4 @@ def test_a_training_is_judged_by_all_of_them(declare: Declare, tmp_path: Path) -
     verdict = judge_and_record(lake, spec, ref.uri)
     by_name = {check.name: check for check in verdict.checks}
     assert by_name["costs:cost"].required == "at most 2"
-    assert by_name["labelled test rows"].passed
+    assert by_name["labeled test rows"].passed

@@ -22,7 +22,7 @@ from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
 from tests.faults.killer import Rig, count_writes, forked, warming
-from tests.rollout.conftest import Depot, fit
+from tests.rollout.conftest import RolloutLake, fit
 
 VERSIONS = {"forgot": "1", "knows": "2", "wrong": "3"}
 # a rollout, who is champion, who comes for it if anybody does, and the partitions that follow
@@ -45,9 +45,9 @@ class Rollout(Rig):
         super().__init__(scene, folder, "")
         self.rollout, self.champion, self.comes, self.partitions = SCENES[scene]
 
-    def depot(self) -> Depot:
+    def depot(self) -> RolloutLake:
         """Open the depot that lies under `work/`, with a registry that answers."""
-        made = Depot(self.folder / "work", **self.rollout)
+        made = RolloutLake(self.folder / "work", **self.rollout)
         made.registry = Registry(f"sqlite:///{self.folder}/work/mlflow.db")
         return made
 

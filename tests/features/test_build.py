@@ -245,7 +245,7 @@ def test_a_wrong_label(lake: Lake, tmp_path: Path) -> None:
 
 
 def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
-    """The training set is every row labelled by the partition, within the window, with the same features."""
+    """The training set is every row labeled by the partition, within the window, with the same features."""
     found = training_set(lake, use, "2024-03-10")
     assert sorted(set(found["partition"].to_pylist())) == PARTITIONS[:8]
     assert found["late"].null_count == 0

@@ -65,23 +65,14 @@ def test_a_bucket_and_a_folder_are_the_same_source(
     assert "nothing yet (sales/2024-01-15.csv)" in from_bucket[2].note
 
 
-def test_a_lake_on_s3_holds_the_same(
-    bucket: Endpoint, s3: Home, lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The whole stage runs on S3 as on a folder, and a rerun leaves it alone."""
-    for name, value in {
-        "ACCESS_KEY_ID": bucket.login,
-        "SECRET_ACCESS_KEY": bucket.password,
-        "REGION": "us-east-1",
-        "ENDPOINT_URL": s3.url("s3"),
-        "ALLOW_HTTP": "true",
-    }.items():
-        monkeypatch.setenv(f"AWS_{name}", value)
-    on_s3 = Lake("weekly_sales", "s3://lake")
-    assert brought(on_s3, spec, bucket) == brought(lake, spec, bucket)
-    version = on_s3.version("partitions")
-    brought(on_s3, spec, bucket)
-    assert on_s3.version("partitions") == version
+@pytest.mark.parametrize("address", ["s3", "az"], indirect=True)
+def test_a_lake_on_a_store_holds_the_same(bucket: Endpoint, lake: Lake, spec: UseCase, address: str) -> None:
+    """The whole stage runs on S3 and Azure as on a folder, and a rerun leaves it alone."""
+    stored = Lake("weekly_sales", address)
+    assert brought(stored, spec, bucket) == brought(lake, spec, bucket)
+    version = stored.version("partitions")
+    brought(stored, spec, bucket)
+    assert stored.version("partitions") == version
 
 
 def test_wrong_keys_are_a_sentence_without_them(bucket: Endpoint, lake: Lake, spec: UseCase) -> None:

@@ -157,7 +157,7 @@ def test_no_log_has_the_secret(
     log = capsys.readouterr().out + caplog.text
     assert said.startswith("could not notify slack, hook, typo:")
     assert "found ConnectionError" in log
-    assert "put the webhook's address into the connection's host" in log
+    assert "put the webhook's whole URL into the connection's host" in log
     assert "planted-secret" not in log + said
 
 

@@ -23,7 +23,7 @@ from include.monitor.estimates import (
     MIN_ERROR_PARTITIONS,
     CalibrationMap,
     EstimatePair,
-    LabelledPartition,
+    LabeledPartition,
     calibrate,
     estimate_row,
     estimated_metrics,
@@ -54,10 +54,10 @@ def of_kind(name: str) -> UseCase:
     return read(ROOT / "tests" / "usecases" / name / "usecase.yaml")
 
 
-def pairs(apart: float, partitions: int = 10, rows: int = 100) -> list[LabelledPartition]:
+def pairs(apart: float, partitions: int = 10, rows: int = 100) -> list[LabeledPartition]:
     """Return partitions on which the estimate was that far off, and the naive guess 0.1."""
     return [
-        LabelledPartition(f"{n:02}", rows, {"brier": EstimatePair(0.2 + apart, 0.2, 0.3)})
+        LabeledPartition(f"{n:02}", rows, {"brier": EstimatePair(0.2 + apart, 0.2, 0.3)})
         for n in range(partitions)
     ]
 
@@ -182,7 +182,7 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
     ],
 )
 def test_what_is_worth_nothing_is_not_told(
-    rows: int, guess: float | None, partitions: list[LabelledPartition], reason: str
+    rows: int, guess: float | None, partitions: list[LabeledPartition], reason: str
 ) -> None:
     """An error no smaller than the naive guess', unknown, or of larger partitions.
 

@@ -43,7 +43,7 @@ def test_a_matured_partition_has_the_figures_of_scikit_learn(
     assert rows["prior:log_loss"]["value"] == pytest.approx(sk.log_loss(target, np.full(len(target), 0.25)))
     row = rows["roc_auc"]
     assert (row["partition"], row["known"]) == (week[0], week[2])
-    assert (row["rows"], row["unlabelled"]) == (len(target), machines.ROWS - len(target))
+    assert (row["rows"], row["unlabeled"]) == (len(target), machines.ROWS - len(target))
     assert (json.loads(row["served_by"]), json.loads(row["versions"])) == ({"champion": 120}, {"1": 120})
 
 

@@ -80,7 +80,7 @@ def test_a_revision_restates_the_partition_it_touches(own: Lake, sliced: UseCase
     target, predicted = truth(sliced, own, [week[1]])
     assert now.pop(week[1]) == (week[5], pytest.approx(sk.log_loss(1 - target, predicted)))
     assert now == {key: reported[key] for key in (week[0], week[2])} | {week[3]: now[week[3]]}
-    assert machines.watch(own, sliced, week[5]).relabelled == {week[5]: [week[1]]}
+    assert machines.watch(own, sliced, week[5]).relabeled == {week[5]: [week[1]]}
 
 
 def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -176,9 +176,9 @@ def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str
     """Each kind of machine has its row, and together they have all rows of the partitions that matured."""
     found = performance_by(own, sliced, "slice", known=week[2])
     assert [row["slice"] for row in found] == ["kind = belt", "kind = fan", "kind = pump"]
-    assert sum(row["rows"] + row["unlabelled"] for row in found) == machines.ROWS
+    assert sum(row["rows"] + row["unlabeled"] for row in found) == machines.ROWS
     kinds = [row["kind"] for row in machines.day(week[0])[0]]
-    assert found[2]["rows"] + found[2]["unlabelled"] == kinds.count("pump")
+    assert found[2]["rows"] + found[2]["unlabeled"] == kinds.count("pump")
 
 
 def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, week: list[str]) -> None:

@@ -210,7 +210,7 @@ def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase,
 
 def contents(state: State) -> tuple[Any, ...]:
     """Return what a state knows of the table `partitions`."""
-    return (state._partitions, state.published_digests, state.realized_inputs, state.relabelled)
+    return (state._partitions, state.published_digests, state.realized_inputs, state.relabeled)
 
 
 def test_a_state_takes_over_what_its_run_published(
@@ -382,7 +382,7 @@ def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[s
 
 
 def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """A matured partition's labels are profiled, unlabelled rows as missing.
+    """A matured partition's labels are profiled, unlabeled rows as missing.
 
     Labels that all turn are drift.
     """

@@ -141,8 +141,8 @@ def test_windows_count_days_with_rows(rare: Sparse) -> None:
     state = State(rare.lake, rare.spec, rare.keys[-1])
     assert state.window(newest) == days[-7:]
     assert {row["partitions"] for row in rare.lake.rows("drift", {"partition": newest})} >= {7}
-    labelled = [key for key in days if rare.spec.clock.shift(key, 1) in rare.files]
-    assert state.labels_due(rare.keys[-1]) == [key for key in days[-14:] if key in labelled]
+    labeled = [key for key in days if rare.spec.clock.shift(key, 1) in rare.files]
+    assert state.labels_due(rare.keys[-1]) == [key for key in days[-14:] if key in labeled]
     rules = rare.spec.monitoring.sudden_changes
     served = [key for key in days if key >= rare.keys[HISTORY]]
     assert state.familiar_partitions(newest) == served[-rules.past - rules.of : -rules.of]
@@ -154,12 +154,12 @@ def test_a_training_counts_days_with_rows(rare: Sparse) -> None:
     earlier = [key for key in sorted(rare.files) if key < trained]
     rows = training_set(rare.lake, rare.spec, trained)
     assert min(partitions_of(rows)) >= earlier[-70]
-    labelled = [key for key in earlier[-70:] if rare.spec.clock.shift(key, 1) in rare.files]
-    assert partitions_of(rows) == labelled
-    assert partitions_of(split(rows, rare.spec, trained).test) == labelled[-14:]
-    assert set(walk_origins(labelled, rare.spec, trained)) <= set(labelled)
+    labeled = [key for key in earlier[-70:] if rare.spec.clock.shift(key, 1) in rare.files]
+    assert partitions_of(rows) == labeled
+    assert partitions_of(split(rows, rare.spec, trained).test) == labeled[-14:]
+    assert set(walk_origins(labeled, rare.spec, trained)) <= set(labeled)
     (attempt,) = rare.lake.rows("attempts")
-    assert json.loads(attempt["evidence"])["losses"]["partitions"] == labelled[-14:]
+    assert json.loads(attempt["evidence"])["losses"]["partitions"] == labeled[-14:]
 
 
 def test_a_file_that_comes_late_is_taken_for_three_partitions(rare: Sparse, tmp_path: Path) -> None:

@@ -103,7 +103,7 @@ def perform(lake: Lake, **values: float) -> None:
     """Replace the figures of the newest partition."""
     rows = [
         {"partition": year.KEYS[-1], "known": year.KEYS[-1], "metric": name.replace("__", ":"),
-         "value": value, "rows": year.ROWS, "unlabelled": 0, "served_by": "{}", "versions": "{}"}
+         "value": value, "rows": year.ROWS, "unlabeled": 0, "served_by": "{}", "versions": "{}"}
         for name, value in values.items()
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, schemas.PERFORMANCE)

@@ -204,7 +204,7 @@ def _monitoring(lake: Lake, random: np.random.Generator) -> None:
         version = str(place // 7 or "")
         performance += [
             {"partition": key, "known": key, "metric": metric, "value": float(random.uniform(0.5, 0.8)),
-             "rows": ROWS, "unlabelled": 0, "served_by": f'{{"champion": {ROWS}}}',
+             "rows": ROWS, "unlabeled": 0, "served_by": f'{{"champion": {ROWS}}}',
              "versions": json.dumps({version: ROWS})}
             for metric in METRICS
         ]  # fmt: skip

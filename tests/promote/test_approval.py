@@ -217,7 +217,7 @@ def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: U
     good, bad = judged(1, FIRST), judged(2, FIRST, refused=True)
     for by, reason in (("", "fine"), ("ann", " ")):
         for word in (APPROVED, REJECTED):
-            with pytest.raises(EvergreenError, match="by whom, and why"):
+            with pytest.raises(EvergreenError, match="a name and a reason"):
                 approval.record_answer(lake, human, good, word, by, reason, AT)
     with pytest.raises(EvergreenError, match=r"blessed or rubber-stamped, found not blessed; .* forced"):
         approval.record_answer(lake, human, bad, APPROVED, "ann", "fine", AT)

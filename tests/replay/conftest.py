@@ -10,7 +10,7 @@ import pytest
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.kept import lay
+from tests.kept import fill_folder
 from tests.train import visits
 
 FIRST, BREAK, LAST = "2024-03-17", "2024-03-26", "2024-04-21"
@@ -40,7 +40,7 @@ def fill(folder: Path, spec: UseCase) -> Lake:
         table = pa.Table.from_pylist(status, schema=schemas.PARTITIONS)
         lake.publish("partitions", table, {"product": list(spec.sources)})
 
-    lay(f"replay {spec.digest}", folder, make)
+    fill_folder(f"replay {spec.digest}", folder, make)
     return Lake(spec.name, str(folder))
 
 

@@ -224,7 +224,7 @@ def test_until_a_training_has_labels_the_constant_serves(
 
 
 def test_the_default_range_begins_when_the_test_partitions_have_labels(lake: Lake, spec: UseCase) -> None:
-    """The first training is the first Sunday with eight labelled partitions, the last one has labels."""
+    """The first training is the first Sunday with eight labeled partitions, the last one has labels."""
     past = pipeline.PastRows.read(lake, spec, LAST)
     assert pipeline._first_training(past, LAST) == "2024-03-10"
     assert max(past.newest) == spec.clock.shift(LAST, -spec.labels.delay)

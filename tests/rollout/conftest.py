@@ -31,7 +31,7 @@ from include.storage import schemas
 from include.storage.lake import Lake
 from include.train.fits import KnownRows, ensure_fits, recipes
 from tests.features import parcels
-from tests.kept import lay
+from tests.kept import fill_folder
 from tests.promote.conftest import evidence, losses, selection
 from tests.switches import newest_by_role
 
@@ -66,7 +66,7 @@ def usecase(folder: Path, **rollout: Any) -> UseCase:
     return parcels.spec(folder, gate=gate, training=training)
 
 
-class Depot:
+class RolloutLake:
     """A lake of parcels, a partition after the other; what was made in a folder is opened again."""
 
     def __init__(self, folder: Path, **rollout: Any) -> None:
@@ -74,7 +74,7 @@ class Depot:
         self.lake = Lake("parcels", str(folder / "lake"))
         self.registry = Registry("http://127.0.0.1:9")  # nobody listens: the lake is enough
         if self.lake.version("partitions") < 0:
-            lay("depot", folder / "lake", self._filled)
+            fill_folder("depot", folder / "lake", self._filled)
 
     def _filled(self, folder: Path) -> None:
         lake = Lake("parcels", str(folder))
@@ -142,16 +142,16 @@ class Depot:
 
 
 @pytest.fixture
-def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Depot]:
+def depot(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., RolloutLake]:
     """Makes a depot with a rollout: ``depot(kind="shadow")``."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    return lambda **rollout: Depot(tmp_path, **rollout)
+    return lambda **rollout: RolloutLake(tmp_path, **rollout)
 
 
 TRAINED = "2024-03-12"
 
 
-def fit(warehouse: Depot, partition: str = TRAINED) -> None:
+def fit(warehouse: RolloutLake, partition: str = TRAINED) -> None:
     """Fit every recipe as a training does."""
     rows = training_set(warehouse.lake, warehouse.spec, partition)
     ensure_fits(
@@ -161,7 +161,7 @@ def fit(warehouse: Depot, partition: str = TRAINED) -> None:
     )
 
 
-def partitions(warehouse: Depot, first: str, last: str) -> list[str]:
+def partitions(warehouse: RolloutLake, first: str, last: str) -> list[str]:
     """Score, measure and advance each partition, and return the sentences."""
     notes = []
     for partition in warehouse.spec.clock.keys(first, last):

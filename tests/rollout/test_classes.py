@@ -10,8 +10,7 @@ import pytest
 from include.features.build import features, labels
 from include.judge.evidence import CHALLENGER, CHAMPION
 from include.models import artifacts
-from include.promote.ledger import SHADOW
-from include.promote.trials import Trial
+from include.promote.ledger import SHADOW, Trial
 from include.rollout.pipeline import live_losses
 from include.score import predictions
 from include.score.fallback import FallbackStep, StepPredictions
@@ -23,7 +22,7 @@ NIGHTS = ("2024-03-20", "2024-03-21", "2024-03-22")
 
 
 def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
-    """Served and shadow predictions are read class by class, and only labelled rows of both count."""
+    """Served and shadow predictions are read class by class, and only labeled rows of both count."""
     spec = visits.usecase(tmp_path, "multiclass")
     lake = Lake(spec.name, str(tmp_path / "lake"))
     visits.fill(lake, spec)

@@ -14,10 +14,10 @@ from include.rollout.pipeline import advance
 from include.score.fallback import canary_entities
 from include.score.pipeline import score
 from tests.features import parcels
-from tests.rollout.conftest import Depot
+from tests.rollout.conftest import RolloutLake
 from tests.switches import newest_by_role
 
-Make = Callable[..., Depot]
+Make = Callable[..., RolloutLake]
 
 
 def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> None:

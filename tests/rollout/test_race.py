@@ -18,7 +18,7 @@ from include.promote import ledger
 from include.promote.promotion import force
 from include.score.pipeline import score
 from tests.promote.racing import processes
-from tests.rollout.conftest import Depot, fit, partitions
+from tests.rollout.conftest import RolloutLake, fit, partitions
 from tests.rollout.racing import act
 
 NIGHT = "2024-03-10"
@@ -39,17 +39,17 @@ def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     """A watched champion due to go, a shadow due to serve, one worse than the prior, and somebody else."""
     folder = tmp_path_factory.mktemp("race")
     with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
-        watch = Depot(folder / "watch", **IMMEDIATE)
+        watch = RolloutLake(folder / "watch", **IMMEDIATE)
         watch.promote("knows", "2024-03-05")
         watch.partition("2024-03-06")
         watch.promote("wrong", "2024-03-06")
-        shadow = Depot(folder / "shadow", **SHADOW)
+        shadow = RolloutLake(folder / "shadow", **SHADOW)
         shadow.promote("wrong", "2024-03-04")
         key = shadow.judged("forgot", "2024-03-05")
         force(shadow.lake, shadow.spec, key, "ann", "it guesses less", registry=shadow.registry)
         shadow.partition("2024-03-06")
         shadow.promote("knows", "2024-03-06")
-        broken = Depot(folder / "broken", **IMMEDIATE)
+        broken = RolloutLake(folder / "broken", **IMMEDIATE)
         fit(broken, "2024-03-05")
         broken.promote("wrong", "2024-03-05")
         others = {}
@@ -92,7 +92,7 @@ def test_a_step_and_a_person_or_a_promotion_at_once(
     folder, others = depots
     shutil.copytree(folder / trial, tmp_path / trial)
     rollout = SHADOW if trial == "shadow" else IMMEDIATE
-    made = Depot(tmp_path / trial, **rollout)
+    made = RolloutLake(tmp_path / trial, **rollout)
     before, table = made.switches(), f"{made.lake.uri}/tables/switches"
     commits = len(DeltaTable(table).history())
     where = (str(tmp_path / trial),)

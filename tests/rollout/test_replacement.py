@@ -22,35 +22,35 @@ from include.score.pipeline import score
 from include.spec.gate import Rollout
 from include.storage.lake import Lake
 from include.train.fits import read_fits
-from tests.kept import lay
-from tests.rollout.conftest import TRAINED, Depot, fit, partitions
+from tests.kept import fill_folder
+from tests.rollout.conftest import TRAINED, RolloutLake, fit, partitions
 from tests.switches import newest_by_role
 
 # it needs more partitions than the champion is given, so that the champion goes first
 SHADOWED = Rollout(kind="shadow", partitions=60, look_every=2, patience=80, alpha=0.2)
 
 
-def kinds(warehouse: Depot) -> list[tuple[str, str]]:
+def kinds(warehouse: RolloutLake) -> list[tuple[str, str]]:
     """Return kind and recipe of each champion."""
     return [(row["kind"], row["recipe"]) for row in ledger.champions(ledger.switches(warehouse.lake))]
 
 
 @pytest.fixture
-def broken(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
+def broken(depot: Callable[..., RolloutLake], tmp_path: Path) -> RolloutLake:
     """A depot whose first champion learned the rule upside down, on the evening before it is replaced."""
 
     def make(folder: Path) -> None:
-        warehouse = Depot(folder, kind="immediate")
+        warehouse = RolloutLake(folder, kind="immediate")
         fit(warehouse)
         warehouse.promote("wrong", TRAINED)
         partitions(warehouse, "2024-03-13", "2024-03-15")
         assert kinds(warehouse) == [("promoted", "wrong")]
 
-    lay("broken", tmp_path, make)
+    fill_folder("broken", tmp_path, make)
     return depot(kind="immediate")
 
 
-def test_a_champion_worse_than_the_prior_is_replaced_within_days(broken: Depot) -> None:
+def test_a_champion_worse_than_the_prior_is_replaced_within_days(broken: RolloutLake) -> None:
     """One wild partition replaces nobody; three matured ones do, by the best recipe's newest fit."""
     notes = partitions(broken, "2024-03-16", "2024-03-20")
     assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
@@ -70,7 +70,7 @@ def test_a_champion_worse_than_the_prior_is_replaced_within_days(broken: Depot) 
     assert ledger.serving(broken.lake, "2024-03-18").previous is None  # what did harm is nobody's fallback
 
 
-def test_a_forced_champion_is_replaced_too(depot: Callable[..., Depot]) -> None:
+def test_a_forced_champion_is_replaced_too(depot: Callable[..., RolloutLake]) -> None:
     """A person who overruled the gate isn't held to it by evidence of harm."""
     warehouse = depot(kind="immediate")
     fit(warehouse)
@@ -80,7 +80,7 @@ def test_a_forced_champion_is_replaced_too(depot: Callable[..., Depot]) -> None:
     assert kinds(warehouse) == [("forced", "wrong"), ("replaced", "logistic")]
 
 
-def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
+def test_a_better_champion_stays(depot: Callable[..., RolloutLake]) -> None:
     """One that no baseline beats is left alone, also if another recipe may be better still."""
     warehouse = depot(kind="immediate")
     fit(warehouse)
@@ -88,14 +88,14 @@ def test_a_better_champion_stays(depot: Callable[..., Depot]) -> None:
     assert set(partitions(warehouse, "2024-03-13", "2024-03-24")) == {"nothing is on trial"}
 
 
-def test_without_another_fit_the_champion_stays(depot: Callable[..., Depot]) -> None:
+def test_without_another_fit_the_champion_stays(depot: Callable[..., RolloutLake]) -> None:
     """Where no training has fitted the recipes there is nothing to replace it by, and nothing fails."""
     warehouse = depot(kind="immediate")
     warehouse.promote("wrong", TRAINED)
     assert set(partitions(warehouse, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
 
 
-def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: Depot) -> None:
+def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: RolloutLake) -> None:
     """The newest partition acts once, however often it runs, and says each time what it did."""
     score(broken.lake, broken.spec, "2024-03-17")
     publish_performance(broken.lake, broken.spec, State(broken.lake, broken.spec, "2024-03-17"))
@@ -106,7 +106,7 @@ def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: Depot
     assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
 
 
-def test_two_at_once_replace_once(broken: Depot) -> None:
+def test_two_at_once_replace_once(broken: RolloutLake) -> None:
     """Of two that saw the same losses one writes, and the walks are those of one."""
     score(broken.lake, broken.spec, "2024-03-17")
     publish_performance(broken.lake, broken.spec, State(broken.lake, broken.spec, "2024-03-17"))
@@ -123,7 +123,7 @@ def test_two_at_once_replace_once(broken: Depot) -> None:
     assert len({(row["partition"], row["known"], row["key"]) for row in walks}) == len(walks)
 
 
-def test_neither_an_approval_nor_a_trial_holds_it_up(broken: Depot) -> None:
+def test_neither_an_approval_nor_a_trial_holds_it_up(broken: RolloutLake) -> None:
     """The gate asks a person about everything and a challenger is in shadow: it goes with its incumbent."""
     gate = broken.spec.gate.model_copy(update={"rollout": SHADOWED})
     broken.spec = broken.spec.model_copy(update={"gate": gate})
@@ -141,7 +141,7 @@ def test_neither_an_approval_nor_a_trial_holds_it_up(broken: Depot) -> None:
     assert numbers[-1] == numbers[-2] == numbers[-3]
 
 
-def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: Depot) -> None:
+def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: RolloutLake) -> None:
     """A rollback by version finds the version's own model; without a version there is nobody before it."""
     partitions(broken, "2024-03-16", "2024-03-18")
     wrong = ledger.champions(ledger.switches(broken.lake))[0]["model"]
@@ -154,7 +154,7 @@ def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: Depot) -> N
     assert [kind for kind, _ in kinds(broken)] == ["promoted", "replaced", "rolled back", "replaced"]
 
 
-def test_a_training_after_it_refreshes_the_recipe_or_brings_another(broken: Depot) -> None:
+def test_a_training_after_it_refreshes_the_recipe_or_brings_another(broken: RolloutLake) -> None:
     """A refit of the recipe that replaced the champion is a refresh; another recipe is promoted as ever."""
     partitions(broken, "2024-03-16", "2024-03-18")
     broken.promote("knows", "2024-03-18", recipe="logistic")
@@ -163,7 +163,7 @@ def test_a_training_after_it_refreshes_the_recipe_or_brings_another(broken: Depo
     assert kinds(broken)[-1] == ("promoted", "forgot")
 
 
-def test_the_partitions_after_it_are_monitored(broken: Depot) -> None:
+def test_the_partitions_after_it_are_monitored(broken: RolloutLake) -> None:
     """A fit that no training registered has no reference, and its partition says what took place."""
     partitions(broken, "2024-03-16", "2024-03-17")
     score(broken.lake, broken.spec, "2024-03-18")
@@ -175,7 +175,7 @@ def test_the_partitions_after_it_are_monitored(broken: Depot) -> None:
     )
 
 
-def test_verify_names_a_recent_fit_that_is_lost(broken: Depot) -> None:
+def test_verify_names_a_recent_fit_that_is_lost(broken: RolloutLake) -> None:
     """A walk will need it, so its loss is a difference before anything fails."""
     fit, *_ = read_fits(broken.lake)
 
@@ -189,7 +189,7 @@ def test_verify_names_a_recent_fit_that_is_lost(broken: Depot) -> None:
 
 @pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
 def test_a_refit_of_the_serving_recipe_scores_nothing_in_parallel(
-    depot: Callable[..., Depot], kind: str
+    depot: Callable[..., RolloutLake], kind: str
 ) -> None:
     """It serves every row from its first partition on, and nothing is on trial beside it."""
     warehouse = depot(kind=kind)

@@ -16,8 +16,8 @@ import pytest
 from include.models import artifacts
 from include.ops.verify import verify
 from include.score.pipeline import score
-from tests.kept import lay
-from tests.rollout.conftest import Depot, model
+from tests.kept import fill_folder
+from tests.rollout.conftest import RolloutLake, model
 from tests.switches import newest_by_role
 
 NIGHT = "2024-03-13"
@@ -26,14 +26,14 @@ Rows = Callable[[pa.Table], pa.Table]
 
 
 @pytest.fixture
-def shadowed(depot: Callable[..., Depot], tmp_path: Path) -> Depot:
+def shadowed(depot: Callable[..., RolloutLake], tmp_path: Path) -> RolloutLake:
     """A canary's first partitions: it and the champion are scored in parallel."""
-    lay("shadowed", tmp_path, _shadowed)
+    fill_folder("shadowed", tmp_path, _shadowed)
     return depot(**CANARY)
 
 
 def _shadowed(folder: Path) -> None:
-    made = Depot(folder, **CANARY)
+    made = RolloutLake(folder, **CANARY)
     made.promote("forgot", "2024-03-05")
     made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
@@ -41,12 +41,12 @@ def _shadowed(folder: Path) -> None:
     assert {row["version"] for row in made.lake.rows("shadows", {"partition": NIGHT})} == {"knows", "forgot"}
 
 
-def differences(made: Depot) -> list[str]:
+def differences(made: RolloutLake) -> list[str]:
     """Return what `verify` says of shadows."""
     return [one for one in verify(made.lake, made.spec).differences if "/shadows/" in one]
 
 
-def rows_of(made: Depot) -> pa.Table:
+def rows_of(made: RolloutLake) -> pa.Table:
     """Return the partition's rows in an order."""
     found = made.lake.read("shadows", {"partition": NIGHT})
     assert found is not None
@@ -64,7 +64,7 @@ def altered(rows: pa.Table) -> pa.Table:
     "damage", [altered, lambda rows: rows.slice(1), lambda rows: rows.slice(0, 0)], ids=["row", "one", "all"]
 )
 def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
-    shadowed: Depot, damage: Rows
+    shadowed: RolloutLake, damage: Rows
 ) -> None:
     """A row that was altered, one that was deleted, or all of a partition: named, and made anew."""
     before = rows_of(shadowed)
@@ -77,7 +77,7 @@ def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
     assert rows_of(shadowed) == before
 
 
-def test_a_partition_without_its_row_in_partitions_is_made_anew(shadowed: Depot) -> None:
+def test_a_partition_without_its_row_in_partitions_is_made_anew(shadowed: RolloutLake) -> None:
     """That row is written last: without it the partition may be half done, and is done again."""
     before = rows_of(shadowed)
     where = {"product": "shadows", "partition": NIGHT}
@@ -91,7 +91,7 @@ def test_a_partition_without_its_row_in_partitions_is_made_anew(shadowed: Depot)
     assert (row["rows"], row["outcome"], row["spec"]) == (24, "published", shadowed.spec.digest)
 
 
-def test_a_model_that_can_score_again_joins_those_that_did(shadowed: Depot) -> None:
+def test_a_model_that_can_score_again_joins_those_that_did(shadowed: RolloutLake) -> None:
     """Its bytes were damaged and are whole again: the partition run again has its rows as well."""
     partition, lake = "2024-03-14", shadowed.lake
     place = artifacts.model_key(newest_by_role(lake)["champion"]["model"])

@@ -22,7 +22,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 from include.storage.schemas import SWITCHES
 from tests.features import parcels
-from tests.kept import lay
+from tests.kept import fill_folder
 
 FIRST, LAST = "2024-03-01", "2024-03-10"
 Deploy = Callable[..., None]
@@ -60,7 +60,9 @@ def _fit(use: UseCase, rows: Any, c: float) -> Pipeline:
 @pytest.fixture
 def lake(use: UseCase, tmp_path: Path) -> Lake:
     """Every source published from the first partition to the last; nobody promoted."""
-    lay("parcels", tmp_path / "lake", lambda made: parcels.fill(Lake("parcels", str(made)), use, FIRST, LAST))
+    fill_folder(
+        "parcels", tmp_path / "lake", lambda made: parcels.fill(Lake("parcels", str(made)), use, FIRST, LAST)
+    )
     return Lake("parcels", str(tmp_path / "lake"))
 
 

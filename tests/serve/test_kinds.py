@@ -16,7 +16,7 @@ from include.promote import ledger
 from include.serve.models import onnx_predictor
 from include.storage.lake import Lake
 from include.storage.schemas import SWITCHES
-from tests.export.models import case, declare, fitted, labelled_rows
+from tests.export.models import case, declare, fitted, labeled_rows
 from tests.serve.requests import predictions, service
 from tests.train import visits
 
@@ -26,7 +26,7 @@ from tests.train import visits
 def test_onnx_runtime_takes_each_value_as_the_pipeline_does(kind: str, estimator: str) -> None:
     """Missing numbers and texts, unknown texts, and texts that only look missing."""
     spec, pipeline = declare(kind), fitted(case(kind, estimator, max_depth=4))
-    rows = labelled_rows(spec, 601)
+    rows = labeled_rows(spec, 601)
     quick = onnx_predictor(to_onnx(pipeline, spec), spec)
     for part in (rows, rows.slice(5, 1), rows.slice(0, 0)):
         expected = artifacts.predict(pipeline, part, spec)
@@ -43,7 +43,7 @@ def test_an_answer_has_the_columns_of_the_table(kind: str, tmp_path: Path) -> No
     row |= {"model": artifacts.store_model(lake, artifacts.serialize(pipeline)), "priors": "[0.2, 0.5, 0.3]"}
     row |= {"role": "champion", "version": "1", "kind": "promoted"}
     ledger.record_switch(lake, lambda rows: [row])
-    rows = labelled_rows(spec).select(list(spec.features.columns)).slice(0, 30)
+    rows = labeled_rows(spec).select(list(spec.features.columns)).slice(0, 30)
     expected = artifacts.predict(pipeline, rows, spec)
     answers = predictions(service(lake, spec), *json.loads(json.dumps(rows.to_pylist())))
     assert {answer["served_by"] for answer in answers} == {"champion"}

@@ -59,11 +59,11 @@ def test_labels_judge_online_predictions(
     serve_and_ingest(lake, use, tmp_path / "one", keys, now)
     (online,) = live_performance(lake, use, "requests")
     assert (online["served_by"], online["version"]) == ("champion", "1")
-    for name in ("partitions", "rows", "unlabelled", "log_loss", "roc_auc"):
+    for name in ("partitions", "rows", "unlabeled", "log_loss", "roc_auc"):
         assert online[name] == pytest.approx(batch[name])
     serve_and_ingest(lake, use, tmp_path / "two", [FEATURES], now)
     (with_another,) = live_performance(lake, use, "requests")
-    assert (with_another["rows"], with_another["unlabelled"]) == (online["rows"], online["unlabelled"] + 1)
+    assert (with_another["rows"], with_another["unlabeled"]) == (online["rows"], online["unlabeled"] + 1)
     monkeypatch.setenv("EVERGREEN_USECASES", str(use.folder.parent))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     printed = CliRunner().invoke(app, ["performance", "parcels", "--requests", "requests", "--json"])

@@ -63,7 +63,7 @@ def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     assert (outcome.outcome, outcome.rows, outcome.note) == ("published", 1, "1 rows")
     (row,) = lake.rows("validated_requests")
     assert (row["price"], row["prediction"], row["for_partition"]) == (3.4, 30.0, "2024-04-08")
-    assert live_performance.live_performance(lake, spec, "requests")[0]["unlabelled"] == 1
+    assert live_performance.live_performance(lake, spec, "requests")[0]["unlabeled"] == 1
 
 
 def test_the_limits_of_the_page_are_those_of_the_code() -> None:

@@ -20,7 +20,7 @@ from demo.home import REPOSITORY
 from deploy import dotenv
 
 FILES: tuple[str, ...] = ("docker-compose.yaml", "demo/compose.yaml", "tests/stack/rig.yaml")
-PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT")
+PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "SERVE_PORT")
 IMAGES = REPOSITORY / "tests" / "stack" / "images"
 USECASE = "flight_delay"
 NIGHTLY = f"{USECASE}__batch"

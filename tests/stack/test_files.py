@@ -16,16 +16,18 @@ from demo.home import REPOSITORY
 from deploy import dotenv
 
 FILES = ("docker-compose.yaml", "demo/compose.yaml")
+LOGS = "deploy/logs/compose.yaml"
 DOCKERFILE = (REPOSITORY / "deploy/airflow/Dockerfile").read_text()
 SECRET = re.compile(r"PASSWORD|SECRET|TOKEN|_KEY$|ACCESS_KEY|FERNET|CONN$|BROKER_URL|RESULT_BACKEND")
 FILE_NAMES = ("AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE",)  # a place, not a secret
 
 
 def services() -> dict[str, dict[str, Any]]:
-    """Return every service by file and name; what the demo's file only adds to is merged in."""
-    production, demo = (yaml.safe_load((REPOSITORY / name).read_text())["services"] for name in FILES)
-    added = {name: service for name, service in demo.items() if name not in production}
-    return {**production, **added}
+    """Return every service by name; what another file adds to one of docker-compose.yaml is left out."""
+    merged: dict[str, dict[str, Any]] = {}
+    for name in (LOGS, *FILES[::-1]):
+        merged |= yaml.safe_load((REPOSITORY / name).read_text())["services"]
+    return merged
 
 
 ALL = services()
@@ -56,7 +58,9 @@ def test_an_image_is_pinned(name: str) -> None:
     assert not unpinned(ALL[name]["image"])
 
 
-@pytest.mark.parametrize("file", ["deploy/airflow/Dockerfile", "deploy/s3/Dockerfile"])
+@pytest.mark.parametrize(
+    "file", ["deploy/airflow/Dockerfile", "deploy/logs/Dockerfile", "deploy/s3/Dockerfile"]
+)
 def test_a_base_image_is_pinned(file: str) -> None:
     """A Dockerfile's bases have a version, or are a stage of the same file."""
     lines = re.findall(r"^FROM (\S+)(?: AS (\S+))?", (REPOSITORY / file).read_text(), re.MULTILINE)
@@ -101,6 +105,16 @@ def test_code_is_mounted_read_only(name: str) -> None:
     """What comes from the repository can't be written to; what is written lies in a named volume."""
     mounts = ALL[name].get("volumes", [])
     assert [mount for mount in mounts if mount.startswith((".", "/")) and not mount.endswith(":ro")] == []
+
+
+def test_each_server_can_send_its_lines() -> None:
+    """The file of the logs names each service but those that watch."""
+    production, logs = (
+        yaml.safe_load((REPOSITORY / name).read_text())["services"] for name in (FILES[0], LOGS)
+    )
+    watched = {name for name, one in production.items() if one.get("profiles") != ["monitoring"]}
+    assert set(logs) == watched | {"logs"}
+    assert all(logs[name]["logging"]["driver"] == "syslog" for name in watched)
 
 
 def test_databases_have_no_way_out() -> None:

@@ -31,7 +31,7 @@ from include.stats.metrics import metric_row_losses, metric_value, metric_values
 
 KINDS = ("binary", "regression", "multiclass")
 chance = st.floats(0, 1).map(lambda value: round(value, 3))
-labelled = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), chance), min_size=1, max_size=60)
+labeled = st.lists(st.tuples(st.sampled_from([0.0, 1.0]), chance), min_size=1, max_size=60)
 valued = st.lists(st.tuples(st.floats(-1e3, 1e3), st.floats(-1e3, 1e3)), min_size=2, max_size=60)
 
 
@@ -40,7 +40,7 @@ def columns(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([a for a, _ in pairs]), np.array([p for _, p in pairs])
 
 
-@given(labelled)
+@given(labeled)
 def test_binary_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, float]]) -> None:
     """On rows of both classes, some of them chosen, each figure is the library's."""
     actual, predicted = columns([*pairs, (0.0, 0.5), (1.0, 0.5)])
@@ -73,7 +73,7 @@ def test_regression_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, f
     assert metric_values(default_metrics("regression"), actual, predicted) == pytest.approx(expected)
 
 
-@given(labelled, st.sampled_from([0.05, 0.25, 0.5, 0.9]))
+@given(labeled, st.sampled_from([0.05, 0.25, 0.5, 0.9]))
 def test_the_parameter_is_the_threshold(pairs: list[tuple[float, float]], threshold: float) -> None:
     """A row is chosen from the threshold on; what the rows can't give is missing where the library warns."""
     actual, predicted = columns(pairs)
@@ -94,7 +94,7 @@ def test_a_row_at_the_threshold_is_chosen() -> None:
     assert metric_value("f1@0.95", actual, predicted) == 0.0  # ones there are, but none is chosen
 
 
-@given(labelled, st.sampled_from([0.1, 0.5, 0.75]))
+@given(labeled, st.sampled_from([0.1, 0.5, 0.75]))
 def test_recall_at_a_precision_is_the_best_of_all_thresholds(
     pairs: list[tuple[float, float]], least: float
 ) -> None:
@@ -134,7 +134,7 @@ def test_calibration_error_sees_what_the_gap_does_not() -> None:
     assert metric_value("calibration_error", actual, np.full(100, 0.5)) == pytest.approx(0)
 
 
-@given(labelled, st.randoms(use_true_random=False))
+@given(labeled, st.randoms(use_true_random=False))
 def test_no_binary_metric_depends_on_the_order_of_ties(
     pairs: list[tuple[float, float]], random: object
 ) -> None:
@@ -165,7 +165,7 @@ def wrong_costs_1(labels: int) -> Costs:
 @pytest.mark.parametrize(
     "objective", [f"{one.name}@0.9" if one.parameter else one.name for one in OBJECTIVES]
 )
-@given(pairs=labelled)
+@given(pairs=labeled)
 def test_losses_are_finite_and_average_to_the_metric(
     objective: str, pairs: list[tuple[float, float]]
 ) -> None:

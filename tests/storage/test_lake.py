@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
+from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pyarrow as pa
 import pytest
@@ -21,14 +24,18 @@ from hypothesis import strategies as st
 from include.errors import EvergreenError, SpecError, StaleDecision, StoreUnavailable
 from include.storage.lake import Lake
 
+T = TypeVar("T")
 SCHEMA = pa.schema({"partition": pa.string(), "value": pa.int64()})
 PARTITIONS = [f"2024-01-{day:02}" for day in range(1, 9)]
 
 
+on_every_store = pytest.mark.parametrize("address", ["folder", "s3", "az"], indirect=True)
+
+
 @pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    """Return an empty lake of one use case."""
-    return Lake("usecase", str(tmp_path))
+def lake(address: str) -> Lake:
+    """Return an empty lake of one use case, in a folder unless a test asks for another store."""
+    return Lake("usecase", address)
 
 
 def rows(partition: str, *values: int) -> pa.Table:
@@ -235,11 +242,27 @@ def processes() -> Any:
         yield pool
 
 
+def _with(settings: dict[str, str], work: Callable[..., T], *arguments: Any) -> T:
+    """Work with the settings of the test's store, which the pool may be older than."""
+    os.environ.update(settings)
+    return work(*arguments)
+
+
+Submit = Callable[..., Future[Any]]
+
+
+@pytest.fixture
+def submit(address: str, processes: ProcessPoolExecutor) -> Submit:
+    """Return a function that makes one of these processes work on the lake's store."""
+    return partial(processes.submit, _with, dict(os.environ))
+
+
+@on_every_store
 def test_processes_that_publish_different_partitions_lose_nothing(
-    lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
+    lake: Lake, submit: Submit, address: str
 ) -> None:
     """Eight partitions published at once, on a table that isn't there yet, three times over."""
-    jobs = [processes.submit(_publish, str(tmp_path), n, v) for v in range(3) for n in PARTITIONS]
+    jobs = [submit(_publish, address, n, v) for v in range(3) for n in PARTITIONS]
     for job in jobs:
         job.result(120)
     found = content(lake)
@@ -247,11 +270,12 @@ def test_processes_that_publish_different_partitions_lose_nothing(
     assert all(len(values) == 5 and len(set(values)) == 1 for values in found.values())
 
 
+@on_every_store
 def test_processes_that_publish_the_same_partition_leave_one_of_them(
-    lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
+    lake: Lake, submit: Submit, address: str
 ) -> None:
     """One partition published by many at once has the rows of one of them, whole, and none twice."""
-    jobs = [processes.submit(_publish, str(tmp_path), "a", value) for value in range(12)]
+    jobs = [submit(_publish, address, "a", value) for value in range(12)]
     for job in jobs:
         job.result(120)
     values = content(lake)["a"]
@@ -259,14 +283,13 @@ def test_processes_that_publish_the_same_partition_leave_one_of_them(
     assert len(set(values)) == 1
 
 
-def test_of_many_writers_to_a_ledger_one_wins_each_version(
-    lake: Lake, processes: ProcessPoolExecutor, tmp_path: Path
-) -> None:
+@on_every_store
+def test_of_many_writers_to_a_ledger_one_wins_each_version(lake: Lake, submit: Submit, address: str) -> None:
     """Each version of a ledger is written once; every other writer is told to decide again."""
     won = []
     for _ in range(3):
         before = lake.version("ledger")
-        jobs = [processes.submit(_append, str(tmp_path), before, value) for value in range(6)]
+        jobs = [submit(_append, address, before, value) for value in range(6)]
         won.append(sum(job.result(120) for job in jobs))
     assert won == [1, 1, 1]
     assert len(lake.rows("ledger")) == 3
@@ -292,12 +315,16 @@ while True:
 """
 
 
-@pytest.mark.parametrize("delay", [0.0, 0.004, 0.011, 0.023])
+@pytest.mark.parametrize(
+    ("address", "delay"),
+    [*product(["folder"], [0.0, 0.004, 0.011, 0.023]), *product(["s3", "az"], [0.004, 0.023])],
+    indirect=["address"],
+)
 def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(
-    lake: Lake, delay: float, tmp_path: Path
+    lake: Lake, delay: float, address: str
 ) -> None:
     """Kill -9 between any two writes leaves one whole generation, and the next writer goes on."""
-    with subprocess.Popen([sys.executable, "-c", LOOP, str(tmp_path)], stdout=subprocess.PIPE) as writer:
+    with subprocess.Popen([sys.executable, "-c", LOOP, address], stdout=subprocess.PIPE) as writer:
         assert writer.stdout is not None
         published = int([writer.stdout.readline() for _ in range(3)][-1])
         time.sleep(delay)
@@ -310,6 +337,7 @@ def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(
     assert content(lake) == {"a": [0]}
 
 
+@on_every_store
 def test_an_object_is_created_once(lake: Lake) -> None:
     """The second writer of a key is told so, and the first one's bytes stay."""
     assert lake.create("raw/x/1", b"one")
@@ -319,6 +347,7 @@ def test_an_object_is_created_once(lake: Lake) -> None:
     assert lake.get("raw/x/1") == b"three"
 
 
+@on_every_store
 def test_objects_are_listed_below_a_prefix(lake: Lake) -> None:
     """Keys come sorted; a key that isn't there is None; a prefix without objects lists none."""
     for key in ("raw/b/2", "raw/a/1", "models/m"):
@@ -352,6 +381,7 @@ def test_a_column_that_is_gone_is_null_and_one_of_another_type_is_refused(tmp_pa
     assert {row["partition"] for row in lake.rows("t")} == {"a", "b"}
 
 
+@on_every_store
 def test_one_that_is_gone_already_leaves_none_of_the_others(lake: Lake) -> None:
     """Removing tells nobody that an object was missing, and still removes all it was asked to."""
     keys = [f"p/{number}" for number in range(300)]

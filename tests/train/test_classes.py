@@ -39,12 +39,12 @@ def test_labels_are_the_places_of_the_declared_classes(clinic: Path) -> None:
 
 def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -> None:
     """Rows that were kept before a class was taken out of the declaration are never read as another class."""
-    spec = visits.usecase(clinic / "usecases", "multiclass", **{"'late'": "'cancelled'"})
+    spec = visits.usecase(clinic / "usecases", "multiclass", **{"'late'": "'canceled'"})
     lake = Lake(spec.name, str(clinic / "lake"))
     with pytest.raises(
         SpecError,
         match=r"labels\.sql: required one of the declared classes early, on_time, late, or null, found "
-        r"cancelled.*declare it under problem\.classes or map it in labels\.sql",
+        r"canceled.*declare it under problem\.classes or map it in labels\.sql",
     ):
         training_set(lake, spec, NIGHT)
 
@@ -60,7 +60,7 @@ def test_rows_of_a_single_class_are_refused(clinic: Path, registry: Registry) ->
     ):
         train(lake, spec, NIGHT, registry=registry)
     rows = training_set(lake, spec, NIGHT)
-    with pytest.raises(EvergreenError, match="found no labelled row"):
+    with pytest.raises(EvergreenError, match="found no labeled row"):
         require_learnable_labels(spec, NIGHT, rows.slice(0, 0))
 
 

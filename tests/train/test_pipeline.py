@@ -78,7 +78,7 @@ def serve(lake: Lake, recipe: str) -> None:
 def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     kind: str, clinic: Path, registry: Registry
 ) -> None:
-    """It is fitted on every labelled row, and stored with the best other baseline."""
+    """It is fitted on every labeled row, and stored with the best other baseline."""
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
@@ -250,8 +250,8 @@ def test_reference_is_published_for_the_drift_comparison(
 
 
 def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, registry: Registry) -> None:
-    """Without a labelled row there is a sentence with a remedy, and no run."""
-    with pytest.raises(EvergreenError, match=r"found no labelled row.*load more history"):
+    """Without a labeled row there is a sentence with a remedy, and no run."""
+    with pytest.raises(EvergreenError, match=r"found no labeled row.*load more history"):
         train(lake, spec, "2024-03-02", registry=registry)
     assert runs(registry) == []
 
@@ -260,7 +260,7 @@ def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, r
 def test_the_first_partitions_with_labels_are_enough_for_a_model(
     partition: str, tested: int, lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
-    """A training on one labelled partition has no test partition, and still a model and its monitoring."""
+    """A training on one labeled partition has no test partition, and still a model and its monitoring."""
     ref = train(lake, spec, partition, registry=registry)
     result = record(registry, ref.uri)
     assert len(result.partitions["test"]) == tested
@@ -309,13 +309,13 @@ def test_a_task_without_enough_labels_is_not_retried(
     operator: type[BaseOperator],
     outcome: type[Exception],
 ) -> None:
-    """A training without enough labelled partitions fails at once, and an ablation is skipped."""
+    """A training without enough labeled partitions fails at once, and an ablation is skipped."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(clinic / "usecases"))
     monkeypatch.setenv("EVERGREEN_LAKE", str(clinic / "lake"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", registry.uri)
     run = SimpleNamespace(partition_key="2024-03-02", run_type="scheduled")
     task = operator(task_id="early", usecase=spec.name)
-    with pytest.raises(outcome, match=r"found (no labelled row|0)"):
+    with pytest.raises(outcome, match=r"found (no labeled row|0)"):
         task.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
 
 

@@ -20,7 +20,7 @@ def shape(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     return visits.usecase(tmp_path_factory.mktemp("shape"), **{"test: 8": "test: 8\n  step: 3"})
 
 
-def labelled(*partitions: str) -> pa.Table:
+def labeled(*partitions: str) -> pa.Table:
     """Return a row for each partition."""
     return pa.table({"partition": pa.array(partitions, pa.string())})
 
@@ -45,14 +45,14 @@ def test_windows_are_counted_in_partitions_of_the_clock(tmp_path: Path) -> None:
     """Where the partitions are Mondays, eight test partitions are eight weeks."""
     weekly = visits.usecase(tmp_path, **{'batch: "0 18 * * *"': 'batch: "0 18 * * 1"'})
     mondays = weekly.clock.keys("2024-01-01", "2024-05-27")
-    parts = split(labelled(*mondays), weekly, mondays[-1]).partitions()
+    parts = split(labeled(*mondays), weekly, mondays[-1]).partitions()
     assert parts == {"train": mondays[:-8], "test": mondays[-8:]}
 
 
 def test_partitions_without_labels_have_no_rows(shape: UseCase) -> None:
     """The newest test partitions, of which nothing is known yet, are counted and empty."""
     partitions = shape.clock.keys("2024-03-01", "2024-03-28")
-    parts = split(labelled(*partitions), shape, "2024-03-30").partitions()
+    parts = split(labeled(*partitions), shape, "2024-03-30").partitions()
     assert parts["test"] == partitions[-6:]
 
 
@@ -61,7 +61,7 @@ def test_a_short_history_is_judged_on_at_most_half_of_it(shape: UseCase, days: i
     """A first training has something to fit on before its test partitions, however early it is."""
     partitions = shape.clock.keys("2024-03-01", "2024-03-28")[:days]
     training = shape.clock.shift(partitions[-1], 2)
-    parts = split(labelled(*partitions), shape, training).partitions()
+    parts = split(labeled(*partitions), shape, training).partitions()
     assert (len(parts["train"]), len(parts["test"])) == (days - tested, tested)
 
 

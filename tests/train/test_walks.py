@@ -39,7 +39,7 @@ def table(lake: Lake) -> list[dict[str, object]]:
 
 
 def loss_by_hand(lake: Lake, spec: UseCase, recipe: str, partition: str, until: str) -> tuple[int, float]:
-    """Return the labelled rows of a partition, and what the recipe's newest fit before it lost on them."""
+    """Return the labeled rows of a partition, and what the recipe's newest fit before it lost on them."""
     newest = [f for f in read_fits(lake) if f.recipe == recipe and f.partition < partition][-1]
     rows = features(lake, spec, [partition]).join(
         labels(lake, spec, [partition], known=until), [*spec.key, "partition"], join_type="inner"
@@ -216,8 +216,8 @@ def test_a_walk_of_samples_has_their_loss(lake: Lake, spec: UseCase) -> None:
     walk = walks.read(lake, few, NIGHT)
     assert max(walk.rows) <= 9
     predicted = walks.sample(features(lake, spec, ["2024-03-25"]), few)
-    labelled = predicted.join(labels(lake, spec, ["2024-03-25"], known=NIGHT), ["visit", "partition"])
-    labelled = labelled.filter(labelled["missed"].is_valid())
-    values = walks.predict_walk(lake, few, labelled)["linear"]
-    expected = row_losses("log_loss", labelled["missed"].to_numpy(), values).mean()
+    labeled = predicted.join(labels(lake, spec, ["2024-03-25"], known=NIGHT), ["visit", "partition"])
+    labeled = labeled.filter(labeled["missed"].is_valid())
+    values = walks.predict_walk(lake, few, labeled)["linear"]
+    expected = row_losses("log_loss", labeled["missed"].to_numpy(), values).mean()
     assert walk.of("linear")[walk.partitions.index("2024-03-25")] == pytest.approx(expected)

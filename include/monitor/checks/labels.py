@@ -55,7 +55,7 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
     """Check the share of labels that this partition's revisions changed."""
     spec, state, partition = context.spec, context.state, context.partition
     tolerance = _tolerance(context)
-    restated = state.relabelled.get(partition, [])
+    restated = state.relabeled.get(partition, [])
     changed = rows = 0
     keys, target, previous = [*spec.key, "partition"], spec.problem.target, f"{spec.problem.target}_previous"
     for scored in restated:

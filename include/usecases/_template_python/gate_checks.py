@@ -6,6 +6,6 @@ from include.judge.context import Check, CheckContext
 
 
 def enough_rows(context: CheckContext) -> list[Check]:
-    """There are enough labelled test rows."""
+    """There are enough labeled test rows."""
     rows = sum(context.evidence.losses.rows)
-    return [Check("labelled test rows", "at least 100", f"{rows:g}", rows >= 100)]
+    return [Check("labeled test rows", "at least 100", f"{rows:g}", rows >= 100)]

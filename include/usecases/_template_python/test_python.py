@@ -80,7 +80,7 @@ def test_metric_and_objective() -> None:
 
 
 def test_gate_check() -> None:
-    """A hundred labelled rows are enough."""
+    """A hundred labeled rows are enough."""
     for rows, passed in ((49, False), (50, True)):
         losses = Losses(("2024-01-01", "2024-01-02"), (rows, rows), {"challenger": (9.0, 11.0)})
         evidence: Any = SimpleNamespace(losses=losses)

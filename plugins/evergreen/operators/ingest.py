@@ -43,7 +43,9 @@ class IngestOperator(EvergreenOperator):
             partition = partition_of(context, spec)
             spec.clock.moment(partition)
             if not spec.partitions(self.source, partition, partition):
-                note = f"{self.source} does not exist on {partition} yet"
+                start = spec.sources[self.source].start or spec.schedule.start
+                end = f" to {spec.end}" if spec.end else ""
+                note = f"{self.source} is declared from {start} on{end}: nothing to ingest for {partition}"
                 return self.to_xcom(Ref(self.source, partition, note=note))
             now = datetime.now(UTC)
             fetch_anew = bool(context["params"].get("fetch_anew"))

@@ -1,4 +1,4 @@
-"""The score task: every row of the partition gets a prediction from the fallback chain."""
+"""The score tasks: every row of the partition gets a prediction from the fallback chain."""
 
 from __future__ import annotations
 
@@ -13,7 +13,53 @@ from include.references import Ref, digest_json
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.spec import UseCase
     from include.storage.lake import Lake
+
+
+class PlanShardsOperator(EvergreenOperator):
+    """Fix what the partition's shards read: the tables' versions, and what was known at the decision.
+
+    First ingests the partitions of the lookback that weren't ingested yet. Returns the key of each shard, or
+    none where one task scores the partition, because it has predictions already or no rows.
+    """
+
+    def execute(self, context: Context) -> list[str]:
+        """Return the keys of the shards."""
+        from include.score.shards import plan_shards
+
+        lake, spec = self.open()
+        with self.fail_without_retry():
+            partition = partition_of(context, spec)
+            _refresh_lookback(self, lake, spec, partition)
+            keys = plan_shards(lake, spec, partition)
+        self.log.info("%s", f"{len(keys)} shards" if keys else "One task scores the partition")
+        return keys
+
+
+class ShardOperator(EvergreenOperator):
+    """Compute the features and predictions of one shard, which no other task reads or predicts.
+
+    Reads the shard's share of the sources' rows, and all rows of sources that lack the entity. Stores the
+    result beside the tables; nothing is published until all shards are stored.
+
+    :param shard: its key, from the plan.
+    """
+
+    template_fields = ("shard",)
+
+    def __init__(self, *, shard: str, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shard = shard
+
+    def execute(self, context: Context) -> dict[str, Any]:
+        """Return the reference of the shard."""
+        from include.score.shards import score_shard
+
+        lake, spec = self.open()
+        with self.fail_without_retry():
+            log_champion(lake, partition_of(context, spec))
+            return self.to_xcom(score_shard(lake, spec, self.shard))
 
 
 class ScoreOperator(EvergreenOperator):
@@ -21,39 +67,53 @@ class ScoreOperator(EvergreenOperator):
 
     Reads the validated partitions of the lookback, the ledger and the model in the lake; writes predictions
     and their profiles. First ingests the partitions of the lookback that weren't ingested yet, so that the
-    order of a backfill doesn't matter, and retries those whose source was unavailable.
+    order of a backfill doesn't matter, and retries those whose source was unavailable. Where shards were
+    planned, it publishes what they have computed.
 
     If the features of a scheduled partition can't be computed, they are tried again until the scoring
     deadline; the task is deferred meanwhile. Then the prior serves each row, with the error as the reason. A
     run by hand, or one that begins after the deadline, fails instead.
+
+    :param shards: their keys, from the plan.
     """
+
+    template_fields = ("shards",)
+
+    def __init__(self, *, shards: Any = (), **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.shards = shards
 
     def execute(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Return the reference of the partition's predictions."""
-        from include.errors import SpecError
-        from include.ingest.lookback import refresh_lookback
-        from include.score.pipeline import score
+        from include.score.shards import publish_shards
 
         lake, spec = self.open()
         with self.fail_without_retry():
             partition = partition_of(context, spec)
             log_champion(lake, partition)
-            for outcome in refresh_lookback(lake, spec, partition, connect):
-                self.log.info("%s", outcome.note)
-            try:
-                ref = score(lake, spec, partition)
-            except SpecError as error:
-                deadline = spec.clock.local(partition, spec.scoring.deadline)
-                is_late = event is None and datetime.now(UTC) >= deadline  # as in a backfill
-                if is_late or context["dag_run"].run_type != "scheduled":
-                    raise
-                self.log.warning("%s", error)
-                self.defer_until_deadline(spec, partition)
-                ref = score(lake, spec, partition, requires_features=False)
+            ref = publish_shards(lake, spec, partition, self.shards) if self.shards else None
+            ref = ref or self._score(context, lake, spec, partition, event)
         self.describe_event(context, "predictions", lake, "predictions", ref)
         features = replace(ref, digest=self._input_digest(lake, ref))
         self.describe_event(context, "features", lake, "profiles", features)
         return self.to_xcom(ref)
+
+    def _score(self, context: Context, lake: Lake, spec: UseCase, partition: str, event: Any) -> Ref:
+        """Score the partition in this task."""
+        from include.errors import SpecError
+        from include.score.pipeline import score
+
+        _refresh_lookback(self, lake, spec, partition)
+        try:
+            return score(lake, spec, partition)
+        except SpecError as error:
+            deadline = spec.clock.local(partition, spec.scoring.deadline)
+            is_late = event is None and datetime.now(UTC) >= deadline  # as in a backfill
+            if is_late or context["dag_run"].run_type != "scheduled":
+                raise
+            self.log.warning("%s", error)
+            self.defer_until_deadline(spec, partition)
+            return score(lake, spec, partition, requires_features=False)
 
     @staticmethod
     def _input_digest(lake: Lake, ref: Ref) -> str:
@@ -61,3 +121,11 @@ class ScoreOperator(EvergreenOperator):
         (row,) = lake.rows("partitions", {"product": "predictions", "partition": ref.partition})
         inputs = {name: digest for name, digest in json.loads(row["inputs"]).items() if name != "model"}
         return digest_json([inputs, row["spec"]])
+
+
+def _refresh_lookback(task: EvergreenOperator, lake: Lake, spec: UseCase, partition: str) -> None:
+    """Ingest the partitions of the lookback that weren't ingested yet, and log what became of them."""
+    from include.ingest.lookback import refresh_lookback
+
+    for outcome in refresh_lookback(lake, spec, partition, connect):
+        task.log.info("%s", outcome.note)

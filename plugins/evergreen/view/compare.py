@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 router = APIRouter()
 Row = dict[str, Any]
-Losses = dict[str, tuple[int, float]]  # by partition: labelled rows, sum of the losses
+Losses = dict[str, tuple[int, float]]  # by partition: labeled rows, sum of the losses
 
 
 @dataclass(frozen=True)
@@ -252,7 +252,7 @@ def _live(lake: Lake, model: str) -> list[Row]:
 def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
     """Return each realized metric as the mean over a model's partitions, weighted by their rows.
 
-    Only partitions whose labelled rows the model served alone count, because metrics are of whole partitions.
+    Only partitions whose labeled rows the model served alone count, because metrics are of whole partitions.
     """
     from include.monitor.performance import PRIOR_PREFIX
 

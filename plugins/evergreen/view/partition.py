@@ -207,7 +207,7 @@ def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
 
 
 def _losses(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
-    """Return each model's mean loss per labelled row as known now, and the baseline's on the same rows."""
+    """Return each model's mean loss per labeled row as known now, and the baseline's on the same rows."""
     newest: dict[str, Row] = {}
     for row in sorted(lake.rows("losses", {"partition": partition}), key=lambda row: row["known"]):
         newest[row["model"]] = row

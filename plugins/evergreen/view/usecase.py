@@ -73,7 +73,7 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "stale": len(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
         "switches": _switches(switches, reports),
-        "unlabelled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
+        "unlabeled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
         "partitions": partitions,
         "replay": REPLAY if f"reports/{REPLAY}" in reports else "",
     }

@@ -11,7 +11,7 @@ from include.storage.lake import Lake
 from tests.train import visits
 
 SMALL = {"n_estimators: 10": "n_estimators: 3", "max_iter: 15": "max_iter: 3"}
-LAST = "2024-05-22"  # 81 labelled partitions, where 75 are needed
+LAST = "2024-05-22"  # 81 labeled partitions, where 75 are needed
 
 
 @pytest.fixture(scope="session")

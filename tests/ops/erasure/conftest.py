@@ -125,16 +125,24 @@ def write_files(folder: Path, first: int, last: int) -> None:
 
 
 class Clinic:
-    """A use case, where its lake is, and the files that it gets."""
+    """A use case, where its lake is (by default in its folder), and the files that it gets."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, address: str | None = None) -> None:
+        self.folder, self.address = folder, address or str(folder / "lake")
         self.spec: UseCase = read(folder / "usecases" / "clinic" / "usecase.yaml")
 
     @property
     def lake(self) -> Lake:
         """The lake, opened anew: no table is remembered."""
-        return Lake("clinic", str(self.folder / "lake"))
+        return Lake("clinic", self.address)
+
+    def move(self, address: str) -> Clinic:
+        """Return the clinic with the same lake in another store, in place of what is there."""
+        moved = Clinic(self.folder, address)
+        moved.lake.remove(moved.lake.keys(""))
+        for key in self.lake.keys(""):
+            moved.lake.create(key, self.lake.get(key) or b"")
+        return moved
 
     def connect(self, name: str) -> Endpoint:
         """Return the way to the clinic's files."""

@@ -62,6 +62,11 @@ def places(folder: Path, text: str = PATIENT) -> list[str]:
     ]
 
 
+def keys_with(lake: Lake, text: str = PATIENT) -> list[str]:
+    """Return the objects of a lake on any store that have a text anywhere."""
+    return [k for k in lake.keys("") if any(text.encode() in part for part in contents(lake.get(k) or b""))]
+
+
 def rows_of(lake: Lake, table: str) -> list[dict[str, Any]]:
     """Return a table's rows in an order of their own, without their numbers in a file."""
     rows = [{name: value for name, value in row.items() if name != "row"} for row in lake.rows(table)]

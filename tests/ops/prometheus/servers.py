@@ -59,15 +59,18 @@ def alertmanager(folder: Path, webhook: str) -> Iterator[Server]:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, token: str, alerts: Server | None = None) -> Iterator[Server]:
-    """Run Prometheus with the shipped configuration and rules, against other addresses and more often."""
+def prometheus(
+    folder: Path, target: str, token: str, alerts: Server | None = None, job: str = "evergreen"
+) -> Iterator[Server]:
+    """Run Prometheus with a shipped job and the rules, against other addresses and more often."""
     config = yaml.safe_load((DEPLOY / "prometheus" / "prometheus.yaml").read_text())
     config["global"] = {"scrape_interval": OFTEN, "evaluation_interval": OFTEN}
     config["rule_files"] = [str(DEPLOY / "prometheus" / name) for name in config["rule_files"]]
     (folder / "token").write_text(token)
-    [job] = config["scrape_configs"]
-    job["authorization"]["credentials_file"] = str(folder / "token")
-    job["static_configs"] = [{"targets": [target.removeprefix("http://")]}]
+    [scrape] = [one for one in config["scrape_configs"] if one["job_name"] == job]
+    config["scrape_configs"] = [scrape]
+    scrape["authorization"]["credentials_file"] = str(folder / "token")
+    scrape["static_configs"] = [{"targets": [target.removeprefix("http://")]}]
     found = [alerts.url.removeprefix("http://")] if alerts else []
     config["alerting"]["alertmanagers"] = [{"static_configs": [{"targets": found}]}]
     with _running(folder, "prometheus", _written(folder / "prometheus.yaml", config)) as server:

@@ -41,8 +41,8 @@ def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
     assert first == again
 
 
-def test_the_page_has_alarms_and_deployments(lake: Lake, use: UseCase) -> None:
-    """The partition with missing temperatures has an alarm with a note, and the switch is labelled."""
+def test_the_page_has_alarms_and_switches(lake: Lake, use: UseCase) -> None:
+    """The partition with missing temperatures has an alarm with a note, and the switch is labeled."""
     said, html = draw_history(lake, use)
     last = partitions(use)[-1]
     assert f'<td class="n">{last}</td><td>1</td><td>missing</td><td>temp</td>' in html
