@@ -236,7 +236,7 @@ def test_validate_refuses_a_model_that_could_not_serve(
     assert problem in only
 
 
-def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, tmp_path: Path) -> None:
+def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, registry: Registry) -> None:
     """Trained, registered, judged, promoted, it scores; when its module fails, the baseline does."""
     forest = (
         "    - {name: forest, estimator: random_forest, params: {n_estimators: 10, min_samples_leaf: 5}}\n"
@@ -245,7 +245,6 @@ def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, tmp_pat
     spec = declare({BOOSTING: NEAREST.replace("5", "25"), forest: "", linear: ""}, my_model=MY_MODEL)
     after = spec.clock.keys(spec.clock.shift(visits.LAST, 1), spec.clock.shift(visits.LAST, 2))
     visits.fill(lake, spec, *after)
-    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
     run = train(lake, spec, visits.LAST, registry=registry)
     assert TrainingRecord.from_json(registry.get(run.uri, PATH)).challenger.name == "nearest"
     assert train(lake, spec, visits.LAST, registry=registry) == run
