@@ -16,9 +16,12 @@ from tests.validate.declarations import (
     ROOT,
     WEEKS,
     change,
+    stored,
     validate,
     write_usecase,
 )
+
+__all__ = ["stored"]  # the fixture
 
 MISTAKES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 PARTS = ("subject", "required", "found", "where", "remedy")
