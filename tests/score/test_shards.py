@@ -295,7 +295,7 @@ def test_a_challenger_on_trial(pair: tuple[Lake, Lake], deploy: Deploy, tmp_path
         newest = ledger.switches(lake)[-1]
         row = {**ledger.live_champion(ledger.switches(lake)), **{"role": "challenger", "kind": kind}}  # type: ignore[dict-item]
         first = ledger.champions(ledger.switches(lake))[0]
-        row |= {"model": first["model"], "version": first["version"], "effective": "2024-03-07"}
+        row |= {"model": first["model"], "version": first["version"], "effective_from": "2024-03-07"}
         assert ledger.record_switch(lake, lambda rows, row=row: [row])["switch"] > newest["switch"]  # type: ignore[misc]
     score(pair[0], spec, NIGHT)
     score_in_shards(pair[1], spec)
