@@ -85,7 +85,7 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
 
 
 def prepare(folder: Path, rows: int) -> None:
-    """Make the lake, with a model that learnt noise from features like the large partition's."""
+    """Make the lake, with a model that learned noise from features like the large partition's."""
     spec = declare(folder)
     lake = Lake(spec.name, str(folder))
     fill(lake, spec, rows)

@@ -24,6 +24,7 @@ from evergreen.assets import product
 from evergreen.deadline import due
 from evergreen.defaults import arguments, partition_field, scheduled
 from evergreen.operators.base import task_doc
+from evergreen.operators.events import CheckWatcherOperator
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, MonitorOperator, RequestTrainingOperator
 from evergreen.operators.partition import CheckPartitionOperator
@@ -80,6 +81,8 @@ def batch(spec: UseCase) -> DAG:
             # also for a partition that could not be scored, whose `watch` fails
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
             watch >> [RequestTrainingOperator(task_id="request_training", usecase=spec.name), alert]
+            if spec.schedule.events:
+                CheckWatcherOperator(task_id="check_watcher", usecase=spec.name, trigger_rule="all_done")
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
                 task_id="advance",

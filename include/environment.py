@@ -127,12 +127,12 @@ def endpoint(name: str) -> Endpoint:
         raw = json.loads(setting(variable))
         return Endpoint(
             name=name,
-            uri=str(raw["host"]).rstrip("/"),
+            uri=str(raw["host"] if not raw.get("extra") else raw.get("host") or "").rstrip("/"),
             login=str(raw.get("login") or ""),
             password=str(raw.get("password") or ""),
             extra=_extra(raw.get("extra")),
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         # the value may contain a secret, so the message must not
         raise SettingError(
             f"connection {name}",

@@ -61,6 +61,14 @@ def test_a_bad_connection_is_refused_without_showing_it(value: str, monkeypatch:
     assert caught.value.__suppress_context__
 
 
+def test_a_connection_may_be_settings_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Kafka's has its servers in the extra, as Airflow's provider wants them, and no host."""
+    value = {"conn_type": "kafka", "extra": {"bootstrap.servers": "kafka:9092"}}
+    monkeypatch.setenv("AIRFLOW_CONN_API", json.dumps(value))
+    endpoint = environment.endpoint("api")
+    assert (endpoint.uri, endpoint.extra) == ("", value["extra"])
+
+
 def test_a_missing_connection_is_refused_by_its_variable() -> None:
     """The error names the variable that would give it."""
     with pytest.raises(SettingError, match="AIRFLOW_CONN_NOT_THERE"):

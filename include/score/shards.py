@@ -168,7 +168,7 @@ def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str
     stored = [[lake.data(f"{key}/{name}") for key in keys] for name in (FEATURES, PREDICTIONS)]
     features, predicted = ([spill.from_bytes(data) for data in of if data is not None] for of in stored)
     if plan is not None and len(features) == len(predicted) == plan.shards:
-        rows = spill.sort_rows(pa.concat_tables(features), ("partition", *spec.key))
+        rows = spill.sort_rows(pa.concat_tables(features), spec.key)
         _verify(lake, spec, plan, rows)
         states = pipeline.source_states(lake, spec, partition)
         run = pipeline.ScoringRun(lake, spec, partition, states, plan.missing, lambda: plan.inputs)

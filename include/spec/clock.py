@@ -152,6 +152,12 @@ class Clock:
             return self._first(_key(self._utc(key) + timedelta(minutes=1)))
         return self.around((day_of(key) + timedelta(days=1)).isoformat())[1]
 
+    def before(self, key: str) -> str:
+        """Return the last partition before a key, which may be off the schedule."""
+        if self.sub_daily:
+            return self._last(_key(self._utc(key) - timedelta(minutes=1)))
+        return self.around((day_of(key) - timedelta(days=1)).isoformat())[0]
+
     def around(self, key: str) -> tuple[str, str]:
         """Return the last partition up to a day and the first from it on; both are the day if it has one.
 

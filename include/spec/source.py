@@ -38,6 +38,7 @@ CONNECTORS = {
     "objects": "include.ingest.connectors.objects:ObjectsSource",
     "http": "include.ingest.connectors.http:HttpSource",
     "sql": "include.ingest.connectors.sql:SqlSource",
+    "kafka": "include.ingest.connectors.kafka:KafkaSource",
 }
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -25,7 +25,7 @@ from include.spec.metrics import (
     validate_objective,
 )
 from include.spec.problem import Problem
-from include.spec.source import Day, Name, PythonSource, Source, Strict, Zone
+from include.spec.source import Day, Name, PythonSource, Source, Strict, Zone, added_field
 from include.spec.stages import Alerts, Features, Labels, Monitoring, Retraining, Scoring, Training
 
 # the products besides the sources in the tables `partitions` and `profiles`
@@ -45,8 +45,17 @@ PRODUCTS = (
 PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
 
 
+class Events(Strict):
+    """A queue whose messages start a partition's run before the schedule would; see start-on-an-event.md."""
+
+    kind: Literal["kafka", "redis", "sqs"] = Field(description="of queue; the extra `events` has its package")
+    connection: Name = Field(description="the Airflow connection, of the type that Airflow's provider has")
+    queue: str = Field(min_length=1, description="the topic, the channel, or the queue's URL")
+    alert_after: float = Field(5, ge=0, description="minutes without an answer until alerts.to are notified")
+
+
 class Schedule(Strict):
-    """The schedules of partitions and trainings."""
+    """The schedules of partitions and trainings, and what else starts a partition."""
 
     batch: str = Field(
         description="cron of the partitions. A partition is a local date, such as 2013-03-01; if the cron "
@@ -59,6 +68,7 @@ class Schedule(Strict):
     timezone: Zone = Field(description="time zone of the crons and dates, such as America/New_York")
     start: Day = Field(description="the first day with partitions")
     end: Day | None = Field(None, description="the last day with partitions; null: no end")
+    events: Events | None = added_field(None)
 
     @field_validator("batch", "training")
     @classmethod
@@ -224,7 +234,12 @@ class UseCase(Strict):
     def digest(self) -> str:
         """The digest of the declaration, its SQL and Python: what results depend on besides data and code."""
         # no result depends on these
-        irrelevant = {"training": {"ablation"}, "alerts": True, "scoring": {"shards"}}
+        irrelevant = {
+            "training": {"ablation"},
+            "alerts": True,
+            "scoring": {"shards"},
+            "schedule": {"events"},
+        }
         declared = self.model_dump(mode="json", by_alias=True, exclude=irrelevant)  # type: ignore[arg-type]
         return digest_json([declared, self.sql, *self.code_digests(of=PYTHON_IN_DIGEST)])
 

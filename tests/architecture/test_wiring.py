@@ -189,3 +189,11 @@ def test_each_dag_and_each_task_is_documented(wired: Wired, tmp_path: Path) -> N
     assert len(set(descriptions)) == len(CLOCKS)
     assert descriptions[0].startswith("Each partition is ingested, scored and monitored")
     assert "Predicted: On Monday at 06:00 UTC" in descriptions[0]
+
+
+def test_the_watcher_of_a_queue_is_checked_whatever_becomes_of_the_partition(wired: Wired) -> None:
+    """The check waits for the score alone."""
+    queue = 'start: "2024-01-01"\n  events: {kind: redis, connection: queue, queue: ready}'
+    dag = wired("batch", ('start: "2024-01-01"', queue))
+    assert dag.get_task("monitor.check_watcher").trigger_rule == "all_done"
+    assert before(dag, "monitor.check_watcher") == {"check_partition", "ingest.sales", "score.predict"}

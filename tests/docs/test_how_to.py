@@ -66,6 +66,19 @@ from include.spec import load
 sender({}, load("coffee_sales"))("team_chat", message)
 """
 
+# the DAGs of a page that wait for messages, and what each listens to
+EVENTS = """
+import runpy
+from airflow.sdk import DAG
+
+dags = {name: dag for name, dag in runpy.run_path("dags/events.py").items() if isinstance(dag, DAG)}
+for name, dag in dags.items():
+    (asset,) = dag.timetable.asset_condition.objects
+    (watcher,) = asset.watchers
+    print(name, *watcher.trigger.serialize()[1].values())
+"""
+WATCHED = "coffee_sales__events coffee_sales kafka queue items-ready 5"
+
 # the check of a page, on a lake whose newest partition is small
 VOLUME = """
 import pyarrow as pa
@@ -163,6 +176,12 @@ def test_add_a_monitoring_check(reader: Reader) -> None:
     printed = python(reader, VOLUME).splitlines()[-3:]
     assert [line.split()[0] for line in printed] == ["not", "ok", "alarm"]
     assert printed[-1] == "alarm 300 rows, 900 in the median of 9 earlier partitions"
+
+
+def test_start_on_an_event(reader: Reader) -> None:
+    """The page's use case has a DAG that waits for messages; those without a queue have none."""
+    reader.follow(HOW_TO / "start-on-an-event.md")
+    assert python(reader, EVENTS).splitlines()[-1] == WATCHED
 
 
 @pytest.mark.full

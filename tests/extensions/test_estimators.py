@@ -189,13 +189,14 @@ def test_what_a_fit_raises_is_an_error_of_the_declaration(
     assert f"{spec.folder}/my_model.py" in caught.value.where
 
 
-def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare) -> None:
-    """Scoring's error has the file and the line of the estimator."""
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit"])
+def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare, error: str) -> None:
+    """Scoring's error has the file and the line of the estimator, and no exit goes by unseen."""
     spec = declare(
-        OWN, my_model=MY_MODEL.replace("share = self", "raise ValueError('no')\n        share = self")
+        OWN, my_model=MY_MODEL.replace("share = self", f"raise {error}('no')\n        share = self")
     )
     line = MY_MODEL.splitlines().index("        share = self.actual_[near].mean(axis=1)") + 1
-    with pytest.raises(ModelError, match=rf"ValueError: no \(.*my_model.py:{line}\)"):
+    with pytest.raises(ModelError, match=rf"{error}: no \(.*my_model.py:{line}\)"):
         fitted(lake, spec)
 
 

@@ -70,7 +70,7 @@ def test_the_json_schema_has_every_kind() -> None:
 @pytest.mark.parametrize("kind", CONNECTORS)
 def test_a_declaration_imports_no_library_of_its_connector(kind: str) -> None:
     """A DAG file parses declarations, so connectors import their libraries only when they are opened."""
-    heavy = ("boto3", "duckdb", "pyarrow", "requests", "sqlalchemy", "tenacity")
+    heavy = ("boto3", "confluent_kafka", "duckdb", "pyarrow", "requests", "sqlalchemy", "tenacity")
     code = (
         "import sys; from include.spec.source import source_class; "
         f"source_class({kind!r}); print(sorted(set({heavy!r}) & set(sys.modules)))"

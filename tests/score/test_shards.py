@@ -258,6 +258,18 @@ def test_a_model_that_fails(pair: tuple[Lake, Lake], spec: UseCase, deploy: Depl
     assert {row["served_by"] for row in pair[1].rows("predictions")} == {"previous"}
 
 
+def test_features_that_fail(pair: tuple[Lake, Lake], tmp_path: Path) -> None:
+    """A shard whose features can't be computed is left to one task, which knows what to do about it."""
+    lake = pair[1]
+    spec = declare(tmp_path / "failing", SQL.replace("s.weight,", "error('no weight') AS weight,"))
+    keys = plan_shards(lake, spec, NIGHT)
+    for key in keys:
+        assert score_shard(lake, spec, key).note.startswith("not stored: parcels: features: required ")
+    assert publish_shards(lake, spec, NIGHT, keys) is None
+    with pytest.raises(SpecError, match="no weight"):
+        score(lake, spec, NIGHT)
+
+
 def test_a_missing_source(spec: UseCase, deploy: Deploy, tmp_path: Path) -> None:
     """Without a source that the champion requires, each shard has the step and the reason of one task."""
     lakes = [Lake("parcels", str(tmp_path / name)) for name in ("whole", "sharded")]
@@ -283,7 +295,7 @@ def test_a_challenger_on_trial(pair: tuple[Lake, Lake], deploy: Deploy, tmp_path
         newest = ledger.switches(lake)[-1]
         row = {**ledger.live_champion(ledger.switches(lake)), **{"role": "challenger", "kind": kind}}  # type: ignore[dict-item]
         first = ledger.champions(ledger.switches(lake))[0]
-        row |= {"model": first["model"], "version": first["version"], "effective": "2024-03-07"}
+        row |= {"model": first["model"], "version": first["version"], "effective_from": "2024-03-07"}
         assert ledger.record_switch(lake, lambda rows, row=row: [row])["switch"] > newest["switch"]  # type: ignore[misc]
     score(pair[0], spec, NIGHT)
     score_in_shards(pair[1], spec)

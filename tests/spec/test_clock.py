@@ -143,6 +143,7 @@ def test_a_partition_is_found_again_by_each_way_to_it(clock: Clock, day: date, b
     assert clock.newest(clock.moment(key)) == key
     assert clock.newest(clock.moment(key) - timedelta(microseconds=1)) == clock.shift(key, -1)
     assert clock.after(key) == clock.shift(key, 1)
+    assert clock.before(key) == clock.shift(key, -1)
     assert clock.around(key) == (key, key)
     assert key in clock.keys(str(clock.date_of(key)), str(clock.date_of(key)))
 

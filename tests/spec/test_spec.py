@@ -111,7 +111,7 @@ WRONG = [
     (
         "sources.schedule.kind",
         "ftp",
-        "sources.schedule.kind: required one of objects, http, sql, found 'ftp'",
+        "sources.schedule.kind: required one of objects, http, sql, kafka, found 'ftp'",
     ),
     (
         "sources.shadows",

@@ -1,4 +1,4 @@
-"""Connectors: how raw data is fetched from object stores, HTTP APIs and SQL databases.
+"""Connectors: how raw data is fetched from object stores, HTTP APIs, SQL databases and topics.
 
 To add a connector, write a module here with a subclass of `include.spec.source.BaseSource` and a function
 ``open_source(source, endpoint)``, and add one line to `include.spec.source.CONNECTORS`. A use case's own

@@ -42,7 +42,8 @@ class Request:
     source : the source's declaration.
     day : the local date that the rows are about, ``YYYY-MM-DD``.
     hour, minute : the local time that the rows are about, two digits each.
-    known_at : when the partition's rows were available at the earliest (UTC).
+    since, known_at : when the rows of the partition before, and of this one, were available at the earliest
+        (UTC).
     """
 
     subject: str
@@ -51,6 +52,7 @@ class Request:
     day: str
     hour: str
     minute: str
+    since: datetime
     known_at: datetime
 
     def fill_path(self, template: str) -> str:
@@ -114,7 +116,8 @@ def request(spec: UseCase, source: str, partition: str, revision: int = 0) -> Re
         day=f"{time:%Y-%m-%d}",
         hour=f"{time:%H}",
         minute=f"{time:%M}",
-        known_at=spec.clock.local(partition, declared.available_at),
+        since=clock.local(clock.before(partition), declared.available_at),
+        known_at=clock.local(partition, declared.available_at),
     )
 
 

@@ -1,0 +1,56 @@
+"""A message starts a partition's batch run before the schedule would.
+
+## When
+
+Whenever messages arrived at the queue that `schedule.events` names, or by hand, which means the newest
+partition that is due. Messages that arrive while a run works are read together by the next one.
+
+## Changes
+
+Nothing itself: it starts runs of the batch DAG, which read their sources as any other run does. A partition
+whose sources and predictions are published isn't run again, so duplicates cost nothing. The schedule goes on,
+which makes up for lost messages.
+
+## If it is red
+
+The log names the partition that messages keep starting and that keeps failing. If the queue can't be reached,
+nothing here is red: an alert goes to `alerts.to`.
+"""
+
+from airflow.sdk import DAG, Asset, AssetWatcher
+
+from evergreen.defaults import arguments
+from evergreen.operators.base import task_doc
+from evergreen.operators.events import ReadMessagesOperator, StartPartitionOperator
+from evergreen.queue_trigger import QueueTrigger
+from include.spec import UseCase, read_all
+
+
+def events(spec: UseCase) -> DAG:
+    """Return the events DAG of a use case that declares a queue."""
+    queue = spec.schedule.events
+    assert queue is not None
+    trigger = QueueTrigger(spec.name, **queue.model_dump())
+    messages = Asset(
+        name=f"{spec.name}__events",
+        uri=f"evergreen://{spec.name}/__events",
+        group="evergreen",
+        watchers=[AssetWatcher(name=f"{spec.name}__events", trigger=trigger)],
+    )
+    dag = DAG(**arguments(spec, "events", __doc__), schedule=[messages], max_active_runs=1)
+    with dag:
+        partitions = ReadMessagesOperator(
+            task_id="read_messages", usecase=spec.name, inlets=[messages]
+        ).output
+        StartPartitionOperator.partial(
+            task_id="start_partition",
+            usecase=spec.name,
+            map_index_template="{{ task.partition }}",
+            doc_md=task_doc(StartPartitionOperator),
+        ).expand(partition=partitions)
+    return dag
+
+
+for use_case in read_all()[0]:
+    if use_case.schedule.events:
+        globals()[f"{use_case.name}__events"] = events(use_case)
