@@ -45,6 +45,15 @@ TABLE_FILE = re.compile(r"tables/([^/]+)/(?!_delta_log/)(?:source=([^/]+)/|produ
 COPY = re.compile(r"withdrawn/[^/]+/(\w+)-[0-9a-f]{64}\.parquet")
 CHUNK = 1 << 16
 DEPTH = 3  # archives within archives that are opened
+TEXTS = (  # Arrow's types of a text or of bytes
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 
 
 def is_distinctive(value: str) -> bool:
@@ -90,10 +99,12 @@ class Terms:
             return self.occur_in_texts(column.keys) or self.occur_in_texts(column.items)
         if pa.types.is_nested(column.type):
             return self.occur_in_texts(column.flatten())
-        if self._pattern is None or not (pa.types.is_string(column.type) or pa.types.is_binary(column.type)):
+        if isinstance(column, pa.ExtensionArray):
+            return self.occur_in_texts(column.storage)
+        if self._pattern is None or not any(is_text(column.type) for is_text in TEXTS):
             return False
         # they lie in memory without anything between them
-        texts = pc.unique(column.drop_null()).cast(pa.binary()).to_pylist()
+        texts = pc.unique(column.cast(pa.large_binary()).drop_null()).to_pylist()
         return bool(self._pattern.search(b"\0".join(texts)))
 
 
