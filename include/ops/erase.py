@@ -74,11 +74,12 @@ from include.storage.erasures import (
 )
 from include.storage.lake import Lake
 from include.train.fits import read_fits
+from include.train.monitoring_baselines import LIMITS, erase_categories
 
 BLOCK = 90  # partitions whose rows are rewritten in one commit
 ROUNDS = 5  # searches, of which each after the second means that a run has written meanwhile
 UNCOMMITTED = timedelta(hours=1)  # after which no run still commits a file that it has written
-DESCRIPTIONS = ("profiles", "partitions")  # tables whose earlier versions describe the rows too
+DESCRIPTIONS = ("profiles", "partitions", LIMITS)  # tables whose earlier versions describe the rows too
 DERIVED = ("references/", "replays/", f"{PARTS}/")  # computed from the rows again when they are needed
 Row = dict[str, Any]
 Contents = Mapping[str, Mapping[str, int]]
@@ -119,7 +120,8 @@ class Key:
             return Terms(())
         texts = {text for source in spec.sources for text in self.of_source(spec, source)}
         texts |= {value.strip() for value in self.values.values()}
-        return Terms(tuple(sorted(text for text in texts if is_distinctive(text))))
+        categories = frozenset((name, text) for name in self.columns for text in texts)
+        return Terms(tuple(sorted(text for text in texts if is_distinctive(text))), categories)
 
 
 @dataclass(frozen=True)
@@ -331,6 +333,11 @@ def _occurs(store: Lake, name: str, terms: Terms) -> bool:
 
 
 def _remedy(place: str) -> str:
+    if "/tables/" in place:
+        return (
+            "don't remove a table's file, without which the table can't be read: run what publishes the row "
+            "again, then erase again; a ledger's rows stay"
+        )
     if ".skops" in place or "/artifacts/" in place or "/models/" in place:
         return "train, let the new model serve, then remove this one and erase again"
     if "/reports/" in place:
@@ -445,7 +452,10 @@ def _remove(
     if search.raw:
         remove_unreferenced(lake, sorted(search.raw))
     for product, partition in sorted({(product, partition) for product, partition, _ in search.items}):
-        _erase_items(lake, product, partition, terms)
+        if product == LIMITS:
+            erase_categories(lake, partition, terms.is_category)
+        else:
+            _erase_items(lake, product, partition, terms)
     for table, counts in sorted(search.tables.items()):
         keys = sorted(counts)
         for start in range(0, len(keys), BLOCK):
@@ -485,12 +495,12 @@ def _without_items(rows: pa.Table, terms: Terms) -> pa.Table:
     kind = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
     profiles = rows.to_pylist()
     for row in profiles:
-        if not row["items"] or not listed_terms(row["items"], terms):
+        if not row["items"] or not listed_terms(row["items"], terms, row["column"]):
             continue
         before = datasketches.frequent_strings_sketch.deserialize(row["items"])
         after = datasketches.frequent_strings_sketch(LG_ITEMS)
         for item, _, low, _ in sorted(before.get_frequent_items(kind)):
-            if item not in terms.values:
+            if not terms.is_category(row["column"], item):
                 after.update(item, low)
         row["items"] = after.serialize()
     return pa.Table.from_pylist(profiles, schema=rows.schema)

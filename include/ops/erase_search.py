@@ -39,6 +39,7 @@ from include.storage import predicates
 from include.storage.erasures import Erasures, Mask, canonical_texts
 from include.storage.lake import Lake
 from include.storage.spill import Data
+from include.train.monitoring_baselines import LIMITS
 
 PARQUET, GZIP, ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
 TABLE_FILE = re.compile(r"tables/([^/]+)/(?!_delta_log/)(?:source=([^/]+)/|product=[^/]+/)?[^/]+\.parquet")
@@ -63,9 +64,20 @@ def is_distinctive(value: str) -> bool:
 
 @dataclass(frozen=True)
 class Terms:
-    """The texts of a key to look for in bytes; none for a key of several columns, which others share."""
+    """The texts of a key to look for.
+
+    Parameters
+    ----------
+    values : to look for in bytes; none of a short key, nor of one of several columns, which others share.
+    categories : column and text of a key of one column, also of a short one.
+    """
 
     values: tuple[str, ...]
+    categories: frozenset[tuple[str, str]] = frozenset()
+
+    def is_category(self, column: str, text: str) -> bool:
+        """Return whether a category that is listed for a column is the key."""
+        return text in self.values or (column, text) in self.categories
 
     @cached_property
     def _pattern(self) -> re.Pattern[bytes] | None:
@@ -152,7 +164,7 @@ class SearchResult:
     replaced : files of tables' earlier versions that have such rows.
     uncommitted : such files that no version refers to: of a killed run, or of one that still writes.
     copies : copies of withdrawn partitions.
-    items : product, partition and column of profiles that list the key's text.
+    items : product, partition and column of profiles, and of `limits`, that list the key's text.
     texts : other objects that contain the key's text.
     objects, size : how many objects were read, and their bytes.
     """
@@ -227,6 +239,7 @@ class Search:
         """Search a file of a table, and return whether rows or profiles of the key are in it."""
         counts = self._count_by_partition(table, source, data)
         items = self._list_items(key, data) if table == "profiles" else []
+        items += self._list_limits(data) if table == LIMITS else []
         if not counts and not items:
             return False
         if key in current:
@@ -306,7 +319,17 @@ class Search:
         return [
             (product, row["partition"], row["column"])
             for row in rows
-            if row["items"] and listed_terms(row["items"], self.terms)
+            if row["items"] and listed_terms(row["items"], self.terms, row["column"])
+        ]
+
+    def _list_limits(self, data: Data) -> list[tuple[str, str, str]]:
+        """Return the same of the rows of `limits` in a file that have a bin for the key's text."""
+        return [
+            (LIMITS, row["partition"], row["column"])
+            for row in pq.read_table(pa.py_buffer(data), partitioning=None).to_pylist()
+            if any(
+                self.terms.is_category(row["column"], name) for name in json.loads(row["cut"])["names"] or ()
+            )
         ]
 
 
@@ -357,8 +380,8 @@ def mask_rows(erasures: Erasures, spec: UseCase, table: str, rows: pa.Table, sou
     return erasures.mask_source(spec, source, canonical_texts(rows.select(names)))
 
 
-def listed_terms(items: bytes, terms: Terms) -> list[str]:
-    """Return the texts of a key that a profile's sketch of frequent values lists."""
+def listed_terms(items: bytes, terms: Terms, column: str) -> list[str]:
+    """Return the texts of a key that the sketch of frequent values of a column's profile lists."""
     sketch = datasketches.frequent_strings_sketch.deserialize(items)
     frequent = sketch.get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
-    return sorted({item for item, *_ in frequent} & set(terms.values))
+    return sorted(item for item, *_ in frequent if terms.is_category(column, item))

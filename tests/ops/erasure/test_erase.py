@@ -250,6 +250,49 @@ def test_another_hash_key_is_refused_before_rows_come_back(
     assert clinic.lake.keys(f"raw/snapshots/visits/{NEXT}") == []
 
 
+@pytest.mark.parametrize("key", ["south", "patient-0007"])
+def test_limits_and_profiles_list_the_key_no_more(key: str, lived: Path, tmp_path: Path) -> None:
+    """A short key is a category of its own column, a long one of any; the others keep bins and counts."""
+    changes = [("distance, place FROM", "distance, patient AS place FROM")] if key == PATIENT else []
+    declare(tmp_path, changes)
+    shutil.copytree(lived / "files", tmp_path / "files")
+    clinic = Clinic(tmp_path)
+    clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
+    clinic.learn()
+    for partition in SERVED:
+        clinic.run(partition)
+    before = bins(clinic)
+    assert key in before
+
+    erased(clinic, **{"patient" if key == PATIENT else "place": key})
+
+    del before[key]
+    assert bins(clinic) == before
+    reference = [row for row in clinic.lake.rows("profiles") if row["product"].startswith("reference:")]
+    assert not [row for row in reference if key.encode() in (row["items"] or b"")]
+    result = verify(clinic.lake, clinic.spec)
+    assert (result.differences, result.stale) == ((), ())
+
+
+def bins(clinic: Clinic) -> dict[str, list[int]]:
+    """Return the counts by partition of each category in the limits of `place`, and of the rest."""
+    (row,) = clinic.lake.rows("limits", {"column": "place"})
+    names = [*json.loads(row["cut"])["names"], "the rest"]
+    return dict(zip(names, map(list, zip(*json.loads(row["counts"]), strict=True)), strict=True))
+
+
+def test_nobody_is_told_to_remove_a_file_of_a_table(clinic: Clinic) -> None:
+    """A reason that quotes the key stays in the ledger; without its file, the table couldn't be read."""
+    plan = plan_erasure(clinic.lake, clinic.spec, {"patient": PATIENT})
+    result = erase(clinic.lake, clinic.spec, plan, "anna", f"asked for by {PATIENT}", now=NOW)
+
+    assert len(result.remaining) == 2  # the row, and what the table's log says of it
+    for line in result.remaining:
+        assert "tables/erasures/" in line
+        assert "don't remove a table's file" in line
+        assert "by hand" not in line
+
+
 def test_what_cannot_be_rewritten_is_named(lived: Path, tmp_path: Path) -> None:
     """A model that knows the patient as a category, a page and a note: it isn't done, and each is named."""
     declare(tmp_path, [("distance, place FROM", "distance, patient AS place FROM")])
