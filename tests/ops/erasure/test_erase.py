@@ -156,6 +156,31 @@ def test_later_rows_of_the_person_are_left_out_as_they_come(clinic: Clinic) -> N
     assert len(clinic.lake.rows("predictions", {"partition": NEXT})) == 12
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("  visits:\n", "  appointments:\n"), ("spine: visits", "spine: appointments")],
+        [("  calls:\n", "  phone:\n")],
+    ],
+    ids=["spine", "calls"],
+)
+def test_rows_stay_away_from_a_source_that_is_declared_later(
+    changes: list[tuple[str, str]], clinic: Clinic
+) -> None:
+    """A source under another name delivers all its rows anew: the person's are left out, of every table."""
+    erased(clinic)
+    declare(clinic.folder, changes)
+    clinic = Clinic(clinic.folder)
+
+    clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
+    clinic.run(NEXT)
+
+    assert places(clinic.folder / "lake") == []
+    new = next(source for source in clinic.spec.sources if source in ("appointments", "phone"))
+    assert clinic.lake.count(f"validated_{new}", {"partition": NEXT}) == {"appointments": 12, "phone": 4}[new]
+    assert len(clinic.lake.rows("predictions", {"partition": NEXT})) == 12
+
+
 def test_the_ledger_has_who_when_why_and_how_many_and_not_the_key(clinic: Clinic) -> None:
     """Its hash is of this installation, and says nothing to who doesn't have the setting."""
     erased(clinic)
