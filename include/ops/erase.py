@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -538,9 +539,16 @@ def _describe(lake: Lake, spec: UseCase, contents: Contents) -> None:
 
 def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     """Return the models that may have been fitted on erased rows: those of trainings that could see them."""
-    spine, labels = f"validated_{spec.features.spine}", f"validated_{spec.labels.source}"
-    erased = {*contents.get(spine, ())}
-    erased |= {spec.clock.shift(key, -spec.labels.delay) for key in contents.get(labels, ())}
+    erased = {
+        spec.clock.shift(key, -spec.labels.delay)
+        for key in contents.get(f"validated_{spec.labels.source}", ())
+    }
+    for source in spec.sources:
+        is_read = spec.features.python or re.search(rf"(?i)\b(known_)?{source}\b", spec.sql)
+        if is_read or source == spec.features.spine:
+            back = range(spec.features.back(source) + 1)
+            keys = contents.get(f"validated_{source}", ())
+            erased |= {spec.clock.shift(key, ago) for key in keys for ago in back}
     switches = ledger.switches(lake)
     serving = ledger.serving_of(switches, max([row["effective_from"] for row in switches], default=""))
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}

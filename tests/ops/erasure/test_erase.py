@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.errors import NotPublished, SettingError, SpecError
+from include.features.build import window_start
 from include.ingest import pipeline
 from include.monitor.pipeline import monitor
 from include.ops.backup import backup
@@ -221,6 +222,19 @@ def test_models_that_were_fitted_on_the_rows_are_listed(clinic: Clinic) -> None:
     assert (model.version, model.partition, model.serves) == ("1", "2024-03-14", True)
     assert "fitted on these rows: v1" in "\n".join(plan.lines)
     assert plan_erasure(clinic.lake, clinic.spec, {"call": "c3-1"}).models == ()
+
+
+def test_models_whose_features_join_the_rows_are_listed(clinic: Clinic) -> None:
+    """A call of the partition before the training's window is joined by the lookback; one before isn't."""
+    join = ("FROM spine", "FROM spine LEFT JOIN known_calls USING (patient)")
+    declare(clinic.folder, [join, ("  test: 4\n", "  test: 4\n  window: 6\n")])
+    joined = Clinic(clinic.folder)
+    day = int(window_start(joined.lake, joined.spec, LAST)[-2:])
+    listed = {
+        ago: [m.version for m in plan_erasure(joined.lake, joined.spec, {"call": f"c{day - ago}-1"}).models]
+        for ago in (0, 1, 2)
+    }
+    assert listed == {0: ["1"], 1: ["1"], 2: []}
 
 
 def test_several_columns_must_all_hold(clinic: Clinic) -> None:
