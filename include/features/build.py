@@ -115,7 +115,7 @@ def compute_features(
                 spill.raise_if_out_of_memory(error)
                 raise _sql_error(spec, error) from None
         if spec.features.python:
-            engine.register("result", _python_result(spec, engine))
+            _register_python_result(spec, engine)
         expected = schema(spec)
         _require_declared_columns(spec, engine, expected.names)
         # the result is streamed, so DuckDB doesn't keep it, and is often sorted already
@@ -165,8 +165,8 @@ def _register_result(engine: duckdb.DuckDBPyConnection, sql: str, name: str) -> 
         engine.execute(f"CREATE TABLE {name} AS {sql}")
 
 
-def _python_result(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> pa.Table:
-    """Return what the use case's function makes of the tables, as a table."""
+def _register_python_result(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> None:
+    """Register as ``result`` what the use case's function makes of the tables."""
     code = spec.code("features.python", "features", spec.features.python or "")
     assert code is not None  # reading the declaration requires a module
     function = code.load()
@@ -189,11 +189,10 @@ def _python_result(spec: UseCase, engine: duckdb.DuckDBPyConnection) -> pa.Table
         return result
 
     result = code.call(required, run)
-    return (
-        result
-        if isinstance(result, pa.Table)
-        else code.fail(required, f"type {type(result).__name__}", function)
-    )
+    if not isinstance(result, pa.Table):
+        code.fail(required, f"type {type(result).__name__}", function)
+    # DuckDB doesn't have all types of Arrow's, such as float16
+    code.call(required, lambda: engine.register("result", result).execute("DESCRIBE result"))
 
 
 def _require_declared_columns(

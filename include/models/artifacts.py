@@ -316,7 +316,7 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
     try:
         predictions = _raw_predictions(estimator, frame, spec.problem)
         values = np.ascontiguousarray(predictions, dtype=np.float64)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # a broken model may raise anything, and scoring must be able to fall back to the next one
         where = place_of(error, spec.folder)
         raise ModelError(

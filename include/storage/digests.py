@@ -78,7 +78,8 @@ def digest_rows(rows: pa.Table, numeric: Sequence[str], categorical: Sequence[st
 
 def _number_bits(column: pa.ChunkedArray) -> Bits:
     column = column.cast(pa.float64(), safe=False)  # an integer beyond 2 ** 53 becomes the nearest float
-    values = column.to_numpy() + 0.0  # -0.0 becomes 0.0
+    with np.errstate(invalid="ignore"):  # a signaling NaN is one NaN more
+        values = column.to_numpy() + 0.0  # -0.0 becomes 0.0
     bits: Bits = values.view(np.uint64)
     bits[np.isnan(values)] = NAN
     if column.null_count:

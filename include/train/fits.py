@@ -356,7 +356,7 @@ def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> byte
         artifacts.deserialize(data, digest_bytes(data), spec)
     except ModelError as error:
         where, found = error.where, error.found
-    except Exception as error:  # skops may raise anything for a type that it can't store
+    except (Exception, SystemExit) as error:  # skops may raise anything for a type that it can't store
         where, found = "", f"{type(error).__name__}: {error}"
     else:
         return data

@@ -255,6 +255,9 @@ class TrainingAttempt:
                 ensure_fits(known_rows, origin, new, failures={})
         failures: dict[str, EvergreenError] = {}
         fits = ensure_fits(known_rows, partition, needed, failures)
+        for recipe in needed:
+            if recipe.estimator == "prior" and recipe.name in failures:
+                raise failures[recipe.name]
         if new:
             walks.extend(lake, spec, partition)
         return fits, failures

@@ -152,11 +152,10 @@ def unrequired(text: str, requirements: Collection[str]) -> list[str]:
     """Return the imports of a page that are neither the standard library's, ours, nor of a requirement."""
     own = {"include", "plugins", "dags", "evergreen"}
     modules = {name.partition(".")[0] for name in rules.imported(text)} - own - sys.stdlib_module_names - {""}
-    owners = {
-        name: {rules.canonical(owner) for owner in (HANDED_OUT.get(name), *packages().get(name, ())) if owner}
-        for name in modules
-    }
-    return sorted(name for name, of in owners.items() if of.isdisjoint(requirements))
+    # an extra may not be installed here, and then its name tells
+    owners = {name: [HANDED_OUT.get(name, name), *packages().get(name, ())] for name in modules}
+    chosen = {name: {rules.canonical(owner) for owner in of} for name, of in owners.items()}
+    return sorted(name for name, of in chosen.items() if of.isdisjoint(requirements))
 
 
 packages = cache(metadata.packages_distributions)

@@ -15,7 +15,8 @@ from tests.usecases.weekly_sales import world
 HOW_TO = DOCS / "how-to"
 # tested beside what they describe
 OPERATING = {
-    *("back-up-and-restore", "deploy", "erase-a-person", "kubernetes", "openlineage", "prometheus"),
+    *("aws", "back-up-and-restore", "deploy", "erase-a-person", "kubernetes", "logs", "openlineage"),
+    "prometheus",
     "serve-online",
 }
 EXTENDING = sorted(page.stem for page in HOW_TO.glob("*.md") if page.stem not in OPERATING)

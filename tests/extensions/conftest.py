@@ -9,7 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from include.cli.app import app
+from include.models.registry import Registry
 from include.spec import UseCase
+from tests.kept import fill_folder
 from tests.train import visits
 
 BOOSTING = "{name: boosting, estimator: hist_gradient_boosting, params: {max_iter: 15, min_samples_leaf: 10}}"
@@ -51,6 +53,17 @@ def declare(tmp_path: Path) -> Declare:
         return visits.usecase(tmp_path, kind, **(changes or {}))
 
     return act
+
+
+@pytest.fixture
+def registry(tmp_path: Path) -> Registry:
+    """A registry without a server; its tables take a second, so they are made once."""
+    fill_folder("registry", tmp_path, _make_tables)
+    return Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
+
+
+def _make_tables(folder: Path) -> None:
+    Registry(f"sqlite:///{folder}/mlflow.db").settle("none", "none")
 
 
 @pytest.fixture

@@ -189,13 +189,14 @@ def test_what_a_fit_raises_is_an_error_of_the_declaration(
     assert f"{spec.folder}/my_model.py" in caught.value.where
 
 
-def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare) -> None:
-    """Scoring's error has the file and the line of the estimator."""
+@pytest.mark.parametrize("error", ["ValueError", "SystemExit"])
+def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare, error: str) -> None:
+    """Scoring's error has the file and the line of the estimator, and no exit goes by unseen."""
     spec = declare(
-        OWN, my_model=MY_MODEL.replace("share = self", "raise ValueError('no')\n        share = self")
+        OWN, my_model=MY_MODEL.replace("share = self", f"raise {error}('no')\n        share = self")
     )
     line = MY_MODEL.splitlines().index("        share = self.actual_[near].mean(axis=1)") + 1
-    with pytest.raises(ModelError, match=rf"ValueError: no \(.*my_model.py:{line}\)"):
+    with pytest.raises(ModelError, match=rf"{error}: no \(.*my_model.py:{line}\)"):
         fitted(lake, spec)
 
 
@@ -235,7 +236,7 @@ def test_validate_refuses_a_model_that_could_not_serve(
     assert problem in only
 
 
-def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, tmp_path: Path) -> None:
+def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, registry: Registry) -> None:
     """Trained, registered, judged, promoted, it scores; when its module fails, the baseline does."""
     forest = (
         "    - {name: forest, estimator: random_forest, params: {n_estimators: 10, min_samples_leaf: 5}}\n"
@@ -244,7 +245,6 @@ def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, tmp_pat
     spec = declare({BOOSTING: NEAREST.replace("5", "25"), forest: "", linear: ""}, my_model=MY_MODEL)
     after = spec.clock.keys(spec.clock.shift(visits.LAST, 1), spec.clock.shift(visits.LAST, 2))
     visits.fill(lake, spec, *after)
-    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
     run = train(lake, spec, visits.LAST, registry=registry)
     assert TrainingRecord.from_json(registry.get(run.uri, PATH)).challenger.name == "nearest"
     assert train(lake, spec, visits.LAST, registry=registry) == run

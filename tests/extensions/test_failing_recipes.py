@@ -61,12 +61,6 @@ def lake(tmp_path: Path, declare: Declare) -> Lake:
     return lake
 
 
-@pytest.fixture
-def registry(tmp_path: Path) -> Registry:
-    """A registry of its own."""
-    return Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
-
-
 def train_and_judge(lake: Lake, spec: UseCase, registry: Registry) -> tuple[TrainingRecord, Evidence]:
     """Return the record of a training and its evidence, which is judged."""
     run = train(lake, spec, visits.LAST, registry=registry).uri

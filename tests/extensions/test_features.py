@@ -117,6 +117,12 @@ def test_a_leak_in_python_is_seen(lake: Lake, tmp_path: Path) -> None:
     [
         ("def build(tables):\n    return tables['orders_of_nobody']\n", "KeyError: 'orders_of_nobody'", ":2"),
         ("def build(tables):\n    return 3\n", "found type int", ":1"),
+        (
+            "def build(tables):\n    rows = tables['spine'].df()\n"
+            "    return rows.assign(weight=rows.weight.astype('float16'))\n",
+            "NotImplementedException",
+            "",
+        ),
         ("def build():\n    return 3\n", "found TypeError: build() takes 0 positional arguments but 1", ""),
         (
             "def build(tables):\n    return tables['spine']\n",

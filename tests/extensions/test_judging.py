@@ -152,12 +152,11 @@ def test_a_check_that_returns_no_check_is_refused(declare: Declare, old: str, ne
     assert problem in caught.value.found
 
 
-def test_a_training_is_judged_by_all_of_them(declare: Declare, tmp_path: Path) -> None:
+def test_a_training_is_judged_by_all_of_them(declare: Declare, registry: Registry, tmp_path: Path) -> None:
     """From the walks to the recorded verdict: losses, requirements and the check."""
     spec = own(declare)
     lake = Lake(spec.name, str(tmp_path / "lake"))
     visits.fill(lake, spec)
-    registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
     run = train(lake, spec, visits.LAST, registry=registry)
     ref = evaluate(lake, spec, visits.LAST, run.uri, registry=registry)
     figures = Evidence.from_json(lake.get(ref.uri) or b"").metrics["challenger"]

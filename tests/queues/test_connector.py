@@ -257,7 +257,7 @@ def test_a_broker_that_is_killed_while_a_partition_is_read(
     class Watched(Consumer):  # type: ignore[misc]
         def consume(self, number: int, **more: Any) -> Any:
             batch = super().consume(number, **more)
-            if not deaths:
+            if batch and not deaths:
                 deaths.append(len(batch))
                 broker.kill()
                 broker.start()

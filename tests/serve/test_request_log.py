@@ -207,7 +207,7 @@ def test_a_request_that_cannot_be_logged_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
         with pytest.raises(
-            RequestRefused, match="required a request log that can be written, found 5 of 12 bytes"
+            RequestRefused, match="required a file that can be written, found 5 of 12 bytes"
         ) as error:
             request_log.append([{"id": "b"}])
     assert error.value.status == 503

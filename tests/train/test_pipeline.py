@@ -6,6 +6,7 @@ The same partition, declaration and data are one run and one model, killed or no
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -17,6 +18,7 @@ import pytest
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from mlflow import MlflowClient
+from sklearn.pipeline import Pipeline
 
 from evergreen.operators.train import AblateOperator, TrainOperator
 from include.errors import EvergreenError, SpecError
@@ -25,10 +27,11 @@ from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.references import digest_bytes
 from include.spec import UseCase
+from include.spec.stages import Candidate
 from include.stats import profiles
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train import monitoring_baselines, walks
+from include.train import fits, monitoring_baselines, walks
 from include.train.fit import fit_recipe, target
 from include.train.fits import read_fits, recipes
 from include.train.pipeline import train
@@ -326,10 +329,29 @@ def test_single_class_is_refused(lake: Lake, registry: Registry, clinic: Path) -
         train(lake, spec, NIGHT, registry=registry)
 
 
-def test_parameters_that_do_not_fit_fail_the_run(lake: Lake, registry: Registry, clinic: Path) -> None:
-    """A parameter's wrong value is refused with scikit-learn's own words, and leaves no model version."""
+def test_a_parameter_that_does_not_fit_leaves_its_recipe_out(
+    lake: Lake, registry: Registry, clinic: Path
+) -> None:
+    """A parameter's wrong value is refused with scikit-learn's own words; the other recipes are trained."""
     spec = visits.usecase(clinic / "usecases", **{"max_iter: 15": "max_iter: none"})
-    with pytest.raises(SpecError, match=r"training.boosting.*max_iter"):
+    result = record(registry, train(lake, spec, NIGHT, registry=registry).uri)
+    assert list(result.selection.failed) == ["boosting"]
+    assert re.search(r"training.boosting.*max_iter", result.selection.failed["boosting"])
+    assert set(result.selection.weights) == {"prior", "linear", "forest"}
+
+
+def test_a_training_without_its_prior_fails(
+    lake: Lake, spec: UseCase, registry: Registry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prior stands for the last resort: if it can't be fitted, the run fails and leaves no version."""
+
+    def fail(spec: UseCase, recipe: Candidate, rows: pa.Table) -> Pipeline:
+        if recipe.name == "prior":
+            raise SpecError("missed_visits: training.prior", found="no memory")
+        return fit_recipe(spec, recipe, rows)
+
+    monkeypatch.setattr(fits, "fit_recipe", fail)
+    with pytest.raises(SpecError, match=r"training\.prior: found no memory"):
         train(lake, spec, NIGHT, registry=registry)
     assert runs(registry) == ["FAILED"]
     assert versions(registry, spec) == []

@@ -12,14 +12,9 @@ import pytest
 import yaml
 
 from tests.usecases.weekly_sales import world
-from tests.validate.declarations import (
-    ROOT,
-    WEEKS,
-    change,
-    validate,
-    write_usecase,
-)
+from tests.validate.declarations import ROOT, WEEKS, change, stored, validate, write_usecase
 
+__all__ = ["stored"]  # the fixture
 MISTAKES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
 PARTS = ("subject", "required", "found", "where", "remedy")
 
