@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -74,11 +75,12 @@ from include.storage.erasures import (
 )
 from include.storage.lake import Lake
 from include.train.fits import read_fits
+from include.train.monitoring_baselines import LIMITS, erase_categories
 
 BLOCK = 90  # partitions whose rows are rewritten in one commit
 ROUNDS = 5  # searches, of which each after the second means that a run has written meanwhile
 UNCOMMITTED = timedelta(hours=1)  # after which no run still commits a file that it has written
-DESCRIPTIONS = ("profiles", "partitions")  # tables whose earlier versions describe the rows too
+DESCRIPTIONS = ("profiles", "partitions", LIMITS)  # tables whose earlier versions describe the rows too
 DERIVED = ("references/", "replays/", f"{PARTS}/")  # computed from the rows again when they are needed
 Row = dict[str, Any]
 Contents = Mapping[str, Mapping[str, int]]
@@ -119,7 +121,8 @@ class Key:
             return Terms(())
         texts = {text for source in spec.sources for text in self.of_source(spec, source)}
         texts |= {value.strip() for value in self.values.values()}
-        return Terms(tuple(sorted(text for text in texts if is_distinctive(text))))
+        categories = frozenset((name, text) for name in self.columns for text in texts)
+        return Terms(tuple(sorted(text for text in texts if is_distinctive(text))), categories)
 
 
 @dataclass(frozen=True)
@@ -331,6 +334,11 @@ def _occurs(store: Lake, name: str, terms: Terms) -> bool:
 
 
 def _remedy(place: str) -> str:
+    if "/tables/" in place:
+        return (
+            "don't remove a table's file, without which the table can't be read: run what publishes the row "
+            "again, then erase again; a ledger's rows stay"
+        )
     if ".skops" in place or "/artifacts/" in place or "/models/" in place:
         return "train, let the new model serve, then remove this one and erase again"
     if "/reports/" in place:
@@ -445,7 +453,10 @@ def _remove(
     if search.raw:
         remove_unreferenced(lake, sorted(search.raw))
     for product, partition in sorted({(product, partition) for product, partition, _ in search.items}):
-        _erase_items(lake, product, partition, terms)
+        if product == LIMITS:
+            erase_categories(lake, partition, terms.is_category)
+        else:
+            _erase_items(lake, product, partition, terms)
     for table, counts in sorted(search.tables.items()):
         keys = sorted(counts)
         for start in range(0, len(keys), BLOCK):
@@ -485,12 +496,12 @@ def _without_items(rows: pa.Table, terms: Terms) -> pa.Table:
     kind = datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES
     profiles = rows.to_pylist()
     for row in profiles:
-        if not row["items"] or not listed_terms(row["items"], terms):
+        if not row["items"] or not listed_terms(row["items"], terms, row["column"]):
             continue
         before = datasketches.frequent_strings_sketch.deserialize(row["items"])
         after = datasketches.frequent_strings_sketch(LG_ITEMS)
         for item, _, low, _ in sorted(before.get_frequent_items(kind)):
-            if item not in terms.values:
+            if not terms.is_category(row["column"], item):
                 after.update(item, low)
         row["items"] = after.serialize()
     return pa.Table.from_pylist(profiles, schema=rows.schema)
@@ -528,9 +539,16 @@ def _describe(lake: Lake, spec: UseCase, contents: Contents) -> None:
 
 def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     """Return the models that may have been fitted on erased rows: those of trainings that could see them."""
-    spine, labels = f"validated_{spec.features.spine}", f"validated_{spec.labels.source}"
-    erased = {*contents.get(spine, ())}
-    erased |= {spec.clock.shift(key, -spec.labels.delay) for key in contents.get(labels, ())}
+    erased = {
+        spec.clock.shift(key, -spec.labels.delay)
+        for key in contents.get(f"validated_{spec.labels.source}", ())
+    }
+    for source in spec.sources:
+        is_read = spec.features.python or re.search(rf"(?i)\b(known_)?{source}\b", spec.sql)
+        if is_read or source == spec.features.spine:
+            back = range(spec.features.back(source) + 1)
+            keys = contents.get(f"validated_{source}", ())
+            erased |= {spec.clock.shift(key, ago) for key in keys for ago in back}
     switches = ledger.switches(lake)
     serving = ledger.serving_of(switches, max([row["effective_from"] for row in switches], default=""))
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}

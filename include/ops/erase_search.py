@@ -39,12 +39,22 @@ from include.storage import predicates
 from include.storage.erasures import Erasures, Mask, canonical_texts
 from include.storage.lake import Lake
 from include.storage.spill import Data
+from include.train.monitoring_baselines import LIMITS
 
 PARQUET, GZIP, ZIP = b"PAR1", b"\x1f\x8b", b"PK\x03\x04"
 TABLE_FILE = re.compile(r"tables/([^/]+)/(?!_delta_log/)(?:source=([^/]+)/|product=[^/]+/)?[^/]+\.parquet")
 COPY = re.compile(r"withdrawn/[^/]+/(\w+)-[0-9a-f]{64}\.parquet")
 CHUNK = 1 << 16
 DEPTH = 3  # archives within archives that are opened
+TEXTS = (  # Arrow's types of a text or of bytes
+    pa.types.is_string,
+    pa.types.is_large_string,
+    pa.types.is_string_view,
+    pa.types.is_binary,
+    pa.types.is_large_binary,
+    pa.types.is_binary_view,
+    pa.types.is_fixed_size_binary,
+)
 
 
 def is_distinctive(value: str) -> bool:
@@ -54,9 +64,20 @@ def is_distinctive(value: str) -> bool:
 
 @dataclass(frozen=True)
 class Terms:
-    """The texts of a key to look for in bytes; none for a key of several columns, which others share."""
+    """The texts of a key to look for.
+
+    Parameters
+    ----------
+    values : to look for in bytes; none of a short key, nor of one of several columns, which others share.
+    categories : column and text of a key of one column, also of a short one.
+    """
 
     values: tuple[str, ...]
+    categories: frozenset[tuple[str, str]] = frozenset()
+
+    def is_category(self, column: str, text: str) -> bool:
+        """Return whether a category that is listed for a column is the key."""
+        return text in self.values or (column, text) in self.categories
 
     @cached_property
     def _pattern(self) -> re.Pattern[bytes] | None:
@@ -90,10 +111,12 @@ class Terms:
             return self.occur_in_texts(column.keys) or self.occur_in_texts(column.items)
         if pa.types.is_nested(column.type):
             return self.occur_in_texts(column.flatten())
-        if self._pattern is None or not (pa.types.is_string(column.type) or pa.types.is_binary(column.type)):
+        if isinstance(column, pa.ExtensionArray):
+            return self.occur_in_texts(column.storage)
+        if self._pattern is None or not any(is_text(column.type) for is_text in TEXTS):
             return False
         # they lie in memory without anything between them
-        texts = pc.unique(column.drop_null()).cast(pa.binary()).to_pylist()
+        texts = pc.unique(column.cast(pa.large_binary()).drop_null()).to_pylist()
         return bool(self._pattern.search(b"\0".join(texts)))
 
 
@@ -141,7 +164,7 @@ class SearchResult:
     replaced : files of tables' earlier versions that have such rows.
     uncommitted : such files that no version refers to: of a killed run, or of one that still writes.
     copies : copies of withdrawn partitions.
-    items : product, partition and column of profiles that list the key's text.
+    items : product, partition and column of profiles, and of `limits`, that list the key's text.
     texts : other objects that contain the key's text.
     objects, size : how many objects were read, and their bytes.
     """
@@ -216,6 +239,7 @@ class Search:
         """Search a file of a table, and return whether rows or profiles of the key are in it."""
         counts = self._count_by_partition(table, source, data)
         items = self._list_items(key, data) if table == "profiles" else []
+        items += self._list_limits(data) if table == LIMITS else []
         if not counts and not items:
             return False
         if key in current:
@@ -295,7 +319,17 @@ class Search:
         return [
             (product, row["partition"], row["column"])
             for row in rows
-            if row["items"] and listed_terms(row["items"], self.terms)
+            if row["items"] and listed_terms(row["items"], self.terms, row["column"])
+        ]
+
+    def _list_limits(self, data: Data) -> list[tuple[str, str, str]]:
+        """Return the same of the rows of `limits` in a file that have a bin for the key's text."""
+        return [
+            (LIMITS, row["partition"], row["column"])
+            for row in pq.read_table(pa.py_buffer(data), partitioning=None).to_pylist()
+            if any(
+                self.terms.is_category(row["column"], name) for name in json.loads(row["cut"])["names"] or ()
+            )
         ]
 
 
@@ -346,8 +380,8 @@ def mask_rows(erasures: Erasures, spec: UseCase, table: str, rows: pa.Table, sou
     return erasures.mask_source(spec, source, canonical_texts(rows.select(names)))
 
 
-def listed_terms(items: bytes, terms: Terms) -> list[str]:
-    """Return the texts of a key that a profile's sketch of frequent values lists."""
+def listed_terms(items: bytes, terms: Terms, column: str) -> list[str]:
+    """Return the texts of a key that the sketch of frequent values of a column's profile lists."""
     sketch = datasketches.frequent_strings_sketch.deserialize(items)
     frequent = sketch.get_frequent_items(datasketches.frequent_items_error_type.NO_FALSE_NEGATIVES)
-    return sorted({item for item, *_ in frequent} & set(terms.values))
+    return sorted(item for item, *_ in frequent if terms.is_category(column, item))

@@ -78,7 +78,7 @@ class Erasures:
         masks = [np.zeros(texts.num_rows, bool)]
         for key in self.columns_of(names):
             rows = [row for row in self.rows if tuple(json.loads(row["columns"])) == key]
-            hashes = {json.loads(row["hashes"]).get(source, "") for row in rows}
+            hashes = {one for row in rows for one in _hashes_of(row, source)}
             masks.append(self._isin([texts[name] for name in key], hashes))
         if source == spec.labels.source and source != spec.features.spine and set(spec.key) <= set(names):
             scored = _map_distinct(texts["partition"], lambda key: spec.clock.shift(key, -spec.labels.delay))
@@ -108,6 +108,15 @@ class Erasures:
         joined = [_flat(column) for column in columns]
         mask = _map_distinct(pc.binary_join_element_wise(*joined, SEPARATOR), is_erased)
         return np.asarray(mask.to_numpy(zero_copy_only=False), bool)
+
+
+def _hashes_of(row: Row, source: str) -> set[str]:
+    """Return the hashes of an erased key in a source: of one declared later, those in any source.
+
+    It may be a source under another name, or one that delivers the same rows.
+    """
+    hashes = json.loads(row["hashes"])
+    return {hashes[source]} if source in hashes else {one for name, one in hashes.items() if name}
 
 
 def _flat(column: pa.ChunkedArray | pa.Array) -> pa.Array:

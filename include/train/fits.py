@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
-from include.errors import EvergreenError, ModelError, SpecError
+from include.errors import EvergreenError, ModelError, SpecError, StaleDecision
 from include.extensions import is_reference
 from include.features.build import features, join_labels, partition_before, training_set
 from include.judge.judge import NOT_BLESSED
@@ -29,6 +29,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
+from include.storage.erasures import LEDGER
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 from include.train.split import partitions_of
@@ -73,12 +74,15 @@ class KnownRows:
     Parameters
     ----------
     labeled : the training set, shape (n, any).
+    erasures : the version of the ledger of erasures before the rows were read; None if they aren't stored as
+        fits.
     """
 
     lake: Lake
     spec: UseCase
     partition: str
     labeled: pa.Table
+    erasures: int | None = None
 
     @cached_property
     def unlabeled(self) -> pa.Table:
@@ -86,6 +90,23 @@ class KnownRows:
         last = str(pc.max(self.labeled["partition"]).as_py() or self.partition)
         later = [key for key in self.spec.clock.keys(last, self.partition) if key > last]
         return features(self.lake, self.spec, later)
+
+    def require_current(self) -> None:
+        """Refuse rows of which some may have been erased since they were read.
+
+        Raises
+        ------
+        StaleDecision
+            when the ledger of erasures has changed.
+        """
+        if self.erasures is not None and self.lake.version(LEDGER) != self.erasures:
+            raise StaleDecision(
+                f"{self.spec.name}: training on {self.partition}",
+                required="rows of which none is erased while it runs",
+                found="an erasure since it began",
+                where=f"{self.lake.uri}/tables/{LEDGER}",
+                remedy="train again, then repeat the erasure, which finds what this training has stored",
+            )
 
     def known_at(self, partition: str) -> pa.Table:
         """Return the labeled rows that a training on a partition up to this one would be fitted on."""
@@ -283,6 +304,7 @@ def ensure_fits(
         else:
             missing.append((recipe, key, own, data))
     fitted = _fit_at_once(spec, partition, [(recipe, own) for recipe, _, own, _ in missing])
+    known_rows.require_current()  # an erasure that has ended lists no fit that is stored later
     for (recipe, key, own, data), fit in zip(missing, fitted, strict=True):
         if isinstance(fit, EvergreenError):
             if failures is None:

@@ -8,7 +8,7 @@ the next must be to raise an alarm (`include.stats.alarms`).
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 
 import numpy as np
@@ -145,6 +145,42 @@ def _publish_limits(lake: Lake, record: TrainingRecord, limits: pa.Table, partit
     )
     where = {"product": LIMITS, "partition": record.partition}
     lake.publish("partitions", pa.Table.from_pylist([status], schema=schemas.PARTITIONS), where)
+
+
+def erase_categories(lake: Lake, partition: str, is_erased: Callable[[str, str], bool]) -> None:
+    """Remove categories and their counts from the limits of a training's models.
+
+    Later values of such a category would be counted with the rare ones.
+
+    Parameters
+    ----------
+    is_erased : whether a column's category goes.
+    """
+    rows = lake.rows(LIMITS, {"partition": partition})
+    changed = set()
+    for row in rows:
+        cut, counts = json.loads(row["cut"]), np.array(json.loads(row["counts"]), dtype=int)
+        names = cut["names"] or ()
+        erased = [i for i, name in enumerate(names) if is_erased(row["column"], name)]
+        if erased:
+            changed.add(row["model"])
+            cut["names"] = [name for i, name in enumerate(names) if i not in erased]
+            row["cut"] = json.dumps(cut)
+            row["counts"] = json.dumps(np.delete(counts, erased, axis=1).tolist())
+    if not changed:
+        return
+    limits = pa.Table.from_pylist(rows, schema=schemas.LIMITS)
+    limits = limits.sort_by([("model", "ascending"), ("column", "ascending")])
+    where = {"product": LIMITS, "partition": partition}
+    status = [{**row, "digest": digest_table(limits)} for row in lake.rows("partitions", where)]
+    # the digest first: repeated after a kill, the categories are still found
+    lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
+    models = sorted(changed)
+    lake.publish(
+        LIMITS,
+        limits.filter(pc.is_in(limits["model"], pa.array(models))),
+        {"partition": partition, "model": models},
+    )
 
 
 def count_by_partition(rows: pa.Table, name: str, cut: Binning, partitions: list[str]) -> Counts:

@@ -31,6 +31,7 @@ from include.promote import ledger
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
+from include.storage.erasures import LEDGER
 from include.storage.lake import Lake
 from include.train import monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
@@ -70,10 +71,13 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
         when the registry doesn't answer.
     SpecError
         when an estimator doesn't exist, or its parameters don't fit.
+    StaleDecision
+        when rows were erased meanwhile.
     """
+    erasures = lake.version(LEDGER)
     tables = [_read_table(lake, source) for source in spec.sources]
     rows = training_set(lake, spec, partition)
-    attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables)
+    attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables, erasures)
     run = registry.settle(spec.name, attempt.key)
     if not run:
         _require_timely_spine(lake, spec, partition, rows)
@@ -142,6 +146,7 @@ class TrainingAttempt:
     rows : the training set, shape (n, any).
     data : its digest.
     tables : each source's validated table.
+    erasures : the version of their ledger before the rows were read.
     """
 
     lake: Lake
@@ -151,6 +156,7 @@ class TrainingAttempt:
     rows: pa.Table
     data: str
     tables: Sequence[SourceTable]
+    erasures: int
 
     @property
     def key(self) -> str:
@@ -162,7 +168,7 @@ class TrainingAttempt:
         lake, spec, partition = self.lake, self.spec, self.partition
         champion = ledger.champion_to_beat(lake, partition, self.key)
         serving = serving_recipe(lake, spec, champion)
-        known_rows = KnownRows(lake, spec, partition, self.rows)
+        known_rows = KnownRows(lake, spec, partition, self.rows, self.erasures)
         fits, failures = self._fit_recipes(known_rows, serving)
         declined = self._declined_change(serving)
         # the serving recipe stays if its walk is the best, also when it can't be fitted now
@@ -227,6 +233,7 @@ class TrainingAttempt:
             if recipe.name in fits and (recipe.search or recipe.early_stopping)
         }
         self._log(run, record, chosen)
+        known_rows.require_current()
 
     def _fit_recipes(
         self, known_rows: KnownRows, serving: str

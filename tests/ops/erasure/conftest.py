@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -29,6 +30,7 @@ from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
 from include.storage.schemas import SWITCHES
+from include.train.monitoring_baselines import publish_alarm_limits
 
 FIRST, LAST = "2024-03-01", "2024-03-14"
 SERVED = ("2024-03-15", "2024-03-16", "2024-03-17")
@@ -182,6 +184,21 @@ class Clinic:
         product = f"reference:{digest}"
         profile = profiles.build_profile(product, LAST, rows, features.numeric, features.categorical)
         lake.publish("profiles", profile, {"product": product, "partition": LAST})
+        record: Any = SimpleNamespace(
+            partition=LAST,
+            data="d",
+            spec=self.spec.digest,
+            code="c",
+            challenger=SimpleNamespace(digest=digest),
+        )
+        publish_alarm_limits(
+            lake,
+            self.spec,
+            record,
+            profiles.merge_profiles(profile.to_pylist()),
+            rows,
+            artifacts.predict(model, rows, self.spec),
+        )
         texts: Any = dict.fromkeys(SWITCHES.names, "") | {"role": "champion", "version": "1"}
         texts |= {
             "model": digest,

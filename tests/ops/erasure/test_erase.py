@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.errors import NotPublished, SettingError, SpecError
+from include.features.build import window_start
 from include.ingest import pipeline
 from include.monitor.pipeline import monitor
 from include.ops.backup import backup
@@ -156,6 +157,31 @@ def test_later_rows_of_the_person_are_left_out_as_they_come(clinic: Clinic) -> N
     assert len(clinic.lake.rows("predictions", {"partition": NEXT})) == 12
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        [("  visits:\n", "  appointments:\n"), ("spine: visits", "spine: appointments")],
+        [("  calls:\n", "  phone:\n")],
+    ],
+    ids=["spine", "calls"],
+)
+def test_rows_stay_away_from_a_source_that_is_declared_later(
+    changes: list[tuple[str, str]], clinic: Clinic
+) -> None:
+    """A source under another name delivers all its rows anew: the person's are left out, of every table."""
+    erased(clinic)
+    declare(clinic.folder, changes)
+    clinic = Clinic(clinic.folder)
+
+    clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
+    clinic.run(NEXT)
+
+    assert places(clinic.folder / "lake") == []
+    new = next(source for source in clinic.spec.sources if source in ("appointments", "phone"))
+    assert clinic.lake.count(f"validated_{new}", {"partition": NEXT}) == {"appointments": 12, "phone": 4}[new]
+    assert len(clinic.lake.rows("predictions", {"partition": NEXT})) == 12
+
+
 def test_the_ledger_has_who_when_why_and_how_many_and_not_the_key(clinic: Clinic) -> None:
     """Its hash is of this installation, and says nothing to who doesn't have the setting."""
     erased(clinic)
@@ -196,6 +222,19 @@ def test_models_that_were_fitted_on_the_rows_are_listed(clinic: Clinic) -> None:
     assert (model.version, model.partition, model.serves) == ("1", "2024-03-14", True)
     assert "fitted on these rows: v1" in "\n".join(plan.lines)
     assert plan_erasure(clinic.lake, clinic.spec, {"call": "c3-1"}).models == ()
+
+
+def test_models_whose_features_join_the_rows_are_listed(clinic: Clinic) -> None:
+    """A call of the partition before the training's window is joined by the lookback; one before isn't."""
+    join = ("FROM spine", "FROM spine LEFT JOIN known_calls USING (patient)")
+    declare(clinic.folder, [join, ("  test: 4\n", "  test: 4\n  window: 6\n")])
+    joined = Clinic(clinic.folder)
+    day = int(window_start(joined.lake, joined.spec, LAST)[-2:])
+    listed = {
+        ago: [m.version for m in plan_erasure(joined.lake, joined.spec, {"call": f"c{day - ago}-1"}).models]
+        for ago in (0, 1, 2)
+    }
+    assert listed == {0: ["1"], 1: ["1"], 2: []}
 
 
 def test_several_columns_must_all_hold(clinic: Clinic) -> None:
@@ -248,6 +287,49 @@ def test_another_hash_key_is_refused_before_rows_come_back(
     with pytest.raises(SettingError, match="EVERGREEN_HASH_KEY"):
         clinic.ingest(NEXT)
     assert clinic.lake.keys(f"raw/snapshots/visits/{NEXT}") == []
+
+
+@pytest.mark.parametrize("key", ["south", "patient-0007"])
+def test_limits_and_profiles_list_the_key_no_more(key: str, lived: Path, tmp_path: Path) -> None:
+    """A short key is a category of its own column, a long one of any; the others keep bins and counts."""
+    changes = [("distance, place FROM", "distance, patient AS place FROM")] if key == PATIENT else []
+    declare(tmp_path, changes)
+    shutil.copytree(lived / "files", tmp_path / "files")
+    clinic = Clinic(tmp_path)
+    clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
+    clinic.learn()
+    for partition in SERVED:
+        clinic.run(partition)
+    before = bins(clinic)
+    assert key in before
+
+    erased(clinic, **{"patient" if key == PATIENT else "place": key})
+
+    del before[key]
+    assert bins(clinic) == before
+    reference = [row for row in clinic.lake.rows("profiles") if row["product"].startswith("reference:")]
+    assert not [row for row in reference if key.encode() in (row["items"] or b"")]
+    result = verify(clinic.lake, clinic.spec)
+    assert (result.differences, result.stale) == ((), ())
+
+
+def bins(clinic: Clinic) -> dict[str, list[int]]:
+    """Return the counts by partition of each category in the limits of `place`, and of the rest."""
+    (row,) = clinic.lake.rows("limits", {"column": "place"})
+    names = [*json.loads(row["cut"])["names"], "the rest"]
+    return dict(zip(names, map(list, zip(*json.loads(row["counts"]), strict=True)), strict=True))
+
+
+def test_nobody_is_told_to_remove_a_file_of_a_table(clinic: Clinic) -> None:
+    """A reason that quotes the key stays in the ledger; without its file, the table couldn't be read."""
+    plan = plan_erasure(clinic.lake, clinic.spec, {"patient": PATIENT})
+    result = erase(clinic.lake, clinic.spec, plan, "anna", f"asked for by {PATIENT}", now=NOW)
+
+    assert len(result.remaining) == 2  # the row, and what the table's log says of it
+    for line in result.remaining:
+        assert "tables/erasures/" in line
+        assert "don't remove a table's file" in line
+        assert "by hand" not in line
 
 
 def test_what_cannot_be_rewritten_is_named(lived: Path, tmp_path: Path) -> None:
