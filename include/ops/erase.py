@@ -520,15 +520,32 @@ def _rewrite_copy(lake: Lake, spec: UseCase, own: Erasures, terms: Terms, key: s
 
 
 def _describe(lake: Lake, spec: UseCase, contents: Contents) -> None:
-    """Publish what describes the rows that are left."""
+    """Publish what describes the rows that are left.
+
+    Raises
+    ------
+    SpecError
+        when the features can't be computed, after everything else is done.
+    """
     for source in spec.sources:
         keys = {*contents.get(f"raw/{source}", ()), *contents.get(f"validated_{source}", ())}
         if keys:
             describe_source(lake, spec, source, sorted(keys))
+    failure: SpecError | None = None
     for partition in sorted({key for table in TABLES for key in contents.get(table, ())}):
-        describe_scored(lake, spec, partition, rows_known_at(lake, spec, partition))
+        try:
+            describe_scored(lake, spec, partition, rows_known_at(lake, spec, partition))
+        except SpecError as error:
+            failure = error
     lake.remove([key for prefix in DERIVED for key in lake.keys(prefix)])
     lake.remove(sorted(replaced_files(lake, DESCRIPTIONS)))
+    if failure is not None:
+        raise SpecError(
+            f"{spec.name}: an erasure, whose rows are removed",
+            required="features, to describe the predictions that are left",
+            found=str(failure),
+            remedy="then repeat the erasure, which also proves it",
+        ) from failure
     monitored = [row["partition"] for row in lake.rows("partitions", {"product": PRODUCT})]
     if monitored:  # the performance of each partition whose rows have changed
         monitor(lake, spec, max(monitored))

@@ -367,6 +367,20 @@ def test_a_part_that_cannot_be_read_is_emptied_if_it_has_the_key(clinic: Clinic)
     assert verify(clinic.lake, clinic.spec).differences == ()
 
 
+def test_features_that_fail_stop_an_erasure_only_after_the_rows_are_gone(clinic: Clinic) -> None:
+    """The error has the cause; repeated with the SQL corrected, everything is described and proven."""
+    declare(clinic.folder, [("SELECT visit", "SELECT nothing, visit")])
+    broken = Clinic(clinic.folder)
+    with pytest.raises(SpecError, match=r"whose rows are removed.*nothing.*then repeat the erasure"):
+        erased(broken)
+    assert places(clinic.folder / "lake") == []
+
+    declare(clinic.folder)
+    assert erased(clinic).remaining == ()
+    result = verify(clinic.lake, clinic.spec)
+    assert (result.differences, result.stale) == ((), ())
+
+
 def test_a_withdrawn_partitions_copies_are_rewritten(clinic: Clinic) -> None:
     """Its rows were laid aside, and are searched and erased there too; others stay in the copy."""
     early = datetime(2024, 3, 16, 8, tzinfo=UTC)
