@@ -72,6 +72,7 @@ def plan_shards(lake: Lake, spec: UseCase, partition: str) -> list[str]:
         Empty if one task scores the partition: it has predictions already, or no rows.
     """
     if lake.count("predictions", {"partition": partition}):
+        lake.remove(lake.keys(f"{PARTS}/{partition}"))  # what a run left that was killed after its commit
         return []
     # read before the rows, so that a source published in between isn't "too late"
     states = pipeline.source_states(lake, spec, partition)

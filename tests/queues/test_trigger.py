@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -32,6 +33,12 @@ MESSAGES: Sequence[tuple[bytes, dict[str, str]]] = (
     (b"next", {"malformed": "'next'"}),
     (b"", {}),
 )
+
+
+def run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    """Run a coroutine in a thread of its own: after tests in a browser this one has a running event loop."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, coroutine).result()
 
 
 @pytest.fixture
@@ -113,7 +120,7 @@ def test_messages_of_kafka_are_hints(broker: Kafka, hook: Hook, monkeypatch: pyt
             await soon(lambda: Lake(USECASE).get(HEARTBEAT))
             return payloads
 
-    assert asyncio.run(run()) == [hint for _, hint in MESSAGES]
+    assert run_apart(run()) == [hint for _, hint in MESSAGES]
     assert alerts(hook) == []
 
 
@@ -133,7 +140,7 @@ def test_messages_of_redis_are_hints(tmp_path: Path, hook: Hook, monkeypatch: py
             async with aclosing(trigger("redis").run()) as events:
                 return [await received(events, lambda m=message: publish(m)) for message, _ in MESSAGES]
 
-        assert asyncio.run(run()) == [hint for _, hint in MESSAGES]
+        assert run_apart(run()) == [hint for _, hint in MESSAGES]
     assert alerts(hook) == []
 
 
@@ -172,7 +179,7 @@ def test_a_wrong_address_is_an_alert(
         seen = len(probes)
         await soon(lambda: len(probes) > seen + 2)
 
-    asyncio.run(watching(watched, look))
+    run_apart(watching(watched, look))
     ((_, _, body),) = hook.got
     assert "no message can wake it from ready (queue) since " in body["sentence"]
     assert body["sentence"].endswith(f" UTC: {PROBLEMS[kind]}")
@@ -187,7 +194,7 @@ def test_a_topic_that_does_not_exist_is_an_alert(
     """A broker that answers has to have the topic."""
     monkeypatch.setenv("AIRFLOW_CONN_QUEUE", broker.connection)
 
-    asyncio.run(watching(trigger("kafka", "nowhere"), lambda: soon(lambda: hook.got)))
+    run_apart(watching(trigger("kafka", "nowhere"), lambda: soon(lambda: hook.got)))
     assert alerts(hook)[0].endswith(" UTC: UNKNOWN_TOPIC_OR_PART")
 
 
@@ -205,7 +212,7 @@ def test_an_outage_shorter_than_declared_is_no_alert(
 
     monkeypatch.setattr(QueueTrigger, "_problem", counted)
 
-    asyncio.run(watching(trigger("redis", alert_after=5), lambda: soon(lambda: len(seen) > 2)))
+    run_apart(watching(trigger("redis", alert_after=5), lambda: soon(lambda: len(seen) > 2)))
     assert alerts(hook) == []
 
 
@@ -239,7 +246,7 @@ def test_a_killed_server_is_an_alert_and_wakes_again_when_it_is_back(
                         await asyncio.to_thread(publish, b"2024-03-11")
                         assert (await asyncio.wait_for(waiting, WAIT)).payload == {"partition": "2024-03-11"}
 
-    asyncio.run(run())
+    run_apart(run())
     begun = [body["findings"][0]["value"] for _, _, body in hook.got]
     assert len(set(begun)) == len(begun) >= 2
 
@@ -294,7 +301,7 @@ def test_messages_of_sqs_are_hints(hook: Hook, monkeypatch: pytest.MonkeyPatch) 
             async with aclosing(trigger("sqs", url).run()) as events:
                 return [(await asyncio.wait_for(anext(events), WAIT)).payload for _ in range(count)]
 
-        payloads = asyncio.run(run(f"{server.uri}/1/ready", len(server.waiting)))
+        payloads = run_apart(run(f"{server.uri}/1/ready", len(server.waiting)))
         assert payloads == [hint for message, hint in MESSAGES if message.isascii() and message]
         assert len(server.waiting) == 1  # the last one's event wasn't taken up before the watcher ended
     assert alerts(hook) == []
