@@ -28,7 +28,7 @@ def chromium() -> Path:
 
 @pytest.fixture(scope="package")
 def person(chromium: Path, house: House) -> Iterator[Person]:
-    """The administrator, logged in."""
+    """The administrator, logged in; `__init__.py` lets the browser's event loop end with these tests."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=OFFLINE)
         page = browser.new_page(viewport={"width": 1280, "height": 1000})

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from include.environment import Connect, Endpoint
 from include.spec import UseCase
-from include.spec.load import read
 from include.storage.lake import Lake
+from tests.usecases.edited import read_edited
 from tests.usecases.weekly_sales import world
 
 DECLARED = Path(world.__file__).parent
@@ -27,16 +25,10 @@ Edit = Callable[[dict[str, Any]], None]
 def declare(tmp_path: Path) -> Callable[..., UseCase]:
     """Return weekly_sales as a test edits it; ``edit`` gets the whole file, as a dict."""
 
-    def made(edit: Edit = lambda raw: None) -> UseCase:
-        folder = tmp_path / "usecases" / "weekly_sales"
-        folder.mkdir(parents=True, exist_ok=True)
-        raw = yaml.safe_load((DECLARED / "usecase.yaml").read_text())
-        edit(raw)
-        (folder / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        shutil.copy(DECLARED / "features.sql", folder)
-        return read(folder / "usecase.yaml")
+    def declared(edit: Edit = lambda raw: None) -> UseCase:
+        return read_edited(DECLARED, tmp_path / "usecases", edit)
 
-    return made
+    return declared
 
 
 @pytest.fixture

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from demo.home import Home
 from include.environment import Endpoint
 from include.spec import UseCase
-from include.spec.load import read
 from include.storage.lake import Lake
+from tests.monitor.hook import Hook, serving
 from tests.queues.servers import Kafka, kafka
+from tests.usecases.edited import read_edited
 from tests.usecases.hourly_rides import world
+from tests.usecases.weekly_sales import world as weekly
 
 DECLARED = Path(world.__file__).parent
 
@@ -42,16 +42,13 @@ def declare(tmp_path: Path, topic: str) -> Callable[..., UseCase]:
     """Return hourly_rides with the topic as its source, as a test edits it."""
 
     def declared(edit: Callable[[dict[str, Any]], None] = lambda counts: None) -> UseCase:
-        folder = tmp_path / "usecases" / "hourly_rides"
-        folder.mkdir(parents=True, exist_ok=True)
-        raw = yaml.safe_load((DECLARED / "usecase.yaml").read_text())
-        counts = raw["sources"]["counts"]
-        del counts["path"]
-        counts |= {"kind": "kafka", "topic": topic}
-        edit(counts)
-        (folder / "usecase.yaml").write_text(yaml.safe_dump(raw, sort_keys=False))
-        shutil.copy(DECLARED / "features.sql", folder)
-        return read(folder / "usecase.yaml")
+        def from_topic(raw: dict[str, Any]) -> None:
+            counts = raw["sources"]["counts"]
+            del counts["path"]
+            counts |= {"kind": "kafka", "topic": topic}
+            edit(counts)
+
+        return read_edited(DECLARED, tmp_path / "usecases", from_topic)
 
     return declared
 
@@ -78,3 +75,23 @@ def rides(hour: int) -> list[bytes]:
     names = world.HEADER.split(",")
     rows = [dict(zip(names, line.split(","), strict=True)) for line in world.hour(hour)]
     return [json.dumps(row).encode() for row in rows]
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """The recipient of alerts."""
+    yield from serving(Hook())
+
+
+@pytest.fixture
+def spec(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseCase:
+    """weekly_sales with a queue and a recipient of alerts; what it has is found by its name too."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps({"conn_type": "http", "host": hook.uri}))
+
+    def with_queue(raw: dict[str, Any]) -> None:
+        raw["schedule"]["events"] = {"kind": "kafka", "connection": "queue", "queue": "ready"}
+        raw["alerts"] = {"to": ["ops"]}
+
+    return read_edited(Path(weekly.__file__).parent, tmp_path / "usecases", with_queue)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,37 +21,14 @@ from hypothesis import strategies as st
 from evergreen.operators.events import CheckWatcherOperator, ReadMessagesOperator, StartPartitionOperator
 from include.errors import PartitionError
 from include.ops.events import HEARTBEAT, is_complete, meant_partition, read_message
-from include.spec import UseCase, load
+from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.monitor.hook import Hook, serving
-from tests.usecases.weekly_sales import world
+from tests.monitor.hook import Hook
 
 USECASE = "weekly_sales"
 NOW = datetime(2024, 3, 6, tzinfo=UTC)  # a Wednesday
 KEY = "2024-03-04"
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    """The recipient of alerts."""
-    yield from serving(Hook())
-
-
-@pytest.fixture
-def spec(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> UseCase:
-    """weekly_sales with a queue and a recipient of alerts; what it has is found by its name too."""
-    folder, shipped = tmp_path / "usecases" / USECASE, Path(world.__file__).parent
-    folder.mkdir(parents=True)
-    (folder / "features.sql").write_text((shipped / "features.sql").read_text())
-    text = (shipped / "usecase.yaml").read_text()
-    events = "  events: {kind: kafka, connection: queue, queue: ready}\n\nsources:"
-    text = text.replace("\nsources:", events, 1).replace("\nscoring:", "\nalerts: {to: [ops]}\n\nscoring:", 1)
-    (folder / "usecase.yaml").write_text(text)
-    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
-    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
-    monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps({"conn_type": "http", "host": hook.uri}))
-    return load(USECASE)
 
 
 def publish(*products: str) -> None:

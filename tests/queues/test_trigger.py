@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,10 +16,10 @@ import redis as client
 from evergreen import queue_trigger
 from evergreen.queue_trigger import QueueTrigger
 from include.ops.events import HEARTBEAT
+from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.monitor.hook import Hook, serving
 from tests.queues.servers import WAIT, Kafka, free_port, needs_redis, redis
-from tests.usecases.weekly_sales import world
 
 USECASE, SECRET = "weekly_sales", "s3cr3t-passw0rd"
 # what is sent, and what it means
@@ -35,32 +34,9 @@ MESSAGES: Sequence[tuple[bytes, dict[str, str]]] = (
 )
 
 
-def run_apart(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """Run a coroutine in a thread of its own: after tests in a browser this one has a running event loop."""
-    with ThreadPoolExecutor(1) as thread:
-        return thread.submit(asyncio.run, coroutine).result()
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    """The recipient of alerts."""
-    yield from serving(Hook())
-
-
 @pytest.fixture(autouse=True)
-def _declared(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """weekly_sales with a recipient of alerts, a lake, and a trigger that doesn't take minutes."""
-    folder = tmp_path / "usecases" / USECASE
-    folder.mkdir(parents=True)
-    shipped = Path(world.__file__).parent
-    (folder / "features.sql").write_text((shipped / "features.sql").read_text())
-    text = (shipped / "usecase.yaml").read_text()
-    events = "  events: {kind: kafka, connection: queue, queue: ready}\nsources:"
-    text = text.replace("\nsources:", events, 1).replace("\nscoring:", "\nalerts: {to: [ops]}\n\nscoring:", 1)
-    (folder / "usecase.yaml").write_text(text)
-    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
-    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
-    monkeypatch.setenv("AIRFLOW_CONN_OPS", json.dumps({"conn_type": "http", "host": hook.uri}))
+def _impatient(spec: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A declared queue, and a trigger that doesn't take minutes."""
     monkeypatch.setattr(queue_trigger, "PROBE_SECONDS", 0.1)
     monkeypatch.setattr(queue_trigger, "RETRY_SECONDS", 0.1)
     monkeypatch.setattr(queue_trigger, "TIMEOUT", 2.0)
@@ -68,8 +44,7 @@ def _declared(hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
 
 def trigger(kind: str, queue: str = "ready", alert_after: float = 0) -> QueueTrigger:
     """Return the trigger as the triggerer makes it."""
-    made = QueueTrigger(USECASE, kind, "queue", queue, alert_after)
-    path, arguments = made.serialize()
+    path, arguments = QueueTrigger(USECASE, kind, "queue", queue, alert_after).serialize()
     assert path == "evergreen.queue_trigger.QueueTrigger"
     return QueueTrigger(**arguments)
 
@@ -120,7 +95,7 @@ def test_messages_of_kafka_are_hints(broker: Kafka, hook: Hook, monkeypatch: pyt
             await soon(lambda: Lake(USECASE).get(HEARTBEAT))
             return payloads
 
-    assert run_apart(run()) == [hint for _, hint in MESSAGES]
+    assert asyncio.run(run()) == [hint for _, hint in MESSAGES]
     assert alerts(hook) == []
 
 
@@ -140,7 +115,7 @@ def test_messages_of_redis_are_hints(tmp_path: Path, hook: Hook, monkeypatch: py
             async with aclosing(trigger("redis").run()) as events:
                 return [await received(events, lambda m=message: publish(m)) for message, _ in MESSAGES]
 
-        assert run_apart(run()) == [hint for _, hint in MESSAGES]
+        assert asyncio.run(run()) == [hint for _, hint in MESSAGES]
     assert alerts(hook) == []
 
 
@@ -179,7 +154,7 @@ def test_a_wrong_address_is_an_alert(
         seen = len(probes)
         await soon(lambda: len(probes) > seen + 2)
 
-    run_apart(watching(watched, look))
+    asyncio.run(watching(watched, look))
     ((_, _, body),) = hook.got
     assert "no message can wake it from ready (queue) since " in body["sentence"]
     assert body["sentence"].endswith(f" UTC: {PROBLEMS[kind]}")
@@ -194,7 +169,7 @@ def test_a_topic_that_does_not_exist_is_an_alert(
     """A broker that answers has to have the topic."""
     monkeypatch.setenv("AIRFLOW_CONN_QUEUE", broker.connection)
 
-    run_apart(watching(trigger("kafka", "nowhere"), lambda: soon(lambda: hook.got)))
+    asyncio.run(watching(trigger("kafka", "nowhere"), lambda: soon(lambda: hook.got)))
     assert alerts(hook)[0].endswith(" UTC: UNKNOWN_TOPIC_OR_PART")
 
 
@@ -212,7 +187,7 @@ def test_an_outage_shorter_than_declared_is_no_alert(
 
     monkeypatch.setattr(QueueTrigger, "_problem", counted)
 
-    run_apart(watching(trigger("redis", alert_after=5), lambda: soon(lambda: len(seen) > 2)))
+    asyncio.run(watching(trigger("redis", alert_after=5), lambda: soon(lambda: len(seen) > 2)))
     assert alerts(hook) == []
 
 
@@ -246,7 +221,7 @@ def test_a_killed_server_is_an_alert_and_wakes_again_when_it_is_back(
                         await asyncio.to_thread(publish, b"2024-03-11")
                         assert (await asyncio.wait_for(waiting, WAIT)).payload == {"partition": "2024-03-11"}
 
-    run_apart(run())
+    asyncio.run(run())
     begun = [body["findings"][0]["value"] for _, _, body in hook.got]
     assert len(set(begun)) == len(begun) >= 2
 
@@ -301,7 +276,7 @@ def test_messages_of_sqs_are_hints(hook: Hook, monkeypatch: pytest.MonkeyPatch) 
             async with aclosing(trigger("sqs", url).run()) as events:
                 return [(await asyncio.wait_for(anext(events), WAIT)).payload for _ in range(count)]
 
-        payloads = run_apart(run(f"{server.uri}/1/ready", len(server.waiting)))
+        payloads = asyncio.run(run(f"{server.uri}/1/ready", len(server.waiting)))
         assert payloads == [hint for message, hint in MESSAGES if message.isascii() and message]
         assert len(server.waiting) == 1  # the last one's event wasn't taken up before the watcher ended
     assert alerts(hook) == []

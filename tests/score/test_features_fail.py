@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -34,16 +33,12 @@ At = Callable[[str], None]
 @pytest.fixture
 def weekly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, UseCase, str]:
     """Return the weekly use case and its third partition, whose features fail."""
-    keys = world.write(tmp_path / "shop", 3)
-    monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "shop"))
-    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
-    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
-    folder = shutil.copytree(Path(world.__file__).parent, tmp_path / "usecases" / "weekly_sales")
-    lake, spec = Lake("weekly_sales"), read(folder / "usecase.yaml")
+    file, keys = world.install(tmp_path, 3, monkeypatch)
+    lake, spec = Lake("weekly_sales"), read(file)
     stages.run_stage("ingest", lake, spec, keys, now=clocks.NOW)
     stages.run_stage("score", lake, spec, keys[:2], now=clocks.NOW)
-    edit(folder, "spine.price,", f"{FAILS},")
-    return lake, read(folder / "usecase.yaml"), keys[2]
+    edit(file.parent, "spine.price,", f"{FAILS},")
+    return lake, read(file), keys[2]
 
 
 def edit(folder: Path, old: str, new: str) -> None:

@@ -6,7 +6,6 @@ import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pytest
@@ -24,13 +23,12 @@ from include.ingest.pipeline import ingest
 from include.models import artifacts
 from include.models.registry import Registry
 from include.monitor.pipeline import monitor
-from include.promote import ledger
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import SWITCHES
+from tests.ops.champion import record_champion
 from tests.train import visits
 
 FIRST, LAST = "2024-03-19", "2024-03-30"
@@ -107,15 +105,7 @@ class Clinic:
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
         with registry.recording(self.spec.name, "key", "champion") as run:
             registry.put(run, {artifacts.model_key(digest): artifacts.serialize(model)})
-        texts: Any = dict.fromkeys(SWITCHES.names, "") | {"role": "champion", "version": "1"}
-        texts |= {
-            "model": digest,
-            "prior": 0.3,
-            "effective_from": SERVED[0],
-            "evidence": LAST,
-            "attempt": run,
-        }
-        ledger.record_switch(self.lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
+        record_champion(self.lake, digest, SERVED[0], LAST, run)
 
 
 @pytest.fixture(scope="session")

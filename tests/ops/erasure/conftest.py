@@ -23,14 +23,13 @@ from include.features.build import training_set
 from include.ingest.pipeline import Outcome, ingest
 from include.models import artifacts
 from include.monitor.pipeline import monitor
-from include.promote import ledger
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.storage.schemas import SWITCHES
 from include.train.monitoring_baselines import publish_alarm_limits
+from tests.ops.champion import record_champion
 
 FIRST, LAST = "2024-03-01", "2024-03-14"
 SERVED = ("2024-03-15", "2024-03-16", "2024-03-17")
@@ -199,15 +198,7 @@ class Clinic:
             rows,
             artifacts.predict(model, rows, self.spec),
         )
-        texts: Any = dict.fromkeys(SWITCHES.names, "") | {"role": "champion", "version": "1"}
-        texts |= {
-            "model": digest,
-            "prior": 0.3,
-            "effective_from": SERVED[0],
-            "evidence": LAST,
-            "attempt": "a",
-        }
-        ledger.record_switch(lake, lambda rows: [texts | {"kind": "promoted", "by": "a test"}])
+        record_champion(lake, digest, SERVED[0], LAST, "a")
         return digest
 
 

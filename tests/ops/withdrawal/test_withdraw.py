@@ -254,15 +254,10 @@ def test_killed_before_any_write_and_run_again_it_ends_the_same(
 @pytest.fixture
 def weekly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Lake, UseCase, list[str]]:
     """Return the weekly use case, whose range ends with its second week, after three were run."""
-    keys = world.write(tmp_path / "shop", 3)
-    monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path / "shop"))
-    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
-    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
-    folder = shutil.copytree(Path(world.__file__).parent, tmp_path / "usecases" / "weekly_sales")
-    lake, spec = Lake("weekly_sales"), read(folder / "usecase.yaml")
+    file, keys = world.install(tmp_path, 3, monkeypatch)
+    lake, spec = Lake("weekly_sales"), read(file)
     for stage in ("ingest", "score", "monitor"):
         stages.run_stage(stage, lake, spec, keys, now=clocks.NOW)
-    file = folder / "usecase.yaml"
     file.write_text(file.read_text().replace("timezone: UTC\n", f'timezone: UTC\n  end: "{keys[1]}"\n', 1))
     return lake, read(file), keys
 

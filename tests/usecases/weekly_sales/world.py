@@ -7,10 +7,15 @@ week before sold, so one source is both the rows to score and, a week later, the
 from __future__ import annotations
 
 import json
+import shutil
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import pytest
 
 FIRST = date(2024, 1, 1)  # a Monday
 HEADER = "week,store,item,price_pence,promo,opens,units"
@@ -48,6 +53,16 @@ def write(folder: Path, weeks: int, first: int = 0) -> list[str]:
 def connection(folder: Path) -> str:
     """Return the value of AIRFLOW_CONN_SHOP for files below a folder."""
     return json.dumps({"conn_type": "generic", "host": folder.absolute().as_uri()})
+
+
+def install(folder: Path, weeks: int, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, list[str]]:
+    """Put the use case, its files and its lake below a folder; return the declaration and the partitions."""
+    keys = write(folder / "shop", weeks)
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", connection(folder / "shop"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(folder / "lake"))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(folder / "usecases"))
+    usecase = shutil.copytree(Path(__file__).parent, folder / "usecases" / "weekly_sales")
+    return usecase / "usecase.yaml", keys
 
 
 def _plan(number: int) -> tuple[np.ndarray, np.ndarray]:
