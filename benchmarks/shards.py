@@ -78,8 +78,8 @@ def fill(lake: Lake, spec: UseCase, rows: int) -> None:
     batch.fill(lake, spec, rows)
     declared = spec.sources["outcomes"]
     for partition in spec.clock.keys(*batch.HISTORY):
-        made = batch.flights(spec, "outcomes", partition, rows // 10)
-        table = spill.spill_table(schemas.validated_schema(declared), made)
+        flights = batch.flights(spec, "outcomes", partition, rows // 10)
+        table = spill.spill_table(schemas.validated_schema(declared), flights)
         table = spill.sort_rows(table, ("partition", "revision", *declared.key))
         lake.publish("validated_outcomes", table, {"partition": partition})
 

@@ -34,11 +34,11 @@ def require_independent(spec: UseCase, rows: Mapping[str, pa.Table], partition: 
     shards, tables = max(spec.scoring.shards, SHARDS), []
     for number in range(shards):
         shares = {name: share_of(spec, name, number, shards) for name in rows}
-        known = {name: share.filter(rows[name]) if share else rows[name] for name, share in shares.items()}
-        if not known[spec.features.spine].num_rows:
+        own = {name: share.filter(rows[name]) if share else rows[name] for name, share in shares.items()}
+        if not own[spec.features.spine].num_rows:
             continue
         try:
-            tables.append(compute_features(spec, known, [partition]))
+            tables.append(compute_features(spec, own, [partition]))
         except SpecError as error:
             raise _error(spec, partition, f"{error.found}, where the other entities are missing") from None
     require_equal(spec, compute_features(spec, rows, [partition]), pa.concat_tables(tables))
@@ -60,9 +60,11 @@ def require_equal(spec: UseCase, whole: pa.Table, joined: pa.Table) -> None:
     places = pc.indices_nonzero(reduce(pc.or_, differ.values()))
     first = whole.select(spec.key).take(places[:SHOWN]).to_pylist()
     rows = "; ".join(" ".join(f"{name}={value}" for name, value in row.items()) for row in first)
-    found = f"other values of {', '.join(columns)} without the other entities' rows, in {len(places)} of "
-    found += f"{whole.num_rows} rows: {rows}{' …' if len(places) > SHOWN else ''}"
-    raise _error(spec, whole["partition"][0].as_py(), found)
+    difference = (
+        f"other values of {', '.join(columns)} without the other entities' rows, in {len(places)} of "
+    )
+    difference += f"{whole.num_rows} rows: {rows}{' …' if len(places) > SHOWN else ''}"
+    raise _error(spec, whole["partition"][0].as_py(), difference)
 
 
 def _differ(left: pa.ChunkedArray, right: pa.ChunkedArray) -> pa.ChunkedArray:

@@ -173,16 +173,7 @@ class ScoringRun:
         step = fallback.fallback_chain(ledger.serving(self.lake, self.partition), self.spec, self.missing)[-1]
         values = fallback.predict_step(self.lake, self.spec, rows, step)
         new = predictions.build_predictions(self.spec, rows, StepPredictions(step, error, values))
-        served = _commit_first(self.lake, self.partition, new)
-        # there are no features to profile
-        outputs_profile = profiles.build_profile(
-            "predictions", self.partition, served, self.spec.problem.outputs, []
-        )
-        note = predictions.serving_sentence(served)
-        row = predictions.predictions_row(
-            "predictions", self.partition, served, self._inputs(), self.spec.digest, note
-        )
-        return self._publish_summary(outputs_profile, row)
+        return self._publish_summary(*self._summarize(None, _commit_first(self.lake, self.partition, new)))
 
     def predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
         """Return a prediction for each row, by the first step of its fallback chain that can serve."""
@@ -236,7 +227,8 @@ class ScoringRun:
             difference = "see the table restated"
         # read again: the run that served the partition may have completed it meanwhile
         if self._recorded_row() is None:
-            self._publish_summary(*self._summarize(rows if same_rows else None, served))
+            features = rows if same_rows else None
+            self._publish_summary(*self._summarize(features, served, inputs_are_known=same_rows))
         note = f"{predictions.serving_sentence(served)}; the predictions would differ now, {difference}"
         return self._reference(served_digest, served.num_rows, note)
 
@@ -269,15 +261,17 @@ class ScoringRun:
             restated = predictions.build_predictions(self.spec, spill.filter_rows(rows, mask), predicted)
             self.lake.publish("restated", restated, {**self._where, "model": model})
 
-    def _summarize(self, rows: pa.Table | None, served: pa.Table) -> tuple[pa.Table, pa.Table]:
+    def _summarize(
+        self, rows: pa.Table | None, served: pa.Table, *, inputs_are_known: bool = True
+    ) -> tuple[pa.Table, pa.Table]:
         """Return the partition's profiles, and its row in `partitions`.
 
         Parameters
         ----------
-        rows : the features that were scored; None if they are lost, and then the row names no inputs and no
-            declaration, since those that were used aren't known.
+        rows : the features that were scored; None if there were none, or if they are lost.
+        inputs_are_known : whether the row names the inputs and the declaration, as those that were used.
         """
-        inputs, declaration = (self._inputs(), self.spec.digest) if rows is not None else ({}, "")
+        inputs, declaration = (self._inputs(), self.spec.digest) if inputs_are_known else ({}, "")
         note = predictions.serving_sentence(served)
         with ThreadPoolExecutor(1) as background:
             row = background.submit(

@@ -160,8 +160,8 @@ class _AuthAndLimits:
             )
         if not headers.get(b"content-type", b"").startswith(JSON.encode()):
             # a page in a browser can send any other type without asking first
-            found = headers.get(b"content-type", b"none").decode("latin-1")[:100]
-            return RequestRefused(415, "header Content-Type", required=JSON, found=found)
+            content_type = headers.get(b"content-type", b"none").decode("latin-1")[:100]
+            return RequestRefused(415, "header Content-Type", required=JSON, found=content_type)
         length = int(headers.get(b"content-length", b"0"))  # uvicorn accepts digits only
         return _too_large(str(length)) if length > MAX_BYTES else None
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from include.environment import Endpoint
     from include.monitor.alerts import Message
     from include.spec import UseCase
+    from include.storage.lake import Lake
 
 Channel = Callable[["Endpoint", "Message", Any], None]
 
@@ -61,6 +62,21 @@ CHANNELS: dict[str, Channel] = {
     "slackwebhook": _slack,
     "smtp": _mail,
 }
+
+
+def notify(lake: Lake, spec: UseCase, message: Message, context: Any) -> tuple[str, bool]:
+    """Send a message to `alerts.to`; return what came of it, and whether nobody was missed.
+
+    :param context: of the task or callback that sends.
+    """
+    from include.monitor import alerts
+
+    if not spec.alerts.to:
+        return f"{message['sentence']}; no recipients are declared under alerts.to", True
+    outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec))
+    sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()]
+    missed = any(outcome.startswith("failed") for outcome in outcomes.values())
+    return "; ".join([message["sentence"], *sent]), not missed
 
 
 def sender(context: Any, spec: UseCase | None = None) -> Callable[[str, Message], None]:

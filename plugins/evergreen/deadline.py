@@ -82,7 +82,7 @@ async def notify_overdue(usecase: str, context: dict[str, Any]) -> str:
 
 
 def _notify(usecase: str, context: dict[str, Any]) -> str:
-    from evergreen.alert_channels import sender
+    from evergreen.alert_channels import notify
     from evergreen.links import usecase_address
     from include.monitor import alerts
     from include.spec import load
@@ -95,11 +95,6 @@ def _notify(usecase: str, context: dict[str, Any]) -> str:
         outcome = f"{usecase} {partition}: the predictions are published; no alert is sent"
         log.info("%s", outcome)
         return outcome
-    if not spec.alerts.to:
-        outcome = f"{message['sentence']}; no recipients are declared under alerts.to"
-    else:
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec))
-        sent = [f"{name}: {result}" for name, result in outcomes.items()]
-        outcome = "; ".join([message["sentence"], *sent])
+    outcome, _ = notify(lake, spec, message, context)
     log.warning("%s", outcome)
     return outcome

@@ -207,9 +207,8 @@ def _report(usecase: str) -> None:
 
 def notify(usecase: str, problem: str, since: datetime | None) -> bool:
     """Alert each recipient that messages can't arrive, and return whether all were notified."""
-    from evergreen.alert_channels import sender
+    from evergreen import alert_channels
     from evergreen.links import usecase_address
-    from include.monitor import alerts
     from include.ops.events import outage_message
     from include.spec import load
     from include.storage.lake import Lake
@@ -217,7 +216,6 @@ def notify(usecase: str, problem: str, since: datetime | None) -> bool:
     lake, spec = Lake(usecase), load(usecase)
     partition = spec.clock.newest(datetime.now(UTC))
     message = outage_message(spec, partition, problem, since, usecase_address(usecase))
-    outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender({}, spec))
-    sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()] or ["no recipients under alerts.to"]
-    log.warning("%s", "; ".join([message["sentence"], *sent]))
-    return not any(outcome.startswith("failed") for outcome in outcomes.values())
+    outcome, nobody_missed = alert_channels.notify(lake, spec, message, {})
+    log.warning("%s", outcome)
+    return nobody_missed

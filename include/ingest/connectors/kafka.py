@@ -146,12 +146,12 @@ def _start(consumer: Consumer, request: Request, topic: str, since: int) -> list
     from confluent_kafka import OFFSET_END, KafkaError, TopicPartition
 
     timeout = request.source.fetch.timeout
-    found = consumer.list_topics(topic, timeout=timeout).topics[topic]
-    if found.error is not None and found.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+    metadata = consumer.list_topics(topic, timeout=timeout).topics[topic]
+    if metadata.error is not None and metadata.error.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
         raise request.unavailable("no topic of this name", f"topic {topic}")
-    if found.error is not None:
-        raise TransientError(found.error.name())
-    times = [TopicPartition(topic, number, since) for number in found.partitions]
+    if metadata.error is not None:
+        raise TransientError(metadata.error.name())
+    times = [TopicPartition(topic, number, since) for number in metadata.partitions]
     places = consumer.offsets_for_times(times, timeout=timeout)
     for place in places:
         if place.error is not None:

@@ -9,7 +9,12 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
-from airflow.sdk.exceptions import AirflowFailException, AirflowNotFoundException, AirflowSkipException
+from airflow.sdk.exceptions import (
+    AirflowFailException,
+    AirflowNotFoundException,
+    AirflowSkipException,
+    DagRunTriggerException,
+)
 from structlog.contextvars import bind_contextvars
 
 from evergreen import lineage
@@ -130,6 +135,23 @@ class EvergreenOperator(StoreOperator):
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:
         """Return what the task read and wrote; OpenLineage's provider calls this after the task."""
         return lineage.to_openlineage(self.published)
+
+
+def start_run(dag_id: str, run_id: str, conf: dict[str, Any]) -> NoReturn:
+    """Start a run of another DAG and end the task, without waiting; skip the task if there is such a run."""
+    raise DagRunTriggerException(
+        trigger_dag_id=dag_id,
+        dag_run_id=run_id,
+        conf=conf,
+        logical_date=None,
+        reset_dag_run=False,
+        skip_when_already_exists=True,
+        wait_for_completion=False,
+        allowed_states=["success"],
+        failed_states=["failed"],
+        poke_interval=60,
+        deferrable=False,
+    )
 
 
 def partition_of(context: Context, spec: UseCase) -> str:

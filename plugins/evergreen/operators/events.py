@@ -6,9 +6,9 @@ import json
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, DagRunTriggerException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, add_log_fields
+from evergreen.operators.base import EvergreenOperator, add_log_fields, start_run
 from include.errors import PartitionError
 
 if TYPE_CHECKING:
@@ -87,19 +87,7 @@ class StartPartitionOperator(EvergreenOperator):
                 f"{self.usecase} {self.partition}: required all to be published after {MAX_RUNS} runs, found "
                 f"something that isn't; read the log of the last run of {dag}"
             )
-        raise DagRunTriggerException(
-            trigger_dag_id=dag,
-            dag_run_id=names[number],
-            conf={"partition": self.partition},
-            logical_date=None,
-            reset_dag_run=False,
-            skip_when_already_exists=True,
-            wait_for_completion=False,
-            allowed_states=["success"],
-            failed_states=["failed"],
-            poke_interval=60,
-            deferrable=False,
-        )
+        start_run(dag, names[number], {"partition": self.partition})
 
 
 class CheckWatcherOperator(EvergreenOperator):

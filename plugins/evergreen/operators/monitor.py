@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException, DagRunTriggerException
+from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.alert_channels import sender
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, log_champion, partition_of
+from evergreen.operators.base import EvergreenOperator, log_champion, partition_of, start_run
 from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
@@ -75,19 +75,8 @@ class RequestTrainingOperator(DecisionOperator):
             self.skip_task(decision["reason"])
         if context["dag_run"].run_type == "backfill":
             self.skip_task(f"a backfilled partition never trains; {decision['reason']}")
-        raise DagRunTriggerException(
-            trigger_dag_id=f"{self.usecase}__training",
-            dag_run_id=f"cause__{decision['cause']}",
-            conf={"partition": partition, "cause": decision["cause"]},
-            logical_date=None,
-            reset_dag_run=False,
-            skip_when_already_exists=True,
-            wait_for_completion=False,
-            allowed_states=["success"],
-            failed_states=["failed"],
-            poke_interval=60,
-            deferrable=False,
-        )
+        conf = {"partition": partition, "cause": decision["cause"]}
+        start_run(f"{self.usecase}__training", f"cause__{decision['cause']}", conf)
 
 
 class AlertOperator(DecisionOperator):
