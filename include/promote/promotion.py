@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
+from include.errors import EvergreenError, ModelError, NotPublished, TrainingOutdated
 from include.judge.checks import LEAKAGE_CHECKS
 from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
@@ -40,7 +40,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
     ------
     NotPublished
         when there is no such evaluation.
-    StaleDecision
+    TrainingOutdated
         when the declaration has changed since, so that its gate isn't the one the challenger was trained for.
     """
     data = lake.get(evaluation_key)
@@ -51,7 +51,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
 
     def verdict() -> Verdict:
         if evidence.spec != spec.digest:
-            raise StaleDecision(
+            raise TrainingOutdated(
                 f"{spec.name}/{evidence.partition}: evidence",
                 required=f"of declaration {spec.digest[:12]}",
                 found=evidence.spec[:12],

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 from mlflow import MlflowClient
 
-from include.errors import ModelError, StaleDecision
+from include.errors import ModelError, TrainingOutdated
 from include.evaluate import measure
 from include.evaluate.pipeline import evaluate
 from include.features.build import features, training_set
@@ -188,7 +188,7 @@ def test_moved_data_are_refused(clinic: Clinic) -> None:
     changed = pa.array(np.full(rows.num_rows, 99.0))
     revised = rows.set_column(rows.schema.get_field_index("minutes"), "minutes", changed)
     clinic.lake.publish("validated_outcomes", revised, {"partition": "2024-03-10"})
-    with pytest.raises(StaleDecision, match=r"the training data of the training.*to train again"):
+    with pytest.raises(TrainingOutdated, match=r"the training data of the training.*to train again"):
         evidence(clinic)
 
 
@@ -196,7 +196,7 @@ def test_changed_declaration_is_refused(clinic: Clinic) -> None:
     """A declaration that changed since the training is an error."""
     file = clinic.spec.folder / "usecase.yaml"
     file.write_text(file.read_text().replace("min_partitions: 3", "min_partitions: 4"))
-    with pytest.raises(StaleDecision, match=r"the declaration of the training"):
+    with pytest.raises(TrainingOutdated, match=r"the declaration of the training"):
         evidence(replace(clinic, spec=read(file)))
 
 

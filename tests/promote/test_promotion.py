@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
+from include.errors import EvergreenError, ModelError, NotPublished, TrainingOutdated
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.models import artifacts
 from include.models.registry import Registry
@@ -280,7 +280,7 @@ def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: 
     with pytest.raises(NotPublished, match="run evaluate"):
         judge_and_record(lake, weekly, "evaluations/none.json")
     changed = weekly.model_copy(update={"labels": weekly.labels.model_copy(update={"sql": "units + 1"})})
-    with pytest.raises(StaleDecision, match="train again"):
+    with pytest.raises(TrainingOutdated, match="train again"):
         judge_and_record(lake, changed, attempt(1, FIRST))
     assert ledger.attempts(lake) == []
 

@@ -40,6 +40,7 @@ NON_RETRYABLE = (
     errors.NotPublished,
     errors.InsufficientData,
     errors.MissingMetric,
+    errors.TrainingOutdated,
     errors.ModelError,
     errors.BackupError,
     errors.SettingError,
@@ -103,13 +104,21 @@ class EvergreenOperator(StoreOperator):
         self.usecase = usecase
         self.published: list[lineage.Published] = []
 
-    def open(self) -> tuple[Lake, UseCase]:
-        """Return the use case's lake and its declaration."""
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Lake, UseCase]]:
+        """Open the use case's lake and declaration; a final error in the block fails without retries."""
         from include.spec import load
         from include.storage.lake import Lake
 
         add_log_fields(usecase=self.usecase)
-        return Lake(self.usecase), load(self.usecase)
+        with self.fail_without_retry():
+            yield Lake(self.usecase), load(self.usecase)
+
+    @contextmanager
+    def running(self, context: Context) -> Iterator[tuple[Lake, UseCase, str]]:
+        """Do as `opened` does, for the run's partition, which it yields too."""
+        with self.opened() as (lake, spec):
+            yield lake, spec, partition_of(context, spec)
 
     def defer_until_deadline(self, spec: UseCase, partition: str) -> None:
         """Defer the task to try again in a few minutes, unless the scoring deadline comes first."""
@@ -179,6 +188,7 @@ def partition_of(context: Context, spec: UseCase) -> str:
     partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
         check_partition(spec, partition, datetime.now(UTC))
+    spec.clock.moment(partition)  # raises for a key that isn't one of the schedule's
     add_log_fields(partition=partition)
     return partition
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from evergreen.operators.base import EvergreenOperator, partition_of
+from evergreen.operators.base import EvergreenOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -18,7 +18,5 @@ class CheckPartitionOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> str:
         """Return the partition."""
-        from include.spec import load
-
-        with self.fail_without_retry():
-            return partition_of(context, load(self.usecase))
+        with self.running(context) as (_, _, partition):
+            return partition

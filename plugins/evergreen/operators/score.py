@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, connect, log_champion, partition_of
+from evergreen.operators.base import EvergreenOperator, connect, log_champion
 from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
@@ -28,13 +28,11 @@ class PlanShardsOperator(EvergreenOperator):
         """Return the keys of the shards."""
         from include.score.shards import plan_shards
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
+        with self.running(context) as (lake, spec, partition):
             _refresh_lookback(self, lake, spec, partition)
             keys = plan_shards(lake, spec, partition)
-        self.log.info("%s", f"{len(keys)} shards" if keys else "One task scores the partition")
-        return keys
+            self.log.info("%s", f"{len(keys)} shards" if keys else "One task scores the partition")
+            return keys
 
 
 class ShardOperator(EvergreenOperator):
@@ -56,9 +54,8 @@ class ShardOperator(EvergreenOperator):
         """Return the reference of the shard."""
         from include.score.shards import score_shard
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            log_champion(lake, partition_of(context, spec))
+        with self.running(context) as (lake, spec, partition):
+            log_champion(lake, partition)
             return self.to_xcom(score_shard(lake, spec, self.shard))
 
 
@@ -87,16 +84,14 @@ class ScoreOperator(EvergreenOperator):
         """Return the reference of the partition's predictions."""
         from include.score.shards import publish_shards
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
+        with self.running(context) as (lake, spec, partition):
             log_champion(lake, partition)
             ref = publish_shards(lake, spec, partition, self.shards) if self.shards else None
             ref = ref or self._score(context, lake, spec, partition, event)
-        self.describe_event(context, "predictions", lake, "predictions", ref)
-        features = replace(ref, digest=self._input_digest(lake, ref))
-        self.describe_event(context, "features", lake, "profiles", features)
-        return self.to_xcom(ref)
+            self.describe_event(context, "predictions", lake, "predictions", ref)
+            features = replace(ref, digest=self._input_digest(lake, ref))
+            self.describe_event(context, "features", lake, "profiles", features)
+            return self.to_xcom(ref)
 
     def _score(self, context: Context, lake: Lake, spec: UseCase, partition: str, event: Any) -> Ref:
         """Score the partition in this task."""

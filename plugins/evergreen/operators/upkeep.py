@@ -76,8 +76,7 @@ class TidyOperator(EvergreenOperator):
         from include.models.registry import Registry
         from include.ops.upkeep import maintain_tables, remove_models
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
+        with self.opened() as (lake, spec):
             tables = maintain_tables(lake, Registry())
             note = f"{tables.note}; {remove_models(lake, spec)} models that nothing needs were removed"
             return self.to_xcom(replace(tables, note=note))
