@@ -171,7 +171,7 @@ class History:
         lake, spec, partition = self.lake, self.spec, partition_of(self.spec, place)
         first = next(row for row in self.switches if row["role"] == "champion")
         if self.learned is None:
-            self.learned = training_set(lake, spec, str(first["evidence"]))
+            self.learned = training_set(lake, spec, str(first["judged_on"]))
         name = "logistic" if old else first["recipe"]  # which is fitted and stored in a moment
         recipe = next(recipe for recipe in recipes(spec) if recipe.name == name)
         rows = self.learned.slice(place % HISTORY * 100, FITTED)
@@ -194,7 +194,7 @@ class History:
         )
         self.fits += fits
         for table, product in (("limits", ""), ("profiles", f"reference:{first['model']}")):
-            where = {"partition": first["evidence"], **({"product": product} if product else {})}
+            where = {"partition": first["judged_on"], **({"product": product} if product else {})}
             copies = _replaced(lake.read(table, where), "partition", partition)
             if product:
                 copies = _replaced(copies, "product", f"reference:{model}")
@@ -203,7 +203,7 @@ class History:
                 lake.publish(
                     table, _replaced(copies, "model", model), {"partition": partition, "model": model}
                 )
-        status = lake.rows("partitions", {"product": "limits", "partition": first["evidence"]})[0]
+        status = lake.rows("partitions", {"product": "limits", "partition": first["judged_on"]})[0]
         row = {**status, "partition": partition, "inputs": json.dumps({"training_set": "", "model": model})}
         where = {"product": "limits", "partition": partition}
         lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
@@ -218,7 +218,7 @@ class History:
             schemas.ATTEMPTS,
             lambda rows: [{**attempt, **changes, "recorded": len(rows) + 1}],
         )
-        changes = {"kind": ledger.REFRESHED, "evidence": partition, "attempt": key, "request": key}
+        changes = {"kind": ledger.REFRESHED, "judged_on": partition, "attempt": key, "request": key}
         changes["effective_from"] = partition_of(spec, place + 1)
         newest_rows = [row for row in self.switches if row["switch"] == first["switch"]]
         rows_of_switch = [

@@ -38,7 +38,7 @@ from include.storage.lake import Lake
 from include.train.recipes import learns
 
 Array = NDArray[np.float64]
-PRIOR = f"{BASELINE_PREFIX}prior"
+PRIOR_LOSSES = f"{BASELINE_PREFIX}prior"
 MAX_IMPORTANCE_ROWS = 3000
 PERMUTATIONS = 3
 
@@ -170,10 +170,12 @@ def _onnx(spec: UseCase, evaluation: EvaluationRows) -> OnnxFile:
 def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapping[str, Array]) -> Leakage:
     fitted, rows = evaluation.fitted, evaluation.rows
     loss_reduction = None
-    if PRIOR in losses:
-        loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
-    prior_losses = leakage.prior_losses(spec, fitted, rows, evaluation.partitions)
-    shuffled_losses = prior_losses  # shuffled labels change nothing for a recipe that doesn't learn from them
+    if PRIOR_LOSSES in losses:
+        loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR_LOSSES].tolist())
+    constant_losses = leakage.constant_losses(spec, fitted, rows, evaluation.partitions)
+    shuffled_losses = (
+        constant_losses  # shuffled labels change nothing for a recipe that doesn't learn from them
+    )
     if learns(spec, evaluation.recipe):
         shuffled_losses = leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
@@ -182,7 +184,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
         all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.predictions[CHALLENGER]),
         shuffled_losses=shuffled_losses,
-        prior_losses=prior_losses,
+        constant_losses=constant_losses,
         loss_reduction=loss_reduction,
         past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition),
         too_few_rows=leakage.too_few_rows(spec, rows),

@@ -227,7 +227,7 @@ def _evidence(
         code=record.code,
         version=record.version,
         model=record.challenger.digest,
-        prior=record.prior,
+        constant=record.constant,
         baseline_model=record.baseline.digest,
         metrics={
             name: all_metric_values(spec, rows.actual, values) for name, values in rows.predictions.items()

@@ -120,7 +120,7 @@ class PartitionContext:
     @cached_property
     def walk(self) -> Walks:
         """The walks of the recipes, as known when the champion was trained."""
-        trained = self.champion["evidence"] if self.champion else ""
+        trained = self.champion["judged_on"] if self.champion else ""
         return walks.read(self.lake, self.spec, str(trained))
 
     @cached_property

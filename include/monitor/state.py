@@ -252,7 +252,7 @@ class State:
         for key in self.relabeled.get(partition, ()):
             inputs.setdefault(f"{PERFORMANCE}/{key}", realized[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
-        trained_on = {training and training["partition"], champion and champion["evidence"]}
+        trained_on = {training and training["partition"], champion and champion["judged_on"]}
         for row in self._limits:
             if row["partition"] in trained_on:
                 inputs[f"limits/{row['partition']}"] = row["digest"]

@@ -569,7 +569,7 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     switches = ledger.switches(lake)
     serving = ledger.serving_of(switches, max([row["effective_from"] for row in switches], default=""))
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}
-    trained = {row["model"]: (row["evidence"], row["evidence"]) for row in switches if row["model"]}
+    trained = {row["model"]: (row["judged_on"], row["judged_on"]) for row in switches if row["model"]}
     trained |= {fit.model: (fit.partition, fit.last_fitted) for fit in read_fits(lake)}
     versions = {row["model"]: row["version"] for row in (*ledger.attempts(lake), *switches) if row["version"]}
     return [

@@ -243,7 +243,7 @@ class Policy:
         """
         serving = self.served.get(partition)
         if serving is None:
-            constant = outputs.repeat_constant(self.spec.fallback, len(part.sampled))
+            constant = outputs.repeat_constant(self.spec.constant, len(part.sampled))
             return float(row_losses(objective, part.sampled_actual, constant).sum())
         if serving.canary is None:
             return self.fits.loss(serving.fit, partition, part, objective)
@@ -353,7 +353,7 @@ class Declared(Policy):
             code="",
             version=str(len(self.attempts) + 1),
             model=challenger.model,
-            prior=outputs.label_prior(spec, np.concatenate([part.actual for part in rows.values()])),
+            constant=outputs.label_constant(spec, np.concatenate([part.actual for part in rows.values()])),
             baseline_model=fits[baseline].model,
             metrics={},
             losses=Losses((), (), {CHALLENGER: ()}),
@@ -452,7 +452,7 @@ class Declared(Policy):
     def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
         effective_from = self.spec.clock.shift(partition, 1)
         if trial.kind != WATCH:
-            evidence = self.attempts[str(trial.candidate["evidence"])]
+            evidence = self.attempts[str(trial.candidate["judged_on"])]
             self._record(step_rows(self.spec, trial, decision, evidence, effective_from))
             return
         target = ledger.champion_history(self.rows)[-2]

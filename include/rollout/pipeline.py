@@ -165,7 +165,7 @@ def _challenger_switch(
     newest, reason = [row for row in rows if row["role"] != "baseline"][-1], f"{trial}: {decision.reason}"
     if newest["switch"] != trial.candidate["switch"]:
         return newest if newest["reason"].endswith(reason) else None
-    effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["evidence"]))
+    effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["judged_on"]))
     attempt = ledger.attempt(lake, str(trial.candidate["attempt"]))
     return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective_from)
 
@@ -197,7 +197,7 @@ def step_rows(
 
 
 def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
-    """Replace a champion that is shown to be worse than a baseline or the prior.
+    """Replace a champion that is shown to be worse than a baseline or the recipe ``prior``.
 
     The newest fit of the best recipe serves next. Neither an approval, nor a trial, nor a training is
     waited for: the losses are those of live labels.

@@ -1,4 +1,4 @@
-"""The fallback chain: champion, previous champion, baseline, prior. The first step that can serve does.
+"""The fallback chain: champion, previous champion, baseline, constant. The first step that can serve does.
 
 Each step that is skipped gives a reason, and the reasons are stored with the predictions. A canary is a step
 before the champion, for its share of the entities.
@@ -31,7 +31,7 @@ class FallbackStep:
 
     Parameters
     ----------
-    served_by : ``champion``, ``previous``, ``baseline``, ``prior``, ``canary`` or ``shadow``.
+    served_by : ``champion``, ``previous``, ``baseline``, ``constant``, ``canary`` or ``shadow``.
     version, model : the model's version and digest, empty for a constant.
     constant : what a step without a model predicts for every row.
     unavailable : why this step can't serve, empty if it can.
@@ -68,7 +68,7 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
     ----------
     missing : see `missing_sources_reason`.
     """
-    no_model = "no model had been promoted by this partition"
+    no_model = "no model had been promoted before this partition"
     models = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
     steps = []
     for served_by, row in models.items():
@@ -80,8 +80,8 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
         else:
             reason = missing_sources_reason(spec, served_by, missing)
             steps.append(FallbackStep(served_by, str(row["version"]), str(row["model"]), unavailable=reason))
-    finite = serving.prior is not None and np.isfinite(serving.prior).all()
-    return [*steps, FallbackStep("prior", constant=serving.prior if finite else spec.fallback)]
+    finite = serving.constant is not None and np.isfinite(serving.constant).all()
+    return [*steps, FallbackStep("constant", constant=serving.constant if finite else spec.constant)]
 
 
 def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, str]) -> str:

@@ -50,7 +50,7 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
 
     Parameters
     ----------
-    requires_features : whether to fail if the features can't be computed. Otherwise the prior serves a
+    requires_features : whether to fail if the features can't be computed. Otherwise a constant serves a
         partition that has no predictions yet.
 
     Returns
@@ -83,7 +83,7 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
         except SpecError as error:
             if requires_features or lake.count("predictions", {"partition": partition}):
                 raise
-            ref = run.serve_prior(rows_without_features(spec, source_rows, partition), str(error))
+            ref = run.serve_constant(rows_without_features(spec, source_rows, partition), str(error))
         else:
             ref = run.publish(rows, lambda trials: run.predict(rows, trials))
     return finish(lake, spec, partition, ref, erasures)
@@ -161,8 +161,8 @@ class ScoringRun:
             self._score_shadows(rows, served, trials)
         return ref
 
-    def serve_prior(self, rows: pa.Table, error: str) -> Ref:
-        """Publish the prior for each row of a partition whose features can't be computed.
+    def serve_constant(self, rows: pa.Table, error: str) -> Ref:
+        """Publish the constant for each row of a partition whose features can't be computed.
 
         Parameters
         ----------

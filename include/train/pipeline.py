@@ -205,7 +205,7 @@ class TrainingAttempt:
             data=self.data,
             code=code_version(),
             version=version,
-            prior=outputs.label_prior(spec, target(spec, self.rows)),
+            constant=outputs.label_constant(spec, target(spec, self.rows)),
             last_fitted=challenger.last_fitted,
             fitted_rows=challenger.rows,
             partitions=parts.partitions(),

@@ -79,7 +79,7 @@ def evidence(found: Losses, **changes: object) -> Evidence:
         code="c",
         version="2",
         model="m" * 64,
-        prior=0.2,
+        constant=0.2,
         baseline_model="b" * 64,
         metrics={"challenger": {"roc_auc": 0.7, "calibration_gap": 0.02}},
         losses=found,

@@ -52,7 +52,7 @@ def test_a_constant_decides_too(lake: Lake, tmp_path: Path) -> None:
     """Before any model is promoted, the fallback's probability has an action."""
     spec = declare(tmp_path, COSTS)
     score(lake, spec, PARTITION)
-    assert {row["action"] for row in lake.rows("predictions")} == {"warn" if spec.fallback > 0.5 else "wait"}
+    assert {row["action"] for row in lake.rows("predictions")} == {"warn" if spec.constant > 0.5 else "wait"}
 
 
 def test_an_erasure_after_the_costs_were_removed_leaves_actions_and_their_digest(

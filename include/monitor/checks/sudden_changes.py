@@ -45,7 +45,7 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
     lake, champion = context.lake, context.champion
     by_champion = context.neighbors.served_by(context.model, partitions)
     feature_limits = _limits(lake, training["partition"], _fitted_model(training))
-    prediction_limits = _limits(lake, champion["evidence"], champion["model"]) if champion else {}
+    prediction_limits = _limits(lake, champion["judged_on"], champion["model"]) if champion else {}
     rules, findings = spec.monitoring.sudden_changes, []
     for name in (*spec.features.columns, *spec.problem.outputs):
         is_prediction = name in spec.problem.outputs

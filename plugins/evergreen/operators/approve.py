@@ -49,7 +49,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def execute(self, context: Context) -> Any:
         """Ask, unless it was answered or needs no answer; Airflow then calls `execute_complete`."""
         from include.promote import approval, ledger
-        from include.promote.promotion import promotion_blocker, read_ledgers, set_fallback
+        from include.promote.promotion import promotion_blocker, read_ledgers, set_baseline
 
         with self.opened() as (lake, spec):
             attempt = ledger.attempt(lake, self.verdict["uri"])
@@ -60,7 +60,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
                 return self._wait_again(context, self._deadline(first_asked))
             if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
                 self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
-            set_fallback(lake, spec, attempt)  # without a champion the baseline serves until the answer
+            set_baseline(lake, spec, attempt)  # without a champion the baseline serves until the answer
             return self._ask(context, attempt)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:

@@ -68,7 +68,7 @@ class ScoreOperator(EvergreenOperator):
     planned, it publishes what they have computed.
 
     If the features of a scheduled partition can't be computed, they are tried again until the scoring
-    deadline; the task is deferred meanwhile. Then the prior serves each row, with the error as the reason. A
+    deadline; the task is deferred meanwhile. Then a constant serves each row, with the error as the reason. A
     run by hand, or one that begins after the deadline, fails instead.
 
     :param shards: their keys, from the plan.

@@ -125,7 +125,7 @@ class World:
             code=f"commit-{number}",
             version=str(number),
             model=digest_bytes(f"model {number}".encode()),
-            prior=float(actual.mean()) if count else 0.2,
+            constant=float(actual.mean()) if count else 0.2,
             baseline_model=digest_bytes(b"baseline"),
             metrics={n: metric_values(names, actual, v) for n, v in predicted.items()},
             losses=test_losses,
@@ -175,8 +175,8 @@ class World:
         """Write the switch that promoting an attempt writes, without its models."""
         row = ledger.attempt(self.lake, key)
         ledger.record_switch(self.lake, lambda _: [{
-            "role": "champion", "version": row["version"], "model": row["model"], "prior": 0.2,
-            "effective_from": "2013-03-04", "evidence": row["partition"], "kind": "promoted", "by": "",
+            "role": "champion", "version": row["version"], "model": row["model"], "constant": 0.2,
+            "effective_from": "2013-03-04", "judged_on": row["partition"], "kind": "promoted", "by": "",
             "reason": row["sentence"], "attempt": key, "request": key, "recipe": "boosting",
         }])  # fmt: skip
 
