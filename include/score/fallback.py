@@ -151,17 +151,14 @@ def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
     return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]
 
 
-def first_available(steps: Sequence[FallbackStep]) -> FallbackStep:
-    """Return the step that serves unless its model fails."""
-    return next(step for step in steps if not step.unavailable)
-
-
 def predict_with_fallback(
     lake: Lake,
     spec: UseCase,
     rows: pa.Table,
     steps: Sequence[FallbackStep],
     load: LoadModel | None = None,
+    *,
+    skip_failing: bool = True,
 ) -> StepPredictions:
     """Return the predictions of the first step that can serve.
 
@@ -169,6 +166,12 @@ def predict_with_fallback(
     ----------
     rows : features of the partition, shape (n, any).
     load : see `predict_step`.
+    skip_failing : whether the next step serves if a model fails.
+
+    Raises
+    ------
+    ModelError
+        when a model fails, unless ``skip_failing``.
     """
     skipped: list[str] = []
     for step in steps:
@@ -178,6 +181,8 @@ def predict_with_fallback(
                 values = predict_step(lake, spec, rows, step, load)
                 return StepPredictions(step, "; ".join(skipped), values)
             except ModelError as error:
+                if not skip_failing:
+                    raise
                 reason = str(error)
         skipped.append(f"{step.name}: {reason}")
     raise AssertionError("the last step is a constant and can always serve")

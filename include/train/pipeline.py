@@ -31,7 +31,7 @@ from include.promote import ledger
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.train import monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
@@ -74,7 +74,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     StaleDecision
         when rows were erased meanwhile.
     """
-    erasures = lake.version(LEDGER)
+    erasures = lake.version(ERASURES_TABLE)
     tables = [_read_table(lake, source) for source in spec.sources]
     rows = training_set(lake, spec, partition)
     attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables, erasures)
