@@ -27,7 +27,7 @@ from include.judge.evidence import (
     Fairness,
     Leakage,
     OnnxFile,
-    Serving,
+    ServingTest,
 )
 from include.models import artifacts, outputs
 from include.spec import UseCase
@@ -139,18 +139,18 @@ def _fairness(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> tuple[Fa
     return fairness.measure_fairness(spec, groups, evaluation.rows["partition"], evaluation.actual, predicted)
 
 
-def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Serving:
+def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> ServingTest:
     """Return the first serving measurement of this model, so that repeated evidence has the same bytes."""
     key = f"evaluations/serving/{evaluation.digest}.json"
     stored = lake.get(key)
     if stored is not None:
-        return Serving(**json.loads(stored))
+        return ServingTest(**json.loads(stored))
     # exactly one partition's batch: a linear model's last bits depend on the batch
     batch = evaluation.rows.filter(pc.equal(evaluation.rows["partition"], evaluation.partitions[-1]))
     predictions = artifacts.predict(evaluation.estimator, batch, spec)
     measured = serving.measure_serving(evaluation.data, evaluation.digest, spec, batch, predictions)
     if measured.identical and not lake.create(key, json.dumps(asdict(measured)).encode()):
-        return Serving(**json.loads(lake.get(key) or b"{}"))  # a concurrent run stored its own first
+        return ServingTest(**json.loads(lake.get(key) or b"{}"))  # a concurrent run stored its own first
     return measured
 
 

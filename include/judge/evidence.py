@@ -99,7 +99,7 @@ class EdgeCase:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingTest:
     """The challenger as it would serve: loaded in a fresh process from its stored bytes.
 
     Parameters
@@ -212,7 +212,7 @@ class Facts:
     slices: tuple[Slice, ...] | None = None
     fairness: tuple[Fairness, ...] = ()
     edge_cases: tuple[EdgeCase, ...] = ()
-    serving: Serving | None = None
+    serving: ServingTest | None = None
     leakage: Leakage = Leakage()
     coverage: dict[str, float] = field(default_factory=dict)
     champion_coverage: dict[str, float] = field(default_factory=dict)

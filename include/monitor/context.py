@@ -115,7 +115,7 @@ class PartitionContext:
         """The losses of the matured partitions since the champion's recipe serves, None if none serves."""
         if self.champion is None:
             return None
-        return loss_series(self.lake, self.state.champions(self.partition), self.partition)
+        return loss_series(self.lake, self.state.recipe_switches(self.partition), self.partition)
 
     @cached_property
     def walk(self) -> Walks:

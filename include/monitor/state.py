@@ -139,7 +139,7 @@ class State:
         in_effect = [row for row in self._champions if row["effective_from"] <= partition]
         return in_effect[-1] if in_effect else None
 
-    def champions(self, partition: str) -> list[Row]:
+    def recipe_switches(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
         line: list[Row] = []
         for row in self._champions:
@@ -262,7 +262,7 @@ class State:
 
     def _champion_losses(self, partition: str) -> list[list[str]]:
         """Return partition and digest of the champions' losses, as far as known on a partition."""
-        champions, digests = self.champions(partition), self.published_digests[LOSSES]
+        champions, digests = self.recipe_switches(partition), self.published_digests[LOSSES]
         first = str(champions[0]["effective_from"]) if champions else "~"
         keys = [key for key in sorted(self.realized_inputs) if first <= key <= partition and key in digests]
         return [[key, digests[key]] for key in keys if self.labels_known_on(key)[0] <= partition]

@@ -19,7 +19,7 @@ from include.judge.evidence import (
     Fairness,
     Leakage,
     Losses,
-    Serving,
+    ServingTest,
     Slice,
     evidence_key,
     evidence_rows_key,
@@ -85,7 +85,7 @@ class World:
             number, count, row_partitions, actual, predicted, champion["model"] if champion else ""
         )
         if refused:
-            serving = Serving(False, {"p95_ms": 5.25}, "row 3 differs")
+            serving = ServingTest(False, {"p95_ms": 5.25}, "row 3 differs")
             evidence = replace(evidence, facts=replace(evidence.facts, serving=serving))
         self.lake.replace(evidence_key(evidence.key), evidence.to_json().encode())
         if keep:
@@ -249,7 +249,9 @@ def facts(
             EdgeCase("temp missing", "missing", True, 0.1),
             EdgeCase("dest unseen", "unseen", True, 0.3, HOSTILE),
         ),
-        serving=Serving(True, {"p50_ms": 3.1, "p95_ms": 5.25, "rows_per_second": 81234.0, "size_mb": 1.5}),
+        serving=ServingTest(
+            True, {"p50_ms": 3.1, "p95_ms": 5.25, "rows_per_second": 81234.0, "size_mb": 1.5}
+        ),
         leakage=Leakage(
             single_feature={n: 0.5 + 0.01 * i for i, n in enumerate(names)},
             shuffled_losses=shuffled,
