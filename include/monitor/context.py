@@ -185,7 +185,7 @@ class PartitionContext:
         newest = [row for row in rows if is_label or row["partition"] == self.partition]
         if not newest:
             if name in self.spec.problem.outputs:
-                return f"{name} isn't the champion's in this partition"
+                return f"{name} isn't compared: the champion didn't serve this partition"
             return f"{name} is missing from this partition"
         if column is None:
             return f"{name} has no reference"

@@ -2,9 +2,8 @@
 
 Partitions may be monitored in any order, and two at once. A partition's findings are therefore a pure
 function of what is published for it and for the partitions before it. The digests of these inputs are stored
-with the findings. Whoever publishes an earlier partition repeats the later ones whose digests no longer
-match. So any order leads to the same tables, except for champion losses further back than the span: see the
-known limits.
+with the findings. Publishing an earlier partition runs the later ones again whose digests changed. So any
+order leads to the same tables, except for champion losses further back than the span: see the known limits.
 """
 
 from __future__ import annotations

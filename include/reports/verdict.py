@@ -122,7 +122,9 @@ def _copy_to_registry(
         registry.put(registry.run_of(name, version), files)
         registry.describe(name, version, "\n\n".join(paragraphs), {"verdict": attempt.row["verdict"]})
     except EvergreenError as error:
-        log.warning("%s v%s: report and cards are in the lake only: %s", name, version, error)
+        log.warning(
+            "%s v%s: couldn't copy report and cards to MLflow; they are in the lake: %s", name, version, error
+        )
 
 
 def page_sections(attempt: AttemptData) -> dict[str, Section]:

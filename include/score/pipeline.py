@@ -116,7 +116,7 @@ def _skipped_partitions(lake: Lake, spec: UseCase, partition: str) -> str:
     if not skipped:
         return ""
     span = " to ".join(dict.fromkeys((skipped[0], skipped[-1])))
-    return f"not scored before it: {span}; a switch takes effect only after {partition} from now on"
+    return f"skipped without predictions: {span}; a new switch takes effect only after {partition}"
 
 
 class ScoringRun:

@@ -411,7 +411,7 @@ def _distance(
         before = artifacts.predict(model, rows, known_rows.spec)
         now = artifacts.predict(estimator, rows, known_rows.spec)
     except ModelError as error:
-        log.warning("%s: a fit isn't compared with the one before: %s", known_rows.spec.name, error)
+        log.warning("%s: couldn't compare a fit with the one before: %s", known_rows.spec.name, error)
         return None
     return distance(now, before)
 

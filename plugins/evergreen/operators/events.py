@@ -54,7 +54,7 @@ class ReadMessagesOperator(EvergreenOperator):
                 partitions[meant_partition(spec, hint, datetime.now(UTC))] = None
             except PartitionError as error:
                 self.log.warning("Ignored: %s", error)
-        self.log.info("Messages mean %s", ", ".join(partitions) or "no partition")
+        self.log.info("Messages name these partitions: %s", ", ".join(partitions) or "none")
         if left := sorted(partitions)[:-MAX_PARTITIONS]:
             self.log.warning("Left to a backfill: %d partitions, %s to %s", len(left), left[0], left[-1])
         return sorted(partitions)[-MAX_PARTITIONS:]

@@ -103,7 +103,8 @@ class ScoreOperator(EvergreenOperator):
             return score(lake, spec, partition)
         except SpecError as error:
             deadline = spec.clock.local(partition, spec.scoring.deadline)
-            is_late = event is None and datetime.now(UTC) >= deadline  # as in a backfill
+            # the first attempt after the deadline, as in a backfill: fail rather than serve a constant
+            is_late = event is None and datetime.now(UTC) >= deadline
             if is_late or context["dag_run"].run_type != "scheduled":
                 raise
             self.log.warning("%s", error)
