@@ -285,7 +285,7 @@ def switch_reference(lake: Lake, row: Row, note: str = "") -> Ref:
         f"v{row['version']} {row['kind']}{by}, {row['role']} from {row['effective_from']} on: {row['reason']}"
     )
     uri = f"{lake.uri}/tables/switches"
-    return Ref(uri=uri, partition=row["effective_from"], digest=row["model"], rows=1, note=note[:500])
+    return Ref(uri=uri, partition=row["effective_from"], digest=row["model"], rows=1, note=note)
 
 
 # what blocks a promotion

@@ -87,7 +87,8 @@ def advance(
         trial_partitions = sum(row["rows"] > 0 for row in scored)
         losses = live_losses(lake, spec, trial, partition)
         decision = next_step(trial.kind, losses, trial_partitions, spec.gate)
-        steps += decision.step != STAY and _take_step(lake, spec, trial, decision)
+        if decision.step != STAY and _take_step(lake, spec, trial, decision):
+            steps += 1
         notes.append(f"{trial}: {decision.step}, {decision.reason}")
     if replacement := replace_broken(lake, spec, partition):
         log.warning("%s: %s", spec.name, replacement)
@@ -96,7 +97,7 @@ def advance(
     if registry is not None and any(row["effective_from"] >= partition for row in champions):
         # also after a switch whose run was killed before this, on this partition or the last
         mirror_aliases(lake, spec, registry())
-    return Ref(uri, partition, rows=steps, note="; ".join(notes)[:500] or "nothing is on trial")
+    return Ref(uri, partition, rows=steps, note="; ".join(notes) or "nothing is on trial")
 
 
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:

@@ -329,5 +329,5 @@ def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
         partition=record.partition,
         digest=challenger.digest,
         rows=record.fitted_rows,
-        note=note[:500],
+        note=note,
     )

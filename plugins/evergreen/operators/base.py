@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -146,6 +146,18 @@ class EvergreenOperator(StoreOperator):
         return lineage.to_openlineage(self.published)
 
 
+class CheckPartitionOperator(EvergreenOperator):
+    """Fail a run that has no partition, or one that the schedule doesn't have, before any other task starts.
+
+    Reads the declaration and writes nothing.
+    """
+
+    def execute(self, context: Context) -> str:
+        """Return the partition."""
+        with self.running(context) as (_, _, partition):
+            return partition
+
+
 def start_run(dag_id: str, run_id: str, conf: dict[str, Any]) -> NoReturn:
     """Start a run of another DAG and end the task, without waiting; skip the task if there is such a run."""
     raise DagRunTriggerException(
@@ -233,16 +245,3 @@ def connect(name: str) -> Endpoint:
         extra=dict(connection.extra_dejson),
         kind=str(connection.conn_type or ""),
     )
-
-
-def back_up(lakes: Sequence[Lake]) -> Ref:
-    """Back up lakes; the returned reference's note names the backup and what it lacks."""
-    from include.environment import setting
-    from include.ops.backup import ARTIFACTS, backup
-    from include.ops.backup_store import open_store
-
-    store, now = open_store(), datetime.now(UTC)
-    result = backup(lakes, store, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
-    if result.failed:
-        raise AirflowFailException(result.note)
-    return Ref(store.uri, "all", rows=result.copied, note=result.note)

@@ -118,4 +118,6 @@ class CheckWatcherOperator(EvergreenOperator):
         if context["ti"].try_number <= context["ti"].max_tries:
             raise AirflowException(problem)
         if not notify(self.usecase, problem, since):
-            self.skip_task("could not notify everybody: see the log, then clear this task to retry")
+            raise AirflowFailException(
+                "could not notify everybody: see the log, then clear this task to retry"
+            )

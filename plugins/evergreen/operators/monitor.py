@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from evergreen.alert_channels import sender
+from evergreen.alert_channels import notify
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
 from evergreen.operators.base import EvergreenOperator, log_champion, start_run
@@ -80,8 +80,8 @@ class AlertOperator(DecisionOperator):
     """Send the partition's alerts, once, to each connection under `alerts.to`.
 
     Reads the decision and the silences; writes who was notified. An alert that a person acknowledged or muted
-    isn't sent, and a backfilled partition sends none. A failed alert logs a
-    warning and skips the task. Clear the task to retry the recipients who were missed.
+    isn't sent, and a backfilled partition sends none. If a recipient can't be reached, the task is retried,
+    then fails, and with it the run, but no other task. Each try notifies only those who were missed.
     """
 
     def execute(self, context: Context) -> None:
@@ -108,12 +108,7 @@ class AlertOperator(DecisionOperator):
         silenced = {key: row for key in keys if (row := log.silenced_by(key, partition))}
         if all(key in silenced for key in keys):
             self.skip_task(f"nobody is notified: {'; '.join(map(silence_text, silenced.values()))}")
-        self.log.info("%s", message["sentence"])
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec), silenced)
-        failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
-        for name, outcome in outcomes.items():
-            (self.log.warning if name in failed else self.log.info)("%s: %s", name, outcome)
-        if failed:
-            self.skip_task(
-                f"could not notify {', '.join(failed)}: see the log, then clear this task to retry"
-            )
+        outcome, missed = notify(lake, spec, message, context, silenced)
+        if missed:
+            raise AirflowException(f"could not notify {', '.join(missed)}: {outcome}")
+        self.log.info("%s", outcome)

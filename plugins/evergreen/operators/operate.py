@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.links import description_links
-from evergreen.operators.base import EvergreenOperator, back_up
+from evergreen.operators.base import EvergreenOperator
+from evergreen.operators.upkeep import back_up
 from evergreen.run_note import REFUSAL
 from include.errors import EvergreenError
 from include.references import Ref
