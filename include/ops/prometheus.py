@@ -13,6 +13,10 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, get_args
 
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 from include.errors import EvergreenError
 from include.monitor.performance import CONSTANT_PREFIX
 from include.monitor.policy import Act
@@ -42,16 +46,20 @@ def exposition_text(samples: Iterable[Sample], help_texts: Mapping[str, str]) ->
     ----------
     help_texts : the meaning of each gauge, by its name.
     """
-    lines: dict[str, list[str]] = {name: [] for name in help_texts}
+    families = {name: GaugeMetricFamily(name, text) for name, text in help_texts.items()}
     for sample in samples:
-        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
-        lines[sample.name].append(f"{sample.name}{{{labels}}} {sample.value!r}")  # nan and inf are valid
-    heads = {name: [f"# HELP {name} {text}", f"# TYPE {name} gauge"] for name, text in help_texts.items()}
-    return "".join(f"{line}\n" for name, own in lines.items() if own for line in [*heads[name], *own])
+        families[sample.name].add_sample(sample.name, dict(sample.labels), sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families([family for family in families.values() if family.samples]))
+    return generate_latest(registry).decode()
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+class _Families(Collector):
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self.families
 
 
 TABLES = (
