@@ -31,10 +31,8 @@ SINGLE_FEATURE, ALL_FEATURES = "strongest single feature", "all features togethe
 SHUFFLED_LABELS = "gain of shuffled labels over a constant"
 LOSS_REDUCTION = "loss reduction against the prior"
 LEAKAGE_CHECKS = (SINGLE_FEATURE, ALL_FEATURES, SHUFFLED_LABELS, LOSS_REDUCTION)
-MAX_COLUMN_NAMES, IMPORTANT_SHARE = (
-    5,
-    0.1,
-)  # columns in a message: how many, and from which share of the first
+# columns in a message: how many, and from which share of the first
+MAX_COLUMN_NAMES, IMPORTANT_SHARE = 5, 0.1
 # Test rows of a class below which no feature is judged. One misplaced row of 50 moves the ROC-AUC by
 # at most 0.02. A feature with a true ROC-AUC of 0.95 reaches 0.98 in 4 of 1000 draws of 50 rows, and in 250
 # of 1000 draws of 6 rows.

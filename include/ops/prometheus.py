@@ -66,7 +66,9 @@ TABLES = (
     "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "switches"
 )  # fmt: skip
 PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
-BACK = 31  # days before a product's newest partition that are searched first for its newest published one
+LOOKBACK_DAYS = (
+    31  # days before a product's newest partition that are searched first for its newest published one
+)
 OUTCOMES = ("published", "refused", "unavailable")
 DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]
@@ -248,7 +250,7 @@ def _until(spec: UseCase, partition: str) -> list[str]:
     if spec.clock.sub_daily:
         return [*spec.clock.keys((day - timedelta(days=1)).isoformat(), partition), partition]
     # all dates: an old partition may not be on the schedule as it is declared now
-    return [(day - timedelta(days=ago)).isoformat() for ago in range(BACK)]
+    return [(day - timedelta(days=ago)).isoformat() for ago in range(LOOKBACK_DAYS)]
 
 
 def _due(spec: UseCase, partition: str) -> float | None:
