@@ -23,7 +23,7 @@ import pyarrow as pa
 import yaml
 
 from benchmarks.memory import Anonymous, apart
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage import schemas

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from benchmarks.batch import CARRIERS, DESTS, ORIGINS, Values, others, source_batch
 from benchmarks.memory import Anonymous, apart
 from include.cli import stages
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.ingest.publish import publish_validated
 from include.judge.evidence import evidence_rows_key
 from include.models import artifacts

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include.features.build import matured, training_set
+from include.features.labels import matured, training_set
 from include.models import artifacts
 from include.monitor.checks import concept
 from include.monitor.checks.degradation import YEAR, above_reference, above_walk

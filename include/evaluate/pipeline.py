@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from include.errors import ModelError, TrainingOutdated
 from include.evaluate.measure import EvaluationRows, gather_facts
 from include.evaluate.refit import measure_refit
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.evidence import (
     BASELINE_PREFIX,
     CHALLENGER,

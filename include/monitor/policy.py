@@ -22,7 +22,7 @@ from typing import Literal
 import pyarrow as pa
 
 from include.errors import EvergreenError
-from include.features.build import partition_before, partitions_with_rows
+from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck

@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include.errors import ModelError
-from include.features.build import features, partition_before
+from include.features.build import features
+from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.drift_measures import Binning, Counts

@@ -14,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.features.build import key_before, partitions_with_rows
+from include.features.windows import key_before, partitions_with_rows
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json

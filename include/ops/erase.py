@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.errors import EvergreenError, NotPublished, PartitionRefused, SpecError
-from include.features.build import window_start
+from include.features.windows import window_start
 from include.ingest.connectors.request import request
 from include.ingest.erasure import (
     describe_source,

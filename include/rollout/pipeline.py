@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from include.errors import StaleDecision
 from include.features import point_in_time
-from include.features.build import labels, matured
+from include.features.labels import labels, matured
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series

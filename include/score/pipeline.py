@@ -21,12 +21,7 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from include.errors import ModelError, NotPublished, SpecError, StaleDecision
 from include.features import point_in_time
-from include.features.build import (
-    compute_features,
-    known_too_late,
-    remedy_too_late,
-    rows_without_features,
-)
+from include.features.build import compute_features, known_too_late, remedy_too_late, rows_without_features
 from include.models import outputs
 from include.promote import ledger
 from include.promote.ledger import Row, Trial, trials_on

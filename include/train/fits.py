@@ -21,7 +21,9 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import EvergreenError, ModelError, SpecError, StaleDecision
 from include.extensions import is_reference
-from include.features.build import features, join_labels, partition_before, training_set
+from include.features.build import features
+from include.features.labels import join_labels, training_set
+from include.features.windows import partition_before
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
 from include.references import digest_bytes, digest_json

@@ -23,7 +23,9 @@ from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
 from include.errors import EvergreenError, InsufficientData
-from include.features.build import known_too_late, matured, remedy_too_late, training_set, window_start
+from include.features.build import known_too_late, remedy_too_late
+from include.features.labels import matured, training_set
+from include.features.windows import window_start
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry

@@ -21,8 +21,10 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
-from include.features.build import features, matured, partition_before
+from include.features.build import features
 from include.features.label_arrival import known_on, labels_known_on
+from include.features.labels import matured
+from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.metrics import all_metric_values, row_losses

@@ -161,7 +161,8 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
 
 def _sql_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield the errors of the SQL of features and labels, from DuckDB or against the declaration."""
-    from include.features.build import features, labels
+    from include.features.build import features
+    from include.features.labels import labels
     from include.storage.lake import Lake
 
     partition = _year(spec)[0]

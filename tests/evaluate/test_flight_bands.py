@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from include.environment import Endpoint
 from include.evaluate.pipeline import evaluate
-from include.features.build import labels
+from include.features.labels import labels
 from include.ingest.pipeline import ingest
 from include.judge.evidence import Evidence
 from include.judge.judge import RUBBER_STAMPED

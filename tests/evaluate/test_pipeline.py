@@ -14,7 +14,8 @@ from mlflow import MlflowClient
 from include.errors import ModelError, TrainingOutdated
 from include.evaluate import measure
 from include.evaluate.pipeline import evaluate
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.promote.promotion import force, judge_and_record

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from include.evaluate.refit import measure_refit
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.checks import MIN_PAST_MOVES, movement, twin
 from include.judge.context import Check, CheckContext
 from include.judge.evidence import Refit

@@ -14,7 +14,8 @@ import pytest
 from include.errors import ModelError, SpecError
 from include.evaluate.pipeline import evaluate
 from include.evaluate.serving import measure_serving
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.models.registry import Registry

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.state import State

@@ -15,7 +15,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.judge import BLESSED, RUBBER_STAMPED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry

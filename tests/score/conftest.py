@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.promote import ledger
 from include.references import digest_bytes

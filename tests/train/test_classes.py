@@ -10,7 +10,7 @@ import pytest
 
 from include.errors import EvergreenError, SpecError
 from include.evaluate.pipeline import evaluate
-from include.features.build import labels, training_set
+from include.features.labels import labels, training_set
 from include.judge.evidence import Evidence
 from include.judge.judge import judge
 from include.models.registry import Registry

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from include.errors import SpecError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.storage.lake import Lake
@@ -73,7 +73,7 @@ def test_labels_below_0_are_no_counts(clinic: Path, registry: Registry) -> None:
 
 def test_a_quantile_is_exceeded_by_its_share_of_the_labels(clinic: Path, registry: Registry) -> None:
     """About nine of ten labels are below the predictions of each candidate and of the prior."""
-    from include.features.build import training_set
+    from include.features.labels import training_set
 
     spec, lake, record = trained(clinic, registry, QUANTILE)
     rows = training_set(lake, spec, visits.LAST)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.judge.judge import NOT_BLESSED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry

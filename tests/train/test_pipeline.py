@@ -22,7 +22,7 @@ from sklearn.pipeline import Pipeline
 
 from evergreen.operators.train import AblateOperator, TrainOperator
 from include.errors import EvergreenError, SpecError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.references import digest_bytes

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from include.errors import ModelError, SpecError
 from include.evaluate.pipeline import evaluate
-from include.features.build import labels, training_set
+from include.features.labels import labels, training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry

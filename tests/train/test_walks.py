@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.features.build import features, labels, training_set
+from include.features.build import features
+from include.features.labels import labels, training_set
 from include.judge.judge import NOT_BLESSED, Verdict
 from include.models import artifacts
 from include.promote import ledger

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from include.features.build import labels
+from include.features.labels import labels
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
 from include.monitor.context import PartitionContext

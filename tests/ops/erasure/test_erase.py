@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.errors import NotPublished, SettingError, SpecError
-from include.features.build import window_start
+from include.features.windows import window_start
 from include.ingest import pipeline
 from include.monitor.pipeline import monitor
 from include.ops.backup import backup

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from include.errors import StaleDecision
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models.registry import Registry
 from include.ops.erase import plan_erasure
 from include.promote import ledger
