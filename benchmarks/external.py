@@ -68,7 +68,7 @@ DECLARED: dict[str, Any] = {
         "candidates": [{"name": "xgboost", "estimator": "xgboost", "params": {"n_estimators": 10}}],
     },
     "gate": {"objective": "log_loss"},
-    "scoring": {"deadline": "09:00", "fallback": 0.5},
+    "scoring": {"deadline": "09:00", "constant": 0.5},
 }
 
 

@@ -78,7 +78,7 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     """
     if champion is None:
         return None
-    digest, trained = str(champion["model"]), str(champion["evidence"])
+    digest, trained = str(champion["model"]), str(champion["judged_on"])
     profiles = read_reference(lake, digest, trained)
     if not profiles:
         return None

@@ -14,10 +14,11 @@ from datetime import timedelta
 from typing import Any, get_args
 
 from include.errors import EvergreenError
-from include.monitor.performance import PRIOR_PREFIX
+from include.monitor.performance import CONSTANT_PREFIX
 from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase, load
+from include.spec.stages import STEPS
 from include.storage import predicates
 from include.storage.lake import Lake, Where
 from include.storage.store_errors import translate_store_errors
@@ -59,7 +60,6 @@ TABLES = (
 PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
 BACK = 31  # days before a product's newest partition that are searched first for its newest published one
 OUTCOMES = ("published", "refused", "unavailable")
-FALLBACK_STEPS = ("champion", "canary", "previous", "baseline", "prior")
 DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]
 
@@ -78,7 +78,7 @@ HELP = {
     "evergreen_value": ("The value that a check of the newest monitored partition compares with its limit."),
     "evergreen_limit": "The limit from which that check alarms.",
     "evergreen_performance": (
-        "A realized metric of the newest partition with labels, and that of the prior on the same rows."
+        "A realized metric of the newest partition with labels, and that of a constant on the same rows."
     ),
     "evergreen_performance_partition_timestamp_seconds": "Deadline of that partition's predictions.",
     "evergreen_estimated_performance": ("The estimate of a metric of the newest partition, without labels."),
@@ -146,8 +146,8 @@ def _findings(lake: Lake, spec: UseCase) -> Values:
 def _performance(lake: Lake, spec: UseCase) -> Values:
     rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
     for name, row in {row["metric"]: row for row in rows}.items():
-        metric = name.removeprefix(PRIOR_PREFIX)
-        model = "served" if metric == name else "prior"
+        metric = name.removeprefix(CONSTANT_PREFIX)
+        model = "served" if metric == name else "constant"
         yield "evergreen_performance", {"metric": metric, "of": model}, row["value"]
     if rows:
         yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[-1]["partition"])
@@ -178,7 +178,7 @@ def _estimates(lake: Lake, spec: UseCase) -> Values:
 
 def _served(lake: Lake, spec: UseCase) -> Values:
     counts = Counter(row["served_by"] for row in _of_newest(lake, "predictions", ["partition", "served_by"]))
-    for step in FALLBACK_STEPS if counts else ():
+    for step in STEPS if counts else ():
         yield "evergreen_served_by_share", {"served_by": step}, counts[step] / counts.total()
 
 
@@ -187,7 +187,7 @@ def _champion(lake: Lake, spec: UseCase) -> Values:
     for row in champions[-1:]:
         labels = {"version": str(row["version"]), "kind": str(row["kind"])}
         yield "evergreen_champion_timestamp_seconds", labels, _time(spec, row["effective_from"])
-        yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["evidence"])
+        yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["judged_on"])
 
 
 def _decision(lake: Lake, spec: UseCase) -> Values:

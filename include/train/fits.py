@@ -29,7 +29,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 from include.train.split import partitions_of
@@ -99,12 +99,12 @@ class KnownRows:
         StaleDecision
             when the ledger of erasures has changed.
         """
-        if self.erasures is not None and self.lake.version(LEDGER) != self.erasures:
+        if self.erasures is not None and self.lake.version(ERASURES_TABLE) != self.erasures:
             raise StaleDecision(
                 f"{self.spec.name}: training on {self.partition}",
                 required="rows of which none is erased while it runs",
                 found="an erasure since it began",
-                where=f"{self.lake.uri}/tables/{LEDGER}",
+                where=f"{self.lake.uri}/tables/{ERASURES_TABLE}",
                 remedy="train again, then repeat the erasure, which finds what this training has stored",
             )
 
@@ -411,7 +411,7 @@ def _distance(
         before = artifacts.predict(model, rows, known_rows.spec)
         now = artifacts.predict(estimator, rows, known_rows.spec)
     except ModelError as error:
-        log.warning("%s: a fit isn't compared with the one before: %s", known_rows.spec.name, error)
+        log.warning("%s: couldn't compare a fit with the one before: %s", known_rows.spec.name, error)
         return None
     return distance(now, before)
 

@@ -31,7 +31,7 @@ from include.promote import ledger
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.train import monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
@@ -74,7 +74,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     StaleDecision
         when rows were erased meanwhile.
     """
-    erasures = lake.version(LEDGER)
+    erasures = lake.version(ERASURES_TABLE)
     tables = [_read_table(lake, source) for source in spec.sources]
     rows = training_set(lake, spec, partition)
     attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables, erasures)
@@ -205,7 +205,7 @@ class TrainingAttempt:
             data=self.data,
             code=code_version(),
             version=version,
-            prior=outputs.label_prior(spec, target(spec, self.rows)),
+            constant=outputs.label_constant(spec, target(spec, self.rows)),
             last_fitted=challenger.last_fitted,
             fitted_rows=challenger.rows,
             partitions=parts.partitions(),
@@ -329,5 +329,5 @@ def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
         partition=record.partition,
         digest=challenger.digest,
         rows=record.fitted_rows,
-        note=note[:500],
+        note=note,
     )

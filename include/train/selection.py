@@ -173,13 +173,15 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
     by_name = final_weights(walks, min_gain, baselines)
     best = max(walks.recipes, key=lambda name: by_name[name])
     if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
-        return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
+        return Choice(
+            serving, by_name, f"{serving} keeps serving: no other recipe has {INERTIA:g} times its weight"
+        )
     heavy = [name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best]]
     chosen = next((name for name in heavy if lost_less(walks, name, serving)), serving)
     if chosen == serving:
         ratio = by_name[heavy[0]] / by_name[serving]
-        why = f"{heavy[0]} has {ratio:.3g} times its weight, but lost no less over the newest {RECENT}"
-        return Choice(serving, by_name, f"{serving} stays: {why} {walks.unit}")
+        why = f"{heavy[0]} has {ratio:.3g} times its weight, but didn't lose less over the last {RECENT}"
+        return Choice(serving, by_name, f"{serving} keeps serving: {why} {walks.unit}")
     basis = f"over {len(walks.partitions)} {walks.unit if len(walks.partitions) != 1 else walks.unit[:-1]}"
     if not len(walks.partitions):
         return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")

@@ -192,7 +192,12 @@ def predict(
         try:
             estimator = artifacts.load_model(lake, model, spec)
         except ModelError as error:
-            log.warning("%s: the walk of %s lacks partitions: %s", spec.name, name, error)
+            log.warning(
+                "%s: the walk of %s is missing partitions, since a fit can't be loaded: %s",
+                spec.name,
+                name,
+                error,
+            )
             continue
         values[places] = _predict_each(spec, name, estimator, rows.take(pa.array(places)))
     return predicted

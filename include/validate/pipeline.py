@@ -244,7 +244,7 @@ def _python_problems(spec: UseCase) -> Iterator[Problem]:
         return problems_of(spec, required, remedy, function, *args)
 
     actual = np.array(spec.problem.codes or (0.0, 1.0))
-    predicted = repeat_constant(spec.fallback, len(actual))
+    predicted = repeat_constant(spec.constant, len(actual))
     if spec.objective.code:
         yield from problems(row_losses, spec.objective, actual, predicted)
     names = list(spec.custom_metrics)

@@ -170,7 +170,7 @@ def test_status_says_how_the_partitions_went(lake: Path) -> None:
         ("sales", "store", 1)
     ]
     assert products["predictions"]["published"] == WEEKS
-    assert found["served_by"] == {"prior": 40 * WEEKS - 1}
+    assert found["served_by"] == {"constant": 40 * WEEKS - 1}
     assert (found["champion"], found["not_published"], found["stale"]) == (None, [], [])
     text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
     assert "there is no champion: no model was promoted yet, and a constant serves instead" in text
@@ -192,10 +192,10 @@ def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
         assert code == 0
         counts[known] = [(row["served_by"], row["partitions"]) for row in said["rows"]]
     assert counts == {
-        "now": [("prior", 2)],
+        "now": [("constant", 2)],
         partitions[0]: [],
-        partitions[1]: [("prior", 1)],
-        partitions[2]: [("prior", 2)],
+        partitions[1]: [("constant", 1)],
+        partitions[2]: [("constant", 2)],
     }
     text = CliRunner().invoke(app, ["performance", "weekly_sales", "--known", partitions[0]]).stdout
     assert text == f"no labels of these partitions were known on {partitions[0]}\n"
@@ -221,11 +221,11 @@ def test_history_draws_the_watched_partitions_and_writes_the_page(lake: Path, tm
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:
-    """A partition without a file is listed with its sentence; another fallback makes predictions stale."""
+    """A partition without a file is listed with its sentence; another constant makes predictions stale."""
     usecases = tmp_path / "usecases"
     shutil.copytree(USECASES / "weekly_sales", usecases / "weekly_sales")
     spec = usecases / "weekly_sales" / "usecase.yaml"
-    spec.write_text(spec.read_text().replace("fallback: 30", "fallback: 31"))
+    spec.write_text(spec.read_text().replace("constant: 30", "constant: 31"))
     (missing,) = world.partitions(1, first=WEEKS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))

@@ -15,7 +15,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
 from include.evaluate import serving
-from include.judge.evidence import Serving
+from include.judge.evidence import ServingTest
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase, load
@@ -91,7 +91,7 @@ def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndar
     assert "Stranger; if loading it can't run code, add it to FORMATS" in result.note
 
 
-def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:
+def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> ServingTest:
     """Return what is measured of a process that ends as it is told."""
     monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
     result = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))

@@ -34,7 +34,7 @@ def test_the_gauges_are_those_of_the_use_cases_that_the_user_may_read(site: Site
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
     assert 'evergreen_partition{usecase="weekly_sales",product="sales",outcome="refused"} 1.0' in answer.text
-    assert 'evergreen_served_by_share{usecase="weekly_sales",served_by="prior"} 0.25' in answer.text
+    assert 'evergreen_served_by_share{usecase="weekly_sales",served_by="constant"} 0.25' in answer.text
     assert 'evergreen_alarm{usecase="weekly_sales",check="drift",subject="price"} 1.0' in answer.text
     assert "flight_delay" not in answer.text
 

@@ -192,7 +192,7 @@ def test_a_partition_shows_the_use_cases_own_metrics(copied: Lake, client: year.
     answer = client.get(f"/partition/year/{year.KEYS[-1]}")
     assert row_of(answer, "costs:missing share")[1] == "0.25"
     assert row_of(answer, "roc auc")[1:3] == ["0.75", "0.5"]
-    assert "prior:" not in words(answer)
+    assert "constant:" not in words(answer)
 
 
 def test_a_partitions_lineage_names_data_model_predictions_and_outcomes(client: year.Client) -> None:
@@ -221,7 +221,7 @@ def test_a_partition_leads_to_the_ones_before_and_after_it(client: year.Client) 
 def test_a_partition_that_a_constant_served_says_why(client: year.Client) -> None:
     """Before the first champion there is no model in the lineage, and the reason is given."""
     answer = client.get(f"/partition/year/{year.KEYS[0]}")
-    assert row_of(answer, "prior") == ["prior", "a constant", "", "", "100", "100.0 %", "no champion"]
+    assert row_of(answer, "constant") == ["constant", "a constant", "", "", "100", "100.0 %", "no champion"]
 
 
 def test_a_partition_leads_to_its_runs(client: year.Client) -> None:

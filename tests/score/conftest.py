@@ -74,10 +74,10 @@ def deploy(stored: dict[str, bytes]) -> Deploy:
         def row(role: str, which: str) -> dict[str, Any]:
             artifacts.store_model(lake, stored[which])
             texts: dict[str, Any] = dict.fromkeys(SWITCHES.names, "")
-            texts |= {"role": role, "version": which, "model": digest_bytes(stored[which]), "prior": 0.4}
+            texts |= {"role": role, "version": which, "model": digest_bytes(stored[which]), "constant": 0.4}
             return texts | {
                 "effective_from": effective_from,
-                "evidence": FIRST,
+                "judged_on": FIRST,
                 "kind": "promoted",
                 "by": "a test",
             }

@@ -97,7 +97,7 @@ def test_a_source_that_is_missing(use: UseCase, deploy: Deploy, tmp_path: Path, 
 
 
 def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
-    """A source that came after the decision is missing, as it was that partition.
+    """A source that came after the decision counts as missing, as it was when the partition was scored.
 
     A backfill can't do better.
     """
@@ -114,11 +114,11 @@ def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Pat
 
 
 def test_nobody_was_promoted(lake: Lake, use: UseCase) -> None:
-    """Before the first promotion the declared fallback serves, and each step states that it has no model."""
+    """Before the first promotion the declared constant serves, and each step states that it has no model."""
     said = _served(lake, use)
-    assert (said["served_by"], said["version"], said["model"]) == ("prior", "", "")
-    assert said["reason"].count("no model had been promoted by this partition") == 3
-    assert {row["prediction"] for row in lake.rows("predictions")} == {use.scoring.fallback}
+    assert (said["served_by"], said["version"], said["model"]) == ("constant", "", "")
+    assert said["reason"].count("no model had been promoted before this partition") == 3
+    assert {row["prediction"] for row in lake.rows("predictions")} == {use.scoring.constant}
 
 
 def test_all_models_are_lost(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
@@ -127,7 +127,7 @@ def test_all_models_are_lost(lake: Lake, use: UseCase, deploy: Deploy, stored: d
     for data in stored.values():
         _break(lake, data)
     said = _served(lake, use)
-    assert said["served_by"] == "prior"
+    assert said["served_by"] == "constant"
     assert said["reason"].count("SHA-256") == 2
     assert {row["prediction"] for row in lake.rows("predictions")} == {0.4}
 

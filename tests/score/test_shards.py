@@ -24,7 +24,7 @@ from include.score.pipeline import score
 from include.score.shards import PARTS, VERIFIED, plan_shards, publish_shards, score_shard
 from include.spec import UseCase
 from include.storage import schemas
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from tests.features import parcels
 
@@ -337,7 +337,7 @@ def test_rows_that_are_erased_meanwhile(pair: tuple[Lake, Lake], spec: UseCase) 
     keys = plan_shards(lake, spec, NIGHT)
     score_shard(lake, spec, keys[0])
     erasure = pa.table({name: pa.array(["{}"]) for name in ("contents", "keys")})
-    lake.append_at(LEDGER, erasure, -1)
+    lake.append_at(ERASURES_TABLE, erasure, -1)
     score_shard(lake, spec, keys[1])
     stored = {key.split("/")[-2] for key in lake.keys(PARTS) if key.endswith(".arrow")}
     assert stored == {"0"}

@@ -74,7 +74,7 @@ def test_a_walk_is_judged_on_every_class(clinic: Path, registry: Registry) -> No
     assert evidence.facts.refit_loss is not None
     assert set(evidence.metrics["challenger"]) >= {"recall@early", "recall@on_time", "recall@late"}
     came = target(spec, training_set(lake, spec, NIGHT)).astype(int)
-    assert evidence.prior == pytest.approx(np.bincount(came) / len(came))
+    assert evidence.constant == pytest.approx(np.bincount(came) / len(came))
     again = evaluate(lake, spec, NIGHT, run, registry=registry)
     assert again.digest == ref.digest
 

@@ -78,7 +78,7 @@ def test_a_quantile_is_exceeded_by_its_share_of_the_labels(clinic: Path, registr
     spec, lake, record = trained(clinic, registry, QUANTILE)
     rows = training_set(lake, spec, visits.LAST)
     actual = target(spec, rows)
-    assert record.prior == pytest.approx(np.quantile(actual, 0.9))
+    assert record.constant == pytest.approx(np.quantile(actual, 0.9))
     newest = [fit for fit in read_fits(lake) if fit.partition == visits.LAST]
     for fit in newest:
         predictions = artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec)

@@ -28,6 +28,7 @@ from include.models.registry import Registry
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.stats import profiles
 from include.storage import merging, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
@@ -69,10 +70,10 @@ def serve(lake: Lake, recipe: str) -> None:
         "role": "champion",
         "version": "1",
         "model": "m" * 64,
-        "prior": 0.2,
+        "constant": 0.2,
         "kind": "promoted",
     }
-    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
+    row |= {"effective_from": "2024-03-10", "judged_on": "2024-03-09", "recipe": recipe}
     lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
 
 
@@ -94,7 +95,7 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     assert (result.selection.serving, result.selection.partitions) == ("", 6)
     assert choice.reason in ref.note
     assert (result.last_fitted, result.fitted_rows, ref.rows) == ("2024-03-28", *[rows.num_rows] * 2)
-    assert result.prior == pytest.approx(outputs.label_prior(spec, target(spec, rows)))
+    assert result.constant == pytest.approx(outputs.label_constant(spec, target(spec, rows)))
     recipe = {candidate.name: candidate for candidate in recipes(spec)}
     test = split(rows, spec, NIGHT).test
     for fitted in (result.challenger, result.baseline):

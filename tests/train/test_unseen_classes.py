@@ -163,8 +163,8 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
 
     run = train(lake, spec, first, registry=registry).uri
     record = TrainingRecord.from_json(registry.get(run, PATH))
-    assert isinstance(record.prior, tuple)
-    assert record.prior[2] == 0.0
+    assert isinstance(record.constant, tuple)
+    assert record.constant[2] == 0.0
     uri = evaluate(lake, spec, first, run, registry=registry).uri
     evidence = Evidence.from_json(lake.get(uri) or b"")
     assert "recall@late" not in evidence.metrics["challenger"]
@@ -191,7 +191,7 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     known = TrainingRecord.from_json(
         registry.get(train(lake, spec, visits.LAST, registry=registry).uri, PATH)
     )
-    assert isinstance(known.prior, tuple)
+    assert isinstance(known.constant, tuple)
     rows = training_set(lake, spec, visits.LAST)
-    assert known.prior[2] == pytest.approx((target(spec, rows) == 2).mean())
-    assert known.prior[2] > 0
+    assert known.constant[2] == pytest.approx((target(spec, rows) == 2).mean())
+    assert known.constant[2] > 0

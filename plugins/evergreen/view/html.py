@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from evergreen.links import PREFIX
 from include.errors import EvergreenError, StoreUnavailable
 from include.reports.html import figure, percent
 from include.spec import load
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # in place of an error's own message, which may contain internal addresses
 UNREADABLE = "The lake could not be read; the api-server's log says more."
-PREFIX = "/evergreen"  # below Airflow's own path
 TEMPLATES = Path(__file__).parent / "templates"
 # Airflow stores its color theme here; without it the browser's preference is used
 SCRIPT = "try{document.documentElement.dataset.theme=localStorage.getItem('theme')||'system'}catch{}"

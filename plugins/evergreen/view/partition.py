@@ -157,11 +157,11 @@ def _model_facts(lake: Lake, models: Sequence[str]) -> dict[str, Row]:
         fit, switch = fits.get(model, {}), switches.get(model, {})
         facts[model] = {
             "recipe": switch.get("recipe") or fit.get("recipe") or "",
-            "trained": fit.get("partition") or switch.get("evidence", ""),
+            "trained": fit.get("partition") or switch.get("judged_on", ""),
             "rows": fit.get("rows"),
             "last_fitted": fit.get("last_fitted", ""),
             "data": fit.get("data", ""),
-            "report": _stored_report(lake, switch["evidence"], switch["attempt"]) if switch else "",
+            "report": _stored_report(lake, switch["judged_on"], switch["attempt"]) if switch else "",
         }
     return facts
 
@@ -182,8 +182,8 @@ def _findings(lake: Lake, partition: str) -> dict[str, list[Row]]:
 
 
 def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
-    """Return the realized metrics as known now, with the prior's and what is required."""
-    from include.monitor.performance import PRIOR_PREFIX
+    """Return the realized metrics as known now, with the constant's and what is required."""
+    from include.monitor.performance import CONSTANT_PREFIX
 
     newest: dict[str, Row] = {}
     for row in sorted(lake.rows("performance", {"partition": partition}), key=lambda row: row["known"]):
@@ -191,14 +191,14 @@ def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     rules = {rule.metric: rule for rule in spec.monitoring.requirements}
     metrics = []
     for name, row in sorted(newest.items()):
-        if name.startswith(PRIOR_PREFIX):
+        if name.startswith(CONSTANT_PREFIX):
             continue
         value, rule = row["value"], rules.get(name)
-        prior = newest.get(PRIOR_PREFIX + name)
+        constant = newest.get(CONSTANT_PREFIX + name)
         metrics.append(
             {
                 **row,
-                "prior": prior and prior["value"],
+                "constant": constant and constant["value"],
                 "required": "" if rule is None else f"{rule.side} {rule.limit:g}",
                 "missed": rule is not None and value is not None and not rule.is_met(value),
             }

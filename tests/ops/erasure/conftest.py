@@ -86,7 +86,7 @@ training:
   candidates:
     - {name: linear, estimator: logistic_regression}
 gate: {objective: log_loss, min_partitions: 3, block_partitions: 1}
-scoring: {fallback: 0.2}
+scoring: {constant: 0.2}
 """
 SQL = "SELECT visit, partition, distance, place FROM spine"
 
