@@ -47,6 +47,7 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake, Where
 from include.train.fit import fit_recipe
 from include.train.fits import Fit, read_fits, recipes
+from include.train.monitoring_baselines import REFERENCE, publish_reference_profiles
 
 SIZES = (30, 300, 1000)  # partitions that have been monitored
 HISTORY = 60  # partitions before the first training
@@ -193,16 +194,12 @@ class History:
             {"partition": partition},
         )
         self.fits += fits
-        for table, product in (("limits", ""), ("profiles", f"reference:{first['model']}")):
-            where = {"partition": first["judged_on"], **({"product": product} if product else {})}
-            copies = _replaced(lake.read(table, where), "partition", partition)
-            if product:
-                copies = _replaced(copies, "product", f"reference:{model}")
-                lake.publish(table, copies, {"product": f"reference:{model}", "partition": partition})
-            else:
-                lake.publish(
-                    table, _replaced(copies, "model", model), {"partition": partition, "model": model}
-                )
+        limits = _replaced(lake.read("limits", {"partition": first["judged_on"]}), "partition", partition)
+        limits = _replaced(limits, "model", model)
+        lake.publish("limits", limits, {"partition": partition, "model": model})
+        reference = lake.read("profiles", {"product": REFERENCE, "partition": first["judged_on"]})
+        reference = _varied(_replaced(reference, "partition", partition), place)
+        publish_reference_profiles(lake, model, partition, [reference])
         status = lake.rows("partitions", {"product": "limits", "partition": first["judged_on"]})[0]
         row = {**status, "partition": partition, "inputs": json.dumps({"training_set": "", "model": model})}
         where = {"product": "limits", "partition": partition}

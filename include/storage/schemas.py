@@ -90,8 +90,9 @@ QUARANTINE = _schema(
 )
 # one profile per column and partition, with mergeable sketches
 PROFILES = _schema(
-    product=_S,
+    product=_S,  # a source, features, predictions, labels, or reference: what a model was fitted on
     partition=_S,
+    model=_S,  # of a reference: the model's digest; null otherwise
     column=_S,
     kind=_S,  # numeric | categorical
     count=_I,

@@ -26,6 +26,7 @@ from include.stats import profiles
 from include.stats.profiles import Profile
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import publish_reference_profiles
 from tests.monitor import machines
 
 SPEC = """
@@ -196,12 +197,11 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     model.fit(artifacts.model_input(fitted, use), fitted[use.problem.target].to_numpy())
     data = artifacts.serialize(model)
     digest = artifacts.store_model(lake, data)
-    product = f"reference:{digest}"
-    seen = profiles.build_profile(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
+    seen = profiles.build_profile("", TRAINED, fitted, use.features.numeric, use.features.categorical)
     predicted = pa.table({"prediction": artifacts.predict(model, held, use)})
-    came = profiles.build_profile(product, TRAINED, fitted, [use.problem.target], [])
-    parts = [seen, came, profiles.build_profile(product, TRAINED, predicted, ["prediction"], [])]
-    lake.publish("profiles", pa.concat_tables(parts), {"product": product, "partition": TRAINED})
+    came = profiles.build_profile("", TRAINED, fitted, [use.problem.target], [])
+    parts = [seen, came, profiles.build_profile("", TRAINED, predicted, ["prediction"], [])]
+    publish_reference_profiles(lake, digest, TRAINED, parts)
     return digest, data
 
 

@@ -20,6 +20,7 @@ from include.spec import UseCase
 from include.stats import profiles
 from include.storage.lake import Lake
 from include.storage.schemas import FINDINGS, PARTITIONS, PROFILES
+from include.train.monitoring_baselines import publish_reference_profiles
 from tests.monitor import machines
 
 
@@ -472,10 +473,8 @@ def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[
     digest = quick.rows("switches")[0]["model"]
     none = pa.table({name: pa.array([], pa.float64()) for name in ("temp", "load", "weekday", "prediction")})
     none = none.append_column("kind", pa.array([], pa.string()))
-    empty = profiles.build_profile(
-        f"reference:{digest}", machines.TRAINED, none, none.column_names[:4], ["kind"]
-    )
-    quick.publish("profiles", empty, {"product": f"reference:{digest}", "partition": machines.TRAINED})
+    empty = profiles.build_profile("", machines.TRAINED, none, none.column_names[:4], ["kind"])
+    publish_reference_profiles(quick, digest, machines.TRAINED, [empty])
     run(quick, use, week[:1])
     rows = {(row["check"], row["subject"]): row for row in quick.rows("findings", {"partition": week[0]})}
     columns = ("temp", "load", "weekday", "kind", "prediction")

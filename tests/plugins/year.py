@@ -24,7 +24,7 @@ from include.stats.profiles import build_profile
 from include.storage import schemas
 from include.storage.lake import DELTA_PARTITIONS, Lake
 from include.train.fits import recipe_key, recipes
-from include.train.monitoring_baselines import reference_product
+from include.train.monitoring_baselines import REFERENCE
 
 USECASE = "year"
 FIRST, PARTITIONS, ROWS, SINGLE = date(2024, 1, 1), 365, 100, 7
@@ -168,8 +168,8 @@ def _profiles(lake: Lake, random: np.random.Generator) -> None:
         made[shifted] = [row for profile in profiles for row in profile.to_pylist()]
     rows = [{**row, "partition": key} for place, key in enumerate(KEYS) for row in made[place >= BROKEN]]
     for key in TRAININGS:
-        product = reference_product(digest("boosting", key))
-        rows += [{**row, "product": product, "partition": key} for row in made[False]]
+        own = {"product": REFERENCE, "partition": key, "model": digest("boosting", key)}
+        rows += [{**row, **own} for row in made[False]]
     _publish(lake, "profiles", schemas.PROFILES, rows)
 
 

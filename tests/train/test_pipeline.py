@@ -29,7 +29,7 @@ from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats import profiles
-from include.storage import schemas
+from include.storage import merging, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
 from include.train.fit import fit_recipe, target
@@ -244,12 +244,28 @@ def test_reference_is_published_for_the_drift_comparison(
     """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
     ref = train(lake, spec, NIGHT, registry=registry)
     made = record(registry, ref.uri)
-    where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": NIGHT}
-    found = profiles.merge_profiles(lake.rows("profiles", where))
+    found = monitoring_baselines.read_reference(lake, ref.digest, NIGHT)
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["test"]
     assert found["prediction"].count == made.rows["test"]
-    assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
+    assert monitoring_baselines.read_reference(lake, "another", NIGHT) == {}
+
+
+def test_references_stay_few_files_however_many_trainings(lake: Lake) -> None:
+    """A hundred trainings leave a few files of profiles, and each model's reference as it was published."""
+    trainings = [f"2024-{1 + place // 25:02}-{1 + place % 25:02}" for place in range(100)]
+    for place, partition in enumerate(trainings):
+        rows = pa.table({"distance": [float(place)]})
+        built = profiles.build_profile("", partition, rows, ["distance"], [])
+        monitoring_baselines.publish_reference_profiles(lake, f"model {place}", partition, [built])
+    opened = lake.open("profiles")
+    assert opened is not None
+    assert len(opened.file_uris()) <= 2 * merging.FANOUT
+    read = [
+        monitoring_baselines.read_reference(lake, f"model {place}", partition)
+        for place, partition in enumerate(trainings)
+    ]
+    assert [columns["distance"].mean for columns in read] == list(range(100))
 
 
 def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, registry: Registry) -> None:
@@ -269,8 +285,7 @@ def test_the_first_partitions_with_labels_are_enough_for_a_model(
     assert len(result.partitions["test"]) == tested
     assert result.last_fitted == spec.clock.shift(partition, -2)
     assert set(result.selection.weights) == {"prior", "linear", "boosting", "forest"}
-    where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": partition}
-    assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
+    assert monitoring_baselines.read_reference(lake, ref.digest, partition)
 
 
 def test_labels_that_stopped_coming_leave_no_test_partition(

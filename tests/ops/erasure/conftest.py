@@ -28,7 +28,7 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.train.monitoring_baselines import publish_alarm_limits
+from include.train.monitoring_baselines import publish_alarm_limits, publish_reference_profiles
 from tests.ops.champion import record_champion
 
 FIRST, LAST = "2024-03-01", "2024-03-14"
@@ -180,9 +180,8 @@ class Clinic:
         model = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
         model.fit(artifacts.model_input(rows, self.spec), rows[self.spec.problem.target].to_numpy())
         digest = artifacts.store_model(lake, artifacts.serialize(model))
-        product = f"reference:{digest}"
-        profile = profiles.build_profile(product, LAST, rows, features.numeric, features.categorical)
-        lake.publish("profiles", profile, {"product": product, "partition": LAST})
+        profile = profiles.build_profile("", LAST, rows, features.numeric, features.categorical)
+        publish_reference_profiles(lake, digest, LAST, [profile])
         record: Any = SimpleNamespace(
             partition=LAST,
             data="d",

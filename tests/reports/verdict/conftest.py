@@ -35,6 +35,7 @@ from include.stats import profiles
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import publish_reference_profiles
 from tests.promote.conftest import partitions, selection
 
 ROOT = Path(__file__).parents[3]
@@ -139,21 +140,21 @@ class World:
 
     def publish_training_data(self, evidence: Evidence) -> None:
         """Publish the version's training data; later versions have larger values."""
-        product = f"reference:{evidence.model}"
         random = np.random.default_rng(int(evidence.version))
         shift = 0.1 * int(evidence.version)
         values = {n: random.normal(shift, 1, 200) for n in self.spec.features.numeric}
         values |= {n: random.choice(["A", "B", "C"], 200) for n in self.spec.features.categorical}
         result = profiles.build_profile(
-            product,
+            "",
             evidence.partition,
             pa.table(values),
             self.spec.features.numeric,
             self.spec.features.categorical,
         )
-        where = {"product": product, "partition": evidence.partition}
-        self.lake.publish("profiles", result, where)
-        self.partition(product, evidence.partition, 200_000)
+        result = result.set_column(
+            result.schema.get_field_index("count"), "count", pa.array([200_000] * result.num_rows)
+        )
+        publish_reference_profiles(self.lake, evidence.model, evidence.partition, [result])
 
     def partition(
         self, product: str, partition: str, count: int, quarantined: int = 0, outcome: str = "published"
