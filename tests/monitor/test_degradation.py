@@ -57,7 +57,7 @@ def walk(mean: float, count: int = 60) -> PairedSums:
     return sums(mean + DEVIATION * common_course("independent", count, np.random.default_rng(1)))
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["against the prior", "against its walk"])
+@pytest.mark.parametrize("own", [False, True], ids=["against the constant", "against its walk"])
 @pytest.mark.parametrize("past", [28, 60, 365])
 def test_a_loss_above_the_priors_is_detected_within_ten_partitions(past: int, own: bool) -> None:
     """A model that was better and now loses 0.2 more per row than the prior is detected in 98 % of seeds."""
@@ -83,7 +83,7 @@ def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
     """The excess is that of the partitions since the evidence was last zero."""
     excess = np.concatenate([np.full(20, -0.1), np.full(5, WORSE)])
     finding = degradation.above_reference(use, live(excess), "constant", walk(-0.1))
-    assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the prior")
+    assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the constant")
     assert "+0.2 a row beyond the reference over 5 matured partitions" in finding.note
     assert finding.value is not None
     assert finding.threshold is not None
@@ -108,7 +108,7 @@ def test_an_alarm_ends_soon_after_its_cause(use: UseCase) -> None:
 
 
 def test_a_lost_advantage_is_detected_though_the_prior_is_no_better(use: UseCase) -> None:
-    """A model that no longer beats the prior is no alarm against the prior, but one against its walk."""
+    """A model that no longer beats the constant is no alarm against the constant, but one against its walk."""
     excess = 0.02 * common_course("independent", 30, np.random.default_rng(2))
     past = walk(-0.2)
     assert degradation.above_reference(use, live(excess), "constant", past).outcome == "ok"
@@ -182,8 +182,8 @@ def test_the_losses_of_a_recipe_count_across_its_refits(quick: Lake, use: UseCas
         quick.publish("switches", rows, {"switch": [1, 2]})
         context = PartitionContext(quick, use, State(quick, use, week[-1]), week[-1])
         findings = {finding.subject: finding for finding in degradation.check_losses(context)}
-        assert set(findings) == {"log_loss against the prior", "log_loss against its walk"}
-        outcomes[kind] = findings["log_loss against the prior"].note.split(",")[0]
+        assert set(findings) == {"log_loss against the constant", "log_loss against its walk"}
+        outcomes[kind] = findings["log_loss against the constant"].note.split(",")[0]
     assert outcomes[REFRESHED].endswith("over 8 matured partitions")
     assert outcomes[PROMOTED].endswith("over 4 matured partitions")
 
