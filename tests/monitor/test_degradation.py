@@ -108,7 +108,7 @@ def test_an_alarm_ends_soon_after_its_cause(use: UseCase) -> None:
 
 
 def test_a_lost_advantage_is_detected_though_the_prior_is_no_better(use: UseCase) -> None:
-    """A model that no longer beats the constant is no alarm against the constant, but one against its walk."""
+    """A model that no longer beats the constant is no alarm against it, but one against its walk."""
     excess = 0.02 * common_course("independent", 30, np.random.default_rng(2))
     past = walk(-0.2)
     assert degradation.above_reference(use, live(excess), "constant", past).outcome == "ok"

@@ -72,8 +72,8 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         at = response["responded_at"].astimezone(UTC)
         reason = str(response["params_input"].get("reason") or "").strip()
         answer = approval.APPROVED if response["chosen_options"] == [APPROVE] else approval.REJECTED
-        by = user["name"] if user else ""
-        if not by:
+        by = user["name"] if user is not None else ""
+        if user is None:
             answer, reason = approval.EXPIRED, f"no answer within {self.hours:g} h"
         with self.opened() as (lake, spec):
             if not reason:
