@@ -222,7 +222,7 @@ class Facts:
     onnx: OnnxFile | None = None
 
 
-SCHEMA = 3
+SCHEMA = 4
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE_PREFIX = "baseline:"

@@ -15,7 +15,7 @@ from include.references import digest_json
 from include.spec import UseCase
 from include.train.selection import Choice, Walks, has_relation_changed, proven_gain
 
-SCHEMA = 2
+SCHEMA = 3
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
 
 
