@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from evergreen.links import PREFIX
 from include.errors import EvergreenError, StoreUnavailable
-from include.reports.html import figure, percent
+from include.reports.html import figure, percent, template_environment
 from include.spec import load
 
 if TYPE_CHECKING:
@@ -34,13 +33,7 @@ SCRIPT_DIGESTS = [
     base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in (SCRIPT, ACTIONS)
 ]
 
-templates = Environment(
-    loader=FileSystemLoader(TEMPLATES),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+templates = template_environment(TEMPLATES)
 templates.filters |= {"figure": figure, "percent": percent}
 
 
