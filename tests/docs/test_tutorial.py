@@ -26,7 +26,13 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """Somebody who has followed the page to its end, but for what Airflow shows."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {"AIRFLOW__API__PORT": str(port), "AIRFLOW__API__BASE_URL": url, "NO_PROXY": "127.0.0.1"}
+    environment = {
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "NO_PROXY": "127.0.0.1",
+        # nobody edits a DAG, and other tests want the cores as well
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+    }
     reader = Reader(tmp_path_factory.mktemp("tutorial"), environment=environment)
     reader.follow(PAGE)
     return reader
