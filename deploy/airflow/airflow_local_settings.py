@@ -18,6 +18,7 @@ if os.environ.get("EVERGREEN_WARM") == "1":
     import duckdb
     import evidently
     import evidently.presets
+    import fairlearn.metrics
     import great_expectations
     import matplotlib.backends.backend_svg
     import matplotlib.figure

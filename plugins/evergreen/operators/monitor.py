@@ -94,7 +94,6 @@ class AlertOperator(DecisionOperator):
     ) -> None:
         """Send a decision's alerts, or skip."""
         from include.monitor import alerts
-        from include.monitor.silences import AlertLog, silence_text
 
         reason = decision["reason"]
         message = alerts.message(self.usecase, decision, report_address(self.usecase, partition))
@@ -104,6 +103,9 @@ class AlertOperator(DecisionOperator):
             self.skip_task(f"a backfilled partition sends no alerts; {reason}")
         if not spec.alerts.to:
             self.skip_task(f"no recipients are declared under alerts.to; {reason}")
+        # after the skips, since it imports the checks, for longer than a skipped task takes otherwise
+        from include.monitor.silences import AlertLog, silence_text
+
         log, keys = AlertLog(lake), [alerts.alert_key(item) for item in message["findings"]]
         silenced = {key: row for key in keys if (row := log.silenced_by(key, partition))}
         if all(key in silenced for key in keys):
