@@ -32,8 +32,7 @@ from tests.train import visits
 
 PARTITION = visits.LAST
 NEXT_PARTITION = "2024-03-31"  # the next training partition
-ALL_KINDS = pytest.mark.parametrize("trained", list(visits.KINDS), indirect=True)
-# what follows takes a second training, which doesn't depend on the kind but for its losses
+# a training takes seconds, and what is measured of it doesn't depend on the kind but for its losses
 EACH_KIND = [
     kind if kind == "binary" else pytest.param(kind, marks=pytest.mark.full) for kind in visits.KINDS
 ]
@@ -65,7 +64,7 @@ def promote(clinic: Clinic) -> Callable[[str, str], None]:
     return promote_challenger
 
 
-@ALL_KINDS
+@pytest.mark.parametrize("trained", EACH_KIND, indirect=True)
 def test_losses_are_those_of_the_walks_on_the_test_partitions(clinic: Clinic) -> None:
     """The sums are what each recipe's fits lose on partitions that came after them, by partition."""
     result, training, spec = evidence(clinic), record(clinic), clinic.spec
@@ -147,6 +146,7 @@ def test_a_refresh_is_compared_with_the_fit_that_serves(
     assert result.facts.champion_coverage == measure.uncovered_shares(clinic.spec, fitted, scored)
 
 
+@pytest.mark.full
 def test_another_recipe_is_compared_with_the_serving_one_by_their_walks(clinic: Clinic) -> None:
     """The losses of both are of fits that came before each partition, so no row is left out."""
     row = {"switch": 1, "role": "champion", "version": "1", "model": _model(clinic, "prior"), "constant": 0.2}
@@ -167,6 +167,7 @@ def _model(clinic: Clinic, recipe: str) -> str:
     return [fit.model for fit in read_fits(clinic.lake) if fit.recipe == recipe][-1]
 
 
+@pytest.mark.full
 def test_a_champion_that_cannot_be_read_stops_nothing(
     clinic: Clinic, promote: Callable[[str, str], None]
 ) -> None:

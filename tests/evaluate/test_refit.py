@@ -96,6 +96,7 @@ def refuse(lake: Lake, model: str) -> None:
     ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
 
 
+@pytest.mark.full
 def test_an_honest_refit_passes(lake: Lake, spec: UseCase) -> None:
     """A week of new rows moves the predictions as far as the weeks before did."""
     refit = measured(lake, spec, NOW)

@@ -49,8 +49,14 @@ def predictions(clinic: Ward, data: bytes) -> np.ndarray:
     return artifacts.predict(artifacts.deserialize(data, digest_bytes(data)), clinic.rows, clinic.spec)
 
 
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process be a real one, and no fork of one that has the libraries."""
+    monkeypatch.setattr(serving, "sys", sys)
+
+
 def test_a_good_model_predicts_the_same_and_has_every_figure(
-    clinic: Ward, data: bytes, predictions: np.ndarray
+    clinic: Ward, data: bytes, predictions: np.ndarray, fresh: None
 ) -> None:
     """Loaded elsewhere it says the same to the bit, and all that a gate may require was measured."""
     result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
@@ -94,6 +100,7 @@ def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndar
 def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> ServingTest:
     """Return what is measured of a process that ends as it is told."""
     monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
+    monkeypatch.setattr(serving, "sys", sys)
     result = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
     assert (result.identical, result.figures) == (False, {"size_mb": 5 / 1e6})
     return result
@@ -175,6 +182,7 @@ print(measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predic
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="OpenBLAS has these kernels for x86-64 only")
 def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
     """A linear model predicts the same to the bit on kernels that OPENBLAS_CORETYPE chose."""

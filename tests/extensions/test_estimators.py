@@ -81,7 +81,11 @@ def fitted(lake: Lake, spec: UseCase) -> tuple[bytes, np.ndarray]:
     ("declared", "modules"),
     [
         (NEAREST, {"my_model": MY_MODEL}),
-        ('{name: raw, estimator: "raw:ByPlace", params: {column: place}}', {"raw": RAW}),
+        pytest.param(
+            '{name: raw, estimator: "raw:ByPlace", params: {column: place}}',
+            {"raw": RAW},
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["derived from nothing", "takes the frame"],
 )

@@ -66,6 +66,7 @@ def findings(use: UseCase, live: LossSeries, test: LossSeries) -> list[Finding]:
     ]
 
 
+@pytest.mark.full
 def test_a_year_without_a_change_has_as_few_alarms_as_declared(use: UseCase) -> None:
     """Of 60 years of partitions like those before them, few end a week in alarm."""
     random = np.random.default_rng(5)

@@ -47,6 +47,7 @@ def test_what_cannot_be_read_is_told_so(site: Site) -> None:
         assert f'evergreen_readable{{usecase="{usecase}"}} {readable}.0' in text
 
 
+@pytest.mark.full
 @needs_servers
 def test_prometheus_scrapes_with_a_token_and_tells_when_it_ends(site: Site, tmp_path: Path) -> None:
     """As shipped, it reads the token's file at each scrape: a token that ended is a target that is down."""

@@ -114,7 +114,7 @@ def pair(spec: UseCase, deploy: Deploy, tmp_path: Path) -> tuple[Lake, Lake]:
     return lakes
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(
     customers=st.lists(st.sampled_from([None, "", "ada", "ben", "cy", "dee", "é"]), min_size=1, max_size=90),
     number=st.integers(2, 9),
@@ -159,6 +159,7 @@ def test_sql_that_looks_at_other_entities_is_not_published(pair: tuple[Lake, Lak
     assert lake.keys(VERIFIED) == []
 
 
+@pytest.mark.full
 def test_the_first_partitions_are_verified(pair: tuple[Lake, Lake], spec: UseCase, tmp_path: Path) -> None:
     """Three partitions are compared with the whole; other SQL is compared again."""
     lake = pair[1]

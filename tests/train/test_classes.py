@@ -93,6 +93,7 @@ def test_a_class_that_had_not_come_yet_shortens_no_walk(clinic: Path, registry: 
     assert {fit.partition for fit in read_fits(lake)} == {"2024-03-22", "2024-03-29", NIGHT}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("only", ["early", "late"])
 def test_test_partitions_of_one_class_only_crash_nothing(only: str, clinic: Path, registry: Registry) -> None:
     """What can be measured is, what compares classes is missing, and the requirement fails with it."""

@@ -46,6 +46,7 @@ def trained(clinic: Path, registry: Registry, changes: dict[str, str]) -> tuple[
     return spec, lake, TrainingRecord.from_json(registry.get(run, PATH))
 
 
+@pytest.mark.full
 def test_counts_are_predicted_above_0_and_judged_by_their_deviance(clinic: Path, registry: Registry) -> None:
     """Both boostings take the loss as a parameter, and a network isn't given a scaled target."""
     network = "{name: net, estimator: mlp, params: {max_iter: 20, loss: poisson}}"

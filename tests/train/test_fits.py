@@ -93,6 +93,7 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     assert len(partitions) == 4 * len(names)
 
 
+@pytest.mark.full
 def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
     lake: Lake, spec: UseCase, registry: Registry, fitted: Counter, clinic: Path
 ) -> None:

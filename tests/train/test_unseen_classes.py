@@ -43,13 +43,13 @@ PARAMS: dict[str, dict[str, Any]] = {
     "random_forest": {"n_estimators": 3},
     "xgboost": {"n_estimators": 3},
 }
-OPTIONS: list[tuple[str, dict[str, Any]]] = [
+OPTIONS: list[Any] = [
     *((name, {}) for name in PARAMS),
     *((name, {"calibration": "sigmoid"}) for name in ("mlp", "hist_gradient_boosting", "xgboost")),
     ("random_forest", {"calibration": "isotonic"}),
     ("hist_gradient_boosting", {"early_stopping": 4}),
     ("xgboost", {"early_stopping": 4}),
-    ("xgboost", {"external_memory": 10}),
+    pytest.param("xgboost", {"external_memory": 10}, marks=pytest.mark.full),  # a file for each fit
     ("xgboost", {"search": {"max_depth": (2, 3)}}),
     ("logistic_regression", {"search": {"C": (0.1, 1.0)}, "half_life": 5}),
 ]
@@ -151,6 +151,7 @@ def without(lake: Lake, spec: UseCase, last: str, replaced: float) -> None:
     lake.publish("validated_outcomes", table, {"partition": partitions})
 
 
+@pytest.mark.full
 def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -> None:
     """The model serves and is monitored on its first rows; the next training knows the class."""
     spec = visits.usecase(clinic / "usecases", "multiclass")
