@@ -28,6 +28,7 @@ from include.models.registry import Registry
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.stats import profiles
 from include.storage import merging, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
