@@ -28,7 +28,7 @@ HOURS = 24 * 42  # of the taxis
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
 SPARSE = "sparse_rides"
 STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
-SHARDED = "weekly_sharded"
+SHARDED, WORKERS = "weekly_sharded", "weekly_workers"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -138,6 +138,11 @@ def running() -> Iterator[House]:
     _copy(made.usecases, FORMS, ended)
     shards = ("scoring:\n", "scoring:\n  shards: 3\n")
     _copy(made.usecases, SHARDED, ended, ("  lookback: 4", "  lookback: 4\n  entity: [store]"), shards)
+    workers = (
+        "estimator: hist_gradient_boosting, params: {max_iter: 60, min_samples_leaf: 10}",
+        "estimator: xgboost, params: {n_estimators: 30}, engine: dask",
+    )
+    _copy(made.usecases, WORKERS, ended, workers)
     sparse = ('available_at: "-3m"', 'available_at: "-3m"\n    sparse: true')
     _copy(made.usecases, SPARSE, ("counts/{", "sparse/{"), sparse, of="hourly_rides")
     _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
@@ -145,7 +150,7 @@ def running() -> Iterator[House]:
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, SHARDED)
+        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, SHARDED, WORKERS)
         for usecase in (*weekly, "hourly_rides", SPARSE, "columbia_minutes", "flight_delay"):
             for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)

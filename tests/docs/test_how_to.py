@@ -146,6 +146,7 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
         "add-an-estimator",
         "decide-by-cost",
         "shard-a-partition",
+        "train-on-dask",
         "use-python",
         "write-features-in-python",
     ],

@@ -20,7 +20,7 @@ from include.spec import load
 from include.storage.lake import Lake
 from tests.demo.processes import members, only_loopback
 from tests.faults import clocks
-from tests.house import BUTTONS, FORMS, LATE, PATIENCE, SHARDED, SPARSE, STORY, WEEKS, House
+from tests.house import BUTTONS, FORMS, LATE, PATIENCE, SHARDED, SPARSE, STORY, WEEKS, WORKERS, House
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
@@ -213,7 +213,7 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     shipped = ("columbia_minutes", "flight_bands", "flight_delay", "flight_minutes", "hourly_rides")
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
         f"{usecase}__{clock}"
-        for usecase in (*shipped, KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, SPARSE, SHARDED, OWN)
+        for usecase in (*shipped, KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, SPARSE, SHARDED, WORKERS, OWN)
         for clock in ("batch", "training", "history", "operate")
     }
 
