@@ -432,8 +432,16 @@ def _security(endpoint: Endpoint, store: Lake) -> Security:
                 where="EVERGREEN_LAKE",
                 remedy="use a lake in a store, or remove training.dask_connection: a cluster is started then",
             )
-    options = {name: endpoint.extra[name] for name in TLS if name in endpoint.extra}
-    return Security(**options, require_encryption=parts.scheme == "tls")
+    if parts.scheme == "tcp":
+        return Security()
+    if missing := [name for name in TLS if not endpoint.extra.get(name)]:
+        raise SettingError(
+            subject,
+            required=f"{', '.join(TLS)} in its extra, as paths or PEM texts, for tls://",
+            found=f"no {', '.join(missing)}",
+            remedy="add the certificates that the scheduler was started with",
+        )
+    return Security(**{name: str(endpoint.extra[name]) for name in TLS}, require_encryption=True)
 
 
 def _is_loopback(host: str) -> bool:

@@ -179,7 +179,13 @@ def test_a_given_cluster_fits_from_the_lake_with_its_certificates_and_leaves_no_
     assert artifacts.serialize(fitted) == artifacts.serialize(started)
     assert Lake(spec.name).keys("") == []
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps({**value, "extra": {}}))
+    with pytest.raises(
+        SettingError, match=r"connection workers: required tls_ca_file.*, found no tls_ca_file"
+    ):
+        fit_recipe(given, recipe(engine="dask"), rows)
     monkeypatch.setattr(dask_engine, "CONNECT_SECONDS", 2)
+    host = value["host"].rpartition(":")[0]
+    monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps({**value, "host": f"{host}:9"}))
     with pytest.raises(ClusterUnavailable, match=r"tried: required a Dask cluster of 2 workers"):
         fit_recipe(given, recipe(engine="dask"), rows)
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps(value))
