@@ -24,7 +24,7 @@ from sklearn.pipeline import Pipeline
 
 from benchmarks.external import PARTITION, declare, prepare
 from benchmarks.memory import Anonymous, apart
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec.stages import Candidate

@@ -24,7 +24,7 @@ from evergreen.operators.train import TrainOperator
 from include import environment
 from include.errors import ClusterUnavailable, SettingError, SpecError
 from include.evaluate.pipeline import evaluate
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.spec import UseCase
