@@ -9,6 +9,7 @@ EvergreenError
 ├── NotPublished           a stage needs a partition that isn't published
 ├── InsufficientData       there are too few partitions, or labels in them, yet
 ├── MissingMetric          the gate requires a metric that the evaluation doesn't have
+├── TrainingOutdated       the declaration or the data changed since a training: train again
 ├── ModelError             a stored model can't be loaded or differs from the ledger's record
 ├── StoreUnavailable       the lake can't be read or written now: retry
 ├── BackupError            a backup is damaged, or its address or the restore's can't be used
@@ -93,6 +94,10 @@ class MissingMetric(EvergreenError):
 
 class ModelError(EvergreenError):
     """A stored model can't be loaded, or differs from the ledger's record."""
+
+
+class TrainingOutdated(EvergreenError):
+    """The declaration or the data changed since a training; only another training helps."""
 
 
 class StoreUnavailable(EvergreenError):

@@ -90,6 +90,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     return ByFile(config, log)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _forked_evaluation() -> Iterator[None]:
+    """A model is measured in a fork of a process that has the libraries; test_serving starts a fresh one."""
+    from include.evaluate import serving
+    from tests.warm import Interpreter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "sys", Interpreter())
+        yield
+
+
 HOUSE = pytest.StashKey[ExitStack]()
 
 

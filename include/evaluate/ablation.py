@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from include.errors import InsufficientData, NotPublished, SpecError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.spec import UseCase

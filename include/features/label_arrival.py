@@ -12,7 +12,7 @@ from functools import cache
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.features.build import labels
+from include.features.labels import labels
 from include.spec import UseCase
 from include.storage.lake import Lake
 

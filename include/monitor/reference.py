@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include.errors import ModelError
-from include.features.build import features, partition_before
+from include.features.build import features
+from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.drift_measures import Binning, Counts
@@ -78,7 +79,7 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     """
     if champion is None:
         return None
-    digest, trained = str(champion["model"]), str(champion["evidence"])
+    digest, trained = str(champion["model"]), str(champion["judged_on"])
     profiles = read_reference(lake, digest, trained)
     if not profiles:
         return None

@@ -2,9 +2,8 @@
 
 Partitions may be monitored in any order, and two at once. A partition's findings are therefore a pure
 function of what is published for it and for the partitions before it. The digests of these inputs are stored
-with the findings. Whoever publishes an earlier partition repeats the later ones whose digests no longer
-match. So any order leads to the same tables, except for champion losses further back than the span: see the
-known limits.
+with the findings. Publishing an earlier partition runs the later ones again whose digests changed. So any
+order leads to the same tables, except for champion losses further back than the span: see the known limits.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.features.build import key_before, partitions_with_rows
+from include.features.windows import key_before, partitions_with_rows
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json
@@ -141,7 +140,7 @@ class State:
         in_effect = [row for row in self._champions if row["effective_from"] <= partition]
         return in_effect[-1] if in_effect else None
 
-    def champions(self, partition: str) -> list[Row]:
+    def recipe_switches(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
         line: list[Row] = []
         for row in self._champions:
@@ -254,7 +253,7 @@ class State:
         for key in self.relabeled.get(partition, ()):
             inputs.setdefault(f"{PERFORMANCE}/{key}", realized[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
-        trained_on = {training and training["partition"], champion and champion["evidence"]}
+        trained_on = {training and training["partition"], champion and champion["judged_on"]}
         for row in self._limits:
             if row["partition"] in trained_on:
                 inputs[f"limits/{row['partition']}"] = row["digest"]
@@ -264,7 +263,7 @@ class State:
 
     def _champion_losses(self, partition: str) -> list[list[str]]:
         """Return partition and digest of the champions' losses, as far as known on a partition."""
-        champions, digests = self.champions(partition), self.published_digests[LOSSES]
+        champions, digests = self.recipe_switches(partition), self.published_digests[LOSSES]
         first = str(champions[0]["effective_from"]) if champions else "~"
         keys = [key for key in sorted(self.realized_inputs) if first <= key <= partition and key in digests]
         return [[key, digests[key]] for key in keys if self.labels_known_on(key)[0] <= partition]

@@ -104,7 +104,7 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
     note = (
         f"{', '.join(partitions)} withdrawn by {row['by']} at {row['at']:%Y-%m-%d %H:%M} UTC: {row['reason']}"
     )
-    return Ref(f"{lake.uri}/tables/{TABLE}", partition, rows=len(partitions), note=note[:500])
+    return Ref(f"{lake.uri}/tables/{TABLE}", partition, rows=len(partitions), note=note)
 
 
 def _refused(spec: UseCase, partition: str, now: datetime) -> bool:

@@ -161,7 +161,7 @@ def _read_champion(lake: Lake, spec: UseCase, evidence: Evidence) -> PreviousCha
     switches = [
         row
         for row in ledger.champions(ledger.switches(lake))
-        if row["model"] == evidence.champion and row["evidence"] <= evidence.partition
+        if row["model"] == evidence.champion and row["judged_on"] <= evidence.partition
     ]
     switch = switches[0] if switches else ledger.champion_to_beat(lake, evidence.partition, evidence.key)
     if switch is None:
@@ -176,16 +176,16 @@ def _read_champion(lake: Lake, spec: UseCase, evidence: Evidence) -> PreviousCha
     except EvergreenError as error:
         log.warning("%s: can't read the champion's own evidence: %s", evidence.usecase, error)
         champion_evidence = None
-    training_data = _read_training_data(lake, spec, switch["model"], switch["evidence"])
+    training_data = _read_training_data(lake, spec, switch["model"], switch["judged_on"])
     return PreviousChampion(switch, attempt, champion_evidence, training_data)
 
 
 def _newer_champion(lake: Lake, row: Row) -> str:
     recorded = {attempt["key"]: attempt["recorded"] for attempt in ledger.attempts(lake)}
     partitions = [
-        switch["evidence"]
+        switch["judged_on"]
         for switch in ledger.champions(ledger.switches(lake))
-        if recorded.get(switch["attempt"], 0) < row["recorded"] and switch["evidence"] > row["partition"]
+        if recorded.get(switch["attempt"], 0) < row["recorded"] and switch["judged_on"] > row["partition"]
     ]
     return max(partitions, default="")
 

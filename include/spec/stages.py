@@ -10,7 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from include.spec.gate import MetricBound
 from include.spec.source import Name, NameOrCode, PartitionTime, Strict, added_field
 
-FallbackStep = Literal["champion", "previous", "baseline", "prior"]
+StepName = Literal["champion", "previous", "baseline", "constant"]
+STEPS = ("champion", "canary", "previous", "baseline", "constant")  # of the fallback chain, in order
 
 
 class Features(Strict):
@@ -193,7 +194,7 @@ class Training(Strict):
         return self
 
 
-def _fallback(value: Any) -> Any:
+def _constant(value: Any) -> Any:
     """Accept a number, or a number per class."""
     if isinstance(value, dict) and all(_is_number(number) for number in value.values()):
         return {str(name): float(number) for name, number in value.items()}
@@ -220,10 +221,10 @@ class Scoring(Strict):
         le=1000,
         description="tasks among which a partition is split by features.entity; 1: one task scores it",
     )
-    requires: dict[FallbackStep, tuple[Name, ...]] = Field(
+    requires: dict[StepName, tuple[Name, ...]] = Field(
         {}, description="sources without which a step of the fallback chain can't serve"
     )
-    fallback: Annotated[float | dict[str, float], BeforeValidator(_fallback)] = Field(
+    constant: Annotated[float | dict[str, float], BeforeValidator(_constant)] = Field(
         description="the prediction until a model is promoted; for a multiclass problem a probability per "
         "class"
     )

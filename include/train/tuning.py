@@ -177,7 +177,7 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
         try:
             losses[place] = loss(point)
         except (ValueError, ModelError) as error:  # a fit that diverges is no choice, and no reason to stop
-            log.warning("%s: %s isn't chosen from %s: %s", spec.name, candidate.name, point, error)
+            log.warning("%s: skipped parameters %s of %s: %s", spec.name, point, candidate.name, error)
             errors.append(error)
     if not losses:
         raise errors[-1]

@@ -355,7 +355,7 @@ def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     rows = generate(spec, partition, KEY_VALUES)[spec.labels.source]
     with spill.duckdb_engine() as engine:
         engine.register("label_rows", rows)
-        # the declaration's own expression, as in `include.features.build`
+        # the declaration's own expression, as in `include.features.labels`
         query = f"SELECT DISTINCT CAST(({spec.labels.sql}) AS DOUBLE) FROM label_rows"  # noqa: S608
         try:
             values = sorted(value for (value,) in engine.execute(query).fetchall() if value is not None)

@@ -33,6 +33,7 @@ CLOCK_READERS = {
 SQL_WRITERS = {
     "include/storage/predicates.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
+    "include/features/labels.py": "the declaration's own expression, quoted names, and the clock's moments",
     "include/features/point_in_time.py": (
         "names of the declaration's patterns, and moments that the clock made"
     ),

@@ -26,12 +26,19 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """Somebody who has followed the page to its end, but for what Airflow shows."""
     port = _free_port()
     url = f"http://127.0.0.1:{port}"
-    environment = {"AIRFLOW__API__PORT": str(port), "AIRFLOW__API__BASE_URL": url, "NO_PROXY": "127.0.0.1"}
+    environment = {
+        "AIRFLOW__API__PORT": str(port),
+        "AIRFLOW__API__BASE_URL": url,
+        "NO_PROXY": "127.0.0.1",
+        # nobody edits a DAG, and other tests want the cores as well
+        "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
+    }
     reader = Reader(tmp_path_factory.mktemp("tutorial"), environment=environment)
     reader.follow(PAGE)
     return reader
 
 
+@pytest.mark.full
 def test_every_command_prints_what_the_page_shows(reader: Reader) -> None:
     """Each block was carried out, in order; there were some."""
     assert sum(block.language == "bash" for block in blocks(PAGE.read_text())) > 8

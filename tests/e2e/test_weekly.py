@@ -80,7 +80,7 @@ def older(house: House, champion: str) -> str:
 def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
     """History and a training started from the form end with a champion and the verdict's sentence."""
     (row,) = [r for r in house.lake(OWN).rows("switches") if r["role"] == "champion"]
-    assert (row["kind"], row["evidence"]) == ("promoted", champion)
+    assert (row["kind"], row["judged_on"]) == ("promoted", champion)
     assert house.states(f"{OWN}__training", "first_training")["promote.switch"] == "success"
     assert house.lake(OWN).rows("attempts")[0]["sentence"] in house.log(
         f"{OWN}__training", "first_training", "judge.decide"

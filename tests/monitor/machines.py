@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.state import State
@@ -61,7 +62,7 @@ training:
   baselines: [{name: prior, estimator: prior}]
   candidates: [{name: logistic, estimator: logistic_regression}]
 gate: {objective: log_loss, min_partitions: 2, block_partitions: 1}
-scoring: {fallback: 0.3}
+scoring: {constant: 0.3}
 monitoring: {window: 3, report_rows: 200, requirements: [{metric: roc_auc, at_least: 0.55}]}
 retraining: {when: [degraded], consecutive: 2}
 """
@@ -214,9 +215,9 @@ def promote(
         "role": "champion",
         "version": version,
         "model": digest,
-        "prior": 0.25,
+        "constant": 0.25,
         "effective_from": effective_from,
-        "evidence": evidence,
+        "judged_on": evidence,
         "kind": "promoted",
         "by": "test",
         "reason": "",

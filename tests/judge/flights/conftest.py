@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Thread
 from typing import Any
@@ -114,20 +115,47 @@ class Gate:
         return (str(row["version"]), str(row["kind"])) if row else ("", "")
 
 
+@contextmanager
+def opened(folder: Path) -> Iterator[Gate]:
+    """Open the gate of the lake in a folder; what is planted into it ends with it."""
+    honest = fitting.fit_recipe
+    with pytest.MonkeyPatch.context() as patch:
+
+        def plant(make: Make) -> None:
+            def planted(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+                return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
+
+            for module in (fits, leakage, refit):
+                patch.setattr(module, "fit_recipe", planted)
+
+        yield Gate(Lake("flight_delay", str(folder / "lake")), folder, plant)
+
+
 @pytest.fixture
-def gate(ingested: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+def gate(ingested: Path, tmp_path: Path) -> Iterator[Gate]:
     """The gate before its first attempt."""
     shutil.copytree(ingested / "flight_delay", tmp_path / "lake" / "flight_delay")
-    honest = fitting.fit_recipe
+    with opened(tmp_path) as before:
+        yield before
 
-    def plant(make: Make) -> None:
-        def planted(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
-            return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
 
-        for module in (fits, leakage, refit):
-            monkeypatch.setattr(module, "fit_recipe", planted)
+@pytest.fixture(scope="session")
+def first(ingested: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A lake in which an honest fit was the first attempt."""
+    folder = tmp_path_factory.mktemp("first")
+    shutil.copytree(ingested / "flight_delay", folder / "lake" / "flight_delay")
+    with opened(folder) as before:
+        before.judge(forest(), EARLIER)
+    return folder
 
-    return Gate(Lake("flight_delay", str(tmp_path / "lake")), tmp_path, plant)
+
+@pytest.fixture
+def second(first: Path, tmp_path: Path) -> Iterator[Gate]:
+    """The gate before its second attempt; the files of the first one's run stay where they are."""
+    shutil.copytree(first / "lake", tmp_path / "lake")
+    shutil.copyfile(first / "mlflow.db", tmp_path / "mlflow.db")
+    with opened(tmp_path) as before:
+        yield before
 
 
 def forest(**params: Any) -> Make:

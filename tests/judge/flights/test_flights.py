@@ -15,24 +15,25 @@ from include.features import build as features
 from include.judge.judge import BLESSED, NOT_BLESSED, RUBBER_STAMPED, Verdict
 from include.spec import UseCase
 from include.train.fit import target
-from tests.judge.flights.conftest import EARLIER, PARTITION, Gate, Make, forest
+from tests.judge.flights.conftest import PARTITION, Gate, Make, forest
 
 pytestmark = pytest.mark.full
 
 
-def test_a_first_fit_serves_and_the_next_one_refreshes_it(gate: Gate) -> None:
+def test_a_first_fit_serves_and_the_next_one_refreshes_it(second: Gate) -> None:
     """The first training serves without a rival, and a week later the same recipe's fit replaces it."""
-    first = gate.judge(forest(), EARLIER)
-    assert (first.verdict, gate.live()) == (RUBBER_STAMPED, ("1", "promoted")), first.sentence
-    second = gate.judge(forest())
-    assert (second.verdict, gate.live()) == (BLESSED, ("2", "refreshed")), second.sentence
+    (first,) = second.lake.rows("attempts")
+    assert (first["verdict"], second.live()) == (RUBBER_STAMPED, ("1", "promoted")), first["sentence"]
+    verdict = second.judge(forest())
+    assert (verdict.verdict, second.live()) == (BLESSED, ("2", "refreshed")), verdict.sentence
 
 
-def test_a_refit_on_broken_labels_is_refused(gate: Gate) -> None:
+def test_a_refit_on_broken_labels_is_refused(second: Gate) -> None:
     """A refit on half-flipped labels loses more, on rows that it has seen, than the walk before it."""
-    gate.judge(forest(), EARLIER)
-    _refused(gate, gate.judge(flipped(None, 0.5)), "loss over the fit before, on rows that both have seen")
-    assert gate.live() == ("1", "promoted")
+    _refused(
+        second, second.judge(flipped(None, 0.5)), "loss over the fit before, on rows that both have seen"
+    )
+    assert second.live() == ("1", "promoted")
 
 
 def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:

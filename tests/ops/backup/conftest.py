@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from include.environment import Endpoint
 from include.errors import SettingError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.ingest.pipeline import ingest
 from include.models import artifacts
 from include.models.registry import Registry

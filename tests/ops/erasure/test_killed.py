@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[3]
 
 @pytest.mark.parametrize(
     ("address", "step"),
-    [("folder", 44), *(pytest.param(*one, marks=pytest.mark.full) for one in (("folder", 9), ("az", 44)))],
+    [("folder", 44), *(pytest.param(*one, marks=pytest.mark.full) for one in (("folder", 9), ("az", 99)))],
     indirect=["address"],
 )
 @pytest.mark.timeout(1800)
