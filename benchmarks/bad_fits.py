@@ -33,7 +33,8 @@ from scipy.stats import binomtest
 from sklearn.pipeline import Pipeline
 
 from include.evaluate.leakage import single_feature_scores
-from include.features.build import features, join_labels, matured
+from include.features.build import features
+from include.features.labels import join_labels, matured
 from include.judge import checks
 from include.judge.context import CheckContext
 from include.judge.evidence import CHALLENGER, Evidence, Facts, Leakage, Losses, Refit

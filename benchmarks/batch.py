@@ -151,7 +151,7 @@ def promote(lake: Lake, folder: str, kind: str) -> None:
     for table in ("predictions", "switches"):  # a champion before it would be scored beside
         shutil.rmtree(Path(folder, lake.uri.rpartition("/")[2], "tables", table), ignore_errors=True)
     row: dict[str, Any] = dict.fromkeys(schemas.SWITCHES.names, "")
-    row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "prior": 0.2}
+    row |= {"role": "champion", "version": kind, "model": Path(folder, kind).read_text(), "constant": 0.2}
     ledger.record_switch(lake, lambda rows: [row | {"effective_from": SMALL, "kind": "promoted"}])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.features.build import join_labels, matured, training_set
+from include.features.labels import join_labels, matured, training_set
 from include.models import artifacts
 from include.monitor.estimates import (
     Array,

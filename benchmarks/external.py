@@ -23,7 +23,7 @@ import pyarrow as pa
 import yaml
 
 from benchmarks.memory import Anonymous, apart
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage import schemas
@@ -68,7 +68,7 @@ DECLARED: dict[str, Any] = {
         "candidates": [{"name": "xgboost", "estimator": "xgboost", "params": {"n_estimators": 10}}],
     },
     "gate": {"objective": "log_loss"},
-    "scoring": {"deadline": "09:00", "fallback": 0.5},
+    "scoring": {"deadline": "09:00", "constant": 0.5},
 }
 
 

@@ -33,7 +33,7 @@ import pyarrow.compute as pc
 from benchmarks.batch import CARRIERS, DESTS, ORIGINS, Values, others, source_batch
 from benchmarks.memory import Anonymous, apart
 from include.cli import stages
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.ingest.publish import publish_validated
 from include.judge.evidence import evidence_rows_key
 from include.models import artifacts
@@ -47,6 +47,7 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake, Where
 from include.train.fit import fit_recipe
 from include.train.fits import Fit, read_fits, recipes
+from include.train.monitoring_baselines import REFERENCE, publish_reference_profiles
 
 SIZES = (30, 300, 1000)  # partitions that have been monitored
 HISTORY = 60  # partitions before the first training
@@ -171,7 +172,7 @@ class History:
         lake, spec, partition = self.lake, self.spec, partition_of(self.spec, place)
         first = next(row for row in self.switches if row["role"] == "champion")
         if self.learned is None:
-            self.learned = training_set(lake, spec, str(first["evidence"]))
+            self.learned = training_set(lake, spec, str(first["judged_on"]))
         name = "logistic" if old else first["recipe"]  # which is fitted and stored in a moment
         recipe = next(recipe for recipe in recipes(spec) if recipe.name == name)
         rows = self.learned.slice(place % HISTORY * 100, FITTED)
@@ -193,17 +194,13 @@ class History:
             {"partition": partition},
         )
         self.fits += fits
-        for table, product in (("limits", ""), ("profiles", f"reference:{first['model']}")):
-            where = {"partition": first["evidence"], **({"product": product} if product else {})}
-            copies = _replaced(lake.read(table, where), "partition", partition)
-            if product:
-                copies = _replaced(copies, "product", f"reference:{model}")
-                lake.publish(table, copies, {"product": f"reference:{model}", "partition": partition})
-            else:
-                lake.publish(
-                    table, _replaced(copies, "model", model), {"partition": partition, "model": model}
-                )
-        status = lake.rows("partitions", {"product": "limits", "partition": first["evidence"]})[0]
+        limits = _replaced(lake.read("limits", {"partition": first["judged_on"]}), "partition", partition)
+        limits = _replaced(limits, "model", model)
+        lake.publish("limits", limits, {"partition": partition, "model": model})
+        reference = lake.read("profiles", {"product": REFERENCE, "partition": first["judged_on"]})
+        reference = _varied(_replaced(reference, "partition", partition), place)
+        publish_reference_profiles(lake, model, partition, [reference])
+        status = lake.rows("partitions", {"product": "limits", "partition": first["judged_on"]})[0]
         row = {**status, "partition": partition, "inputs": json.dumps({"training_set": "", "model": model})}
         where = {"product": "limits", "partition": partition}
         lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
@@ -218,7 +215,7 @@ class History:
             schemas.ATTEMPTS,
             lambda rows: [{**attempt, **changes, "recorded": len(rows) + 1}],
         )
-        changes = {"kind": ledger.REFRESHED, "evidence": partition, "attempt": key, "request": key}
+        changes = {"kind": ledger.REFRESHED, "judged_on": partition, "attempt": key, "request": key}
         changes["effective_from"] = partition_of(spec, place + 1)
         newest_rows = [row for row in self.switches if row["switch"] == first["switch"]]
         rows_of_switch = [

@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include.features.build import matured, training_set
+from include.features.labels import matured, training_set
 from include.models import artifacts
 from include.monitor.checks import concept
 from include.monitor.checks.degradation import YEAR, above_reference, above_walk
@@ -149,12 +149,12 @@ def flights() -> dict[str, tuple[int, int, list[int]]]:
 
 def findings(spec: UseCase, live: LossSeries, before: LossSeries) -> list[Finding]:
     """Return what the tests say of live partitions, by the walk before them."""
-    past = PairedSums(before.loss, before.prior, before.rows)
+    past = PairedSums(before.loss, before.constant, before.rows)
     newest = part_of(before, -spec.training.test, None)
     expected = PairedSums(newest.loss, newest.expected, newest.rows)
     rates = PairedSums(newest.observed, newest.predicted, newest.rows)
     return [
-        above_reference(spec, live, "prior", past),
+        above_reference(spec, live, "constant", past),
         above_walk(spec, live, past),
         concept.check_lasting_loss(spec, live, expected),
         concept.check_calibration(spec, live, rates),
@@ -187,7 +187,7 @@ def _series(spec: UseCase, rows: pa.Table, predicted: Array, prior: Array, *, tu
         own,
         observed,
         expected,
-        ("prior",) * len(places),
+        ("constant",) * len(places),
     )
 
 
@@ -203,8 +203,8 @@ def main() -> None:
     print(f"\n| series | test | {walks} |\n|---|---|{'---|' * len(PASTS)}")
     for kind in SERIES:
         for name, mean, own in (
-            ("tie, against the prior", 0.0, False),
-            ("a fifth less, against the prior", -0.2 * PRIOR_LOSS, False),
+            ("tie, against the constant", 0.0, False),
+            ("a fifth less, against the constant", -0.2 * PRIOR_LOSS, False),
             ("against its walk", 0.0, True),
         ):
             rates = [false_alarms(kind, past, 500, mean=mean, own=own) for past in PASTS]

@@ -106,7 +106,7 @@ def declare(folder: Path, flight: UseCase) -> UseCase:
         "labels": {"source": "flights", "sql": "temp > 0", "delay": 1},
         "training": {**recipes, "candidates": [boosting.model_dump(exclude_defaults=True)]},
         "gate": {"objective": "log_loss"},
-        "scoring": {"fallback": 0.25},
+        "scoring": {"constant": 0.25},
     }
     home = folder / "usecases" / NAME
     home.mkdir(parents=True)
@@ -140,7 +140,7 @@ def switch(lake: Lake, version: str, estimator: Any) -> None:
         "version": version,
         "kind": "promoted",
         "effective_from": PARTITION,
-        "prior": 0.25,
+        "constant": 0.25,
     }
     row |= {"model": artifacts.store_model(lake, artifacts.serialize(estimator))}
     ledger.record_switch(lake, lambda rows: [row])

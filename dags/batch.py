@@ -23,11 +23,10 @@ from airflow.sdk import DAG, Param, TaskGroup
 from evergreen.assets import product
 from evergreen.deadline import due
 from evergreen.defaults import arguments, partition_field, scheduled
-from evergreen.operators.base import task_doc
+from evergreen.operators.base import CheckPartitionOperator, task_doc
 from evergreen.operators.events import CheckWatcherOperator
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, MonitorOperator, RequestTrainingOperator
-from evergreen.operators.partition import CheckPartitionOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import PlanShardsOperator, ScoreOperator, ShardOperator
 from include.spec import UseCase, read_all

@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mmap import mmap
 
 
+MAX_NOTE = 500  # characters in an XCom
+
+
 @dataclass(frozen=True)
 class Ref:
     """A reference to something published, under 1 kB.
@@ -33,8 +36,8 @@ class Ref:
     note: str = ""
 
     def xcom(self) -> dict[str, Any]:
-        """Return plain values for XCom."""
-        return asdict(self)
+        """Return plain values for XCom; a long note is cut."""
+        return {**asdict(self), "note": self.note[:MAX_NOTE]}
 
 
 def digest_bytes(data: bytes | mmap) -> str:

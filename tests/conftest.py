@@ -46,7 +46,7 @@ settings.load_profile("evergreen")
 # each worker takes a file at a time, in this order: a long one that came last would be waited for alone
 LONGEST = (
     *("e2e", "browser", "faults", "flights", "docs", "evaluate", "erasure", "monitor", "rollout", "train"),
-    *("upkeep", "history", "replay", "cli"),
+    *("plugins", "upkeep", "history", "replay", "cli", "validate"),
 )
 
 
@@ -88,6 +88,17 @@ class ByFile(LoadScopeScheduling):
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """Say how tests are shared by `-n`."""
     return ByFile(config, log)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forked_evaluation() -> Iterator[None]:
+    """A model is measured in a fork of a process that has the libraries; test_serving starts a fresh one."""
+    from include.evaluate import serving
+    from tests.warm import Interpreter
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(serving, "sys", Interpreter())
+        yield
 
 
 HOUSE = pytest.StashKey[ExitStack]()

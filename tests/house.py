@@ -31,7 +31,7 @@ HOURS = 24 * 42  # of the taxis
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
 SPARSE = "sparse_rides"
 STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
-SHARDED, EVENTS = "weekly_sharded", "weekly_events"
+SHARDED, WORKERS, EVENTS = "weekly_sharded", "weekly_workers", "weekly_events"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -153,6 +153,11 @@ def running() -> Iterator[House]:
     copy(made.usecases, EVENTS, ended, *WOKEN)
     shards = ("scoring:\n", "scoring:\n  shards: 3\n")
     copy(made.usecases, SHARDED, ended, ("  lookback: 4", "  lookback: 4\n  entity: [store]"), shards, *LIGHT)
+    workers = (
+        "estimator: hist_gradient_boosting, params: {max_iter: 60, min_samples_leaf: 10}",
+        "estimator: xgboost, params: {n_estimators: 30}, engine: dask",
+    )
+    copy(made.usecases, WORKERS, ended, workers)
     sparse = ('available_at: "-3m"', 'available_at: "-3m"\n    sparse: true')
     copy(made.usecases, SPARSE, ("counts/{", "sparse/{"), sparse, of="hourly_rides")
     copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
@@ -160,7 +165,7 @@ def running() -> Iterator[House]:
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, SHARDED)
+        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, SHARDED, WORKERS)
         for usecase in (*weekly, SPARSE, "columbia_minutes"):
             for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)

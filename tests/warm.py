@@ -1,7 +1,8 @@
 """Runs Python commands as forks of a process that has imported the libraries, which takes 3 s of CPU.
 
 The process imports nothing of this repository, so a command runs the code in its own folder. `stand_in`
-returns a program that takes the place of ``python`` in the commands of documentation pages.
+returns a program that takes the place of ``python`` in a command that is waited for; `Process` is a command
+that runs beside the test, which may signal it.
 """
 
 from __future__ import annotations
@@ -15,17 +16,34 @@ import socket
 import subprocess
 import sys
 import traceback
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
+from typing import IO, Any
 
 # what the commands spend their time on; none of them reads a setting of ours when it is imported
-LIBRARIES = (
+SERVING = (
     "deltalake",
     "duckdb",
+    "fastapi",
+    "pandas",
+    "pyarrow.compute",
+    "pyarrow.csv",
+    "pyarrow.parquet",
+    "pydantic",
+    "skops.io",
+    "sklearn.compose",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.pipeline",
+    "typer",
+    "uvicorn",
+)
+ALL = (
+    *SERVING,
     "great_expectations",
     "matplotlib.backends.backend_svg",
     "mlflow.pyfunc",
@@ -33,18 +51,7 @@ LIBRARIES = (
     "mlflow.store.tracking.sqlalchemy_store",
     "onnx",
     "onnxruntime",
-    "pandas",
-    "pyarrow.compute",
-    "pyarrow.csv",
-    "pyarrow.parquet",
-    "pydantic",
     "pytest",
-    "skops.io",
-    "sklearn.compose",
-    "sklearn.ensemble",
-    "sklearn.linear_model",
-    "sklearn.pipeline",
-    "typer",
 )
 CLIENT = """
 import json, os, socket, sys
@@ -53,7 +60,7 @@ server.connect({address!r})
 request = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
 server.shutdown(socket.SHUT_WR)
-sys.exit(int(server.makefile().read()))
+sys.exit(int(server.makefile().read().split()[1]))
 """
 SCRIPT = """#!/bin/sh
 case "$1 $2" in
@@ -63,9 +70,70 @@ esac
 """
 
 
-@cache
-def stand_in() -> Path:
+def stand_in(libraries: tuple[str, ...] = SERVING) -> Path:
     """Start the process, which ends with this one; return the program that has it run a Python command."""
+    return address(libraries).with_name("python")
+
+
+class Interpreter:
+    """What a module that runs ``python`` reads of `sys`; the process starts when it is first needed."""
+
+    @property
+    def executable(self) -> str:
+        """The program that takes the place of ``python``."""
+        return str(stand_in())
+
+    @property
+    def path(self) -> list[str]:
+        """Where modules are imported from."""
+        return sys.path
+
+
+class Process:
+    """A Python command as a fork of that process: what `subprocess.Popen` is to a command.
+
+    Parameters
+    ----------
+    arguments : what follows ``python``.
+    stdout, stderr : files with a descriptor.
+    """
+
+    def __init__(
+        self, arguments: list[str], cwd: Path, env: Mapping[str, str], stdout: IO[str], stderr: IO[str]
+    ) -> None:
+        self._server = socket.socket(socket.AF_UNIX)
+        self._server.connect(str(address(SERVING)))
+        request = {"arguments": arguments, "folder": str(cwd), "environment": dict(env)}
+        with Path(os.devnull).open() as stdin:
+            files = [stdin.fileno(), stdout.fileno(), stderr.fileno()]
+            socket.send_fds(self._server, [json.dumps(request).encode()], files)
+        self._server.shutdown(socket.SHUT_WR)
+        self._answer = self._server.makefile()
+        self.pid = int(self._answer.readline())
+        self._code: int | None = None
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Return its exit code, negative for a signal, once it has ended; raise after ``timeout`` seconds."""
+        if self._code is None:
+            self._server.settimeout(timeout)
+            self._code = int(self._answer.readline())
+            self._server.close()
+        return self._code
+
+    def send_signal(self, number: int) -> None:
+        """Send it a signal, unless it has been waited for."""
+        if self._code is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill it if it still runs, and wait for its end."""
+        self.send_signal(signal.SIGKILL)
+        self.wait()
+
+
+@cache
+def address(libraries: tuple[str, ...]) -> Path:
+    """Start a process that imports libraries; return the address at which it takes commands."""
     _keep.append(folder := TemporaryDirectory(prefix="warm-"))
     program, client, address = (Path(folder.name, name) for name in ("python", "client.py", "socket"))
     client.write_text(CLIENT.format(address=str(address)))
@@ -76,22 +144,22 @@ def stand_in() -> Path:
     listener.listen()
     _keep.append(
         subprocess.Popen(
-            [sys.executable, __file__, str(listener.fileno())],
+            [sys.executable, __file__, str(listener.fileno()), *libraries],
             pass_fds=[listener.fileno()],
             stdin=subprocess.PIPE,  # its end tells the process that this one has ended
             stdout=subprocess.DEVNULL,
         )
     )
     listener.close()
-    return program
+    return address
 
 
 _keep: list[Any] = []
 
 
-def serve(listener: socket.socket) -> None:
+def serve(listener: socket.socket, libraries: list[str]) -> None:
     """Run a command for each client, until the process that started this one ends."""
-    for name in LIBRARIES:
+    for name in libraries:
         import_module(name)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
@@ -102,6 +170,7 @@ def serve(listener: socket.socket) -> None:
             while more := client.recv(1 << 20):
                 data += more
             if child := os.fork():
+                client.sendall(f"{child}\n".encode())
                 _, status = os.waitpid(child, 0)
                 client.sendall(str(os.waitstatus_to_exitcode(status)).encode())
                 os._exit(0)
@@ -153,4 +222,4 @@ def run(request: dict[str, Any], files: list[int]) -> None:
 
 
 if __name__ == "__main__":
-    serve(socket.socket(fileno=int(sys.argv[1])))
+    serve(socket.socket(fileno=int(sys.argv[1])), sys.argv[2:])

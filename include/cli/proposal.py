@@ -340,7 +340,7 @@ gate:
 
 scoring:
   deadline: "09:00"        # assumed: local time by which predictions must be published
-  fallback: {self._fallback()}  # sample: its mean or shares; the prediction before any model was promoted
+  constant: {self._constant()}  # sample: its mean or shares; the prediction before any model was promoted
   requires:
     champion: [records]
 """
@@ -390,7 +390,7 @@ scoring:
         )
         return rules + "    - {name: ridge, estimator: ridge}\n"
 
-    def _fallback(self) -> str:
+    def _constant(self) -> str:
         if self.kind != "multiclass":
             return _number(round(self._rate, 4))
         values = self.sample.rows[self.target].drop_null().to_pylist()

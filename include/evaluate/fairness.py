@@ -25,8 +25,7 @@ from include.evaluate.slices import slice_column
 from include.judge.evidence import Fairness, GroupSums
 from include.judge.groups import group_pairs
 from include.spec import UseCase
-from include.spec.gate import INTERSECTION
-from include.spec.gate import Fairness as FairnessRules
+from include.spec.gate import INTERSECTION, FairnessRules
 
 Array = NDArray[np.float64]
 

@@ -152,7 +152,7 @@ def shuffled_label_losses(
 ) -> tuple[float, ...]:
     """Return the losses of the challenger's recipe when it is fitted on shuffled labels.
 
-    Shuffled labels contain nothing to learn, so any gain over the prior comes from leakage.
+    Shuffled labels contain nothing to learn, so any gain over a constant comes from leakage.
 
     Parameters
     ----------
@@ -170,33 +170,33 @@ def shuffled_label_losses(
     Each fit on noise is another function of the features. One of two such functions gains a little by chance,
     on every partition alike, which no interval over partitions accounts for. All five gain by chance with a
     probability of at most 1 in 32: since the loss is convex, noise costs more than it gains. Predictions are
-    rescaled to the prior for the same reason: if the label rate changed since, predictions at a wrong level
-    could gain by chance.
+    rescaled to the labels' constant for the same reason: if the label rate changed since, predictions at a
+    wrong level could gain by chance.
     """
     if not partitions:
         return ()
     test = test.filter(pc.is_in(test["partition"], pa.array(partitions)))
     partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
-    prior, actual = outputs.label_prior(spec, target(spec, fitted)), target(spec, test)
+    constant, actual = outputs.label_constant(spec, target(spec, fitted)), target(spec, test)
     random, sums = np.random.default_rng(spec.training.seed), []
     for _ in range(SHUFFLES):
         estimator = fit_recipe(spec, candidate, _shuffle_labels(spec, fitted, random))
-        predictions = _rescale_to_prior(artifacts.predict(estimator, test, spec), prior, spec)
+        predictions = _rescale_to_constant(artifacts.predict(estimator, test, spec), constant, spec)
         losses = row_losses(_convex_objective(spec), actual, predictions)
         sums.append(tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions))
     return max(sums, key=sum)
 
 
-def prior_losses(
+def constant_losses(
     spec: UseCase, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
 ) -> tuple[float, ...]:
-    """Return the loss of the fitted rows' prior on the test rows by partition, shape (n,).
+    """Return the loss of the fitted rows' constant on the test rows by partition, shape (n,).
 
     Parameters
     ----------
     fitted, test, partitions : as in `shuffled_label_losses`.
     """
-    actual, constant = target(spec, test), outputs.label_prior(spec, target(spec, fitted))
+    actual, constant = target(spec, test), outputs.label_constant(spec, target(spec, fitted))
     losses = row_losses(_convex_objective(spec), actual, outputs.repeat_constant(constant, len(actual)))
     partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
     return tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions)
@@ -234,27 +234,27 @@ def _shuffle_labels(spec: UseCase, fitted: pa.Table, random: np.random.Generator
     return rows.set_column(rows.column_names.index(name), name, labels)
 
 
-def _rescale_to_prior(predictions: Array, prior: outputs.Constant, spec: UseCase) -> Array:
-    """Return predictions whose mean is the prior; probabilities stay in [0, 1]."""
-    if isinstance(prior, tuple):
-        return _fit_proportions(predictions, np.array(prior))
+def _rescale_to_constant(predictions: Array, constant: outputs.Constant, spec: UseCase) -> Array:
+    """Return predictions whose mean is the constant; probabilities stay in [0, 1]."""
+    if isinstance(constant, tuple):
+        return _fit_proportions(predictions, np.array(constant))
     mean = float(predictions.mean())
     if not spec.problem.codes:
-        return predictions + (prior - mean)
-    if mean > prior:
-        return predictions * (prior / mean)
-    return 1 - (1 - predictions) * ((1 - prior) / (1 - mean))
+        return predictions + (constant - mean)
+    if mean > constant:
+        return predictions * (constant / mean)
+    return 1 - (1 - predictions) * ((1 - constant) / (1 - mean))
 
 
-def _fit_proportions(predictions: Array, prior: Array) -> Array:
-    """Return probabilities whose rows sum to 1 and whose columns have the prior's mean, up to rounding.
+def _fit_proportions(predictions: Array, shares: Array) -> Array:
+    """Return probabilities whose rows sum to 1 and whose columns have the shares as means, up to rounding.
 
     Columns and rows are scaled in turn (iterative proportional fitting, Deming and Stephan 1940). A class
     with probability 0 in every row stays at 0.
     """
     for _ in range(MAX_SCALING_ROUNDS):
         means = predictions.mean(axis=0)
-        predictions = predictions * np.divide(prior, means, out=np.zeros_like(means), where=means > 0)
+        predictions = predictions * np.divide(shares, means, out=np.zeros_like(means), where=means > 0)
         predictions = predictions / predictions.sum(axis=1, keepdims=True)
     return predictions
 

@@ -27,7 +27,7 @@ from include.judge.evidence import (
     Fairness,
     Leakage,
     OnnxFile,
-    Serving,
+    ServingTest,
 )
 from include.models import artifacts, outputs
 from include.spec import UseCase
@@ -38,7 +38,7 @@ from include.storage.lake import Lake
 from include.train.recipes import learns
 
 Array = NDArray[np.float64]
-PRIOR = f"{BASELINE_PREFIX}prior"
+PRIOR_LOSSES = f"{BASELINE_PREFIX}prior"
 MAX_IMPORTANCE_ROWS = 3000
 PERMUTATIONS = 3
 
@@ -139,18 +139,18 @@ def _fairness(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> tuple[Fa
     return fairness.measure_fairness(spec, groups, evaluation.rows["partition"], evaluation.actual, predicted)
 
 
-def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Serving:
+def _serving(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> ServingTest:
     """Return the first serving measurement of this model, so that repeated evidence has the same bytes."""
     key = f"evaluations/serving/{evaluation.digest}.json"
     stored = lake.get(key)
     if stored is not None:
-        return Serving(**json.loads(stored))
+        return ServingTest(**json.loads(stored))
     # exactly one partition's batch: a linear model's last bits depend on the batch
     batch = evaluation.rows.filter(pc.equal(evaluation.rows["partition"], evaluation.partitions[-1]))
     predictions = artifacts.predict(evaluation.estimator, batch, spec)
     measured = serving.measure_serving(evaluation.data, evaluation.digest, spec, batch, predictions)
     if measured.identical and not lake.create(key, json.dumps(asdict(measured)).encode()):
-        return Serving(**json.loads(lake.get(key) or b"{}"))  # a concurrent run stored its own first
+        return ServingTest(**json.loads(lake.get(key) or b"{}"))  # a concurrent run stored its own first
     return measured
 
 
@@ -170,10 +170,12 @@ def _onnx(spec: UseCase, evaluation: EvaluationRows) -> OnnxFile:
 def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapping[str, Array]) -> Leakage:
     fitted, rows = evaluation.fitted, evaluation.rows
     loss_reduction = None
-    if PRIOR in losses:
-        loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR].tolist())
-    prior_losses = leakage.prior_losses(spec, fitted, rows, evaluation.partitions)
-    shuffled_losses = prior_losses  # shuffled labels change nothing for a recipe that doesn't learn from them
+    if PRIOR_LOSSES in losses:
+        loss_reduction = leakage.loss_reduction(losses[CHALLENGER].tolist(), losses[PRIOR_LOSSES].tolist())
+    constant_losses = leakage.constant_losses(spec, fitted, rows, evaluation.partitions)
+    shuffled_losses = (
+        constant_losses  # shuffled labels change nothing for a recipe that doesn't learn from them
+    )
     if learns(spec, evaluation.recipe):
         shuffled_losses = leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
@@ -182,7 +184,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
         all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.predictions[CHALLENGER]),
         shuffled_losses=shuffled_losses,
-        prior_losses=prior_losses,
+        constant_losses=constant_losses,
         loss_reduction=loss_reduction,
         past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition),
         too_few_rows=leakage.too_few_rows(spec, rows),

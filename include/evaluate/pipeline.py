@@ -17,10 +17,10 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
-from include.errors import ModelError, StaleDecision
+from include.errors import ModelError, TrainingOutdated
 from include.evaluate.measure import EvaluationRows, gather_facts
 from include.evaluate.refit import measure_refit
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.evidence import (
     BASELINE_PREFIX,
     CHALLENGER,
@@ -39,7 +39,7 @@ from include.spec import UseCase
 from include.stats.metrics import all_metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import walks
+from include.train import dask_engine, walks
 from include.train.fit import target
 from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipe_names, recipes
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
@@ -71,6 +71,7 @@ class LoadedModel:
     predictions: Array
 
 
+@dask_engine.keep_started()
 def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry: Registry) -> Ref:
     """Measure all models on the test partitions, which none of them was fitted or tuned on.
 
@@ -87,7 +88,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
 
     Raises
     ------
-    StaleDecision, ModelError
+    TrainingOutdated, ModelError
         if the declaration or the data changed since the training; if a model is damaged, or its predictions
         differ from those in training.
     """
@@ -113,13 +114,13 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
 
 
 def _check_inputs_unchanged(spec: UseCase, partition: str, record: TrainingRecord, data: str) -> None:
-    """Raise `StaleDecision` if the declaration or the training data changed since the training."""
+    """Raise `TrainingOutdated` if the declaration or the training data changed since the training."""
     for subject, before, now in (
         ("declaration", record.spec, spec.digest),
         ("training data", record.data, data),
     ):
         if before != now:
-            raise StaleDecision(
+            raise TrainingOutdated(
                 f"{spec.name}/{partition}: evaluation",
                 required=f"the {subject} of the training, {before[:12]}",
                 found=now[:12],
@@ -227,7 +228,7 @@ def _evidence(
         code=record.code,
         version=record.version,
         model=record.challenger.digest,
-        prior=record.prior,
+        constant=record.constant,
         baseline_model=record.baseline.digest,
         metrics={
             name: all_metric_values(spec, rows.actual, values) for name, values in rows.predictions.items()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from include.environment import numeric_settings
 from include.evaluate.fresh_process import FIGURES, MODEL, PREDICTIONS, ROWS, SPEC
-from include.judge.evidence import Serving
+from include.judge.evidence import ServingTest
 from include.spec import UseCase
 
 PROCESS_MODULE = "include.evaluate.fresh_process"
@@ -24,7 +24,7 @@ TIMEOUT = 180.0  # seconds
 
 def measure_serving(
     data: bytes, digest: str, spec: UseCase, rows: pa.Table, predictions: NDArray[np.float64]
-) -> Serving:
+) -> ServingTest:
     """Load a stored model in a fresh process, and compare its predictions there with those made here.
 
     Parameters
@@ -35,12 +35,12 @@ def measure_serving(
 
     Returns
     -------
-    Serving
+    ServingTest
         With the size as its only figure if the process dies, hangs or rejects the model.
     """
     figures = {"size_mb": len(data) / 1e6}
     if not rows.num_rows:
-        return Serving(identical=False, figures=figures, note="there are no rows to predict")
+        return ServingTest(identical=False, figures=figures, note="there are no rows to predict")
     with TemporaryDirectory(prefix="evergreen-") as name:
         folder = Path(name)
         (folder / MODEL).write_bytes(data)
@@ -50,14 +50,14 @@ def measure_serving(
         with pa.ipc.new_file(str(folder / ROWS), features.schema) as sink:
             sink.write_table(features)
         if note := _run_fresh_process(folder, digest):
-            return Serving(identical=False, figures=figures, note=note)
+            return ServingTest(identical=False, figures=figures, note=note)
         figures = json.loads((folder / FIGURES).read_text())
         fresh = np.frombuffer((folder / PREDICTIONS).read_bytes(), dtype=np.float64)
     if fresh.tobytes() == predictions.tobytes():
-        return Serving(identical=True, figures=figures)
+        return ServingTest(identical=True, figures=figures)
     flat = predictions.ravel()
     count = f"{np.count_nonzero(fresh != flat)} of " if fresh.shape == flat.shape else ""
-    return Serving(identical=False, figures=figures, note=f"{count}{len(fresh)} predictions differ")
+    return ServingTest(identical=False, figures=figures, note=f"{count}{len(fresh)} predictions differ")
 
 
 def _run_fresh_process(folder: Path, digest: str) -> str:

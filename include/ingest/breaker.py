@@ -1,7 +1,8 @@
 """Circuit breaker: a source that fails repeatedly isn't requested for a while, then a single probe decides.
 
-The state is stored in the lake, so that it outlives a run and all processes share it. It only decides how to
-treat a source now and influences no result, so this module may read the wall clock.
+The state is stored in the lake, so that it outlives a run and all processes share it. If several processes
+count a failure at the same moment, one of them may be lost, and the circuit opens a failure later. It only
+decides how to treat a source now and influences no result, so this module may read the wall clock.
 """
 
 from __future__ import annotations

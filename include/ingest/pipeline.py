@@ -47,7 +47,7 @@ from include.ingest.validation.rows import RawRows, RowRange
 from include.spec import UseCase
 from include.spec.clock import day_of
 from include.storage import spill
-from include.storage.erasures import LEDGER, Erasures, read_erasures
+from include.storage.erasures import ERASURES_TABLE, Erasures, read_erasures
 from include.storage.lake import Lake
 from include.storage.schemas import QUARANTINE, validated_schema
 
@@ -152,7 +152,7 @@ class _IngestRun:
         stored = {} if self.fetch_anew else manifest_keys(self.lake, self.source, self.partitions)
         errors = self._fetch([one for one in self.partitions if one not in stored], published, erasures)
         outcomes = self._publish_until_stable(errors)
-        while self.lake.version(LEDGER) != erasures.version:  # rows were erased meanwhile
+        while self.lake.version(ERASURES_TABLE) != erasures.version:  # rows were erased meanwhile
             erasures = erase_new(self.lake, self.spec, self.source, self.partitions)
             outcomes = self._publish_until_stable(errors)
         return outcomes

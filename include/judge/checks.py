@@ -28,13 +28,11 @@ from include.stats.intervals import Gain, estimate_gain, partitions_needed
 
 MIN_PAST_ATTEMPTS = 3  # earlier attempts that are needed to judge a model against its own history
 SINGLE_FEATURE, ALL_FEATURES = "strongest single feature", "all features together"
-SHUFFLED_LABELS = "gain of shuffled labels over the prior"
+SHUFFLED_LABELS = "gain of shuffled labels over a constant"
 LOSS_REDUCTION = "loss reduction against the prior"
 LEAKAGE_CHECKS = (SINGLE_FEATURE, ALL_FEATURES, SHUFFLED_LABELS, LOSS_REDUCTION)
-MAX_COLUMN_NAMES, IMPORTANT_SHARE = (
-    5,
-    0.1,
-)  # columns in a message: how many, and from which share of the first
+# columns in a message: how many, and from which share of the first
+MAX_COLUMN_NAMES, IMPORTANT_SHARE = 5, 0.1
 # Test rows of a class below which no feature is judged. One misplaced row of 50 moves the ROC-AUC by
 # at most 0.02. A feature with a true ROC-AUC of 0.95 reaches 0.98 in 4 of 1000 draws of 50 rows, and in 250
 # of 1000 draws of 6 rows.
@@ -133,19 +131,19 @@ def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], reme
 
 
 def shuffled_labels(context: CheckContext) -> Sequence[Check]:
-    """Fitted on shuffled labels, the recipe is no better than the prior."""
+    """Fitted on shuffled labels, the recipe is no better than a constant."""
     losses, shuffled_losses = context.evidence.losses, context.evidence.facts.leakage.shuffled_losses
     required = "not shown to be > 0"
     # of the same constant as the shuffled labels': the prior's walk follows the label rate
-    prior = context.evidence.facts.leakage.prior_losses or losses.sums.get(f"{BASELINE_PREFIX}prior")
-    if prior is None:
+    constant = context.evidence.facts.leakage.constant_losses or losses.sums.get(f"{BASELINE_PREFIX}prior")
+    if constant is None:
         return [Check(SHUFFLED_LABELS, required, "no baseline named prior", False, EVALUATE_AGAIN)]
     if len(shuffled_losses) != len(losses.partitions):
         return [Check(SHUFFLED_LABELS, required, "missing", False, EVALUATE_AGAIN)]
     gain = estimate_gain(
-        prior, shuffled_losses, losses.rows, context.gate.block_partitions, context.gate.alpha
+        constant, shuffled_losses, losses.rows, context.gate.block_partitions, context.gate.alpha
     )
-    rounding = ROUNDING_TOLERANCE * sum(prior) / sum(losses.rows)
+    rounding = ROUNDING_TOLERANCE * sum(constant) / sum(losses.rows)
     return [Check(SHUFFLED_LABELS, required, str(gain), gain.low <= rounding)]
 
 

@@ -99,7 +99,7 @@ class EdgeCase:
 
 
 @dataclass(frozen=True)
-class Serving:
+class ServingTest:
     """The challenger as it would serve: loaded in a fresh process from its stored bytes.
 
     Parameters
@@ -140,8 +140,8 @@ class Leakage:
         ROC-AUC (0.5 to 1; the highest over the classes of a multiclass problem) or R². Classes in
         ``too_few_rows`` are left out.
     shuffled_losses : the objective's loss by partition of the challenger's recipe, fitted on shuffled labels
-        and rescaled to the prior; of several shuffles the one with the highest loss, shape (n,).
-    prior_losses : the loss by partition of the prior to which they are rescaled, shape (n,).
+        and rescaled to the labels' constant; of several shuffles the one with the highest loss, shape (n,).
+    constant_losses : the loss by partition of the constant to which they are rescaled, shape (n,).
     loss_reduction : share of the prior's loss that the challenger removes on the test partitions.
     past_loss_reductions : the same of the use case's earlier attempts, oldest first.
     too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
@@ -156,7 +156,7 @@ class Leakage:
     past_loss_reductions: tuple[float, ...] = ()
     too_few_rows: dict[str, int] = field(default_factory=dict)
     all_features: dict[str, float] = field(default_factory=dict)
-    prior_losses: tuple[float, ...] = ()
+    constant_losses: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -212,7 +212,7 @@ class Facts:
     slices: tuple[Slice, ...] | None = None
     fairness: tuple[Fairness, ...] = ()
     edge_cases: tuple[EdgeCase, ...] = ()
-    serving: Serving | None = None
+    serving: ServingTest | None = None
     leakage: Leakage = Leakage()
     coverage: dict[str, float] = field(default_factory=dict)
     champion_coverage: dict[str, float] = field(default_factory=dict)
@@ -222,7 +222,7 @@ class Facts:
     onnx: OnnxFile | None = None
 
 
-SCHEMA = 3
+SCHEMA = 4
 CHALLENGER = "challenger"
 CHAMPION = "champion"
 BASELINE_PREFIX = "baseline:"
@@ -294,7 +294,8 @@ class Evidence:
     usecase, partition : the use case, and the partition of the training.
     spec, data, code : digests of the declaration and of the training data, and the code's commit.
     version, model : the challenger's version in the registry, and the digest of its bytes.
-    prior : the label's mean in training, or the share of each class.
+    constant : the constant prediction that the training's labels imply: their mean or quantile, or the share
+        of each class.
     baseline_model : digest of the strongest baseline, which is promoted with the challenger as a step of its
         fallback chain.
     metrics : model name -> metric -> value, on the same rows as the losses.
@@ -315,7 +316,7 @@ class Evidence:
     code: str
     version: str
     model: str
-    prior: Constant
+    constant: Constant
     baseline_model: str
     metrics: dict[str, dict[str, float]]
     losses: Losses

@@ -67,7 +67,7 @@ def predicted_class(spec: UseCase, values: Array) -> pa.Array:
     return pa.array(spec.problem.classes, pa.string()).take(pa.array(values.argmax(axis=1)))
 
 
-def label_prior(spec: UseCase, labels: Array) -> Constant:
+def label_constant(spec: UseCase, labels: Array) -> Constant:
     """Return the prediction from the labels alone: their mean, or quantile, or each class's share."""
     if spec.gate.quantile is not None:
         return float(np.quantile(labels, spec.gate.quantile))

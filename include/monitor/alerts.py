@@ -1,4 +1,4 @@
-"""Alerts: the message of a partition, exactly-once sending to each recipient, and the webhook channels.
+"""Alerts: the message of a partition, sending it once to each recipient, and the webhook channels.
 
 A recipient is an Airflow connection. `plugins/evergreen/alert_channels.py` maps each type of connection to
 the function that sends. A connection's address and a server's answer may hold a secret, so no error message

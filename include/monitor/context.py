@@ -115,12 +115,12 @@ class PartitionContext:
         """The losses of the matured partitions since the champion's recipe serves, None if none serves."""
         if self.champion is None:
             return None
-        return loss_series(self.lake, self.state.champions(self.partition), self.partition)
+        return loss_series(self.lake, self.state.recipe_switches(self.partition), self.partition)
 
     @cached_property
     def walk(self) -> Walks:
         """The walks of the recipes, as known when the champion was trained."""
-        trained = self.champion["evidence"] if self.champion else ""
+        trained = self.champion["judged_on"] if self.champion else ""
         return walks.read(self.lake, self.spec, str(trained))
 
     @cached_property
@@ -185,7 +185,7 @@ class PartitionContext:
         newest = [row for row in rows if is_label or row["partition"] == self.partition]
         if not newest:
             if name in self.spec.problem.outputs:
-                return f"{name} isn't the champion's in this partition"
+                return f"{name} isn't compared: the champion didn't serve this partition"
             return f"{name} is missing from this partition"
         if column is None:
             return f"{name} has no reference"

@@ -1,8 +1,8 @@
 """The realized loss of each model on each partition that it served, beside others' on the same rows.
 
 Losses are stored as sums, so they add up over any partitions and pair by partition. The others are the
-training prior and the deployed baseline, which is the next fallback step. The prior stands for the baseline
-if none is deployed or the deployed one can't predict.
+constant of the training's labels and the deployed baseline, which is the next fallback step. The constant
+stands for the baseline if none is deployed or the deployed one can't predict.
 """
 
 from __future__ import annotations
@@ -23,14 +23,13 @@ from include.features.build import features
 from include.models import artifacts, outputs
 from include.models.outputs import Constant
 from include.promote import ledger
-from include.promote.ledger import Row
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 
 LOSSES = "losses"
-PRIOR = "prior"
+CONSTANT = "constant"
 BASELINE_SUFFIX = "_of_baseline"  # after an output's name: the baseline's prediction
 Array = NDArray[np.float64]
 
@@ -43,18 +42,18 @@ class LossSeries:
     ----------
     partitions : shape (n,).
     rows : labeled rows that the champion served.
-    loss, baseline, prior : sums of the objective's loss, of the champion, the baseline and the prior on the
-        same rows; the prior's is NaN where an earlier version published the losses.
+    loss, baseline, constant : sums of the objective's loss, of the champion, the baseline and the training
+        labels' constant on the same rows.
     expected : sum of the loss that the model's own probabilities imply; NaN for a regression.
     observed, predicted : sums of the target and of the predictions.
-    against : the baseline, as ``baseline v3`` or ``prior``.
+    against : the baseline, as ``baseline v3`` or ``constant``.
     """
 
     partitions: tuple[str, ...]
     rows: Array
     loss: Array
     baseline: Array
-    prior: Array
+    constant: Array
     expected: Array
     observed: Array
     predicted: Array
@@ -68,20 +67,23 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     ----------
     champions : switches, oldest first; each serves from its partition on until the next one does.
     """
-    newest: dict[str, Row] = {}
+    newest: dict[str, int] = {}  # by partition, the place of its newest row
     by_effect = sorted(range(len(champions)), key=lambda place: str(champions[place]["effective_from"]))
     effects = [str(champions[place]["effective_from"]) for place in by_effect]
     serving = list(accumulate(by_effect, max))  # from each of these partitions on
-    published = lake.rows(LOSSES, {"model": sorted({row["model"] for row in champions})})
-    for row in sorted(published, key=lambda row: (str(row["partition"]), str(row["known"]))):
-        place = bisect_right(effects, str(row["partition"]))
-        served = place and champions[serving[place - 1]]["model"] == row["model"]
-        if row["known"] <= partition and served and row["rows"]:
-            newest[row["partition"]] = row
-    rows = list(newest.values())
-    names = ("rows", "loss", "baseline", "prior", "expected", "observed", "predicted")
-    columns = {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
-    return LossSeries(tuple(newest), **columns, against=tuple(row["against"] for row in rows))
+    where = {"model": sorted({row["model"] for row in champions})}
+    published = lake.read(LOSSES, where, order=("partition", "known"))
+    published = schemas.LOSSES.empty_table() if published is None else published
+    columns = [published[name].to_pylist() for name in ("partition", "known", "model", "rows")]
+    for row, (scored, known, model, count) in enumerate(zip(*columns, strict=True)):
+        place = bisect_right(effects, scored)
+        served = place and champions[serving[place - 1]]["model"] == model
+        if known <= partition and served and count:
+            newest[scored] = row
+    rows = published.take(pa.array(list(newest.values()), pa.int64()))
+    names = ("rows", "loss", "baseline", "constant", "expected", "observed", "predicted")
+    sums = {name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in names}
+    return LossSeries(tuple(newest), **sums, against=tuple(rows["against"].to_pylist()))
 
 
 def baseline_predictions(
@@ -90,7 +92,7 @@ def baseline_predictions(
     """Return the predictions of the baseline deployed on each partition, and its name by partition.
 
     The features are rebuilt point-in-time for each partition. A partition that isn't in the result has only
-    the prior.
+    the constant.
     """
     keys, switches = [*spec.key, "partition"], ledger.switches(lake)
     by_model: dict[str, list[str]] = {}
@@ -122,7 +124,7 @@ def losses_of_partition(
     spec: UseCase,
     labeled: pa.Table,
     known: str,
-    prior: Constant,
+    constant: Constant,
     baseline: pa.Table | None,
     baseline_names: Mapping[str, str],
 ) -> pa.Table:
@@ -132,7 +134,7 @@ def losses_of_partition(
     ----------
     labeled : the partition's predictions beside the target, null for rows without a label.
     known : the partition as of which the labels are known.
-    prior : the constant of the newest training.
+    constant : of the newest training.
     baseline, baseline_names : the result of `baseline_predictions`.
     """
     partition, target = labeled["partition"][0].as_py(), spec.problem.target
@@ -146,17 +148,17 @@ def losses_of_partition(
             labeled = labeled.append_column(name + BASELINE_SUFFIX, nulls)
     labeled = labeled.filter(labeled[target].is_valid())
     incomplete = labeled[spec.problem.outputs[0] + BASELINE_SUFFIX].null_count
-    against = PRIOR if incomplete else baseline_names.get(partition, PRIOR)
+    against = CONSTANT if incomplete else baseline_names.get(partition, CONSTANT)
     rows = []
     for (model, version), part in _by_model(labeled):
         actual, predicted = part[target].to_numpy(), outputs.from_columns(spec, part)
-        constant = outputs.repeat_constant(prior, len(actual))
-        other = constant if against == PRIOR else outputs.from_columns(spec, part, BASELINE_SUFFIX)
+        constants = outputs.repeat_constant(constant, len(actual))
+        other = constants if against == CONSTANT else outputs.from_columns(spec, part, BASELINE_SUFFIX)
         rows.append({
             "partition": partition, "known": known, "model": model, "version": version, "rows": len(actual),
             "loss": float(row_losses(spec.objective, actual, predicted).sum()),
             "baseline": float(row_losses(spec.objective, actual, other).sum()),
-            "prior": float(row_losses(spec.objective, actual, constant).sum()),
+            "constant": float(row_losses(spec.objective, actual, constants).sum()),
             "against": against,
             "expected": self_expected_loss(spec, predicted),
             "observed": None if spec.problem.classes else float(actual.sum()),

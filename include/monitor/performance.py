@@ -20,11 +20,12 @@ from include.environment import code_version
 from include.errors import EvergreenError, NotPublished
 from include.evaluate import measure
 from include.evaluate.slices import slice_column
-from include.features.build import features, labels
+from include.features.build import features
 from include.features.label_arrival import LabelArrival, label_arrivals
+from include.features.labels import labels
 from include.models import outputs
 from include.models.outputs import Constant
-from include.monitor.losses import LOSSES, PRIOR, baseline_predictions, losses_of_partition
+from include.monitor.losses import CONSTANT, LOSSES, baseline_predictions, losses_of_partition
 from include.monitor.state import PERFORMANCE, PRODUCT, State
 from include.promote import ledger
 from include.spec import UseCase
@@ -35,7 +36,7 @@ from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Row
 
-PRIOR_PREFIX = "prior:"  # prefix of a metric's name: the same rows, predicted by the training prior
+CONSTANT_PREFIX = "constant:"  # prefix of a metric's name: the same rows, predicted by the constant
 MAX_JOINED_PARTITIONS = 90  # that are joined at once, which limits the memory
 BY = ("day", "week", "version", "served_by", "slice")
 MAX_PARTITIONS = 90  # the newest scored partitions, unless a range is given
@@ -127,11 +128,11 @@ def _publish(
             rows = joined.filter(pc.equal(joined["partition"], scored))
             if known in (None, arrivals[scored].partitions[0]):
                 first_known[scored] = rows
-            prior = ledger.serving_of(switches, scored).prior
-            prior = spec.fallback if prior is None else prior
+            constant = ledger.serving_of(switches, scored).constant
+            constant = spec.constant if constant is None else constant
             for key in [known] if known is not None else arrivals[scored].partitions:
-                metric_tables[scored].append(_metric_rows(spec, scored, key, rows, prior))
-                losses = losses_of_partition(spec, rows, key, prior, baseline, baseline_names)
+                metric_tables[scored].append(_metric_rows(spec, scored, key, rows, constant))
+                losses = losses_of_partition(spec, rows, key, constant, baseline, baseline_names)
                 loss_tables[scored].append(losses)
     label_profiles = [
         profiles.label_profile(scored, rows, spec.problem.target) for scored, rows in first_known.items()
@@ -150,7 +151,7 @@ def _publish(
             "early": arrival.early,
         }
         status.append(completion_row(spec, PERFORMANCE, scored, table, inputs, note))
-        loss_inputs = {"against": baseline_names.get(scored, PRIOR), PERFORMANCE: status[-1]["digest"]}
+        loss_inputs = {"against": baseline_names.get(scored, CONSTANT), PERFORMANCE: status[-1]["digest"]}
         status.append(completion_row(spec, LOSSES, scored, sums[scored], loss_inputs, note))
     # the rows of `partitions` come last, so that a rerun after a kill publishes everything again
     where = {"product": profiles.LABELS, "partition": scored_partitions}
@@ -182,14 +183,13 @@ def _note(table: pa.Table, arrival: LabelArrival) -> str:
     return f"{rows} of {rows + without} rows have labels, known on {arrival.partitions[0]}{restated}"
 
 
-def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, prior: Constant) -> pa.Table:
+def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, constant: Constant) -> pa.Table:
     """Return a partition's rows of `performance` as known on a partition."""
     labeled = rows.filter(rows[spec.problem.target].is_valid())
     target = labeled[spec.problem.target].to_numpy()
     metrics = performance_metrics(spec, target, outputs.from_columns(spec, labeled))
-    constant = outputs.repeat_constant(prior, len(target))
-    of_prior = performance_metrics(spec, target, constant)
-    metrics |= {PRIOR_PREFIX + name: value for name, value in of_prior.items()}
+    of_constant = performance_metrics(spec, target, outputs.repeat_constant(constant, len(target)))
+    metrics |= {CONSTANT_PREFIX + name: value for name, value in of_constant.items()}
     same = {
         "partition": scored,
         "known": known,
@@ -299,7 +299,9 @@ def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[Ro
         first = next(iter(metrics.values()))  # these columns are the same for every metric
         size = {name: first[name] for name in ("known", "rows", "unlabeled")}
         values = {
-            name: row["value"] for name, row in sorted(metrics.items()) if not name.startswith(PRIOR_PREFIX)
+            name: row["value"]
+            for name, row in sorted(metrics.items())
+            if not name.startswith(CONSTANT_PREFIX)
         }
         result.append({"day": partition, "partitions": 1, **size, **values})
     return result

@@ -22,7 +22,7 @@ from typing import Literal
 import pyarrow as pa
 
 from include.errors import EvergreenError
-from include.features.build import partition_before, partitions_with_rows
+from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
@@ -35,7 +35,7 @@ from include.storage.lake import Lake
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30  # days of the limit of requested trainings
-REPLACED = "replaced"  # the cause that needs no entry under retraining.when
+REPLACED_CAUSE = "replaced"  # the cause that needs no entry under retraining.when
 WEEK = timedelta(7)  # between two trainings that a replacement requests: by then there is new evidence
 MAX_ATTEMPTS = 20  # at deciding on unchanged findings
 BACKWARD = (ledger.ROLLED_BACK, ledger.REPLACED)
@@ -145,7 +145,7 @@ def _alerts(
         alarms = [alarm for alarm in history[-1].alarms if alarm.check == check.name]
         for alarm in sorted(alarms, key=lambda alarm: alarm.subject):
             item = AlertItem(check.name, alarm.subject, alarm.value, alarm.threshold, alarm.note)
-            is_quiet = bool(alerted) if check.once_for_all_subjects else item.subject in alerted
+            is_quiet = bool(alerted) if check.quiets_all_subjects else item.subject in alerted
             (quiet if is_quiet else new).append(item)
     return tuple(new), tuple(quiet)
 
@@ -198,7 +198,7 @@ def _successor_training(history: Sequence[PartitionState], since: str) -> tuple[
     """
     partition = history[-1]
     state = f"the champion was replaced on {since}"
-    cause = f"{REPLACED}-{since}-"  # not the model's: each training fits another one
+    cause = f"{REPLACED_CAUSE}-{since}-"  # not the model's: each training fits another one
     for earlier in history[:-1]:
         recent = earlier.key >= since and time_of(partition.key) - time_of(earlier.key) < WEEK
         if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:
@@ -218,7 +218,7 @@ def _request(history: Sequence[PartitionState], spec: UseCase, kind: str, why: s
     first: dict[str, int] = {}
     for place in range(max(last - month - rules.cooldown, 0), last):
         decision = history[place].decision
-        if decision and decision.cause and not decision.cause.startswith(REPLACED):
+        if decision and decision.cause and not decision.cause.startswith(REPLACED_CAUSE):
             first.setdefault(decision.cause, place)
     own = f"{kind}-{partition.model[:12]}"
     for cause, place in first.items():
@@ -319,7 +319,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
-                why_no_champion=ledger.why_no_champion(switches, key),
+                why_no_champion="" if serving else ledger.why_no_champion(switches, key),
                 replaced_since=replaced_since(line),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )

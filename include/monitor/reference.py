@@ -20,12 +20,14 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from include.errors import ModelError
-from include.features.build import features, partition_before
+from include.features.build import features
+from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.drift_measures import Binning, Counts
-from include.stats.profiles import Profile, merge_profiles
+from include.stats.profiles import Profile
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import read_reference
 
 
 @dataclass(frozen=True)
@@ -75,17 +77,16 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     ----------
     champion : its row of `switches`.
     """
-    digest = str(champion["model"]) if champion else ""
-    rows = lake.rows("profiles", {"product": f"reference:{digest}"}) if champion else []
-    if champion is None or not rows:
+    if champion is None:
         return None
-    # a later training may fit the same model again, with the same reference
-    first = min(row["partition"] for row in rows)
-    profiles = merge_profiles([row for row in rows if row["partition"] == first])
+    digest, trained = str(champion["model"]), str(champion["judged_on"])
+    profiles = read_reference(lake, digest, trained)
+    if not profiles:
+        return None
     stored = _read_stored(lake, digest)
     if stored is None:
-        last_fitted = _last_fitted(lake, spec, champion, first)
-        stored = _count_and_store(lake, spec, digest, first, last_fitted, profiles)
+        last_fitted = _last_fitted(lake, spec, champion, trained)
+        stored = _count_and_store(lake, spec, digest, trained, last_fitted, profiles)
     if stored is None:
         columns = {name: LearnedColumn(profile, Binning.of(profile)) for name, profile in profiles.items()}
         return Reference(columns, None, 0)

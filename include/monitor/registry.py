@@ -35,7 +35,7 @@ class MonitoringCheck:
     cause : the name under ``retraining.when`` by which a lasting alarm requests a training; empty if it never
         does. A broken feed is no cause: a model that learned from it would be as broken.
     quiet : partitions after an alert in which the same alarm isn't sent again.
-    once_for_all_subjects : whether one alert quiets every subject of the check, not only its own.
+    quiets_all_subjects : whether one alert quiets every subject of the check, not only its own.
     """
 
     name: str
@@ -43,7 +43,7 @@ class MonitoringCheck:
     alerts: bool = True
     cause: str = ""
     quiet: Callable[[UseCase], int] = _declared_quiet
-    once_for_all_subjects: bool = False
+    quiets_all_subjects: bool = False
 
 
 CHECKS = (
@@ -58,7 +58,7 @@ CHECKS = (
         "sudden_change",
         sudden_changes.check_sudden_changes,
         quiet=_sudden_change_quiet,
-        once_for_all_subjects=True,
+        quiets_all_subjects=True,
     ),
     MonitoringCheck("concept", concept.check_concept, cause="concept"),
     MonitoringCheck("performance", degradation.check_performance, cause="degraded"),

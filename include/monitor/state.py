@@ -2,9 +2,8 @@
 
 Partitions may be monitored in any order, and two at once. A partition's findings are therefore a pure
 function of what is published for it and for the partitions before it. The digests of these inputs are stored
-with the findings. Whoever publishes an earlier partition repeats the later ones whose digests no longer
-match. So any order leads to the same tables, except for champion losses further back than the span: see the
-known limits.
+with the findings. Publishing an earlier partition runs the later ones again whose digests changed. So any
+order leads to the same tables, except for champion losses further back than the span: see the known limits.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.features.build import key_before, partitions_with_rows
+from include.features.windows import key_before, partitions_with_rows
 from include.monitor.losses import LOSSES
 from include.promote import ledger
 from include.references import digest_json
@@ -62,8 +61,8 @@ class State:
         self._version = -1  # of `partitions`, when it was read
         self.refresh(lake)
 
-    def refresh(self, lake: Lake, own: Sequence[Row] = ()) -> None:
-        """Read again what is published now.
+    def refresh(self, lake: Lake, own: Sequence[Row] = ()) -> bool:
+        """Read again what is published now; return whether others may have published since.
 
         Parameters
         ----------
@@ -71,7 +70,8 @@ class State:
             the last refresh, only they are taken over.
         """
         version = lake.version("partitions")
-        if own and version == self._version + 1:
+        alone = bool(own) and version == self._version + 1
+        if alone:
             rows = pa.Table.from_pylist(list(own), schemas.PARTITIONS).to_pylist()
             self._partitions |= {
                 (row["product"], row["partition"]): row for row in rows if row["partition"] in self._place
@@ -94,6 +94,7 @@ class State:
         for key in sorted(self.realized_inputs):
             for known in self.realized_inputs[key].get("restated", []):
                 self.relabeled.setdefault(known, []).append(key)
+        return not alone
 
     def _read_all(self, lake: Lake, version: int) -> None:
         """Read the rows of `partitions` as of a version."""
@@ -139,7 +140,7 @@ class State:
         in_effect = [row for row in self._champions if row["effective_from"] <= partition]
         return in_effect[-1] if in_effect else None
 
-    def champions(self, partition: str) -> list[Row]:
+    def recipe_switches(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
         line: list[Row] = []
         for row in self._champions:
@@ -252,7 +253,7 @@ class State:
         for key in self.relabeled.get(partition, ()):
             inputs.setdefault(f"{PERFORMANCE}/{key}", realized[key])
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
-        trained_on = {training and training["partition"], champion and champion["evidence"]}
+        trained_on = {training and training["partition"], champion and champion["judged_on"]}
         for row in self._limits:
             if row["partition"] in trained_on:
                 inputs[f"limits/{row['partition']}"] = row["digest"]
@@ -262,7 +263,7 @@ class State:
 
     def _champion_losses(self, partition: str) -> list[list[str]]:
         """Return partition and digest of the champions' losses, as far as known on a partition."""
-        champions, digests = self.champions(partition), self.published_digests[LOSSES]
+        champions, digests = self.recipe_switches(partition), self.published_digests[LOSSES]
         first = str(champions[0]["effective_from"]) if champions else "~"
         keys = [key for key in sorted(self.realized_inputs) if first <= key <= partition and key in digests]
         return [[key, digests[key]] for key in keys if self.labels_known_on(key)[0] <= partition]

@@ -31,6 +31,7 @@ from include.environment import Connect, Endpoint, code_version
 from include.errors import BackupError, EvergreenError, SettingError, StoreUnavailable
 from include.ops import backup_store
 from include.ops.backup_store import Manifest, Objects, StoreLock, lock_store
+from include.score.shards import PARTS
 from include.storage.lake import Lake
 
 DATABASES = {"airflow": "evergreen_airflow_db", "mlflow": "evergreen_mlflow_db"}
@@ -129,7 +130,6 @@ ARTIFACTS = "EVERGREEN_MLFLOW_ARTIFACTS"
 ATTEMPTS, PAUSE = 400, 0.3  # two minutes: a partition leaves gaps between its commits
 RECENT = 5  # backups that are searched for unchanged objects; other objects are read again
 REPLAYS = "replays/"  # see include/replay/fits.py
-PARTS = "shards/parts/"  # of partitions that are being scored, see include/score/shards.py
 LOG = re.compile(r"tables/([^/]+)/_delta_log/(.*)")
 COMMITTED = re.compile(r"(\d{20})\.(json|checkpoint\..*parquet)")
 
@@ -269,7 +269,7 @@ def objects_of_versions(marks: Mapping[str, str], versions: Mapping[str, int]) -
     """
 
     def belongs(key: str) -> bool:
-        if key.startswith((REPLAYS, PARTS)):  # large, and computed again
+        if key.startswith((REPLAYS, f"{PARTS}/")):  # large, and computed again
             return False
         if not (log := LOG.fullmatch(key)):
             return True

@@ -34,7 +34,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.errors import EvergreenError, NotPublished, PartitionRefused, SpecError
-from include.features.build import window_start
+from include.features.windows import window_start
 from include.ingest.connectors.request import request
 from include.ingest.erasure import (
     describe_source,
@@ -59,14 +59,14 @@ from include.ops.erase_search import (
 )
 from include.promote import ledger
 from include.promote.approval import require_person_and_reason
-from include.score.erasure import TABLES, describe_scored
+from include.score.erasure import TABLES, republish_summary
 from include.score.pipeline import rows_known_at
 from include.score.shards import PARTS
 from include.spec import UseCase
 from include.stats.quantile_sketch import LG_ITEMS
 from include.storage import schemas
 from include.storage.erasures import (
-    LEDGER,
+    ERASURES_TABLE,
     SEPARATOR,
     Erasures,
     canonical_texts,
@@ -426,7 +426,7 @@ def _record(
         text = json.dumps(contents, sort_keys=True)
         return [{**entry, **about, "contents": text, "recorded": len(rows) + 1}]
 
-    return lake.append_compare_and_swap(LEDGER, schemas.ERASURES, decide)
+    return lake.append_compare_and_swap(ERASURES_TABLE, schemas.ERASURES, decide)
 
 
 def _merged(many: Iterable[Contents]) -> dict[str, dict[str, int]]:
@@ -534,7 +534,7 @@ def _describe(lake: Lake, spec: UseCase, contents: Contents) -> None:
     failure: SpecError | None = None
     for partition in sorted({key for table in TABLES for key in contents.get(table, ())}):
         try:
-            describe_scored(lake, spec, partition, rows_known_at(lake, spec, partition))
+            republish_summary(lake, spec, partition, rows_known_at(lake, spec, partition))
         except SpecError as error:
             failure = error
     lake.remove([key for prefix in DERIVED for key in lake.keys(prefix)])
@@ -569,7 +569,7 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     switches = ledger.switches(lake)
     serving = ledger.serving_of(switches, max([row["effective_from"] for row in switches], default=""))
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}
-    trained = {row["model"]: (row["evidence"], row["evidence"]) for row in switches if row["model"]}
+    trained = {row["model"]: (row["judged_on"], row["judged_on"]) for row in switches if row["model"]}
     trained |= {fit.model: (fit.partition, fit.last_fitted) for fit in read_fits(lake)}
     versions = {row["model"]: row["version"] for row in (*ledger.attempts(lake), *switches) if row["version"]}
     return [

@@ -65,7 +65,7 @@ def health(
     scored, champion = scored_partitions(partitions), ledger.live_champion(switches)
     age = None
     if champion and scored:
-        age = max(len(spec.clock.keys(champion["evidence"], scored[-1])) - 1, 0)
+        age = max(len(spec.clock.keys(champion["judged_on"], scored[-1])) - 1, 0)
     status, reason = next(_problems(spec, now, scored, partitions, switches, served_by, findings))
     return Health(status, reason, age)
 
@@ -92,7 +92,7 @@ def _problems(
         if is_over(spec, now) and spec.clock.keys(late[-1], newest)[1:] == [newest]:
             remedy += f", or withdraw {newest} if it was run by mistake"
         yield "broken", f"{_listed(late)} should have been scored by now: {remedy}."
-    if constant := served_by.get("prior", 0):
+    if constant := served_by.get("constant", 0):
         reason = ledger.why_no_champion(switches, newest) or "no model could predict them"
         yield "broken", f"A constant predicted {constant:,} of {rows:,} rows of {newest}: {reason}."
 
@@ -138,8 +138,8 @@ def _model_problems(
     if champion is None:
         yield "degraded", f"{ledger.why_no_champion(switches, newest)}."
         return
-    version, training = champion["version"], champion["evidence"]
-    if champion["kind"] in (ledger.REPLACED, ledger.FALLBACK):
+    version, training = champion["version"], champion["judged_on"]
+    if champion["kind"] in (ledger.REPLACED, ledger.BASELINE_ONLY):
         yield "degraded", f"Version {version} stands in: {champion['reason']}."
 
     trainings = spec.trainings(training, newest)

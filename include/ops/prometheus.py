@@ -13,11 +13,16 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, get_args
 
+from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
+
 from include.errors import EvergreenError
-from include.monitor.performance import PRIOR_PREFIX
+from include.monitor.performance import CONSTANT_PREFIX
 from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase, load
+from include.spec.stages import STEPS
 from include.storage import predicates
 from include.storage.lake import Lake, Where
 from include.storage.store_errors import translate_store_errors
@@ -41,25 +46,30 @@ def exposition_text(samples: Iterable[Sample], help_texts: Mapping[str, str]) ->
     ----------
     help_texts : the meaning of each gauge, by its name.
     """
-    lines: dict[str, list[str]] = {name: [] for name in help_texts}
+    families = {name: GaugeMetricFamily(name, text) for name, text in help_texts.items()}
     for sample in samples:
-        labels = ",".join(f'{name}="{_escaped(value)}"' for name, value in sample.labels.items())
-        lines[sample.name].append(f"{sample.name}{{{labels}}} {sample.value!r}")  # nan and inf are valid
-    heads = {name: [f"# HELP {name} {text}", f"# TYPE {name} gauge"] for name, text in help_texts.items()}
-    return "".join(f"{line}\n" for name, own in lines.items() if own for line in [*heads[name], *own])
+        families[sample.name].add_sample(sample.name, dict(sample.labels), sample.value)
+    registry = CollectorRegistry()
+    registry.register(_Families([family for family in families.values() if family.samples]))
+    return generate_latest(registry).decode()
 
 
-def _escaped(value: str) -> str:
-    return value.replace("\\", r"\\").replace('"', r"\"").replace("\n", r"\n")
+class _Families(Collector):
+    def __init__(self, families: Sequence[Metric]) -> None:
+        self.families = families
+
+    def collect(self) -> Sequence[Metric]:
+        return self.families
 
 
 TABLES = (
     "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "switches"
 )  # fmt: skip
 PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
-BACK = 31  # days before a product's newest partition that are searched first for its newest published one
+LOOKBACK_DAYS = (
+    31  # days before a product's newest partition that are searched first for its newest published one
+)
 OUTCOMES = ("published", "refused", "unavailable")
-FALLBACK_STEPS = ("champion", "canary", "previous", "baseline", "prior")
 DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]
 
@@ -78,7 +88,7 @@ HELP = {
     "evergreen_value": ("The value that a check of the newest monitored partition compares with its limit."),
     "evergreen_limit": "The limit from which that check alarms.",
     "evergreen_performance": (
-        "A realized metric of the newest partition with labels, and that of the prior on the same rows."
+        "A realized metric of the newest partition with labels, and that of a constant on the same rows."
     ),
     "evergreen_performance_partition_timestamp_seconds": "Deadline of that partition's predictions.",
     "evergreen_estimated_performance": ("The estimate of a metric of the newest partition, without labels."),
@@ -146,8 +156,8 @@ def _findings(lake: Lake, spec: UseCase) -> Values:
 def _performance(lake: Lake, spec: UseCase) -> Values:
     rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
     for name, row in {row["metric"]: row for row in rows}.items():
-        metric = name.removeprefix(PRIOR_PREFIX)
-        model = "served" if metric == name else "prior"
+        metric = name.removeprefix(CONSTANT_PREFIX)
+        model = "served" if metric == name else "constant"
         yield "evergreen_performance", {"metric": metric, "of": model}, row["value"]
     if rows:
         yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[-1]["partition"])
@@ -178,7 +188,7 @@ def _estimates(lake: Lake, spec: UseCase) -> Values:
 
 def _served(lake: Lake, spec: UseCase) -> Values:
     counts = Counter(row["served_by"] for row in _of_newest(lake, "predictions", ["partition", "served_by"]))
-    for step in FALLBACK_STEPS if counts else ():
+    for step in STEPS if counts else ():
         yield "evergreen_served_by_share", {"served_by": step}, counts[step] / counts.total()
 
 
@@ -187,7 +197,7 @@ def _champion(lake: Lake, spec: UseCase) -> Values:
     for row in champions[-1:]:
         labels = {"version": str(row["version"]), "kind": str(row["kind"])}
         yield "evergreen_champion_timestamp_seconds", labels, _time(spec, row["effective_from"])
-        yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["evidence"])
+        yield "evergreen_champion_evidence_timestamp_seconds", {}, _time(spec, row["judged_on"])
 
 
 def _decision(lake: Lake, spec: UseCase) -> Values:
@@ -240,7 +250,7 @@ def _until(spec: UseCase, partition: str) -> list[str]:
     if spec.clock.sub_daily:
         return [*spec.clock.keys((day - timedelta(days=1)).isoformat(), partition), partition]
     # all dates: an old partition may not be on the schedule as it is declared now
-    return [(day - timedelta(days=ago)).isoformat() for ago in range(BACK)]
+    return [(day - timedelta(days=ago)).isoformat() for ago in range(LOOKBACK_DAYS)]
 
 
 def _due(spec: UseCase, partition: str) -> float | None:

@@ -97,7 +97,7 @@ def champion(lake: Lake) -> Row | None:
         return None
     current = champions[-1]
     return {
-        **_select(current, "version", "effective_from", "evidence", "kind", "by", "reason"),
+        **_select(current, "version", "effective_from", "judged_on", "kind", "by", "reason"),
         "model": current["model"][:12],
         "recipe": current.get("recipe") or "",  # ledgers written by earlier versions lack this column
         "forced": ledger.was_forced(current),

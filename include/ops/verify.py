@@ -26,7 +26,7 @@ from include.score import predictions
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.train.fits import recent_models
 
@@ -227,7 +227,7 @@ def _stale(
 
 def _erased_partitions(lake: Lake, spec: UseCase) -> dict[str, set[str]]:
     """Return the partitions of each source from which rows were erased."""
-    contents = [json.loads(row["contents"]) for row in lake.rows(LEDGER)]
+    contents = [json.loads(row["contents"]) for row in lake.rows(ERASURES_TABLE)]
     return {
         source: {key for one in contents for key in one.get(f"validated_{source}", ())}
         for source in spec.sources

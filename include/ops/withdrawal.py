@@ -104,7 +104,7 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
     note = (
         f"{', '.join(partitions)} withdrawn by {row['by']} at {row['at']:%Y-%m-%d %H:%M} UTC: {row['reason']}"
     )
-    return Ref(f"{lake.uri}/tables/{TABLE}", partition, rows=len(partitions), note=note[:500])
+    return Ref(f"{lake.uri}/tables/{TABLE}", partition, rows=len(partitions), note=note)
 
 
 def _refused(spec: UseCase, partition: str, now: datetime) -> bool:
@@ -157,7 +157,7 @@ def _published(lake: Lake, partition: str) -> Iterator[tuple[str, pa.Table]]:
             table, {"partition": partition}, order=[field.name for field in opened.schema().fields]
         )
         if rows is not None and table in ("partitions", "profiles"):
-            trained = pc.match_substring_regex(rows["product"], "^(limits$|reference:)")
+            trained = pc.match_substring_regex(rows["product"], "^(limits$|reference($|:))")
             rows = rows.filter(pc.invert(trained))
         if rows is not None and rows.num_rows:
             yield table, rows

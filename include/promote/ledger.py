@@ -26,7 +26,7 @@ T = TypeVar("T")
 PROMOTED, ROLLED_BACK = "promoted", "rolled back"
 REFRESHED = "refreshed"  # a refit of the recipe that serves
 REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the best recipe serves
-FALLBACK = "fallback"  # there is no champion: only the best baseline was set
+BASELINE_ONLY = "baseline only"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
 WATCH = "watch"  # the kind of trial after a promotion; the others are `SHADOW` and `CANARY`
@@ -45,13 +45,14 @@ class Serving:
     previous : the champion before it: another model that was neither rolled back from nor replaced because it
         was worse than a baseline.
     baseline : the best baseline of the newest switch in effect.
-    prior : the label's mean in the training of the newest switch in effect, or each class's share.
+    constant : what the labels of the newest training in effect imply: their mean or quantile, or each class's
+        share.
     """
 
     champion: Row | None
     previous: Row | None
     baseline: Row | None
-    prior: Constant | None
+    constant: Constant | None
 
 
 def switches(lake: Lake, version: int | None = None) -> list[Row]:
@@ -84,7 +85,7 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
         champion=line[-1] if line else None,
         previous=line[-2] if len(line) > 1 else None,
         baseline=baselines[-1] if baselines else None,
-        prior=_prior(newest) if newest else None,
+        constant=_constant(newest) if newest else None,
     )
 
 
@@ -97,9 +98,9 @@ def why_no_champion(rows: Sequence[Row], partition: str) -> str:
     return f"there is no champion: no model was promoted yet, and {substitute} serves instead"
 
 
-def _prior(row: Row) -> Constant | None:
-    shares = row.get("priors")  # ledgers written by earlier versions lack this column
-    return tuple(json.loads(shares)) if shares else row["prior"]
+def _constant(row: Row) -> Constant | None:
+    shares = row["class_shares"]
+    return tuple(json.loads(shares)) if shares else row["constant"]
 
 
 def champions(rows: Sequence[Row]) -> list[Row]:
@@ -140,13 +141,13 @@ def champion_to_beat(lake: Lake, partition: str, key: str = "") -> Row | None:
     """
     rows = champions(switches(lake))
     own = [row["switch"] for row in rows if row["attempt"] in (key, forced_key(key))]
-    rows = [row for row in rows if row["evidence"] <= partition and (not own or row["switch"] < own[0])]
+    rows = [row for row in rows if row["judged_on"] <= partition and (not own or row["switch"] < own[0])]
     return rows[-1] if rows else None
 
 
-def newest_evidence(rows: Sequence[Row]) -> str:
+def newest_judged(rows: Sequence[Row]) -> str:
     """Return the newest partition that any champion was judged on, empty before the first."""
-    return max((row["evidence"] for row in champions(rows)), default="")
+    return max((row["judged_on"] for row in champions(rows)), default="")
 
 
 def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:

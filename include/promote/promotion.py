@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
+from include.errors import EvergreenError, ModelError, NotPublished, TrainingOutdated
 from include.judge.checks import LEAKAGE_CHECKS
 from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
@@ -21,7 +21,7 @@ from include.judge.judge import FORCED, NOT_ENOUGH, Verdict, checks_of, judge
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import FALLBACK, PROMOTED, REFRESHED, SHADOW, Row, challenger_on_trial
+from include.promote.ledger import BASELINE_ONLY, PROMOTED, REFRESHED, SHADOW, Row, challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -40,7 +40,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
     ------
     NotPublished
         when there is no such evaluation.
-    StaleDecision
+    TrainingOutdated
         when the declaration has changed since, so that its gate isn't the one the challenger was trained for.
     """
     data = lake.get(evaluation_key)
@@ -51,7 +51,7 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
 
     def verdict() -> Verdict:
         if evidence.spec != spec.digest:
-            raise StaleDecision(
+            raise TrainingOutdated(
                 f"{spec.name}/{evidence.partition}: evidence",
                 required=f"of declaration {spec.digest[:12]}",
                 found=evidence.spec[:12],
@@ -101,8 +101,8 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     ledgers = read_ledgers(lake, spec)
     if not switch_for_request(ledgers.switches, attempt_key):
         if blocker := promotion_blocker(ledgers, attempt):
-            fallback = set_fallback(lake, spec, attempt)
-            return _blocked(spec, attempt, "; ".join(filter(None, (blocker, fallback))))
+            baseline = set_baseline(lake, spec, attempt)
+            return _blocked(spec, attempt, "; ".join(filter(None, (blocker, baseline))))
         copy_to_lake(lake, spec, Evidence.from_json(attempt["evidence"]), registry)
     switch = _record_promotion(lake, spec, attempt)
     mirror_aliases(lake, spec, registry)
@@ -116,7 +116,7 @@ def _blocked(spec: UseCase, attempt: Row, blocker: str) -> Promotion:
     return Promotion(None, blocker)
 
 
-def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> str:
+def set_baseline(lake: Lake, spec: UseCase, attempt: Row) -> str:
     """Let an attempt's best baseline serve if there is no champion, and no baseline of a newer training.
 
     That is the challenger itself, if it is a baseline that only lacks evidence. After a leak it is the prior,
@@ -138,19 +138,19 @@ def set_fallback(lake: Lake, spec: UseCase, attempt: Row) -> str:
     elif attempt["verdict"] == NOT_ENOUGH and evidence.recipe in [r.name for r in spec.training.baselines]:
         model, recipe = evidence.model, evidence.recipe
 
-    def decide_fallback(rows: list[Row]) -> list[Row] | None:
-        serving = [(r["evidence"], r["recipe"] == "prior") for r in rows if r["role"] == "baseline"]
+    def decide_baseline(rows: list[Row]) -> list[Row] | None:
+        serving = [(r["judged_on"], r["recipe"] == "prior") for r in rows if r["role"] == "baseline"]
         # of the same training, the prior takes over from a baseline that may have learned a leak
         is_newer = (evidence.partition, bool(leaks)) > max(serving, default=("", False))
         if ledger.live_champion(rows) is not None or not model or not is_newer:
             return None
         reason = f"there is no champion: {attempt['sentence']}"
         effective_from = ledger.next_unserved(lake, spec, evidence.partition)
-        why = {"kind": FALLBACK, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
+        why = {"kind": BASELINE_ONLY, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
         (row,) = switch_rows(evidence, ["baseline"], effective_from=effective_from, **why)
         return [{**row, "model": model, "recipe": recipe}]
 
-    row = ledger.record_switch(lake, decide_fallback)
+    row = ledger.record_switch(lake, decide_baseline)
     if row is None:
         return ""
     why = ", since other baselines may have learned what leaked" if leaks else ""
@@ -259,9 +259,12 @@ def switch_rows(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Ro
     why : ``kind``, ``by``, ``reason``, ``attempt``, ``request`` and ``effective_from``, as in `switches`.
     """
     models = {"champion": evidence.model, "challenger": evidence.model, "baseline": evidence.baseline_model}
-    by_class = isinstance(evidence.prior, tuple)
-    prior = {"prior": None, "priors": json.dumps(evidence.prior)} if by_class else {"prior": evidence.prior}
-    common = {"version": evidence.version, **prior, "evidence": evidence.partition, **why}
+    by_class = isinstance(evidence.constant, tuple)
+    constant = {
+        "constant": None if by_class else evidence.constant,
+        "class_shares": json.dumps(evidence.constant) if by_class else "",
+    }
+    common = {"version": evidence.version, **constant, "judged_on": evidence.partition, **why}
     recipes = {"baseline": evidence.selection.get("baseline", "")}
     return [
         {**common, "role": role, "model": models[role], "recipe": recipes.get(role, evidence.recipe)}
@@ -282,7 +285,7 @@ def switch_reference(lake: Lake, row: Row, note: str = "") -> Ref:
         f"v{row['version']} {row['kind']}{by}, {row['role']} from {row['effective_from']} on: {row['reason']}"
     )
     uri = f"{lake.uri}/tables/switches"
-    return Ref(uri=uri, partition=row["effective_from"], digest=row["model"], rows=1, note=note[:500])
+    return Ref(uri=uri, partition=row["effective_from"], digest=row["model"], rows=1, note=note)
 
 
 # what blocks a promotion
@@ -334,7 +337,7 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     """
     if attempt["verdict"] not in approval.APPROVABLE:
         return str(attempt["sentence"])
-    newest, partition = ledger.newest_evidence(ledgers.switches), attempt["partition"]
+    newest, partition = ledger.newest_judged(ledgers.switches), attempt["partition"]
     if partition < newest:
         return f"recorded, not deployed: its evidence is of {partition}, a champion's is of {newest}"
     line = ledger.champion_history(ledgers.switches)
@@ -388,7 +391,7 @@ def copy_to_lake(lake: Lake, spec: UseCase, evidence: Evidence, registry: Regist
         when the registry's copy has another digest or can't be loaded.
     """
     for role, digest in (("challenger", evidence.model), ("baseline", evidence.baseline_model)):
-        facts = {"role": role, "prior": evidence.prior, "attempt": evidence.key}
+        facts = {"role": role, "constant": evidence.constant, "attempt": evidence.key}
         facts |= {name: getattr(evidence, name) for name in FACTS}
         lake.create(f"models/{digest}.json", json.dumps(facts, sort_keys=True).encode())
         try:

@@ -12,8 +12,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.features.build import features, key_before, matured
+from include.features.build import features
 from include.features.label_arrival import known_on, labels_known_on
+from include.features.labels import matured
+from include.features.windows import key_before
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table

@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from include.errors import EvergreenError, NotPublished, SpecError
-from include.features.build import matured
+from include.features.labels import matured
 from include.replay.fits import Fits, Job, workers
 from include.replay.history import Array, Labels, PastRows
 from include.replay.policies import BUILT_IN, Declared, Policy, job, learnable, origins

@@ -70,7 +70,7 @@ COMPARED = 28  # newest labeled partitions on which `NotWorse` compares
 
 
 @dataclass(frozen=True)
-class Serving:
+class Served:
     """What serves a partition.
 
     Parameters
@@ -100,7 +100,7 @@ class Policy:
     name: str
     spec: UseCase
     fits: Fits
-    served: dict[str, Serving] = field(default_factory=dict)
+    served: dict[str, Served] = field(default_factory=dict)
     own: list[Fit] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
     used: dict[FitKey, Fit] = field(default_factory=dict)
@@ -124,7 +124,7 @@ class Policy:
                     self.train(partition, rows)
             step()
 
-    def serving(self, partition: str) -> Serving | None:
+    def serving(self, partition: str) -> Served | None:
         """Return what serves a partition, None before the first model."""
         raise NotImplementedError
 
@@ -243,7 +243,7 @@ class Policy:
         """
         serving = self.served.get(partition)
         if serving is None:
-            constant = outputs.repeat_constant(self.spec.fallback, len(part.sampled))
+            constant = outputs.repeat_constant(self.spec.constant, len(part.sampled))
             return float(row_losses(objective, part.sampled_actual, constant).sum())
         if serving.canary is None:
             return self.fits.loss(serving.fit, partition, part, objective)
@@ -256,9 +256,9 @@ class Policy:
 class Newest(Policy):
     """After each training the candidate that lost least on the newest step serves, without a gate."""
 
-    current: Serving | None = None
+    current: Served | None = None
 
-    def serving(self, partition: str) -> Serving | None:
+    def serving(self, partition: str) -> Served | None:
         """Return what the last training chose."""
         return self.current
 
@@ -271,7 +271,7 @@ class Newest(Policy):
         best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
         if self.replaces(walk, best, partition):
             text = f"{best} lost {means[best]:.4g} a row on the newest {len(recent.partitions)} partitions"
-            self.current = Serving(fits[best], reason=text)
+            self.current = Served(fits[best], reason=text)
 
     def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
         """Return whether a recipe's new fit serves."""
@@ -310,7 +310,7 @@ class Declared(Policy):
     attempts: dict[str, Evidence] = field(default_factory=dict)
     states: list[PartitionState] = field(default_factory=list)
 
-    def serving(self, partition: str) -> Serving | None:
+    def serving(self, partition: str) -> Served | None:
         """Return the champion in effect, and the canary beside it."""
         champion = ledger.serving_of(self.rows, partition).champion
         if champion is None:
@@ -321,7 +321,7 @@ class Declared(Policy):
                 rows = self.past.table.take(pa.array(self.past.places[partition]))
                 chosen = canary_entities(self.spec, rows, str(trial.candidate["model"]))
                 canary = (self._fit_of(trial.candidate), np.array(chosen, dtype=bool))
-        return Serving(fit, canary, str(champion["reason"]))
+        return Served(fit, canary, str(champion["reason"]))
 
     def advance(self, partition: str) -> bool:
         """Take due steps of trials, replace a champion that a baseline beats; maybe request a training."""
@@ -353,7 +353,7 @@ class Declared(Policy):
             code="",
             version=str(len(self.attempts) + 1),
             model=challenger.model,
-            prior=outputs.label_prior(spec, np.concatenate([part.actual for part in rows.values()])),
+            constant=outputs.label_constant(spec, np.concatenate([part.actual for part in rows.values()])),
             baseline_model=fits[baseline].model,
             metrics={},
             losses=Losses((), (), {CHALLENGER: ()}),
@@ -452,7 +452,7 @@ class Declared(Policy):
     def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
         effective_from = self.spec.clock.shift(partition, 1)
         if trial.kind != WATCH:
-            evidence = self.attempts[str(trial.candidate["evidence"])]
+            evidence = self.attempts[str(trial.candidate["judged_on"])]
             self._record(step_rows(self.spec, trial, decision, evidence, effective_from))
             return
         target = ledger.champion_history(self.rows)[-2]

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown, percent
 from include.reports.verdict_data import AttemptData
-from include.reports.wording import TITLES, action_rule, metric_label, prior_text, rival_name
+from include.reports.wording import TITLES, action_rule, constant_text, metric_label, rival_name
 from include.spec.source import Source
 from include.train.fits import recipes
 
@@ -66,7 +66,7 @@ def _recipe(attempt: AttemptData) -> Section:
         ["Estimator", estimator],
         ["Features", ", ".join(attempt.spec.features.columns)],
         ["Fitted on", f"{attempt.training_data.rows:,} rows of {window} until {evidence.fitted}"],
-        [*prior_text(attempt, evidence)],
+        [*constant_text(attempt, evidence)],
         ["Seed", str(training.seed)],
         ["Model", evidence.model],
         ["Declaration", evidence.spec],

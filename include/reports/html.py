@@ -13,14 +13,20 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from include.stats import formatting
 
 Tone = Literal["", "good", "warn", "bad"]
-# of all pages that are drawn without Airflow
-templates = Environment(
-    loader=FileSystemLoader(Path(__file__).parent / "templates"),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+
+
+def template_environment(folder: Path) -> Environment:
+    """Return the templates of a folder: every value is escaped, and a name that isn't given is an error."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+templates = template_environment(Path(__file__).parent / "templates")  # of the pages drawn without Airflow
 
 
 @dataclass(frozen=True)

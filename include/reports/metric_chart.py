@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from include.monitor.losses import mean_losses
-from include.monitor.performance import PRIOR_PREFIX
+from include.monitor.performance import CONSTANT_PREFIX
 from include.spec import UseCase
 from include.spec.metrics import greater_is_better
 from include.storage.lake import Lake
@@ -31,7 +31,7 @@ class MetricChart:
         ``good``.
     why : the same as a sentence; empty without a requirement and a baseline.
     baseline : the baseline's value on the same partition; None if it isn't known.
-    baseline_name : its recipe, or "prior".
+    baseline_name : its recipe, or "constant".
     points, baseline_points : "x,y x,y …".
     limit : the height of the requirement's line; None without one.
     """
@@ -54,7 +54,7 @@ def metric_chart(
 ) -> MetricChart | None:
     """Return the first required metric, or the gate's objective, over partitions; None without labels.
 
-    The baseline is the recipe of the deployed one, by its walk, or else the prior.
+    The baseline is the recipe of the deployed one, by its walk, or else the constant.
     """
     if not partitions:
         return None
@@ -66,7 +66,7 @@ def metric_chart(
     if baseline_name:
         baseline_values = _walk(lake, partitions, baseline_name, metric)
     if not baseline_values:
-        baseline_name, baseline_values = "prior", _realized(lake, partitions, f"{PRIOR_PREFIX}{metric}")
+        baseline_name, baseline_values = "constant", _realized(lake, partitions, f"{CONSTANT_PREFIX}{metric}")
     if not values and metric == spec.gate.objective:  # one of the use case's own isn't a metric as well
         losses = mean_losses(lake, partitions)
         values = {partition: served for partition, (served, _) in losses.items()}

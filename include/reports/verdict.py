@@ -37,12 +37,12 @@ from include.reports.verdict_data import AttemptData, PreviousChampion, read_att
 from include.reports.wording import (
     SERVING_UNITS,
     better_direction,
+    constant_text,
     deployed_note,
     headline,
     loss_unit,
     metric_label,
     model_name,
-    prior_text,
 )
 from include.spec import UseCase
 from include.spec.gate import Requirement
@@ -122,7 +122,9 @@ def _copy_to_registry(
         registry.put(registry.run_of(name, version), files)
         registry.describe(name, version, "\n\n".join(paragraphs), {"verdict": attempt.row["verdict"]})
     except EvergreenError as error:
-        log.warning("%s v%s: report and cards are in the lake only: %s", name, version, error)
+        log.warning(
+            "%s v%s: couldn't copy report and cards to MLflow; they are in the lake: %s", name, version, error
+        )
 
 
 def page_sections(attempt: AttemptData) -> dict[str, Section]:
@@ -466,7 +468,7 @@ def changes(attempt: AttemptData) -> Section:
         return Section(title, "There was no champion to compare with.")
     row = champion.switch
     lead = (
-        f"The champion is version {row['version']}, {row['kind']} on the evidence of {row['evidence']} and "
+        f"The champion is version {row['version']}, {row['kind']} on the evidence of {row['judged_on']} and "
         f"live from {row['effective_from']} on."
     )
     return Section(title, lead, [_change_table(attempt, champion), *_moved_features(attempt, champion)])
@@ -478,13 +480,13 @@ def _change_table(attempt: AttemptData, champion: PreviousChampion) -> Table:
     digests: list[Line] = [
         [label, before[column][:12], _digest_change(before[column], now[column])] for label, column in DIGESTS
     ]
-    label, old_prior = prior_text(attempt, old)
+    label, old_constant = constant_text(attempt, old)
     rows: list[Line] = [
         ["Training partition", before["partition"], now["partition"]],
         ["Recipe", old.recipe if old else "unknown", new.recipe],
         ["Last fitted partition", old.fitted if old else "unknown", new.fitted],
         ["Fitted rows", _row_count(champion.training_data.rows), _row_count(attempt.training_data.rows)],
-        [label, old_prior, prior_text(attempt, new)[1]],
+        [label, old_constant, constant_text(attempt, new)[1]],
         ["Test partitions", _test_partitions(old), _test_partitions(new)],
         *digests,
     ]

@@ -23,7 +23,7 @@ from include.models import outputs
 from include.promote import ledger
 from include.spec import UseCase
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
-from include.stats.profiles import Profile, merge_profiles
+from include.stats.profiles import Profile
 from include.storage.lake import Lake
 from include.train import monitoring_baselines
 
@@ -134,9 +134,9 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
         evidence=evidence,
         checks=checks_of(row["checks"]),
         test_rows=_read_test_rows(lake, evidence),
-        champion=_read_champion(lake, evidence),
+        champion=_read_champion(lake, spec, evidence),
         newer_champion=_newer_champion(lake, row),
-        training_data=_read_training_data(lake, evidence.model),
+        training_data=_read_training_data(lake, spec, evidence.model, evidence.partition),
         source_partitions=[row for row in source_partitions if row["partition"] <= evidence.partition],
     )
 
@@ -156,12 +156,12 @@ def _read_test_rows(lake: Lake, evidence: Evidence) -> ScoredTestRows | None:
     return ScoredTestRows(columns["actual"], {name: columns[name] for name in evidence.losses.sums})
 
 
-def _read_champion(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
+def _read_champion(lake: Lake, spec: UseCase, evidence: Evidence) -> PreviousChampion | None:
     # the champion that it was compared with, whichever is live by now
     switches = [
         row
         for row in ledger.champions(ledger.switches(lake))
-        if row["model"] == evidence.champion and row["evidence"] <= evidence.partition
+        if row["model"] == evidence.champion and row["judged_on"] <= evidence.partition
     ]
     switch = switches[0] if switches else ledger.champion_to_beat(lake, evidence.partition, evidence.key)
     if switch is None:
@@ -176,23 +176,21 @@ def _read_champion(lake: Lake, evidence: Evidence) -> PreviousChampion | None:
     except EvergreenError as error:
         log.warning("%s: can't read the champion's own evidence: %s", evidence.usecase, error)
         champion_evidence = None
-    return PreviousChampion(switch, attempt, champion_evidence, _read_training_data(lake, switch["model"]))
+    training_data = _read_training_data(lake, spec, switch["model"], switch["judged_on"])
+    return PreviousChampion(switch, attempt, champion_evidence, training_data)
 
 
 def _newer_champion(lake: Lake, row: Row) -> str:
     recorded = {attempt["key"]: attempt["recorded"] for attempt in ledger.attempts(lake)}
     partitions = [
-        switch["evidence"]
+        switch["judged_on"]
         for switch in ledger.champions(ledger.switches(lake))
-        if recorded.get(switch["attempt"], 0) < row["recorded"] and switch["evidence"] > row["partition"]
+        if recorded.get(switch["attempt"], 0) < row["recorded"] and switch["judged_on"] > row["partition"]
     ]
     return max(partitions, default="")
 
 
-def _read_training_data(lake: Lake, model: str) -> TrainingData:
-    where = {"product": monitoring_baselines.reference_product(model)}
-    partitions, profiles = lake.rows("partitions", where), lake.rows("profiles", where)
-    # a repeated training gives the same profiles
-    first = min((row["partition"] for row in profiles), default="")
-    columns = merge_profiles(row for row in profiles if row["partition"] == first)
-    return TrainingData(partitions[0]["rows"] if partitions else 0, columns)
+def _read_training_data(lake: Lake, spec: UseCase, model: str, partition: str) -> TrainingData:
+    columns = monitoring_baselines.read_reference(lake, model, partition)
+    features = [columns[name] for name in spec.features.columns if name in columns]
+    return TrainingData(max((profile.count for profile in features), default=0), columns)

@@ -81,15 +81,15 @@ def better_direction(metric: str, spec: UseCase) -> str:
     return "more" if greater_is_better(metric, spec) else "less"
 
 
-def prior_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
-    """Return a label for the training prior, and its value, "—" if there is no evidence."""
+def constant_text(attempt: AttemptData, evidence: Evidence | None) -> tuple[str, str]:
+    """Return a label for the constant of a training, and its value, "—" if there is no evidence."""
     classes = attempt.spec.problem.classes
     label = "Share of each class in training" if classes else "Mean label in training"
     if (quantile := attempt.spec.gate.quantile) is not None:
         label = f"Quantile {quantile:g} of the labels in training"
     if evidence is None:
         return label, figure(None)
-    return label, outputs.describe_constant(attempt.spec, evidence.prior, figure)
+    return label, outputs.describe_constant(attempt.spec, evidence.constant, figure)
 
 
 def action_rule(problem: Problem) -> str:

@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from include.errors import StaleDecision
 from include.features import point_in_time
-from include.features.build import labels, matured
+from include.features.labels import labels, matured
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
@@ -87,7 +87,8 @@ def advance(
         trial_partitions = sum(row["rows"] > 0 for row in scored)
         losses = live_losses(lake, spec, trial, partition)
         decision = next_step(trial.kind, losses, trial_partitions, spec.gate)
-        steps += decision.step != STAY and _take_step(lake, spec, trial, decision)
+        if decision.step != STAY and _take_step(lake, spec, trial, decision):
+            steps += 1
         notes.append(f"{trial}: {decision.step}, {decision.reason}")
     if replacement := replace_broken(lake, spec, partition):
         log.warning("%s: %s", spec.name, replacement)
@@ -96,7 +97,7 @@ def advance(
     if registry is not None and any(row["effective_from"] >= partition for row in champions):
         # also after a switch whose run was killed before this, on this partition or the last
         mirror_aliases(lake, spec, registry())
-    return Ref(uri, partition, rows=steps, note="; ".join(notes)[:500] or "nothing is on trial")
+    return Ref(uri, partition, rows=steps, note="; ".join(notes) or "nothing is on trial")
 
 
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
@@ -165,7 +166,7 @@ def _challenger_switch(
     newest, reason = [row for row in rows if row["role"] != "baseline"][-1], f"{trial}: {decision.reason}"
     if newest["switch"] != trial.candidate["switch"]:
         return newest if newest["reason"].endswith(reason) else None
-    effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["evidence"]))
+    effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["judged_on"]))
     attempt = ledger.attempt(lake, str(trial.candidate["attempt"]))
     return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective_from)
 
@@ -197,7 +198,7 @@ def step_rows(
 
 
 def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
-    """Replace a champion that is shown to be worse than a baseline or the prior.
+    """Replace a champion that is shown to be worse than a baseline or the recipe ``prior``.
 
     The newest fit of the best recipe serves next. Neither an approval, nor a trial, nor a training is
     waited for: the losses are those of live labels.

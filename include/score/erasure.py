@@ -32,7 +32,7 @@ def erase_predictions(lake: Lake, spec: UseCase, erasures: Erasures, partitions:
             lake.publish(table, others.filter(selected), {"partition": sorted(changed)})
 
 
-def describe_scored(lake: Lake, spec: UseCase, partition: str, rows_known: dict[str, pa.Table]) -> None:
+def republish_summary(lake: Lake, spec: UseCase, partition: str, rows_known: dict[str, pa.Table]) -> None:
     """Publish the profiles and the digests of what is left of a scored partition.
 
     Its inputs stay as recorded: it was scored from them, and they can't be recomputed.

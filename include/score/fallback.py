@@ -1,4 +1,4 @@
-"""The fallback chain: champion, previous champion, baseline, prior. The first step that can serve does.
+"""The fallback chain: champion, previous champion, baseline, constant. The first step that can serve does.
 
 Each step that is skipped gives a reason, and the reasons are stored with the predictions. A canary is a step
 before the champion, for its share of the entities.
@@ -31,7 +31,7 @@ class FallbackStep:
 
     Parameters
     ----------
-    served_by : ``champion``, ``previous``, ``baseline``, ``prior``, ``canary`` or ``shadow``.
+    served_by : ``champion``, ``previous``, ``baseline``, ``constant``, ``canary`` or ``shadow``.
     version, model : the model's version and digest, empty for a constant.
     constant : what a step without a model predicts for every row.
     unavailable : why this step can't serve, empty if it can.
@@ -68,7 +68,7 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
     ----------
     missing : see `missing_sources_reason`.
     """
-    no_model = "no model had been promoted by this partition"
+    no_model = "no model had been promoted before this partition"
     models = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
     steps = []
     for served_by, row in models.items():
@@ -80,8 +80,8 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
         else:
             reason = missing_sources_reason(spec, served_by, missing)
             steps.append(FallbackStep(served_by, str(row["version"]), str(row["model"]), unavailable=reason))
-    finite = serving.prior is not None and np.isfinite(serving.prior).all()
-    return [*steps, FallbackStep("prior", constant=serving.prior if finite else spec.fallback)]
+    finite = serving.constant is not None and np.isfinite(serving.constant).all()
+    return [*steps, FallbackStep("constant", constant=serving.constant if finite else spec.constant)]
 
 
 def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, str]) -> str:
@@ -151,17 +151,14 @@ def canary_entities(spec: UseCase, rows: pa.Table, model: str) -> list[bool]:
     return [int.from_bytes(blake2b(text, digest_size=8).digest()) < limit for text in texts]
 
 
-def first_available(steps: Sequence[FallbackStep]) -> FallbackStep:
-    """Return the step that serves unless its model fails."""
-    return next(step for step in steps if not step.unavailable)
-
-
 def predict_with_fallback(
     lake: Lake,
     spec: UseCase,
     rows: pa.Table,
     steps: Sequence[FallbackStep],
     load: LoadModel | None = None,
+    *,
+    skip_failing: bool = True,
 ) -> StepPredictions:
     """Return the predictions of the first step that can serve.
 
@@ -169,6 +166,12 @@ def predict_with_fallback(
     ----------
     rows : features of the partition, shape (n, any).
     load : see `predict_step`.
+    skip_failing : whether the next step serves if a model fails.
+
+    Raises
+    ------
+    ModelError
+        when a model fails, unless ``skip_failing``.
     """
     skipped: list[str] = []
     for step in steps:
@@ -178,6 +181,8 @@ def predict_with_fallback(
                 values = predict_step(lake, spec, rows, step, load)
                 return StepPredictions(step, "; ".join(skipped), values)
             except ModelError as error:
+                if not skip_failing:
+                    raise
                 reason = str(error)
         skipped.append(f"{step.name}: {reason}")
     raise AssertionError("the last step is a constant and can always serve")

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,25 +21,20 @@ from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_ra
 
 from include.errors import ModelError, NotPublished, SpecError, StaleDecision
 from include.features import point_in_time
-from include.features.build import (
-    compute_features,
-    known_too_late,
-    remedy_too_late,
-    rows_without_features,
-)
+from include.features.build import compute_features, known_too_late, remedy_too_late, rows_without_features
 from include.models import outputs
 from include.promote import ledger
-from include.promote.ledger import Trial, trials_on
+from include.promote.ledger import Row, Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
-from include.score.erasure import describe_scored, erase_predictions
+from include.score.erasure import erase_predictions, republish_summary
 from include.score.fallback import FallbackStep, StepPredictions
 from include.score.predictions import ACTION, ServedPart
 from include.spec import UseCase
 from include.stats import profiles
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER, read_erasures
+from include.storage.erasures import ERASURES_TABLE, read_erasures
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
@@ -50,7 +46,7 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
 
     Parameters
     ----------
-    requires_features : whether to fail if the features can't be computed. Otherwise the prior serves a
+    requires_features : whether to fail if the features can't be computed. Otherwise a constant serves a
         partition that has no predictions yet.
 
     Returns
@@ -69,7 +65,7 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
     StaleDecision
         when the first commit lost to other partitions fifty times.
     """
-    erasures = lake.version(LEDGER)
+    erasures_version = lake.version(ERASURES_TABLE)
     # read before the rows, so that a source published in between isn't "too late"
     states = source_states(lake, spec, partition)
     source_rows = rows_known_at(lake, spec, partition)
@@ -83,23 +79,25 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
         except SpecError as error:
             if requires_features or lake.count("predictions", {"partition": partition}):
                 raise
-            ref = run.serve_prior(rows_without_features(spec, source_rows, partition), str(error))
+            ref = run.serve_constant(rows_without_features(spec, source_rows, partition), str(error))
         else:
-            ref = run.publish(rows, lambda trials: run.predict(rows, trials))
-    return finish(lake, spec, partition, ref, erasures)
+            switches = ledger.switches(lake)  # late, so that few switches can come before the commit
+            predict = partial(predict_rows, lake, spec, partition, rows, switches, missing)
+            ref = run.publish(rows, switches, predict)
+    return finish(lake, spec, partition, ref, erasures_version)
 
 
-def finish(lake: Lake, spec: UseCase, partition: str, ref: Ref, erasures: int) -> Ref:
+def finish(lake: Lake, spec: UseCase, partition: str, ref: Ref, erasures_version: int) -> Ref:
     """Erase from a published partition the rows that were erased meanwhile, and add skipped ones to the note.
 
     Parameters
     ----------
-    erasures : the version of their ledger before the sources' rows were read.
+    erasures_version : of their ledger before the sources' rows were read.
     """
-    while lake.version(LEDGER) != erasures:
-        erasures = lake.version(LEDGER)
+    while lake.version(ERASURES_TABLE) != erasures_version:
+        erasures_version = lake.version(ERASURES_TABLE)
         erase_predictions(lake, spec, read_erasures(lake), [partition])
-        describe_scored(lake, spec, partition, rows_known_at(lake, spec, partition))
+        republish_summary(lake, spec, partition, rows_known_at(lake, spec, partition))
     if skipped := _skipped_partitions(lake, spec, partition):
         log.warning("%s/%s: %s", spec.name, partition, skipped)
         ref = replace(ref, note=f"{ref.note}; {skipped}")
@@ -113,7 +111,7 @@ def _skipped_partitions(lake: Lake, spec: UseCase, partition: str) -> str:
     if not skipped:
         return ""
     span = " to ".join(dict.fromkeys((skipped[0], skipped[-1])))
-    return f"not scored before it: {span}; a switch takes effect only after {partition} from now on"
+    return f"skipped without predictions: {span}; a new switch takes effect only after {partition}"
 
 
 class ScoringRun:
@@ -140,29 +138,29 @@ class ScoringRun:
         self.source_states, self.missing, self._inputs = states, missing, inputs
         self._where = {"partition": partition}
 
-    def publish(self, rows: pa.Table, predict: Callable[[Sequence[Trial]], pa.Table]) -> Ref:
+    def publish(self, rows: pa.Table, switches: Sequence[Row], predict: Callable[[], pa.Table]) -> Ref:
         """Publish the partition's predictions and return their reference.
 
         Parameters
         ----------
         rows : the partition's features, sorted by key.
-        predict : returns the first predictions of these rows, from the trials on the partition.
+        switches : rows of the ledger, as those of ``predict``.
+        predict : returns the first predictions of these rows.
         """
         if rows.num_rows == 0:
             return self._publish_empty()
-        trials = trials_on(ledger.switches(self.lake), self.spec, self.partition)
         served = self.lake.read("predictions", self._where)
         if served is None or not served.num_rows:
-            served, ref = self._publish_first(rows, predict(trials))
+            served, ref = self._publish_first(rows, predict())
         else:
             ref = self._complete(rows, served)
         if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
             # last, so that shadow scoring never delays the predictions that are served
-            self._score_shadows(rows, served, trials)
+            self._score_shadows(rows, served, trials_on(switches, self.spec, self.partition))
         return ref
 
-    def serve_prior(self, rows: pa.Table, error: str) -> Ref:
-        """Publish the prior for each row of a partition whose features can't be computed.
+    def serve_constant(self, rows: pa.Table, error: str) -> Ref:
+        """Publish the constant for each row of a partition whose features can't be computed.
 
         Parameters
         ----------
@@ -174,16 +172,6 @@ class ScoringRun:
         values = fallback.predict_step(self.lake, self.spec, rows, step)
         new = predictions.build_predictions(self.spec, rows, StepPredictions(step, error, values))
         return self._publish_summary(*self._summarize(None, _commit_first(self.lake, self.partition, new)))
-
-    def predict(self, rows: pa.Table, trials: Sequence[Trial]) -> pa.Table:
-        """Return a prediction for each row, by the first step of its fallback chain that can serve."""
-        serving = ledger.serving(self.lake, self.partition)
-        steps = fallback.fallback_chain(serving, self.spec, self.missing)
-        tables = []
-        for group, chain in fallback.split_canary(self.spec, rows, steps, trials, self.missing):
-            predicted = fallback.predict_with_fallback(self.lake, self.spec, group, chain)
-            tables.append(predictions.build_predictions(self.spec, group, predicted))
-        return predictions.join_parts(self.spec, tables)
 
     def _publish_first(self, rows: pa.Table, new: pa.Table) -> tuple[pa.Table, Ref]:
         """Publish the partition's first predictions, or complete those that a concurrent run committed."""
@@ -391,6 +379,34 @@ class ScoringRun:
 
     def _sort_shadows(self, rows: pa.Table) -> pa.Table:
         return spill.sort_rows(rows, ("model", *self.spec.key))
+
+
+def predict_rows(
+    lake: Lake,
+    spec: UseCase,
+    partition: str,
+    rows: pa.Table,
+    switches: Sequence[Row],
+    missing: Mapping[str, str],
+    *,
+    skip_failing: bool = True,
+) -> pa.Table:
+    """Return a prediction for each row, by the first step of its fallback chain that can serve.
+
+    Parameters
+    ----------
+    rows : features of the partition, at least one, sorted by key.
+    switches : rows of the ledger.
+    missing : see `missing_sources`.
+    skip_failing : see `fallback.predict_with_fallback`.
+    """
+    steps = fallback.fallback_chain(ledger.serving_of(switches, partition), spec, missing)
+    trials = trials_on(switches, spec, partition)
+    tables = []
+    for group, chain in fallback.split_canary(spec, rows, steps, trials, missing):
+        predicted = fallback.predict_with_fallback(lake, spec, group, chain, skip_failing=skip_failing)
+        tables.append(predictions.build_predictions(spec, group, predicted))
+    return predictions.join_parts(spec, tables)
 
 
 # a concurrent run of another partition changes the table's version too

@@ -21,18 +21,17 @@ from include.errors import ModelError, SpecError
 from include.features.build import compute_features
 from include.features.entities import require_equal
 from include.promote import ledger
-from include.promote.ledger import trials_on
 from include.references import Ref, digest_json
-from include.score import fallback, pipeline, predictions
+from include.score import pipeline, predictions
 from include.spec import UseCase
 from include.storage import spill
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
 PARTS = "shards/parts"  # what shards have computed, until their partition is published
 VERIFIED = "shards/verified"  # an empty object for each partition whose whole features were compared
-PARTITIONS = 3  # that are compared before shards are relied on
+VERIFIED_PARTITIONS = 3  # that are compared before shards are relied on
 FEATURES, PREDICTIONS = "features.arrow", "predictions.arrow"
 
 
@@ -76,7 +75,7 @@ def plan_shards(lake: Lake, spec: UseCase, partition: str) -> list[str]:
         return []
     # read before the rows, so that a source published in between isn't "too late"
     states = pipeline.source_states(lake, spec, partition)
-    tables = [*(f"validated_{name}" for name in spec.sources), "switches", LEDGER]
+    tables = [*(f"validated_{name}" for name in spec.sources), "switches", ERASURES_TABLE]
     versions = {table: lake.version(table) for table in tables}
     rows = pipeline.rows_known_at(lake, spec, partition, versions)
     if not pc.any(pc.equal(rows[spec.features.spine]["partition"], partition)).as_py():
@@ -119,11 +118,14 @@ def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
         rows = compute_features(spec, source_rows, [plan.partition])
         predicted = _predict(lake, spec, plan, rows)
     except (SpecError, ModelError) as error:
-        log.warning("%s/%s: one task scores the partition: %s", spec.name, plan.partition, error)
+        subject = f"{spec.name}/{plan.partition}"
+        log.warning("%s: a shard failed, so one task will score the whole partition: %s", subject, error)
         return replace(reference, note=f"not stored: {error}")
     lake.create(f"{key}/{FEATURES}", spill.to_bytes(rows))
     lake.create(f"{key}/{PREDICTIONS}", spill.to_bytes(predicted))
-    if lake.version(LEDGER) != plan.versions[LEDGER]:  # the rows may have been erased while they were read
+    if (
+        lake.version(ERASURES_TABLE) != plan.versions[ERASURES_TABLE]
+    ):  # the rows may have been erased while they were read
         lake.remove([f"{key}/{FEATURES}", f"{key}/{PREDICTIONS}"])
     return replace(
         reference, rows=rows.num_rows, note=f"{rows.num_rows} rows, shard {number} of {plan.shards}"
@@ -132,19 +134,10 @@ def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
 
 def _predict(lake: Lake, spec: UseCase, plan: Plan, rows: pa.Table) -> pa.Table:
     """Return a prediction for each row of a shard; raise ModelError if a model fails that should serve."""
-    switches = ledger.switches(lake, plan.versions["switches"])
-    steps = fallback.fallback_chain(ledger.serving_of(switches, plan.partition), spec, plan.missing)
-    trials = trials_on(switches, spec, plan.partition)
     if not rows.num_rows:
         return predictions.predictions_schema(spec).empty_table()
-    tables = []
-    for group, chain in fallback.split_canary(spec, rows, steps, trials, plan.missing):
-        serving = fallback.first_available(chain)
-        skipped = "; ".join(f"{step.name}: {step.unavailable}" for step in chain[: chain.index(serving)])
-        values = fallback.predict_step(lake, spec, group, serving)
-        predicted = fallback.StepPredictions(serving, skipped, values)
-        tables.append(predictions.build_predictions(spec, group, predicted))
-    return predictions.join_parts(spec, tables)
+    switches = ledger.switches(lake, plan.versions["switches"])
+    return pipeline.predict_rows(lake, spec, plan.partition, rows, switches, plan.missing, skip_failing=False)
 
 
 def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str]) -> Ref | None:
@@ -163,7 +156,7 @@ def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str
     ------
     SpecError
         if the shards' features differ from those of the whole partition, which is looked at until
-        `PARTITIONS` partitions agreed.
+        `VERIFIED_PARTITIONS` partitions agreed.
     """
     plan, ref = _read_plan(lake, spec, keys[0]), None
     stored = [[lake.data(f"{key}/{name}") for key in keys] for name in (FEATURES, PREDICTIONS)]
@@ -173,8 +166,9 @@ def publish_shards(lake: Lake, spec: UseCase, partition: str, keys: Sequence[str
         _verify(lake, spec, plan, rows)
         states = pipeline.source_states(lake, spec, partition)
         run = pipeline.ScoringRun(lake, spec, partition, states, plan.missing, lambda: plan.inputs)
-        ref = run.publish(rows, lambda trials: predictions.join_parts(spec, predicted))
-        ref = pipeline.finish(lake, spec, partition, ref, plan.versions[LEDGER])
+        switches = ledger.switches(lake, plan.versions["switches"])
+        ref = run.publish(rows, switches, lambda: predictions.join_parts(spec, predicted))
+        ref = pipeline.finish(lake, spec, partition, ref, plan.versions[ERASURES_TABLE])
     lake.remove(lake.keys(f"{PARTS}/{partition}"))
     return ref
 
@@ -184,7 +178,7 @@ def _verify(lake: Lake, spec: UseCase, plan: Plan, rows: pa.Table) -> None:
     sources = {name: spec.digest_of(name) for name in spec.sources}
     features = [spec.features.model_dump(mode="json"), spec.sql, spec.code_digests(of=("features",)), sources]
     verified = f"{VERIFIED}/{digest_json(features)[:16]}"
-    if len(lake.keys(verified)) >= PARTITIONS:
+    if len(lake.keys(verified)) >= VERIFIED_PARTITIONS:
         return
     source_rows = pipeline.rows_known_at(lake, spec, plan.partition, plan.versions)
     require_equal(spec, compute_features(spec, source_rows, [plan.partition]), rows)

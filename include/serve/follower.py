@@ -113,7 +113,7 @@ class LedgerFollower:
 
     def _report(self, error: str) -> None:
         if error != self.error:
-            log.warning("%s: %s; what is loaded goes on serving", self._spec.name, error)
+            log.warning("%s: %s; still serving the models that were loaded before", self._spec.name, error)
         self.error = error
 
     def refresh(self) -> None:

@@ -9,8 +9,8 @@ import pyarrow.compute as pc
 
 from include.errors import SpecError
 from include.features import point_in_time
-from include.features.build import labels
 from include.features.build import schema as features_schema
+from include.features.labels import labels
 from include.models import outputs
 from include.monitor.performance import performance_metrics
 from include.spec import UseCase

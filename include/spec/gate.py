@@ -89,7 +89,7 @@ class Slices(Strict):
     )
 
 
-class Fairness(Strict):
+class FairnessRules(Strict):
     """Differences between the groups of a sensitive column, as requirements.
 
     The metrics are ``selection_rate``, ``tpr``, ``fpr`` and ``calibration`` (mean prediction less observed
@@ -125,7 +125,7 @@ class Fairness(Strict):
         return (*self.columns, *([INTERSECTION.join(self.columns)] if self.intersections else []))
 
     @model_validator(mode="after")
-    def _valid_metrics(self) -> Fairness:
+    def _valid_metrics(self) -> FairnessRules:
         for rule in self.requirements:
             if rule.metric not in FAIRNESS:
                 raise ValueError(f"requirements: {rule.metric!r} is none of {', '.join(FAIRNESS)}")
@@ -135,7 +135,7 @@ class Fairness(Strict):
         return self
 
     @model_validator(mode="after")
-    def _valid_columns(self) -> Fairness:
+    def _valid_columns(self) -> FairnessRules:
         if self.intersections and len(self.columns) < 2:
             raise ValueError(f"intersections: needs two columns, found {', '.join(self.columns)}")
         for key, columns in (("reference", self.reference), ("exclude", self.exclude)):
@@ -236,7 +236,7 @@ class Gate(Strict):
         description="tolerated share of rows to score whose value of a feature wasn't in the training data",
     )
     slices: Slices = Slices()
-    fairness: Fairness | None = None
+    fairness: FairnessRules | None = None
     robustness: float | None = Field(
         None,
         gt=0,

@@ -258,9 +258,9 @@ class UseCase(Strict):
         return digest_json([part, self.schedule.batch, self.schedule.timezone, *labels, *own])
 
     @property
-    def fallback(self) -> float | tuple[float, ...]:
+    def constant(self) -> float | tuple[float, ...]:
         """The prediction until a model is promoted: a number, or each class's probability."""
-        value = self.scoring.fallback
+        value = self.scoring.constant
         return tuple(value[name] for name in self.problem.classes) if isinstance(value, dict) else value
 
     @property
@@ -390,20 +390,20 @@ class UseCase(Strict):
             )
 
     def _outputs_fit(self) -> None:
-        """Refuse a fallback that is no prediction, and features with the name of a predictions column."""
-        value, classes = self.scoring.fallback, self.problem.classes
+        """Refuse a constant that is no prediction, and features with the name of a predictions column."""
+        value, classes = self.scoring.constant, self.problem.classes
         if self.problem.costs and "action" in (*self.key, *self.features.columns):
             raise ValueError("features: 'action' is a column of the predictions; use another name")
         text = value if isinstance(value, float) else ", ".join(f"{c} {p:g}" for c, p in value.items())
         if not classes and isinstance(value, dict):
-            raise ValueError(f"scoring.fallback: a number, for a {self.problem.kind} problem, found {text}")
+            raise ValueError(f"scoring.constant: a number, for a {self.problem.kind} problem, found {text}")
         if not classes:
             return
         shares = value if isinstance(value, dict) and set(value) == set(classes) else {}
         if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
             example = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
             raise ValueError(
-                f"scoring.fallback: each class's probability, together 1, as {example}, found {text}"
+                f"scoring.constant: each class's probability, together 1, as {example}, found {text}"
             )
         for name in ("label", *self.problem.outputs):
             if name in (*self.key, *self.features.columns):

@@ -22,7 +22,7 @@ from include.errors import SettingError
 from include.spec import UseCase
 from include.storage.lake import Lake
 
-LEDGER = "erasures"
+ERASURES_TABLE = "erasures"
 SEPARATOR = "\x1f"
 Row = Mapping[str, Any]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
@@ -138,15 +138,15 @@ def read_erasures(lake: Lake) -> Erasures:
     SettingError
         if rows were erased and ``EVERGREEN_HASH_KEY`` is missing or another one: they could come back.
     """
-    version = lake.version(LEDGER)
-    rows = lake.rows(LEDGER) if version >= 0 else []
+    version = lake.version(ERASURES_TABLE)
+    rows = lake.rows(ERASURES_TABLE) if version >= 0 else []
     for row in rows:
         if json.loads(row["hashes"])[""] != keyed_hash(row["salt"], []):
             raise SettingError(
                 "EVERGREEN_HASH_KEY",
                 required="the one with which rows were erased, without which they could come back",
                 found="another one",
-                where=f"{lake.uri}/tables/{LEDGER}",
+                where=f"{lake.uri}/tables/{ERASURES_TABLE}",
                 remedy="set the earlier one",
             )
     return Erasures(version, tuple(sorted(rows, key=lambda row: int(row["recorded"]))))

@@ -90,8 +90,9 @@ QUARANTINE = _schema(
 )
 # one profile per column and partition, with mergeable sketches
 PROFILES = _schema(
-    product=_S,
+    product=_S,  # a source, features, predictions, labels, or reference: what a model was fitted on
     partition=_S,
+    model=_S,  # of a reference: the model's digest; null otherwise
     column=_S,
     kind=_S,  # numeric | categorical
     count=_I,
@@ -112,7 +113,7 @@ PREDICTIONS = _schema(
     prediction=_F,
     served_by=_S,
     reason=_S,  # why not an earlier step of the fallback chain; empty for the champion
-    version=_S,  # the model's version in the registry, empty for a constant fallback
+    version=_S,  # the model's version in the registry, empty for a constant
     model=_S,  # its digest
     row_digest=_S,  # of the row's features
 )
@@ -142,8 +143,8 @@ LOSSES = _schema(
     rows=_I,
     loss=_F,
     baseline=_F,  # of the baseline on the same rows
-    prior=_F,  # of the training prior on the same rows
-    against=_S,  # which baseline: the deployed one, or the training prior
+    constant=_F,  # of the training labels' constant on the same rows
+    against=_S,  # which baseline: the deployed one, or the constant
     expected=_F,  # the loss that the model's own probabilities imply; null for a regression
     observed=_F,  # sum of the target
     predicted=_F,  # sum of the predictions
@@ -256,11 +257,11 @@ SWITCHES = _schema(
     role=_S,  # champion | baseline | challenger
     version=_S,
     model=_S,
-    prior=_F,  # the label's mean in training; null for a multiclass problem
-    priors=_S,  # JSON: each class's share in training, for a multiclass problem
+    constant=_F,  # the label's mean or quantile in training; null for a multiclass problem
+    class_shares=_S,  # JSON: each class's share in training, for a multiclass problem
     effective_from=_S,  # the first partition it may serve
-    evidence=_S,  # the partition of its verdict
-    # promoted | refreshed | replaced | fallback | rolled back | forced | shadow | canary | withdrawn
+    judged_on=_S,  # the partition of its verdict
+    # promoted | refreshed | replaced | baseline only | rolled back | forced | shadow | canary | withdrawn
     kind=_S,
     by=_S,
     reason=_S,

@@ -31,9 +31,8 @@ from include.errors import StoreUnavailable
 
 MEMORY_LIMIT = 256 << 20  # bytes of a table that stay in memory
 MEMORY_SHARES = 8  # tables or files that are read at once and share that limit
-BATCH = (
-    1 << 16
-)  # rows that are processed at once; a multiple of eight, so that a batch's bits fill whole bytes
+# rows that are processed at once; a multiple of eight, so that a batch's bits fill whole bytes
+BATCH = 1 << 16
 CHUNK_BYTES = 1 << 20  # bytes that are copied at once
 DUCKDB_MEMORY = "2GB"  # DuckDB's memory limit, beyond which it spills
 MAX_RUNS = 1000  # sorted runs that are concatenated instead of sorted

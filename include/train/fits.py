@@ -21,7 +21,9 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import EvergreenError, ModelError, SpecError, StaleDecision
 from include.extensions import is_reference
-from include.features.build import features, join_labels, partition_before, training_set
+from include.features.build import features
+from include.features.labels import join_labels, training_set
+from include.features.windows import partition_before
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
 from include.references import digest_bytes, digest_json
@@ -29,7 +31,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 from include.train.split import partitions_of
@@ -67,6 +69,9 @@ class Fit:
     moved: float | None
 
 
+_FIELDS = tuple(field.name for field in fields(Fit))  # each training adds rows, and each task reads them all
+
+
 @dataclass(frozen=True)
 class KnownRows:
     """The rows for a training, and for trainings on earlier partitions, as known then.
@@ -99,12 +104,12 @@ class KnownRows:
         StaleDecision
             when the ledger of erasures has changed.
         """
-        if self.erasures is not None and self.lake.version(LEDGER) != self.erasures:
+        if self.erasures is not None and self.lake.version(ERASURES_TABLE) != self.erasures:
             raise StaleDecision(
                 f"{self.spec.name}: training on {self.partition}",
                 required="rows of which none is erased while it runs",
                 found="an erasure since it began",
-                where=f"{self.lake.uri}/tables/{LEDGER}",
+                where=f"{self.lake.uri}/tables/{ERASURES_TABLE}",
                 remedy="train again, then repeat the erasure, which finds what this training has stored",
             )
 
@@ -190,7 +195,7 @@ def read_fits(lake: Lake) -> list[Fit]:
 
 
 def _from_row(row: dict[str, Any]) -> Fit:
-    return Fit(**{field.name: row[field.name] for field in fields(Fit)})
+    return Fit(*map(row.__getitem__, _FIELDS))
 
 
 def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> str:
@@ -411,7 +416,7 @@ def _distance(
         before = artifacts.predict(model, rows, known_rows.spec)
         now = artifacts.predict(estimator, rows, known_rows.spec)
     except ModelError as error:
-        log.warning("%s: a fit isn't compared with the one before: %s", known_rows.spec.name, error)
+        log.warning("%s: couldn't compare a fit with the one before: %s", known_rows.spec.name, error)
         return None
     return distance(now, before)
 

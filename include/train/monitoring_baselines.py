@@ -8,7 +8,7 @@ the next must be to raise an alarm (`include.stats.alarms`).
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 import numpy as np
@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from include.models import outputs
-from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.stats import profiles
 from include.stats.alarms import alarm_limits
@@ -29,12 +28,40 @@ from include.storage.lake import Lake
 from include.train.record import TrainingRecord
 
 LIMITS = "limits"  # the product and its table
+# The product of all models' reference profiles. One for each model would be a Delta partition for each
+# training, and so a file that is never merged with others.
+REFERENCE = "reference"
 Counts = NDArray[np.float64]
 
 
-def reference_product(digest: str) -> str:
-    """Return the product under which a model's reference profiles are published."""
-    return f"reference:{digest}"
+def read_reference(lake: Lake, model: str, partition: str) -> dict[str, Profile]:
+    """Return the profiles of what a model was fitted on by column, none if its training published none.
+
+    Parameters
+    ----------
+    partition : of the training, by which the files are chosen.
+    """
+    earlier = f"{REFERENCE}:{model}"  # its product in lakes that were written before
+    rows = lake.rows("profiles", {"product": [REFERENCE, earlier], "partition": partition})
+    return profiles.merge_profiles(row for row in rows if model == row["model"] or row["product"] == earlier)
+
+
+def publish_reference_profiles(
+    lake: Lake, model: str, partition: str, tables: Sequence[pa.Table]
+) -> pa.Table:
+    """Publish profiles of what a model was fitted on, whatever their product, and return them.
+
+    Parameters
+    ----------
+    partition : of the training. The profiles of other models of that partition stay.
+    """
+    table = pa.concat_tables(tables).sort_by("column")
+    for name, value in (("product", REFERENCE), ("model", model)):
+        values = pa.repeat(pa.scalar(value), table.num_rows)
+        table = table.set_column(table.schema.get_field_index(name), name, values)
+    where = {"product": REFERENCE, "partition": partition, "model": model}
+    lake.publish("profiles", table, where)
+    return table
 
 
 def publish_reference(
@@ -50,30 +77,14 @@ def publish_reference(
         partitions from the challenger, or from the walk forward if the challenger was fitted on them.
         Predictions for fitted rows would be more confident than any later ones.
     """
-    product = reference_product(record.challenger.digest)
-    feature_profiles = profiles.build_profile(
-        product, record.partition, rows, spec.features.numeric, spec.features.categorical
-    )
-    outputs_table = pa.table(outputs.to_columns(spec, predictions))
-    prediction_profiles = profiles.build_profile(
-        product, record.partition, outputs_table, outputs_table.column_names, []
-    )
-    label_profiles = profiles.label_profile(record.partition, rows, spec.problem.target)
-    label_profiles = label_profiles.set_column(0, "product", pa.array([product]))
-    table = pa.concat_tables([feature_profiles, label_profiles, prediction_profiles]).sort_by("column")
-    where = {"product": product, "partition": record.partition}
-    lake.publish("profiles", table, where)
-    status = schemas.partition_row(
-        product,
-        record.partition,
-        rows.num_rows,
-        digest_json([record.data, digest_bytes(predictions.tobytes())]),
-        inputs={"training_set": record.data},
-        spec=record.spec,
-        code=record.code,
-        note=f"what {record.challenger.name} v{record.version} was fitted on",
-    )
-    lake.publish("partitions", pa.Table.from_pylist([status], schema=schemas.PARTITIONS), where)
+    build, output = profiles.build_profile, pa.table(outputs.to_columns(spec, predictions))
+    features = spec.features
+    tables = [
+        build(REFERENCE, record.partition, rows, features.numeric, features.categorical),
+        build(REFERENCE, record.partition, output, output.column_names, []),
+        profiles.label_profile(record.partition, rows, spec.problem.target),
+    ]
+    table = publish_reference_profiles(lake, record.challenger.digest, record.partition, tables)
     return profiles.merge_profiles(table.to_pylist())
 
 

@@ -23,7 +23,9 @@ from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
 from include.errors import EvergreenError, InsufficientData
-from include.features.build import known_too_late, matured, remedy_too_late, training_set, window_start
+from include.features.build import known_too_late, remedy_too_late
+from include.features.labels import matured, training_set
+from include.features.windows import window_start
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
@@ -31,9 +33,9 @@ from include.promote import ledger
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
-from include.train import monitoring_baselines, walks
+from include.train import dask_engine, monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
 from include.train.fits import (
     Fit,
@@ -51,6 +53,7 @@ from include.train.split import partitions_of, split, walk_origins
 from include.train.tuning import chosen_params
 
 
+@dask_engine.keep_started()
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
     """Fit what the spec declares on the data known by ``partition``, and register the challenger.
 
@@ -74,7 +77,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     StaleDecision
         when rows were erased meanwhile.
     """
-    erasures = lake.version(LEDGER)
+    erasures = lake.version(ERASURES_TABLE)
     tables = [_read_table(lake, source) for source in spec.sources]
     rows = training_set(lake, spec, partition)
     attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables, erasures)
@@ -205,7 +208,7 @@ class TrainingAttempt:
             data=self.data,
             code=code_version(),
             version=version,
-            prior=outputs.label_prior(spec, target(spec, self.rows)),
+            constant=outputs.label_constant(spec, target(spec, self.rows)),
             last_fitted=challenger.last_fitted,
             fitted_rows=challenger.rows,
             partitions=parts.partitions(),
@@ -329,5 +332,5 @@ def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
         partition=record.partition,
         digest=challenger.digest,
         rows=record.fitted_rows,
-        note=note[:500],
+        note=note,
     )

@@ -15,7 +15,7 @@ from include.references import digest_json
 from include.spec import UseCase
 from include.train.selection import Choice, Walks, has_relation_changed, proven_gain
 
-SCHEMA = 2
+SCHEMA = 3
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
 
 
@@ -108,7 +108,8 @@ class TrainingRecord:
     usecase, partition : the use case and the partition it was trained for.
     spec, data, code : digests of the declaration and the training set, and the commit of the code.
     version : of the challenger in the registry.
-    prior : the label's mean over the fitted partitions, or each class's share.
+    constant : the constant prediction that the fitted rows' labels imply: their mean or quantile, or each
+        class's share.
     last_fitted : the last partition that the challenger was fitted on.
     fitted_rows : the number of rows that it was fitted on.
     partitions, rows : the partitions of ``train`` and ``test`` that have labeled rows, and their rows. The
@@ -122,7 +123,7 @@ class TrainingRecord:
     data: str
     code: str
     version: str
-    prior: Constant
+    constant: Constant
     last_fitted: str
     fitted_rows: int
     partitions: dict[str, list[str]]
@@ -147,8 +148,8 @@ class TrainingRecord:
         """
         try:
             raw: dict[str, Any] = json.loads(data)
-            if isinstance(raw["prior"], list):
-                raw["prior"] = tuple(raw["prior"])
+            if isinstance(raw["constant"], list):
+                raw["constant"] = tuple(raw["constant"])
             raw["challenger"] = FittedModel(**raw["challenger"])
             raw["baseline"] = FittedModel(**raw["baseline"])
             if gain := raw["selection"].get("gain"):

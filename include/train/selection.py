@@ -6,7 +6,7 @@ theorem: for any sequence of losses in [0, M], if each partition's recipe were d
 expected loss over n partitions would exceed that of the best sequence of recipes with m changes, chosen in
 hindsight, by at most ((m + 1) ln k + m ln(n / share)) / rate + n share / rate + n rate M² / 8. Nothing is
 assumed about how losses come about. Instead of drawing, the heaviest recipe serves, and it is replaced only
-by one that is `INERTIA` times as heavy and that also lost less over the newest `RECENT` partitions: the
+by one that is `HYSTERESIS` times as heavy and that also lost less over the newest `RECENT` partitions: the
 weights forget within days, and a rule of thumb that is right on most weekdays would serve on the others too.
 `python -m include replay` shows what that costs on real data.
 """
@@ -27,9 +27,9 @@ from include.train.fits import SHORT_WINDOWS, recipes
 
 Array = NDArray[np.float64]
 
-RATE = 4.0  # learning rate, for losses in units of the best recipe's mean loss
-SHARE = 0.02  # of the weight that is spread over all recipes after each partition
-INERTIA = 1.5  # how many times heavier than the serving recipe its successor must be
+LEARNING_RATE = 4.0  # learning rate, for losses in units of the best recipe's mean loss
+MIXING_RATE = 0.02  # of the weight that is spread over all recipes after each partition
+HYSTERESIS = 1.5  # how many times heavier than the serving recipe its successor must be
 RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week
 MAX_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
@@ -119,7 +119,7 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
 
 
-def track(losses: Array) -> Array:
+def fixed_share_weights(losses: Array) -> Array:
     """Return the weights of fixed share before each partition and after the last, shape (n + 1, k).
 
     Parameters
@@ -133,15 +133,15 @@ def track(losses: Array) -> Array:
         awake, before = np.isfinite(row), weights[place]
         after = before.copy()
         if awake.any():
-            gains = before[awake] * np.exp(-RATE * (row[awake] - row[awake].min()))
+            gains = before[awake] * np.exp(-LEARNING_RATE * (row[awake] - row[awake].min()))
             after[awake] = gains / gains.sum() * before[awake].sum()
-        weights[place + 1] = (1 - SHARE) * after + SHARE / k
+        weights[place + 1] = (1 - MIXING_RATE) * after + MIXING_RATE / k
     return weights
 
 
 def final_weights(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> dict[str, float]:
     """Return each recipe's weight after the last partition, summing to 1; see `relative_losses`."""
-    weights = track(relative_losses(walks, min_gain, baselines))[-1] if walks.recipes else ()
+    weights = fixed_share_weights(relative_losses(walks, min_gain, baselines))[-1] if walks.recipes else ()
     return dict(zip(walks.recipes, map(float, weights), strict=True))
 
 
@@ -172,14 +172,16 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
     """
     by_name = final_weights(walks, min_gain, baselines)
     best = max(walks.recipes, key=lambda name: by_name[name])
-    if serving in by_name and by_name[best] < INERTIA * by_name[serving]:
-        return Choice(serving, by_name, f"{serving} stays: no other recipe has {INERTIA:g} times its weight")
-    heavy = [name for name in walks.recipes if INERTIA * by_name[name] >= by_name[best]]
+    if serving in by_name and by_name[best] < HYSTERESIS * by_name[serving]:
+        return Choice(
+            serving, by_name, f"{serving} keeps serving: no other recipe has {HYSTERESIS:g} times its weight"
+        )
+    heavy = [name for name in walks.recipes if HYSTERESIS * by_name[name] >= by_name[best]]
     chosen = next((name for name in heavy if lost_less(walks, name, serving)), serving)
     if chosen == serving:
         ratio = by_name[heavy[0]] / by_name[serving]
-        why = f"{heavy[0]} has {ratio:.3g} times its weight, but lost no less over the newest {RECENT}"
-        return Choice(serving, by_name, f"{serving} stays: {why} {walks.unit}")
+        why = f"{heavy[0]} has {ratio:.3g} times its weight, but didn't lose less over the last {RECENT}"
+        return Choice(serving, by_name, f"{serving} keeps serving: {why} {walks.unit}")
     basis = f"over {len(walks.partitions)} {walks.unit if len(walks.partitions) != 1 else walks.unit[:-1]}"
     if not len(walks.partitions):
         return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")
@@ -210,10 +212,10 @@ def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
     own = walks.only(recipes)
     if len(own.recipes) < 2 or "prior" not in own.recipes:
         return False
-    weights, prior = track(relative_losses(own)), own.recipes.index("prior")
+    weights, prior = fixed_share_weights(relative_losses(own)), own.recipes.index("prior")
     others = np.delete(weights, prior, axis=1).max(axis=1)
-    learned = np.maximum.accumulate(others >= INERTIA * weights[:, prior])
-    broken = learned & (weights[:, prior] >= INERTIA * others)
+    learned = np.maximum.accumulate(others >= HYSTERESIS * weights[:, prior])
+    broken = learned & (weights[:, prior] >= HYSTERESIS * others)
     return bool(broken[-within:].any())
 
 
@@ -300,5 +302,5 @@ def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | Non
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))
-    worse = max(weights.values()) >= INERTIA * weights[serving]
+    worse = max(weights.values()) >= HYSTERESIS * weights[serving]
     return choice if worse and choice.recipe != serving else None

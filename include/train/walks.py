@@ -21,8 +21,10 @@ import pyarrow.compute as pc
 from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
-from include.features.build import features, matured, partition_before
+from include.features.build import features
 from include.features.label_arrival import known_on, labels_known_on
+from include.features.labels import matured
+from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.metrics import all_metric_values, row_losses
@@ -192,7 +194,12 @@ def predict(
         try:
             estimator = artifacts.load_model(lake, model, spec)
         except ModelError as error:
-            log.warning("%s: the walk of %s lacks partitions: %s", spec.name, name, error)
+            log.warning(
+                "%s: the walk of %s is missing partitions, since a fit can't be loaded: %s",
+                spec.name,
+                name,
+                error,
+            )
             continue
         values[places] = _predict_each(spec, name, estimator, rows.take(pa.array(places)))
     return predicted

@@ -17,7 +17,7 @@ MAX_DELAY = 60  # partitions, of which the fitting one is looked for
 
 
 def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
-    """Yield problems of paths, labels, bounds and the fallback.
+    """Yield problems of paths, labels, bounds and the constant.
 
     Parameters
     ----------
@@ -107,12 +107,12 @@ def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
 
 
 def _fallback(spec: UseCase) -> Iterator[Problem]:
-    value = spec.scoring.fallback
+    value = spec.scoring.constant
     if spec.problem.kind == "binary" and isinstance(value, float) and not 0 <= value <= 1:
         yield problem(
             spec,
-            "scoring.fallback",
+            "scoring.constant",
             "a probability from 0 to 1, for a binary problem",
             f"{value:g}",
-            "write the share of rows that are 1, such as `fallback: 0.1`",
+            "write the share of rows that are 1, such as `constant: 0.1`",
         )

@@ -355,7 +355,7 @@ def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     rows = generate(spec, partition, KEY_VALUES)[spec.labels.source]
     with spill.duckdb_engine() as engine:
         engine.register("label_rows", rows)
-        # the declaration's own expression, as in `include.features.build`
+        # the declaration's own expression, as in `include.features.labels`
         query = f"SELECT DISTINCT CAST(({spec.labels.sql}) AS DOUBLE) FROM label_rows"  # noqa: S608
         try:
             values = sorted(value for (value,) in engine.execute(query).fetchall() if value is not None)
@@ -393,8 +393,8 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
 
 
 def _try_recipe(spec: UseCase, recipe: Candidate, rows: pa.Table) -> None:
-    """Fit a recipe and predict; with the stored model of a use case's own estimator."""
-    estimator = fit_recipe(spec, recipe, rows)
+    """Fit a recipe and predict; with the stored model of a use case's own estimator. No cluster is needed."""
+    estimator = fit_recipe(spec, recipe.model_copy(update={"engine": "local"}), rows)
     if is_reference(recipe.estimator):  # only of these it can go wrong, and it costs more than the rest
         data = serialize_fit(spec, recipe, estimator)
         estimator = artifacts.deserialize(data, digest_bytes(data), spec)

@@ -161,7 +161,8 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
 
 def _sql_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield the errors of the SQL of features and labels, from DuckDB or against the declaration."""
-    from include.features.build import features, labels
+    from include.features.build import features
+    from include.features.labels import labels
     from include.storage.lake import Lake
 
     partition = _year(spec)[0]
@@ -244,7 +245,7 @@ def _python_problems(spec: UseCase) -> Iterator[Problem]:
         return problems_of(spec, required, remedy, function, *args)
 
     actual = np.array(spec.problem.codes or (0.0, 1.0))
-    predicted = repeat_constant(spec.fallback, len(actual))
+    predicted = repeat_constant(spec.constant, len(actual))
     if spec.objective.code:
         yield from problems(row_losses, spec.objective, actual, predicted)
     names = list(spec.custom_metrics)

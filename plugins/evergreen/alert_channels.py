@@ -6,14 +6,14 @@ To add a channel, write a function that sends a message to an endpoint, and name
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from evergreen.operators.base import connect
 
 if TYPE_CHECKING:
     from include.environment import Endpoint
-    from include.monitor.alerts import Message
+    from include.monitor.alerts import Key, Message
     from include.spec import UseCase
     from include.storage.lake import Lake
 
@@ -64,19 +64,22 @@ CHANNELS: dict[str, Channel] = {
 }
 
 
-def notify(lake: Lake, spec: UseCase, message: Message, context: Any) -> tuple[str, bool]:
-    """Send a message to `alerts.to`; return what came of it, and whether nobody was missed.
+def notify(
+    lake: Lake, spec: UseCase, message: Message, context: Any, silenced: Collection[Key] = ()
+) -> tuple[str, list[str]]:
+    """Send a message to `alerts.to`; return what came of it, and the recipients that weren't reached.
 
     :param context: of the task or callback that sends.
+    :param silenced: check and subject of the findings to leave out.
     """
     from include.monitor import alerts
 
     if not spec.alerts.to:
-        return f"{message['sentence']}; no recipients are declared under alerts.to", True
-    outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec))
+        return f"{message['sentence']}; no recipients are declared under alerts.to", []
+    outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec), silenced)
     sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()]
-    missed = any(outcome.startswith("failed") for outcome in outcomes.values())
-    return "; ".join([message["sentence"], *sent]), not missed
+    missed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
+    return "; ".join([message["sentence"], *sent]), missed
 
 
 def sender(context: Any, spec: UseCase | None = None) -> Callable[[str, Message], None]:

@@ -108,7 +108,7 @@ def _model_tags(lake: Lake, models: Sequence[str]) -> dict[str, dict[str, str]]:
         f"models/{row['model']}.skops": {
             "model_version": row["version"],
             "recipe": row["recipe"] or "",
-            "trained": row["evidence"],
+            "trained": row["judged_on"],
         }
         for row in (ledger.switches(lake) if models else ())
         if row["model"] in models

@@ -216,6 +216,6 @@ def notify(usecase: str, problem: str, since: datetime | None) -> bool:
     lake, spec = Lake(usecase), load(usecase)
     partition = spec.clock.newest(datetime.now(UTC))
     message = outage_message(spec, partition, problem, since, usecase_address(usecase))
-    outcome, nobody_missed = alert_channels.notify(lake, spec, message, {})
+    outcome, missed = alert_channels.notify(lake, spec, message, {})
     log.warning("%s", outcome)
-    return nobody_missed
+    return not missed

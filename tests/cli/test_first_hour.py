@@ -81,8 +81,9 @@ def write(table: pa.Table, file: Path) -> Path:
     return file
 
 
-@pytest.mark.parametrize("ending", ["csv", "parquet", "jsonl"])
-@pytest.mark.parametrize("kind", ["regression", "binary", "multiclass"])
+@pytest.mark.parametrize(
+    ("kind", "ending"), [("regression", "csv"), ("binary", "parquet"), ("multiclass", "jsonl")]
+)
 def test_what_is_proposed_is_valid(kind: str, ending: str, tmp_path: Path) -> None:
     """Each format and kind gives a declaration without an error, a warning or a hint."""
     sample = write(shop(kind), tmp_path / f"sample.{ending}")

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,13 +10,14 @@ import pytest
 from demo.environment import airflow_environment
 from demo.home import REPOSITORY, Home, is_free
 from demo.stack import Stack
+from tests.warm import stand_in
 
 
 def include(folder: Path, *arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
     """Run the command line in a folder, as from a shell that has these settings and no other of ours."""
     bare = {name: value for name, value in os.environ.items() if not name.startswith("EVERGREEN_")}
     return subprocess.run(
-        [sys.executable, "-m", "include", *arguments],
+        [stand_in(), "-m", "include", *arguments],
         cwd=folder,
         env={**bare, "PYTHONPATH": str(REPOSITORY), **settings},
         capture_output=True,

@@ -74,6 +74,7 @@ def test_a_day_equals_the_source(objects: dict[str, bytes], folder: str, columns
         assert sum(row["dep_time"] == "" for row in delivered) == 472
 
 
+@pytest.mark.full
 def test_the_same_bytes_are_made_each_time(delivered: Stack, objects: dict[str, bytes]) -> None:
     """What another process has put into S3 is what this one makes: a file carries no time and no name."""
     s3 = world.s3_client(delivered.home)

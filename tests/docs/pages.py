@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.warm import stand_in
+from tests import warm
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -82,8 +82,9 @@ class Reader:
                 shutil.copyfile(source, target)
         programs = self.folder / ".venv" / "bin"
         programs.mkdir(parents=True)
+        python = warm.stand_in(warm.ALL)
         for program in (ROOT / ".venv" / "bin").iterdir():
-            (programs / program.name).symlink_to(stand_in() if program.name == "python" else program)
+            (programs / program.name).symlink_to(python if program.name == "python" else program)
         shell = {name: value for name, value in os.environ.items() if not name.startswith(SETTINGS)}
         # one setting of ours keeps the command line away from a demo that is up
         self.environment = {

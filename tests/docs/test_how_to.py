@@ -139,15 +139,16 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        "add-a-connector",
-        "add-a-gate-check",
+        pytest.param("add-a-connector", marks=pytest.mark.full),
+        pytest.param("add-a-gate-check", marks=pytest.mark.full),
         "add-a-metric",
-        "add-a-row-rule",
+        pytest.param("add-a-row-rule", marks=pytest.mark.full),
         "add-an-estimator",
-        "decide-by-cost",
-        "shard-a-partition",
-        "use-python",
-        "write-features-in-python",
+        pytest.param("decide-by-cost", marks=pytest.mark.full),
+        pytest.param("shard-a-partition", marks=pytest.mark.full),
+        pytest.param("train-on-dask", marks=pytest.mark.full),
+        pytest.param("use-python", marks=pytest.mark.full),
+        pytest.param("write-features-in-python", marks=pytest.mark.full),
     ],
 )
 def test_what_a_page_adds_works(page: str, reader: Reader) -> None:
@@ -211,6 +212,7 @@ def test_build_a_dag(reader: Reader) -> None:
     assert "champion v1" in reader.output
 
 
+@pytest.mark.full
 def test_export_to_onnx(reader: Reader) -> None:
     """The gate blesses a champion, whose file is scored by the page's script, which the card has too."""
     weeks = world.write(reader.folder / "shop", 15)

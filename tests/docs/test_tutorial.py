@@ -38,6 +38,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     return reader
 
 
+@pytest.mark.full
 def test_every_command_prints_what_the_page_shows(reader: Reader) -> None:
     """Each block was carried out, in order; there were some."""
     assert sum(block.language == "bash" for block in blocks(PAGE.read_text())) > 8

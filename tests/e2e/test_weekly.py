@@ -20,7 +20,7 @@ from include.spec import load
 from include.storage.lake import Lake
 from tests.demo.processes import members, only_loopback
 from tests.faults import clocks
-from tests.house import BUTTONS, EVENTS, FORMS, LATE, PATIENCE, SHARDED, SPARSE, STORY, WEEKS, House
+from tests.house import BUTTONS, EVENTS, FORMS, LATE, PATIENCE, SHARDED, SPARSE, STORY, WEEKS, WORKERS, House
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
@@ -72,7 +72,7 @@ def champion(house: House) -> str:
 def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
     """History and a training started from the form end with a champion and the verdict's sentence."""
     (row,) = [r for r in house.lake(OWN).rows("switches") if r["role"] == "champion"]
-    assert (row["kind"], row["evidence"]) == ("promoted", champion)
+    assert (row["kind"], row["judged_on"]) == ("promoted", champion)
     assert house.states(f"{OWN}__training", "first_training")["promote.switch"] == "success"
     assert house.lake(OWN).rows("attempts")[0]["sentence"] in house.log(
         f"{OWN}__training", "first_training", "judge.decide"
@@ -203,9 +203,10 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     assert "gate.objectiv: unknown key; valid here: " in errors["specs.py"]
     found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
     shipped = ("columbia_minutes", "flight_bands", "flight_delay", "flight_minutes", "hourly_rides")
+    copies = (KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, SPARSE, SHARDED, WORKERS, EVENTS, OWN)
     assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep", f"{EVENTS}__events"} == {
         f"{usecase}__{clock}"
-        for usecase in (*shipped, KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, SPARSE, SHARDED, EVENTS, OWN)
+        for usecase in (*shipped, *copies)
         for clock in ("batch", "training", "history", "operate")
     }
 

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 from sklearn.pipeline import Pipeline
 
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Candidate

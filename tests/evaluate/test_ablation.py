@@ -19,7 +19,7 @@ from evergreen.operators.train import AblateOperator
 from include.cli.app import app
 from include.errors import InsufficientData, NotPublished, SpecError
 from include.evaluate.ablation import Ablation, ablate
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.load import read

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from include.evaluate.fairness import measure_fairness
 from include.judge.evidence import GroupSums
 from include.spec import UseCase
-from include.spec.gate import FAIRNESS, Fairness, Requirement
+from include.spec.gate import FAIRNESS, FairnessRules, Requirement
 from tests.train import visits
 
 # place, actual, predicted: selected from .5 on
@@ -49,7 +49,7 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
 
 
 def _with(spec: UseCase, min_rows: int, *columns: str, **changes: Any) -> UseCase:
-    rules = Fairness(
+    rules = FairnessRules(
         columns=columns,
         min_rows=min_rows,
         requirements=(Requirement(metric="tpr_ratio", at_least=0.5),),
@@ -211,4 +211,4 @@ def test_a_declaration_that_compares_nothing_is_refused(changes: dict[str, Any],
     """The error names the key, what was found and what is valid."""
     plain = {"columns": ("place",), "requirements": (Requirement(metric="tpr_ratio", at_least=0.5),)}
     with pytest.raises(ValidationError, match=re.escape(message)):
-        Fairness(**plain | changes)
+        FairnessRules(**plain | changes)

@@ -13,7 +13,7 @@ from sklearn import metrics as sk
 
 from include.environment import Endpoint
 from include.evaluate.pipeline import evaluate
-from include.features.build import labels
+from include.features.labels import labels
 from include.ingest.pipeline import ingest
 from include.judge.evidence import Evidence
 from include.judge.judge import RUBBER_STAMPED
@@ -143,11 +143,11 @@ def test_scored_again_a_partition_is_the_same(spring: Spring) -> None:
 
 
 def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> None:
-    """Without the models' bytes the last rung serves, the same again, and never the declared fallback."""
+    """Without the models' bytes the last rung serves, the same again, and never the declared constant."""
     (row,) = spring.lake.rows("switches", {"role": "champion"})
-    shares = json.loads(row["priors"])
-    assert row["prior"] is None
-    assert shares == list(spring.evidence.prior)  # type: ignore[arg-type]
+    shares = json.loads(row["class_shares"])
+    assert row["constant"] is None
+    assert shares == list(spring.evidence.constant)  # type: ignore[arg-type]
     seen = spring.spec.clock.keys(FIRST, spring.evidence.fitted)
     actual_labels = labels(spring.lake, spring.spec, seen, known=PARTITION)["band"].drop_null().to_numpy()
     assert shares == pytest.approx(np.bincount(actual_labels.astype(int)) / len(actual_labels))
@@ -158,7 +158,7 @@ def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> N
     for _ in range(2):
         score(spring.lake, spring.spec, partition)
         rows, probabilities = spring.predictions(partition)
-        assert {row["served_by"] for row in rows} == {"prior"}
+        assert {row["served_by"] for row in rows} == {"constant"}
         assert np.unique(probabilities, axis=0).tolist() == [shares]
         assert {row["label"] for row in rows} == {CLASSES[int(np.argmax(shares))]}
     assert spring.lake.count("restated") == 0
@@ -172,7 +172,7 @@ def test_without_a_champion_the_declared_fallback_serves(spring: Spring) -> None
 
 
 def test_realized_performance_is_that_of_scikit_learn(made: Spring) -> None:
-    """A matured partition's figures, and those of the prior, are the library's on its labeled rows."""
+    """A matured partition's figures, and those of the constant, are the library's on its labeled rows."""
     partition = made.partitions[1]
     rows, probabilities = made.predictions(partition)
     actual_labels = {
@@ -191,11 +191,11 @@ def test_realized_performance_is_that_of_scikit_learn(made: Spring) -> None:
         "macro_f1": sk.f1_score(actual, predicted, average="macro"),
         "macro_roc_auc": sk.roc_auc_score(actual, probabilities, multi_class="ovr"),
         "recall@late": sk.recall_score(actual, predicted, labels=[2], average="macro"),
-        "prior:log_loss": sk.log_loss(actual, np.tile(made.evidence.prior, (len(actual), 1))),
+        "constant:log_loss": sk.log_loss(actual, np.tile(made.evidence.constant, (len(actual), 1))),
     }
     assert {name: found[name] for name in expected} == pytest.approx(expected)
-    assert found["prior:recall@late"] == 0.0
-    assert found["prior:precision@late"] is None  # no row is taken for it: missing, and not zero
+    assert found["constant:recall@late"] == 0.0
+    assert found["constant:precision@late"] is None  # no row is taken for it: missing, and not zero
 
 
 def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: Spring) -> None:
@@ -207,7 +207,7 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
     assert judged.items() >= {"macro_roc_auc": "ok", "f1@late": "ok"}.items()
     objective = made.spec.gate.objective
     live = {
-        f"{objective} against {of}" for of in ("the prior", "the baseline", "its walk", "its expectation")
+        f"{objective} against {of}" for of in ("the constant", "the baseline", "its walk", "its expectation")
     }
     assert set(judged) == {*live, "macro_roc_auc", "f1@late"}
     page = drift_report(made.lake, made.spec, made.partitions[-2])

@@ -11,10 +11,11 @@ import pyarrow.compute as pc
 import pytest
 from mlflow import MlflowClient
 
-from include.errors import ModelError, StaleDecision
+from include.errors import ModelError, TrainingOutdated
 from include.evaluate import measure
 from include.evaluate.pipeline import evaluate
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.promote.promotion import force, judge_and_record
@@ -31,8 +32,7 @@ from tests.train import visits
 
 PARTITION = visits.LAST
 NEXT_PARTITION = "2024-03-31"  # the next training partition
-ALL_KINDS = pytest.mark.parametrize("trained", list(visits.KINDS), indirect=True)
-# what follows takes a second training, which doesn't depend on the kind but for its losses
+# a training takes seconds, and what is measured of it doesn't depend on the kind but for its losses
 EACH_KIND = [
     kind if kind == "binary" else pytest.param(kind, marks=pytest.mark.full) for kind in visits.KINDS
 ]
@@ -64,7 +64,7 @@ def promote(clinic: Clinic) -> Callable[[str, str], None]:
     return promote_challenger
 
 
-@ALL_KINDS
+@pytest.mark.parametrize("trained", EACH_KIND, indirect=True)
 def test_losses_are_those_of_the_walks_on_the_test_partitions(clinic: Clinic) -> None:
     """The sums are what each recipe's fits lose on partitions that came after them, by partition."""
     result, training, spec = evidence(clinic), record(clinic), clinic.spec
@@ -81,7 +81,7 @@ def test_losses_are_those_of_the_walks_on_the_test_partitions(clinic: Clinic) ->
         predictions = artifacts.predict(artifacts.load_model(clinic.lake, fits[recipe]), test, spec)
         losses = row_losses(spec.gate.objective, actual, predictions)
         assert result.losses.sums[name] == pytest.approx(losses.reshape(-1, 36).sum(axis=1))
-    assert (result.model, result.prior) == (training.challenger.digest, training.prior)
+    assert (result.model, result.constant) == (training.challenger.digest, training.constant)
     assert result.baseline_model == training.baseline.digest
     assert (result.fitted, result.selection) == (training.last_fitted, asdict(training.selection))
 
@@ -146,10 +146,11 @@ def test_a_refresh_is_compared_with_the_fit_that_serves(
     assert result.facts.champion_coverage == measure.uncovered_shares(clinic.spec, fitted, scored)
 
 
+@pytest.mark.full
 def test_another_recipe_is_compared_with_the_serving_one_by_their_walks(clinic: Clinic) -> None:
     """The losses of both are of fits that came before each partition, so no row is left out."""
-    row = {"switch": 1, "role": "champion", "version": "1", "model": _model(clinic, "prior"), "prior": 0.2}
-    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": "prior", "kind": "promoted"}
+    row = {"switch": 1, "role": "champion", "version": "1", "model": _model(clinic, "prior"), "constant": 0.2}
+    row |= {"effective_from": "2024-03-10", "judged_on": "2024-03-09", "recipe": "prior", "kind": "promoted"}
     clinic.lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
     run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
@@ -166,6 +167,7 @@ def _model(clinic: Clinic, recipe: str) -> str:
     return [fit.model for fit in read_fits(clinic.lake) if fit.recipe == recipe][-1]
 
 
+@pytest.mark.full
 def test_a_champion_that_cannot_be_read_stops_nothing(
     clinic: Clinic, promote: Callable[[str, str], None]
 ) -> None:
@@ -188,7 +190,7 @@ def test_moved_data_are_refused(clinic: Clinic) -> None:
     changed = pa.array(np.full(rows.num_rows, 99.0))
     revised = rows.set_column(rows.schema.get_field_index("minutes"), "minutes", changed)
     clinic.lake.publish("validated_outcomes", revised, {"partition": "2024-03-10"})
-    with pytest.raises(StaleDecision, match=r"the training data of the training.*to train again"):
+    with pytest.raises(TrainingOutdated, match=r"the training data of the training.*to train again"):
         evidence(clinic)
 
 
@@ -196,7 +198,7 @@ def test_changed_declaration_is_refused(clinic: Clinic) -> None:
     """A declaration that changed since the training is an error."""
     file = clinic.spec.folder / "usecase.yaml"
     file.write_text(file.read_text().replace("min_partitions: 3", "min_partitions: 4"))
-    with pytest.raises(StaleDecision, match=r"the declaration of the training"):
+    with pytest.raises(TrainingOutdated, match=r"the declaration of the training"):
         evidence(replace(clinic, spec=read(file)))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from include.evaluate.refit import measure_refit
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.checks import MIN_PAST_MOVES, movement, twin
 from include.judge.context import Check, CheckContext
 from include.judge.evidence import Refit
@@ -96,6 +96,7 @@ def refuse(lake: Lake, model: str) -> None:
     ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
 
 
+@pytest.mark.full
 def test_an_honest_refit_passes(lake: Lake, spec: UseCase) -> None:
     """A week of new rows moves the predictions as far as the weeks before did."""
     refit = measured(lake, spec, NOW)

@@ -15,7 +15,7 @@ from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
 from include.evaluate import serving
-from include.judge.evidence import Serving
+from include.judge.evidence import ServingTest
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase, load
@@ -49,8 +49,14 @@ def predictions(clinic: Ward, data: bytes) -> np.ndarray:
     return artifacts.predict(artifacts.deserialize(data, digest_bytes(data)), clinic.rows, clinic.spec)
 
 
+@pytest.fixture
+def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the process be a real one, and no fork of one that has the libraries."""
+    monkeypatch.setattr(serving, "sys", sys)
+
+
 def test_a_good_model_predicts_the_same_and_has_every_figure(
-    clinic: Ward, data: bytes, predictions: np.ndarray
+    clinic: Ward, data: bytes, predictions: np.ndarray, fresh: None
 ) -> None:
     """Loaded elsewhere it says the same to the bit, and all that a gate may require was measured."""
     result = serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
@@ -91,9 +97,10 @@ def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndar
     assert "Stranger; if loading it can't run code, add it to FORMATS" in result.note
 
 
-def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> Serving:
+def doomed(clinic: Ward, how: str, monkeypatch: pytest.MonkeyPatch) -> ServingTest:
     """Return what is measured of a process that ends as it is told."""
     monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.doomed")
+    monkeypatch.setattr(serving, "sys", sys)
     result = serving.measure_serving(b"model", how, clinic.spec, clinic.rows, np.zeros(clinic.rows.num_rows))
     assert (result.identical, result.figures) == (False, {"size_mb": 5 / 1e6})
     return result
@@ -175,6 +182,7 @@ print(measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predic
 """
 
 
+@pytest.mark.full
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="OpenBLAS has these kernels for x86-64 only")
 def test_a_chosen_blas_kernel_makes_no_difference(tmp_path: Path) -> None:
     """A linear model predicts the same to the bit on kernels that OPENBLAS_CORETYPE chose."""

@@ -41,6 +41,7 @@ from include.validate.pipeline import errors
 from tests.export.models import case, declare, fitted, labeled_rows
 from tests.train import visits
 from tests.usecases.weekly_sales import world
+from tests.warm import stand_in
 
 WEEKLY = Path(world.__file__).parent
 SECRET = "hunter2-not-to-be-seen"
@@ -247,7 +248,7 @@ def test_without_the_extra_the_command_to_run_is_named(lake: Lake, monkeypatch: 
     code += (
         "import include.cli.app, include.validate.pipeline, include.evaluate.pipeline, include.export.convert"
     )
-    subprocess.run([sys.executable, "-c", code], cwd=WEEKLY.parents[2], check=True)
+    subprocess.run([stand_in(), "-c", code], cwd=WEEKLY.parents[2], check=True)
 
 
 def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:

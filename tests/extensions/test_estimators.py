@@ -14,7 +14,8 @@ import pytest
 from include.errors import ModelError, SpecError
 from include.evaluate.pipeline import evaluate
 from include.evaluate.serving import measure_serving
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.models.registry import Registry
@@ -80,7 +81,11 @@ def fitted(lake: Lake, spec: UseCase) -> tuple[bytes, np.ndarray]:
     ("declared", "modules"),
     [
         (NEAREST, {"my_model": MY_MODEL}),
-        ('{name: raw, estimator: "raw:ByPlace", params: {column: place}}', {"raw": RAW}),
+        pytest.param(
+            '{name: raw, estimator: "raw:ByPlace", params: {column: place}}',
+            {"raw": RAW},
+            marks=pytest.mark.full,
+        ),
     ],
     ids=["derived from nothing", "takes the frame"],
 )

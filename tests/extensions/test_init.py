@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 from pathlib import Path
+
+import pytest
 
 from include.extensions import KINDS
 from include.spec.load import read
 from tests.architecture.tree import ROOT
+from tests.warm import stand_in
 
 
 def test_each_kind_has_an_example(written: Path) -> None:
@@ -19,9 +21,10 @@ def test_each_kind_has_an_example(written: Path) -> None:
     assert {code.file.parent for code in spec.python if code.file} == {written}
 
 
+@pytest.mark.full
 def test_the_written_tests_pass_and_can_fail(written: Path) -> None:
     """They run where they were written, and one fails when its example breaks."""
-    run = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(written)]
+    run = [stand_in(), "-m", "pytest", "-q", "-p", "no:cacheprovider", str(written)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "PYTHONDONTWRITEBYTECODE": "1"}
     done = subprocess.run(run, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout

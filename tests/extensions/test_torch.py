@@ -14,7 +14,7 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import SpecError
 from include.evaluate.serving import measure_serving
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase

@@ -47,7 +47,7 @@ training:
   baselines: [{name: prior, estimator: prior}]
   candidates: [{name: forest, estimator: random_forest}]
 gate: {objective: log_loss}
-scoring: {fallback: 0.25, requires: {champion: [orders, roads], previous: [roads]}}
+scoring: {constant: 0.25, requires: {champion: [orders, roads], previous: [roads]}}
 """
 
 SQL = """

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from include.errors import PartitionError, SpecError
 from include.features import build
-from include.features.build import features, labels, matured, schema, training_set
+from include.features.build import features, schema
+from include.features.labels import labels, matured, training_set
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.digests import digest_table

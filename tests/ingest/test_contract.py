@@ -160,7 +160,7 @@ def classes(raw: dict[str, Any]) -> None:
     raw["training"]["baselines"] = raw["training"]["baselines"][:1]
     raw["gate"] |= {"objective": "log_loss", "requirements": []}
     raw["monitoring"]["requirements"] = []
-    raw["scoring"]["fallback"] = {"coffee": 0.3, "milk": 0.3, "tea": 0.4}
+    raw["scoring"]["constant"] = {"coffee": 0.3, "milk": 0.3, "tea": 0.4}
 
 
 def test_a_label_of_no_declared_class_is_set_aside(

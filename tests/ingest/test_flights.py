@@ -84,6 +84,7 @@ def five_hours_earlier(data: bytes) -> bytes:
     return gzip.compress(shifted.encode())
 
 
+@pytest.mark.full
 def test_flights_agree_with_their_hours(delivered: dict[str, bytes], tmp_path: Path) -> None:
     """Each departure's moment is in the hour of its wall time, on the days of 23 and 25 hours as well."""
     spec, lake = load("flight_delay"), Lake("flight_delay", str(tmp_path / "lake"))

@@ -128,6 +128,7 @@ def test_a_file_of_many_batches_is_kept_whole_and_stays_refused_where_it_breaks(
     assert lake.count("validated_sales") == 0
 
 
+@pytest.mark.full
 def test_memory_does_not_grow_with_the_rows(tmp_path: Path) -> None:
     """With its limits turned down, a partition of four times the rows takes next to no more memory.
 

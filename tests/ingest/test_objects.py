@@ -65,7 +65,7 @@ def test_a_bucket_and_a_folder_are_the_same_source(
     assert "nothing yet (sales/2024-01-15.csv)" in from_bucket[2].note
 
 
-@pytest.mark.parametrize("address", ["s3", "az"], indirect=True)
+@pytest.mark.parametrize("address", ["s3", pytest.param("az", marks=pytest.mark.full)], indirect=True)
 def test_a_lake_on_a_store_holds_the_same(bucket: Endpoint, lake: Lake, spec: UseCase, address: str) -> None:
     """The whole stage runs on S3 and Azure as on a folder, and a rerun leaves it alone."""
     stored = Lake("weekly_sales", address)

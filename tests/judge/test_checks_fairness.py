@@ -11,7 +11,7 @@ from include.judge.checks import fairness
 from include.judge.context import Check, CheckContext
 from include.judge.evidence import Fairness as Measured
 from include.judge.evidence import GroupSums
-from include.spec.gate import Fairness, Gate, Requirement
+from include.spec.gate import FairnessRules, Gate, Requirement
 from tests.promote.conftest import evidence, facts, losses
 
 PARTITIONS = 24
@@ -29,7 +29,7 @@ def group(random: np.random.Generator, rate: float, positives: int, wave: float 
 
 def check(requirement: Requirement, reference: str = "", **groups: GroupSums) -> Check:
     """Judge these groups of the column origin."""
-    rules = Fairness(
+    rules = FairnessRules(
         columns=("origin",),
         requirements=(requirement,),
         reference={"origin": reference} if reference else {},

@@ -9,7 +9,7 @@ import pytest
 
 from include.judge import checks
 from include.judge.context import Check, CheckContext, CheckFunction
-from include.judge.evidence import EdgeCase, Serving
+from include.judge.evidence import EdgeCase, ServingTest
 from include.spec.gate import SERVING, Gate, Requirement
 from tests.promote.conftest import evidence, facts, losses
 
@@ -75,7 +75,7 @@ def test_harm_that_was_not_measured_refuses() -> None:
 
 def test_serving_at_the_bounds_passes() -> None:
     """Identical predictions at the declared bounds pass."""
-    assert failed(run(checks.serving, serving=Serving(True, FAST))) == []
+    assert failed(run(checks.serving, serving=ServingTest(True, FAST))) == []
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_serving_at_the_bounds_passes() -> None:
 )
 def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
     """Any amount beyond a bound fails."""
-    results = failed(run(checks.serving, serving=Serving(True, FAST | {name: value})))
+    results = failed(run(checks.serving, serving=ServingTest(True, FAST | {name: value})))
     assert [sentence.split(" ")[0] for sentence in results] == [name]
 
 
@@ -95,12 +95,12 @@ def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
         (checks.coverage, {"coverage": {"temp": 0.250004}}, "0.250004, required at most 0.25 "),
         (
             checks.serving,
-            {"serving": Serving(True, FAST | {"p95_ms": 50.004})},
+            {"serving": ServingTest(True, FAST | {"p95_ms": 50.004})},
             "50.004, required at most 50",
         ),
         (
             checks.serving,
-            {"serving": Serving(True, FAST | {"rows_per_second": 999.96})},
+            {"serving": ServingTest(True, FAST | {"rows_per_second": 999.96})},
             "999.96, required at least 1000",
         ),
     ],
@@ -117,14 +117,14 @@ def test_a_refusal_by_little_shows_by_how_little(
 def test_a_serving_figure_that_is_missing_refuses(name: str) -> None:
     """A required figure that is missing or NaN fails."""
     left = {other: value for other, value in FAST.items() if other != name}
-    (message,) = failed(run(checks.serving, serving=Serving(True, left)))
+    (message,) = failed(run(checks.serving, serving=ServingTest(True, left)))
     assert message.startswith(f"{name} missing")
-    assert len(failed(run(checks.serving, serving=Serving(True, FAST | {name: math.nan})))) == 1
+    assert len(failed(run(checks.serving, serving=ServingTest(True, FAST | {name: math.nan})))) == 1
 
 
 def test_another_prediction_in_a_fresh_process_refuses() -> None:
     """Different predictions fail with a note, and so does a missing measurement."""
-    results = failed(run(checks.serving, serving=Serving(False, FAST, "1 of 9 predictions differ")))
+    results = failed(run(checks.serving, serving=ServingTest(False, FAST, "1 of 9 predictions differ")))
     assert results == [
         "predictions in a fresh process different, required identical (1 of 9 predictions differ)"
     ]

@@ -17,10 +17,10 @@ finite = st.floats(-1e6, 1e6)
 
 
 @given(st.lists(st.tuples(st.integers(1, 10**6), finite, finite), max_size=40), finite)
-def test_what_is_written_is_read(rows: list[tuple[int, float, float]], prior: float) -> None:
+def test_what_is_written_is_read(rows: list[tuple[int, float, float]], constant: float) -> None:
     """Evidence survives JSON to the last bit, and equal evidence gives equal bytes."""
     sums = {"challenger": tuple(r[1] for r in rows), "champion": tuple(r[2] for r in rows)}
-    record = evidence(Losses(partitions(len(rows)), tuple(r[0] for r in rows), sums), prior=prior)
+    record = evidence(Losses(partitions(len(rows)), tuple(r[0] for r in rows), sums), constant=constant)
     again = Evidence.from_json(record.to_json())
     assert again == record
     assert again.to_json() == record.to_json()
@@ -87,7 +87,9 @@ def test_evidence_without_a_fact_that_has_no_default_is_refused() -> None:
         Evidence.from_json(json.dumps(raw))
 
 
-@pytest.mark.parametrize("change", [{"schema": 1}, {"extra": 1}, {"facts": {"other": 1}}, {"prior": "0.2"}])
+@pytest.mark.parametrize(
+    "change", [{"schema": 1}, {"extra": 1}, {"facts": {"other": 1}}, {"constant": "0.2"}]
+)
 def test_another_schema_is_refused(change: dict[str, object]) -> None:
     """Evidence of another schema or with unknown fields is rejected."""
     raw = json.loads(evidence(losses([1.0])).to_json()) | change

@@ -14,15 +14,15 @@ from scipy.stats import binom
 
 from include.judge.checks import CHECKS as GATE_CHECKS
 from include.judge.checks import MIN_PAST_MOVES, MOVEMENT_ALPHA, movement_limit
-from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, OnnxFile, Refit, Serving, Slice
+from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, OnnxFile, Refit, ServingTest, Slice
 from include.judge.evidence import Fairness as FairnessFound
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Verdict, checks_of, judge
 from include.spec import load
-from include.spec.gate import Fairness, Gate, Requirement, Slices
+from include.spec.gate import FairnessRules, Gate, Requirement, Slices
 from include.stats.intervals import Gain
 from tests.promote.conftest import evidence, facts, losses, partitions, selection
 
-RATES = Fairness(
+RATES = FairnessRules(
     columns=("origin",),
     requirements=(Requirement(metric="tpr_difference", at_most=0.2, hard=True),),
 )
@@ -182,11 +182,11 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     ),
     "shuffled labels that teach": (
         _with_facts(_good(), leakage=replace(HONEST, shuffled_losses=_good().losses.sums["challenger"])),
-        "shuffled labels over the prior",
+        "shuffled labels over a constant",
     ),
     "no shuffled labels": (
         _with_facts(_good(), leakage=replace(HONEST, shuffled_losses=())),
-        "shuffled labels over the prior",
+        "shuffled labels over a constant",
     ),
     "far better than ever before": (
         _with_facts(
@@ -211,11 +211,11 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     "nothing that was harmed": (_with_facts(_good(), edge_cases=EDGE_CASES[:1]), "worst edge case"),
     "no edge cases": (_with_facts(_good(), edge_cases=()), "edge cases"),
     "another prediction in a fresh process": (
-        _with_facts(_good(), serving=Serving(False, {"p95_ms": 5.0}, "row 3 differs")),
+        _with_facts(_good(), serving=ServingTest(False, {"p95_ms": 5.0}, "row 3 differs")),
         "predictions in a fresh process",
     ),
-    "too slow": (_with_facts(_good(), serving=Serving(True, {"p95_ms": 51.0})), "p95_ms"),
-    "no latency": (_with_facts(_good(), serving=Serving(True, {"p50_ms": 1.0})), "p95_ms"),
+    "too slow": (_with_facts(_good(), serving=ServingTest(True, {"p95_ms": 51.0})), "p95_ms"),
+    "no latency": (_with_facts(_good(), serving=ServingTest(True, {"p50_ms": 1.0})), "p95_ms"),
     "no fresh process": (_with_facts(_good(), serving=None), "predictions in a fresh process"),
     "an ONNX file that predicts otherwise": (
         _with_facts(_good(), onnx=OnnxFile(1.01e-9)),
@@ -266,7 +266,7 @@ def test_without_a_prior_nothing_is_blessed() -> None:
     record = _good()
     alone = {name: sums for name, sums in record.losses.sums.items() if ":" not in name}
     verdict = _judge(replace(record, losses=replace(record.losses, sums=alone)))
-    assert _failed(verdict) == ["gain of shuffled labels over the prior"]
+    assert _failed(verdict) == ["gain of shuffled labels over a constant"]
 
 
 def test_a_proof_is_required_of_another_recipe_only() -> None:

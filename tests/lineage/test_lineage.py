@@ -43,8 +43,8 @@ def lake(tmp_path: Path) -> Lake:
         "model": MODEL,
         "recipe": "linear",
         "effective_from": KEY,
-        "evidence": "2024-02-25",
-        "prior": 0.3,
+        "judged_on": "2024-02-25",
+        "constant": 0.3,
     }
     ledger.record_switch(lake, lambda rows: [switch | {"kind": "promoted", "by": "a test"}])
     return lake

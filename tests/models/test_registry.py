@@ -86,7 +86,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             process.wait(20)
 
 
-@pytest.fixture(params=["file", "served"])
+@pytest.fixture(params=["file", pytest.param("served", marks=pytest.mark.full)])
 def registry(
     request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> Iterator[Registry]:
@@ -242,6 +242,7 @@ def test_absent_file_is_named(registry: Registry) -> None:
         registry.get(run, "models/none")
 
 
+@pytest.mark.full
 def test_wrong_password_is_a_sentence(served: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """A server that refuses the password is named, and the password isn't."""
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.state import State
@@ -25,6 +26,7 @@ from include.stats import profiles
 from include.stats.profiles import Profile
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import publish_reference_profiles
 from tests.monitor import machines
 
 SPEC = """
@@ -60,7 +62,7 @@ training:
   baselines: [{name: prior, estimator: prior}]
   candidates: [{name: logistic, estimator: logistic_regression}]
 gate: {objective: log_loss, min_partitions: 2, block_partitions: 1}
-scoring: {fallback: 0.3}
+scoring: {constant: 0.3}
 monitoring: {window: 3, report_rows: 200, requirements: [{metric: roc_auc, at_least: 0.55}]}
 retraining: {when: [degraded], consecutive: 2}
 """
@@ -195,12 +197,11 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
     model.fit(artifacts.model_input(fitted, use), fitted[use.problem.target].to_numpy())
     data = artifacts.serialize(model)
     digest = artifacts.store_model(lake, data)
-    product = f"reference:{digest}"
-    seen = profiles.build_profile(product, TRAINED, fitted, use.features.numeric, use.features.categorical)
+    seen = profiles.build_profile("", TRAINED, fitted, use.features.numeric, use.features.categorical)
     predicted = pa.table({"prediction": artifacts.predict(model, held, use)})
-    came = profiles.build_profile(product, TRAINED, fitted, [use.problem.target], [])
-    parts = [seen, came, profiles.build_profile(product, TRAINED, predicted, ["prediction"], [])]
-    lake.publish("profiles", pa.concat_tables(parts), {"product": product, "partition": TRAINED})
+    came = profiles.build_profile("", TRAINED, fitted, [use.problem.target], [])
+    parts = [seen, came, profiles.build_profile("", TRAINED, predicted, ["prediction"], [])]
+    publish_reference_profiles(lake, digest, TRAINED, parts)
     return digest, data
 
 
@@ -214,9 +215,9 @@ def promote(
         "role": "champion",
         "version": version,
         "model": digest,
-        "prior": 0.25,
+        "constant": 0.25,
         "effective_from": effective_from,
-        "evidence": evidence,
+        "judged_on": evidence,
         "kind": "promoted",
         "by": "test",
         "reason": "",

@@ -55,7 +55,7 @@ def world(use: UseCase, count: int, random: np.random.Generator, truth: Truth = 
     loss = row_losses("log_loss", actual.ravel(), predicted.ravel()).reshape(predicted.shape).sum(axis=1)
     rows, prior = np.full(count, float(ROWS)), np.full(count, 0.69 * ROWS)
     observed, expected = actual.sum(axis=1), predicted.sum(axis=1)
-    return LossSeries(keys(count), rows, loss, prior, prior, own, observed, expected, ("prior",) * count)
+    return LossSeries(keys(count), rows, loss, prior, prior, own, observed, expected, ("constant",) * count)
 
 
 def findings(use: UseCase, live: LossSeries, test: LossSeries) -> list[Finding]:
@@ -66,6 +66,7 @@ def findings(use: UseCase, live: LossSeries, test: LossSeries) -> list[Finding]:
     ]
 
 
+@pytest.mark.full
 def test_a_year_without_a_change_has_as_few_alarms_as_declared(use: UseCase) -> None:
     """Of 60 years of partitions like those before them, few end a week in alarm."""
     random = np.random.default_rng(5)
@@ -106,7 +107,7 @@ def test_a_regression_expects_what_the_test_partitions_lost(use: UseCase) -> Non
     random, rows, none = np.random.default_rng(8), np.full(30, float(ROWS)), np.full(30, np.nan)
     loss = (4 + 0.4 * common_course("autocorrelated", 60, random)) * ROWS
     test = PairedSums(loss[:30], np.full(30, 4.0 * ROWS), rows)
-    same = LossSeries(keys(30), rows, loss[30:], none, none, none, none, none, ("prior",) * 30)
+    same = LossSeries(keys(30), rows, loss[30:], none, none, none, none, none, ("constant",) * 30)
     assert concept.check_lasting_loss(minutes, same, test).outcome == "ok"
     more = part_of(replace(same, loss=1.5 * same.loss), 0, 10)
     assert concept.check_lasting_loss(minutes, more, test).outcome == "alarm"
@@ -134,7 +135,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
         parts = (said.reshape(-1, ROWS, 3), actual.reshape(-1, ROWS))
         for partition, mine, came in zip(some, *parts, strict=True):
             lost, own = float(row_losses("log_loss", came, mine).sum()), self_expected_loss(spec, mine)
-            made = {"loss": lost, "baseline": lost, "expected": own, "against": "prior"}
+            made = {"loss": lost, "baseline": lost, "expected": own, "against": "constant"}
             rows.append({"partition": partition, "known": partition, "model": "m", "rows": ROWS, **made})
     lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"partition": keys(90)})
     state: Any = SimpleNamespace(
@@ -195,7 +196,7 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
         "rows": 40,
         "loss": times * own,
         "expected": own,
-        "against": "prior",
+        "against": "constant",
     }
     lost = [{"partition": key, **same} for key in spec.clock.keys("2024-03-01", partition)]
     lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": partition})

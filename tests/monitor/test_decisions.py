@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from include.monitor import findings
 from include.monitor.findings import Finding
 from include.monitor.policy import publish_decisions
-from include.promote.ledger import FALLBACK, REFRESHED, REPLACED, ROLLED_BACK
+from include.promote.ledger import BASELINE_ONLY, REFRESHED, REPLACED, ROLLED_BACK
 from include.spec import UseCase
 from include.spec.stages import Alerts, Retraining
 from include.storage import schemas
@@ -164,7 +164,11 @@ def test_before_the_first_promotion_the_reason_says_what_serves(
 ) -> None:
     """Nobody is champion, which is a fact and no request: the schedule trains the first model."""
     lake = opened(tmp_path, week[2:])
-    baseline = lake.rows("switches")[0] | {"role": "baseline", "kind": FALLBACK, "effective_from": week[1]}
+    baseline = lake.rows("switches")[0] | {
+        "role": "baseline",
+        "kind": BASELINE_ONLY,
+        "effective_from": week[1],
+    }
     table = pa.Table.from_pylist([{**baseline, "switch": 0}], schema=schemas.SWITCHES)
     lake.append_at("switches", table, lake.version("switches"))
     for partition in week[:3]:

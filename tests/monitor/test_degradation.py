@@ -48,7 +48,7 @@ def live(excess: np.ndarray, rows: float = ROWS) -> LossSeries:
     prior = PRIOR_LOSS * sizes
     loss = prior + excess * sizes
     return LossSeries(
-        keys(len(excess)), sizes, loss, prior, prior, none, none, none, ("prior",) * len(excess)
+        keys(len(excess)), sizes, loss, prior, prior, none, none, none, ("constant",) * len(excess)
     )
 
 
@@ -57,7 +57,7 @@ def walk(mean: float, count: int = 60) -> PairedSums:
     return sums(mean + DEVIATION * common_course("independent", count, np.random.default_rng(1)))
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["against the prior", "against its walk"])
+@pytest.mark.parametrize("own", [False, True], ids=["against the constant", "against its walk"])
 @pytest.mark.parametrize("past", [28, 60, 365])
 def test_a_loss_above_the_priors_is_detected_within_ten_partitions(past: int, own: bool) -> None:
     """A model that was better and now loses 0.2 more per row than the prior is detected in 98 % of seeds."""
@@ -82,8 +82,8 @@ def test_noise_and_seasons_are_alarms_as_rarely_as_declared(kind: str, past: int
 def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
     """The excess is that of the partitions since the evidence was last zero."""
     excess = np.concatenate([np.full(20, -0.1), np.full(5, WORSE)])
-    finding = degradation.above_reference(use, live(excess), "prior", walk(-0.1))
-    assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the prior")
+    finding = degradation.above_reference(use, live(excess), "constant", walk(-0.1))
+    assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the constant")
     assert "+0.2 a row beyond the reference over 5 matured partitions" in finding.note
     assert finding.value is not None
     assert finding.threshold is not None
@@ -93,9 +93,9 @@ def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
 def test_a_single_wild_partition_is_no_alarm(use: UseCase) -> None:
     """However much one partition loses, it takes a second one."""
     excess = np.append(np.full(20, -0.2), 50.0)
-    assert degradation.above_reference(use, live(excess), "prior", walk(-0.2)).outcome == "ok"
+    assert degradation.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
     assert (
-        degradation.above_reference(use, live(np.append(excess, 50.0)), "prior", walk(-0.2)).outcome
+        degradation.above_reference(use, live(np.append(excess, 50.0)), "constant", walk(-0.2)).outcome
         == "alarm"
     )
 
@@ -103,15 +103,15 @@ def test_a_single_wild_partition_is_no_alarm(use: UseCase) -> None:
 def test_an_alarm_ends_soon_after_its_cause(use: UseCase) -> None:
     """After a hundred partitions above the prior, a week as before is no alarm any more."""
     excess = np.concatenate([np.full(100, 0.5), np.full(7, -0.2)])
-    assert degradation.above_reference(use, live(excess[:100]), "prior", walk(-0.2)).outcome == "alarm"
-    assert degradation.above_reference(use, live(excess), "prior", walk(-0.2)).outcome == "ok"
+    assert degradation.above_reference(use, live(excess[:100]), "constant", walk(-0.2)).outcome == "alarm"
+    assert degradation.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
 
 
 def test_a_lost_advantage_is_detected_though_the_prior_is_no_better(use: UseCase) -> None:
-    """A model that no longer beats the prior is no alarm against the prior, but one against its walk."""
+    """A model that no longer beats the constant is no alarm against it, but one against its walk."""
     excess = 0.02 * common_course("independent", 30, np.random.default_rng(2))
     past = walk(-0.2)
-    assert degradation.above_reference(use, live(excess), "prior", past).outcome == "ok"
+    assert degradation.above_reference(use, live(excess), "constant", past).outcome == "ok"
     assert degradation.above_walk(use, live(excess), past).outcome == "alarm"
 
 
@@ -119,30 +119,32 @@ def test_a_broken_month_in_the_walk_leaves_the_test_its_power(use: UseCase) -> N
     """What a recipe lost while its relation was broken isn't ordinary."""
     before = -0.2 + DEVIATION * common_course("independent", 200, np.random.default_rng(3))
     before[100:130] = 1.0
-    finding = degradation.above_reference(use, live(np.full(10, WORSE)), "prior", sums(before))
+    finding = degradation.above_reference(use, live(np.full(10, WORSE)), "constant", sums(before))
     assert finding.outcome == "alarm"
 
 
 def test_a_partition_of_few_rows_counts_little(use: UseCase) -> None:
     """Ten partitions of three rows each are no evidence, where sixty rows would be an alarm."""
-    assert degradation.above_reference(use, live(np.full(10, WORSE), 3), "prior", walk(-0.1)).outcome == "ok"
+    assert (
+        degradation.above_reference(use, live(np.full(10, WORSE), 3), "constant", walk(-0.1)).outcome == "ok"
+    )
 
 
 def test_equal_models_are_no_alarm(use: UseCase) -> None:
     """A champion that is the prior loses as much as the prior, on each partition, exactly."""
     same = sums(np.zeros(60))
-    assert degradation.above_reference(use, live(np.zeros(30)), "prior", same).outcome == "ok"
+    assert degradation.above_reference(use, live(np.zeros(30)), "constant", same).outcome == "ok"
 
 
 def test_losses_of_an_earlier_version_have_no_prior(use: UseCase) -> None:
     """Partitions published before the prior's loss was stored don't count."""
     series = live(np.full(10, WORSE))
-    some = replace(series, prior=np.where(np.arange(10) < 9, np.nan, series.prior))
-    assert degradation.above_reference(use, series, "prior", walk(-0.1)).outcome == "alarm"
-    finding = degradation.above_reference(use, some, "prior", walk(-0.1))
+    some = replace(series, constant=np.where(np.arange(10) < 9, np.nan, series.constant))
+    assert degradation.above_reference(use, series, "constant", walk(-0.1)).outcome == "alarm"
+    finding = degradation.above_reference(use, some, "constant", walk(-0.1))
     assert (finding.outcome, "over 1 matured partitions" in finding.note) == ("ok", True)
-    none = replace(series, prior=np.full(10, np.nan))
-    assert degradation.above_reference(use, none, "prior", walk(-0.1)).outcome == "not enough"
+    none = replace(series, constant=np.full(10, np.nan))
+    assert degradation.above_reference(use, none, "constant", walk(-0.1)).outcome == "not enough"
 
 
 def publish_walk(lake: Lake, use: UseCase, until: str, count: int = 40) -> None:
@@ -159,8 +161,8 @@ def publish_walk(lake: Lake, use: UseCase, until: str, count: int = 40) -> None:
 
 def publish_losses(lake: Lake, partitions: list[str], models: list[str], excess: float) -> None:
     """Publish live losses of 60 rows that exceed the prior's, each by the partition's model."""
-    common = {"version": "1", "rows": 60, "prior": 60 * PRIOR_LOSS, "loss": 60 * (PRIOR_LOSS + excess)}
-    common |= {"baseline": 60 * PRIOR_LOSS, "against": "prior", "expected": 30.0, "observed": 1.0}
+    common = {"version": "1", "rows": 60, "constant": 60 * PRIOR_LOSS, "loss": 60 * (PRIOR_LOSS + excess)}
+    common |= {"baseline": 60 * PRIOR_LOSS, "against": "constant", "expected": 30.0, "observed": 1.0}
     rows = [
         {"partition": key, "known": partitions[-1], "model": model, "predicted": 1.0, **common}
         for key, model in zip(partitions, models, strict=True)
@@ -180,8 +182,8 @@ def test_the_losses_of_a_recipe_count_across_its_refits(quick: Lake, use: UseCas
         quick.publish("switches", rows, {"switch": [1, 2]})
         context = PartitionContext(quick, use, State(quick, use, week[-1]), week[-1])
         findings = {finding.subject: finding for finding in degradation.check_losses(context)}
-        assert set(findings) == {"log_loss against the prior", "log_loss against its walk"}
-        outcomes[kind] = findings["log_loss against the prior"].note.split(",")[0]
+        assert set(findings) == {"log_loss against the constant", "log_loss against its walk"}
+        outcomes[kind] = findings["log_loss against the constant"].note.split(",")[0]
     assert outcomes[REFRESHED].endswith("over 8 matured partitions")
     assert outcomes[PROMOTED].endswith("over 4 matured partitions")
 
@@ -201,8 +203,8 @@ def test_a_recipe_without_a_walk_is_compared_with_the_prior_alone(
 def test_a_deployed_baseline_is_compared_on_the_same_rows(use: UseCase) -> None:
     """A champion that beats the prior, but loses more than the baseline, is an alarm against the baseline."""
     series = live(np.full(12, -0.1))
-    better = replace(series, baseline=series.prior - 0.25 * series.rows)
-    assert degradation.above_reference(use, better, "prior", walk(-0.2)).outcome == "ok"
+    better = replace(series, baseline=series.constant - 0.25 * series.rows)
+    assert degradation.above_reference(use, better, "constant", walk(-0.2)).outcome == "ok"
     assert degradation.above_reference(use, better, "baseline", walk(-0.01)).outcome == "alarm"
 
 
@@ -216,7 +218,7 @@ def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: li
         score(quick, use, partition)
     machines.watch(quick, use, week[3])
     rows = {row["partition"]: row for row in quick.rows("losses")}
-    assert [rows[partition]["against"] for partition in week[:2]] == ["prior", "baseline vb"]
+    assert [rows[partition]["against"] for partition in week[:2]] == ["constant", "baseline vb"]
     model = artifacts.load_model(quick, baseline["model"])
     predicted = artifacts.predict(model, features(quick, use, [week[1]]), use)
     minutes = np.array([np.nan if m is None else m for m in machines.day(week[1])[1]])
@@ -226,8 +228,8 @@ def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: li
     entropy = -(probability * np.log(probability) + (1 - probability) * np.log(1 - probability))
     assert rows[week[1]]["expected"] == pytest.approx(entropy.sum())
     constant = row_losses("log_loss", actual, np.full_like(actual, 0.25)).sum()
-    assert rows[week[1]]["prior"] == pytest.approx(constant)
-    assert rows[week[0]]["baseline"] == rows[week[0]]["prior"]
+    assert rows[week[1]]["constant"] == pytest.approx(constant)
+    assert rows[week[0]]["baseline"] == rows[week[0]]["constant"]
     champion = quick.rows("switches", {"role": "champion"})[0]
     assert losses.loss_series(quick, [champion], week[2]).partitions == (week[0],)
     assert losses.loss_series(quick, [champion], week[3]).partitions == tuple(week[:2])

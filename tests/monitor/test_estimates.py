@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from sklearn import metrics as sk
 
 from include.cli.inspect import pending_text
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import artifacts
 from include.monitor.estimates import (

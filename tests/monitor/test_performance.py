@@ -11,7 +11,7 @@ from sklearn import metrics as sk
 
 from include.monitor.checks import degradation
 from include.monitor.pipeline import monitor
-from include.promote.ledger import FALLBACK
+from include.promote.ledger import BASELINE_ONLY
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.gate import Requirement
@@ -39,8 +39,10 @@ def test_a_matured_partition_has_the_figures_of_scikit_learn(
     assert rows["average_precision"]["value"] == pytest.approx(sk.average_precision_score(target, predicted))
     assert rows["log_loss"]["value"] == pytest.approx(sk.log_loss(target, predicted))
     assert rows["brier"]["value"] == pytest.approx(sk.brier_score_loss(target, predicted))
-    assert rows["prior:roc_auc"]["value"] == 0.5
-    assert rows["prior:log_loss"]["value"] == pytest.approx(sk.log_loss(target, np.full(len(target), 0.25)))
+    assert rows["constant:roc_auc"]["value"] == 0.5
+    assert rows["constant:log_loss"]["value"] == pytest.approx(
+        sk.log_loss(target, np.full(len(target), 0.25))
+    )
     row = rows["roc_auc"]
     assert (row["partition"], row["known"]) == (week[0], week[2])
     assert (row["rows"], row["unlabeled"]) == (len(target), machines.ROWS - len(target))
@@ -106,7 +108,7 @@ def test_without_a_champion_the_findings_say_so_and_who_serves(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
     """While the baseline of a refused training serves, nothing is judged, and nothing is requested."""
-    row = quick.rows("switches")[0] | {"role": "baseline", "kind": FALLBACK}
+    row = quick.rows("switches")[0] | {"role": "baseline", "kind": BASELINE_ONLY}
     quick.publish("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), {"switch": 1})
     run(quick, use, *week[:4])
     assert {row["served_by"] for row in quick.rows("predictions")} == {"baseline"}

@@ -14,7 +14,7 @@ import pytest
 
 from include.cli.stages import run_stage
 from include.environment import Endpoint
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.ingest.lookback import refresh_lookback
 from include.ingest.pipeline import ingest
 from include.monitor.alerts import overdue_message

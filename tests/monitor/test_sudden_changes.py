@@ -155,7 +155,7 @@ def test_predictions_of_a_lower_rung_are_no_jump(lake: Lake, shorter: UseCase) -
     )
     assert (row["outcome"], row["note"]) == (
         "not enough",
-        "prediction isn't the champion's in this partition",
+        "prediction isn't compared: the champion didn't serve this partition",
     )
 
 

@@ -8,7 +8,9 @@ from include.ops import doctor
 from include.storage.lake import Lake
 
 
-@pytest.mark.parametrize("address", ["folder", "s3", "az"], indirect=True)
+@pytest.mark.parametrize(
+    "address", ["folder", "s3", pytest.param("az", marks=pytest.mark.full)], indirect=True
+)
 def test_a_store_that_has_all_is_ok_and_left_as_it_was(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each kind of store that is tried here passes, however often, and no probe stays in it."""
     monkeypatch.setenv("EVERGREEN_LAKE", address)

@@ -19,8 +19,9 @@ SCORED = [
     for partition in ("2024-03-04", "2024-03-18")
 ]
 CHAMPION: dict[str, Any] = {
-    "role": "champion", "version": "3", "model": "m3", "effective_from": MONDAYS[0], "evidence": "2024-03-18",
-    "kind": "promoted", "reason": "because", "prior": 1.0, "priors": "", "switch": 1,
+    "role": "champion", "version": "3", "model": "m3", "effective_from": MONDAYS[0],
+    "judged_on": "2024-03-18", "kind": "promoted", "reason": "because",
+    "constant": 1.0, "class_shares": "", "switch": 1,
 }  # fmt: skip
 BASELINE = CHAMPION | {"role": "baseline", "version": "2"}
 ALARM = {"check": "performance", "subject": "r2", "outcome": "alarm", "note": "0.1, required at least 0.3"}
@@ -54,8 +55,8 @@ def facts(**changed: Any) -> dict[str, Any]:
         ({}, "fresh", "Version 3 serves"),
         ({"partitions": []}, "blind", "No partition has been scored yet: backfill weekly_sales__batch"),
         ({"partitions": rows(("predictions", MONDAYS[-1]))}, "broken", "2024-03-25 should have been scored"),
-        ({"served_by": {"champion": 30, "prior": 10}}, "broken", "A constant predicted 10 of 40 rows"),
-        ({"switches": [], "served_by": {"prior": 40}}, "broken", "no model was promoted yet"),
+        ({"served_by": {"champion": 30, "constant": 10}}, "broken", "A constant predicted 10 of 40 rows"),
+        ({"switches": [], "served_by": {"constant": 40}}, "broken", "no model was promoted yet"),
         ({"partitions": rows(("monitor", MONDAYS[-1]))}, "blind", "2024-03-25 was scored, but isn't"),
         (
             {"partitions": rows(*(("performance", key) for key in MONDAYS[:3]))},
@@ -68,7 +69,7 @@ def facts(**changed: Any) -> dict[str, Any]:
         ({"served_by": {"champion": 30, "previous": 10}}, "degraded", "Fallbacks predicted 10 of 40 rows"),
         ({"switches": [BASELINE], "served_by": {"baseline": 40}}, "degraded", "Fallbacks predicted 40"),
         ({"switches": [CHAMPION | {"kind": "replaced"}]}, "degraded", "Version 3 stands in: because"),
-        ({"switches": [CHAMPION | {"evidence": "2023-10-30"}]}, "aging", "since that of 2023-10-30"),
+        ({"switches": [CHAMPION | {"judged_on": "2023-10-30"}]}, "aging", "since that of 2023-10-30"),
     ],
 )  # fmt: skip
 def test_what_is_wrong_gives_the_status(

@@ -181,7 +181,7 @@ def fill(lake: Lake, usecase: str) -> None:
         scored = [
             {"partition": partition, "prediction": 0.25, "served_by": rung, "reason": "", "version": "3",
              "model": "m" * 64, "row_digest": "r" * 64}
-            for rung in ("champion", "champion", "champion", "prior" if bad else "champion")
+            for rung in ("champion", "champion", "champion", "constant" if bad else "champion")
         ]  # fmt: skip
         lake.publish("predictions", _table(scored, schemas.PREDICTIONS), {"partition": partition})
         note = f"price: {PLANTED}"
@@ -227,8 +227,8 @@ def _ledgers(lake: Lake, partition: str) -> None:
                "evidence": "{}", "version": "3", "model": "m" * 64, "spec": "s" * 64, "data": "d" * 64,
                "code": "abc", "recorded": 1}  # fmt: skip
     lake.append_at("attempts", _table([attempt], schemas.ATTEMPTS), -1)
-    switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "prior": 30.0,
-              "effective_from": partition, "evidence": partition, "kind": "promoted", "by": "gate",
+    switch = {"switch": 1, "role": "champion", "version": "3", "model": "m" * 64, "constant": 30.0,
+              "effective_from": partition, "judged_on": partition, "kind": "promoted", "by": "gate",
                   "reason": verdict,
               "attempt": ATTEMPT, "request": ATTEMPT, "recipe": "boosting"}  # fmt: skip
     lake.append_at("switches", _table([switch], schemas.SWITCHES), -1)

@@ -51,6 +51,7 @@ def test_a_page_is_for_those_who_may_read(
         )
 
 
+@pytest.mark.full
 def test_a_form_is_for_those_who_may_act(
     site: Site, forms: list[str], headers: dict[str, dict[str, str]]
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_form_is_for_those_who_may_act(
         assert answers["user"].json()["triggering_user_name"] == "clerk", dag_id
 
 
+@pytest.mark.full
 def test_a_backfill_is_for_those_who_may_act(
     site: Site, forms: list[str], headers: dict[str, dict[str, str]]
 ) -> None:
@@ -84,6 +86,7 @@ def test_a_backfill_is_for_those_who_may_act(
         assert found == FORMS, dag_id
 
 
+@pytest.mark.full
 def test_a_backfill_outside_the_schedule_is_refused(
     site: Site, forms: list[str], headers: dict[str, dict[str, str]]
 ) -> None:

@@ -67,6 +67,7 @@ def test_the_page_shows_what_is_open_and_who_was_notified(site: Site, lake: Lake
     assert PLANTED not in site.get(PAGE, "reader").text
 
 
+@pytest.mark.full
 def test_a_button_is_a_request_that_airflow_decides_on(site: Site, lake: Lake, forms: list[str]) -> None:
     """The DAG's form takes what a button carries from a User, and refuses a Viewer and a stranger."""
     assert DAG in forms

@@ -12,7 +12,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from demo.screenshot import OFFLINE
 from tests.plugins.site import NIGHTS, PARTS, Site
 
-pytestmark = pytest.mark.airflow
+pytestmark = [pytest.mark.airflow, pytest.mark.full]
 CHROMIUM = Path("/usr/bin/chromium")
 
 

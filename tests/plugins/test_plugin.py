@@ -121,6 +121,7 @@ def test_a_link_opens(site: Site, run: str) -> None:
         assert page.status_code == 200, name
 
 
+@pytest.mark.full
 def test_a_refused_action_is_the_note_of_its_run(site: Site, forms: list[str]) -> None:
     """The scheduler's listener copies the message, which the task left, to the note of the red run."""
     dag_id = "weekly_sales__operate"
@@ -153,6 +154,7 @@ def test_a_description_outside_airflow_leads_back(monkeypatch: pytest.MonkeyPatc
     assert description_links(*arguments) == []
 
 
+@pytest.mark.full
 def test_the_asset_graph_leads_from_the_sources_to_the_predictions(site: Site, forms: list[str]) -> None:
     """Airflow's own graph of a source has the task that turns it into features and predictions."""
     assert "weekly_sales__batch" in forms

@@ -24,14 +24,14 @@ from include.stats.profiles import build_profile
 from include.storage import schemas
 from include.storage.lake import DELTA_PARTITIONS, Lake
 from include.train.fits import recipe_key, recipes
-from include.train.monitoring_baselines import reference_product
+from include.train.monitoring_baselines import REFERENCE
 
 USECASE = "year"
 FIRST, PARTITIONS, ROWS, SINGLE = date(2024, 1, 1), 365, 100, 7
 NUMERIC = [f"number_{place}" for place in range(15)]
 CATEGORICAL = [f"category_{place}" for place in range(5)]
 SOURCES = ("visits", "outcomes")
-METRICS = ("roc_auc", "log_loss", "brier", "prior:roc_auc", "prior:log_loss", "prior:brier")
+METRICS = ("roc_auc", "log_loss", "brier", "constant:roc_auc", "constant:log_loss", "constant:brier")
 BROKEN = 200  # the position of the partition from which category_0 drifts
 DECLARED = f"""
 name: {USECASE}
@@ -68,7 +68,7 @@ training:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 80}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 40}}}}
 gate: {{objective: log_loss}}
-scoring: {{fallback: 0.2}}
+scoring: {{constant: 0.2}}
 monitoring: {{requirements: [{{metric: roc_auc, at_least: 0.7}}]}}
 """
 KEYS = [(FIRST + timedelta(days=place)).isoformat() for place in range(PARTITIONS)]
@@ -168,8 +168,8 @@ def _profiles(lake: Lake, random: np.random.Generator) -> None:
         made[shifted] = [row for profile in profiles for row in profile.to_pylist()]
     rows = [{**row, "partition": key} for place, key in enumerate(KEYS) for row in made[place >= BROKEN]]
     for key in TRAININGS:
-        product = reference_product(digest("boosting", key))
-        rows += [{**row, "product": product, "partition": key} for row in made[False]]
+        own = {"product": REFERENCE, "partition": key, "model": digest("boosting", key)}
+        rows += [{**row, **own} for row in made[False]]
     _publish(lake, "profiles", schemas.PROFILES, rows)
 
 
@@ -211,7 +211,7 @@ def _monitoring(lake: Lake, random: np.random.Generator) -> None:
         model = digest("boosting", TRAININGS[place // 7 - 1]) if place >= 7 else ""
         losses.append(
             {"partition": key, "known": key, "model": model, "version": version, "rows": ROWS,
-             "loss": 50.0, "baseline": 60.0, "prior": 65.0, "against": "prior", "expected": 50.0,
+             "loss": 50.0, "baseline": 60.0, "constant": 65.0, "against": "constant", "expected": 50.0,
              "observed": 30.0, "predicted": 30.0}
         )  # fmt: skip
     _publish(lake, "findings", schemas.FINDINGS, findings)
@@ -242,7 +242,7 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
         for role, name in (("champion", "boosting"), ("baseline", "linear")):
             switches.append(
                 {"switch": place + 1, "role": role, "version": version, "model": digest(name, key),
-                 "prior": 0.3, "priors": None, "effective_from": effective_from, "evidence": key,
+                 "constant": 0.3, "class_shares": None, "effective_from": effective_from, "judged_on": key,
                  "kind": "refreshed" if place else "promoted", "by": "", "reason": "blessed: well",
                  "attempt": digest("attempt", key), "request": digest("attempt", key), "recipe": name}
             )  # fmt: skip
@@ -269,7 +269,7 @@ def _predictions(lake: Lake, random: np.random.Generator) -> None:
         {
             "partition": np.repeat(KEYS, ROWS),
             "prediction": random.uniform(size=ROWS * PARTITIONS),
-            "served_by": np.repeat(["champion" if model else "prior" for model in models], ROWS),
+            "served_by": np.repeat(["champion" if model else "constant" for model in models], ROWS),
             "reason": np.repeat(["" if model else "no champion" for model in models], ROWS),
             "version": np.repeat([str(place // 7 or "") for place in range(PARTITIONS)], ROWS),
             "model": np.repeat(models, ROWS),

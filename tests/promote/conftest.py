@@ -14,7 +14,7 @@ import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
 
-from include.judge.evidence import EdgeCase, Evidence, Facts, Leakage, Losses, Serving
+from include.judge.evidence import EdgeCase, Evidence, Facts, Leakage, Losses, ServingTest
 from include.models import artifacts
 from include.models.registry import Registry
 from include.references import digest_bytes
@@ -49,7 +49,7 @@ def facts(found: Losses, **changes: object) -> Facts:
             EdgeCase("a single row", "rows", passed=True),
             EdgeCase("temp missing", "missing", True, 0.1),
         ),
-        serving=Serving(identical=True, figures={"p95_ms": 5.0}),
+        serving=ServingTest(identical=True, figures={"p95_ms": 5.0}),
         leakage=Leakage(
             single_feature={"temp": 0.6},
             all_features={"challenger": 0.7, "a linear model": 0.65},
@@ -79,7 +79,7 @@ def evidence(found: Losses, **changes: object) -> Evidence:
         code="c",
         version="2",
         model="m" * 64,
-        prior=0.2,
+        constant=0.2,
         baseline_model="b" * 64,
         metrics={"challenger": {"roc_auc": 0.7, "calibration_gap": 0.02}},
         losses=found,
@@ -184,7 +184,7 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
             baseline_model=digest_bytes(model(0)),
             metrics={"challenger": {"r2": 0.1 if refused else 0.9}},
             champion=digest_bytes(model(champion)) if champion else "",
-            facts=facts(found, serving=Serving(not refused, {"p95_ms": 5.0})),
+            facts=facts(found, serving=ServingTest(not refused, {"p95_ms": 5.0})),
             selection=selection("forest" if refresh else "ridge" if champion else ""),
         )
         if recipe:

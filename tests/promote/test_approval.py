@@ -112,7 +112,7 @@ def test_no_and_silence_switch_nothing(
     assert first["answer"] == answer
     assert promote(lake, human, key, registry=gone) == Promotion(None, said)
     assert _why(lake, human, key) == said
-    assert [row["kind"] for row in ledger.switches(lake)] == ["fallback"]
+    assert [row["kind"] for row in ledger.switches(lake)] == ["baseline only"]
 
 
 def test_a_blessed_challenger_waits_as_the_first_one_does(

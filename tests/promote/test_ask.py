@@ -121,15 +121,15 @@ def test_while_a_person_is_asked_the_baseline_serves(
 ) -> None:
     """The first verdict may wait for days, in which no row gets the constant; asking again adds nothing."""
     task = asked(desk, judged(1, FIRST))
-    (fallback,) = ledger.switches(lake)
-    assert (fallback["role"], fallback["kind"], fallback["effective_from"]) == (
+    (baseline,) = ledger.switches(lake)
+    assert (baseline["role"], baseline["kind"], baseline["effective_from"]) == (
         "baseline",
-        "fallback",
+        "baseline only",
         SECOND,
     )
     with pytest.raises(TaskAwaitingInput):
         task.execute_complete(desk.context, desk.event("Approve", by="ann", reason=" "))
-    assert ledger.switches(lake) == [fallback]
+    assert ledger.switches(lake) == [baseline]
 
 
 def test_an_answer_without_a_reason_is_asked_again_until_the_same_deadline(

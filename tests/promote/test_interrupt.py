@@ -147,7 +147,13 @@ def _state(lake: Lake, registry: Registry) -> list[Any]:
 
 # attempts, two models with their facts, switches: six writes; the aliases come after the last. Killed
 # after a write is killed before the next.
-@pytest.mark.parametrize(("writes", "after"), [*((n, False) for n in range(1, 7)), (6, True)])
+@pytest.mark.parametrize(
+    ("writes", "after"),
+    [
+        *(pytest.param(n, False, marks=[] if n == 3 else pytest.mark.full) for n in range(1, 7)),
+        (6, True),
+    ],
+)
 def test_a_kill_between_any_two_writes(
     writes: int,
     after: bool,

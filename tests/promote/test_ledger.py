@@ -26,9 +26,9 @@ def _row(number: int, model: str, effective_from: str, kind: str = "promoted", *
         "role": "champion",
         "version": model.upper(),
         "model": model,
-        "prior": number / 10,
+        "constant": number / 10,
         "effective_from": effective_from,
-        "evidence": effective_from,
+        "judged_on": effective_from,
         "kind": kind,
         "by": "",
         "reason": "",
@@ -65,7 +65,7 @@ def test_each_partition_has_the_newest_switch_in_effect(lake: Lake) -> None:
     assert _serving(lake, "2013-03-05") == ("b", "a")
     assert _serving(lake, "2013-03-31") == ("c", "b")
     served = ledger.serving(lake, "2013-03-08")
-    assert served.prior == 0.2
+    assert served.constant == 0.2
     assert served.baseline is not None
     assert served.baseline["switch"] == 2
 
@@ -98,11 +98,11 @@ def test_a_model_that_was_replaced_is_nobodys_fallback(lake: Lake) -> None:
 
 
 def test_without_a_champion_the_baseline_serves(lake: Lake) -> None:
-    """After a fallback there is a baseline with its prior and no champion, and why is stated."""
-    baseline = _row(1, "a", "2013-03-01", "fallback") | {"role": "baseline"}
+    """Where only a baseline was set there is its constant and no champion, and why is stated."""
+    baseline = _row(1, "a", "2013-03-01", "baseline only") | {"role": "baseline"}
     lake.append_at("switches", pa.Table.from_pylist([baseline], SWITCHES), lake.version("switches"))
     served = ledger.serving(lake, "2013-03-01")
-    assert (served.champion, served.previous, served.prior) == (None, None, 0.1)
+    assert (served.champion, served.previous, served.constant) == (None, None, 0.1)
     assert (served.baseline or {})["model"] == "a"
     rows = ledger.switches(lake)
     assert ledger.live_champion(rows) is None

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from mlflow import MlflowClient
 
-from include.errors import EvergreenError, ModelError, NotPublished, StaleDecision
+from include.errors import EvergreenError, ModelError, NotPublished, TrainingOutdated
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.models import artifacts
 from include.models.registry import Registry
@@ -75,7 +75,7 @@ def test_the_first_challenger_serves_from_the_next_partition(
         (1, "champion", "promoted"),
     ]
     assert [artifacts.load_model(lake, row["model"]).steps[0][1].constant for row in rows] == [0, 1]
-    assert b'"prior": 0.2' in (lake.get(f"models/{ref.digest}.json") or b"")
+    assert b'"constant": 0.2' in (lake.get(f"models/{ref.digest}.json") or b"")
     assert registry.aliases("weekly_sales") == {"champion": "1"}
     assert lake.version("switches") == 1  # made, and one commit
 
@@ -139,7 +139,12 @@ def test_a_first_training_that_is_refused_leaves_its_baseline_in_service(
         assert promotion.switch is None
         assert promotion.blocker.startswith("not blessed: ")
     (row,) = ledger.switches(lake)
-    assert (row["role"], row["kind"], row["version"], row["recipe"]) == ("baseline", "fallback", "1", "prior")
+    assert (row["role"], row["kind"], row["version"], row["recipe"]) == (
+        "baseline",
+        "baseline only",
+        "1",
+        "prior",
+    )
     assert (row["model"], row["effective_from"]) == (digest_bytes(model(0)), SECOND)
     assert row["reason"].startswith("there is no champion: not blessed: ")
     assert ledger.serving(lake, SECOND).baseline == row
@@ -280,7 +285,7 @@ def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: 
     with pytest.raises(NotPublished, match="run evaluate"):
         judge_and_record(lake, weekly, "evaluations/none.json")
     changed = weekly.model_copy(update={"labels": weekly.labels.model_copy(update={"sql": "units + 1"})})
-    with pytest.raises(StaleDecision, match="train again"):
+    with pytest.raises(TrainingOutdated, match="train again"):
         judge_and_record(lake, changed, attempt(1, FIRST))
     assert ledger.attempts(lake) == []
 

@@ -129,11 +129,11 @@ def test_a_refusal_and_a_promotion_at_once_leave_the_champion(
     moves = [("promote", _key(bad)), ("promote", _key(good)), ("promote", _key(bad))]
     race(lake, moves if turn else moves[::-1])
     rows = ledger.switches(lake)
-    assert [(row["role"], row["kind"]) for row in rows if row["kind"] != "fallback"] == [
+    assert [(row["role"], row["kind"]) for row in rows if row["kind"] != "baseline only"] == [
         ("baseline", "promoted"),
         ("champion", "promoted"),
     ]
-    assert [row["switch"] for row in rows if row["kind"] == "fallback"] in ([], [1])
+    assert [row["switch"] for row in rows if row["kind"] == "baseline only"] in ([], [1])
 
 
 @pytest.mark.parametrize("turn", range(3))

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
 
+from include.replay import fits
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -42,6 +46,17 @@ def fill(folder: Path, spec: UseCase) -> Lake:
 
     fill_folder(f"replay {spec.digest}", folder, make)
     return Lake(spec.name, str(folder))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forked_workers() -> Iterator[None]:
+    """Workers are forks of a process that has the libraries, but for those of a command that is killed."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["include.replay.fits"])
+    own = SimpleNamespace(get_context=lambda _: context, parent_process=multiprocessing.parent_process)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fits, "multiprocessing", own)
+        yield
 
 
 @pytest.fixture

@@ -68,6 +68,7 @@ def policies(monkeypatch: pytest.MonkeyPatch) -> dict[str, Policy]:
     return by_name
 
 
+@pytest.mark.full
 @pytest.mark.timeout(1200)  # a minute for each, and five times that beside other tests
 def test_declared_serves_the_models_that_production_served(
     lake: Lake, spec: UseCase, tmp_path: Path, policies: dict[str, Policy]
@@ -117,6 +118,7 @@ def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
     }
 
 
+@pytest.mark.full
 def test_new_not_worse_keeps_what_serves_unless_the_new_fit_is_as_good(
     lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,6 +160,7 @@ def command(lake: Lake, spec: UseCase) -> tuple[list[str], dict[str, str]]:
     return argv, {**env, "PYTHONPATH": str(ROOT)}
 
 
+@pytest.mark.full
 @pytest.mark.timeout(900)
 def test_a_killed_replay_goes_on_where_it_was(
     lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch

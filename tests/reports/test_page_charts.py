@@ -34,6 +34,7 @@ def draw(number: int) -> str:
     return time_chart(f"chart {number % 3}", "y", [Series("a", PARTITIONS, values, [number % 3])])
 
 
+@pytest.mark.full
 def test_threads_draw_what_one_thread_draws() -> None:
     """A server answers in threads, and Matplotlib's settings are shared by all of them."""
     alone = [draw(number) for number in range(3)]

@@ -15,7 +15,7 @@ from sklearn.compose import ColumnTransformer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline
 
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.judge.judge import BLESSED, RUBBER_STAMPED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry
@@ -110,7 +110,7 @@ class RolloutLake:
         made = evidence(
             found, usecase="parcels", partition=partition, spec=self.spec.digest, data=f"{name}{partition}"
         )
-        made = replace(made, version=name, model=digest_bytes(data), baseline_model=baseline, prior=0.4)
+        made = replace(made, version=name, model=digest_bytes(data), baseline_model=baseline, constant=0.4)
         made = replace(made, selection=selection(serving, changes["recipe"]))
         made = replace(made, champion=champion["model"] if champion else "", **changes)
         word = BLESSED if champion else RUBBER_STAMPED

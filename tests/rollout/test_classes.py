@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.features.build import features, labels
+from include.features.build import features
+from include.features.labels import labels
 from include.judge.evidence import CHALLENGER, CHAMPION
 from include.models import artifacts
 from include.promote.ledger import SHADOW, Trial

@@ -222,7 +222,7 @@ def test_an_alert_tells_no_secret(
         said = of(lambda: operator.execute({"dag_run": run, "params": {}}))  # type: ignore[typeddict-item]
     log = caplog.text + "".join(capsys.readouterr())
     assert ("could not notify ops" in said) == (status_code != 200)
-    assert f"{spec.name} {NIGHTS[0]}: of data" in log
+    assert f"{spec.name} {NIGHTS[0]}: of data" in said + log
     assert plant.leaks(said + log) == []
     assert plant.found(site / "lake") == {}
 

@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import OneHotEncoder
 
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.promote import ledger
 from include.references import digest_bytes
@@ -74,10 +74,10 @@ def deploy(stored: dict[str, bytes]) -> Deploy:
         def row(role: str, which: str) -> dict[str, Any]:
             artifacts.store_model(lake, stored[which])
             texts: dict[str, Any] = dict.fromkeys(SWITCHES.names, "")
-            texts |= {"role": role, "version": which, "model": digest_bytes(stored[which]), "prior": 0.4}
+            texts |= {"role": role, "version": which, "model": digest_bytes(stored[which]), "constant": 0.4}
             return texts | {
                 "effective_from": effective_from,
-                "evidence": FIRST,
+                "judged_on": FIRST,
                 "kind": "promoted",
                 "by": "a test",
             }

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from include.ops.verify import verify
-from include.score.erasure import describe_scored
+from include.score.erasure import republish_summary
 from include.score.pipeline import rows_known_at, score
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -52,7 +52,7 @@ def test_a_constant_decides_too(lake: Lake, tmp_path: Path) -> None:
     """Before any model is promoted, the fallback's probability has an action."""
     spec = declare(tmp_path, COSTS)
     score(lake, spec, PARTITION)
-    assert {row["action"] for row in lake.rows("predictions")} == {"warn" if spec.fallback > 0.5 else "wait"}
+    assert {row["action"] for row in lake.rows("predictions")} == {"warn" if spec.constant > 0.5 else "wait"}
 
 
 def test_an_erasure_after_the_costs_were_removed_leaves_actions_and_their_digest(
@@ -62,7 +62,7 @@ def test_an_erasure_after_the_costs_were_removed_leaves_actions_and_their_digest
     deploy(lake, "1", "2024-03-04")
     score(lake, declare(tmp_path / "before", COSTS), PARTITION)
     served, now = state(lake), declare(tmp_path / "after", None)
-    describe_scored(lake, now, PARTITION, rows_known_at(lake, now, PARTITION))
+    republish_summary(lake, now, PARTITION, rows_known_at(lake, now, PARTITION))
     assert state(lake) == served
     assert differences(lake, now) == []
 

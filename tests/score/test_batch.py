@@ -86,7 +86,8 @@ def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     given: dict[str, Any] = {c: chance.normal(size=rows) for c in use.features.numeric}
     given |= {c: chance.choice(["a", "b", None], rows) for c in use.features.categorical}
     table = pa.table({name: pa.array(values) for name, values in given.items()})
-    estimator = build_estimator(use, Candidate(name=name, estimator=name))
+    small_params = {"random_forest": {"n_estimators": 10}, "mlp": {"max_iter": 20}}.get(name, {})
+    estimator = build_estimator(use, Candidate(name=name, estimator=name, params=small_params))
     estimator.fit(artifacts.model_input(table, use), chance.integers(0, 2, rows))
     whole = artifacts.predict(estimator, table, use)
     for batch in (8, 64, 512):

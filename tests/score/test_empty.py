@@ -158,8 +158,10 @@ def test_a_partition_far_ahead_of_the_newest_scored_one_is_warned_about(
     """The note and the log name the partitions that it skips; the next one and an older one skip none."""
     lake, spec, _ = shop
     keys = world.partitions(4)
-    assert "not scored before it" not in score(lake, spec, keys[0]).note
-    warning = f"not scored before it: {keys[1]} to {keys[2]}; a switch takes effect only after {keys[3]}"
+    assert "skipped without predictions" not in score(lake, spec, keys[0]).note
+    warning = (
+        f"skipped without predictions: {keys[1]} to {keys[2]}; a new switch takes effect only after {keys[3]}"
+    )
     assert warning in score(lake, spec, keys[3]).note
     assert warning in caplog.text
-    assert "not scored before it" not in score(lake, spec, keys[1]).note
+    assert "skipped without predictions" not in score(lake, spec, keys[1]).note

@@ -14,6 +14,7 @@ from include.features.build import features
 from include.models import artifacts
 from include.references import digest_bytes
 from include.score.pipeline import score
+from include.score.predictions import SERVED_BY
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.features import parcels
@@ -28,9 +29,8 @@ def _served(lake: Lake, use: UseCase) -> dict[str, Any]:
     rows = lake.rows("predictions", {"partition": NIGHT})
     assert len(rows) == reference.rows == 12
     assert all(0 <= row["prediction"] <= 1 for row in rows)
-    said = {tuple(row[c] for c in ("served_by", "version", "model", "reason")) for row in rows}
-    assert len(said) == 1
-    return dict(zip(("served_by", "version", "model", "reason"), said.pop(), strict=True))
+    (said,) = {tuple(row[column] for column in SERVED_BY) for row in rows}
+    return dict(zip(SERVED_BY, said, strict=True))
 
 
 def _break(lake: Lake, data: bytes) -> None:
@@ -41,9 +41,8 @@ def test_the_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str
     """The champion serves, and its predictions are the stored model's for the partition's features."""
     deploy(lake, "1", "2024-03-04")
     deploy(lake, "2", NIGHT)
-    assert _served(lake, use) == {
-        **{"served_by": "champion", "version": "2", "model": digest_bytes(stored["2"]), "reason": ""}
-    }
+    model = digest_bytes(stored["2"])
+    assert _served(lake, use) == {"served_by": "champion", "version": "2", "model": model, "reason": ""}
     seen = features(lake, use, [NIGHT])
     expected = artifacts.predict(artifacts.deserialize(stored["2"], digest_bytes(stored["2"])), seen, use)
     rows = sorted(
@@ -97,7 +96,7 @@ def test_a_source_that_is_missing(use: UseCase, deploy: Deploy, tmp_path: Path, 
 
 
 def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
-    """A source that came after the decision is missing, as it was that partition.
+    """A source that came after the decision counts as missing, as it was when the partition was scored.
 
     A backfill can't do better.
     """
@@ -114,11 +113,11 @@ def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Pat
 
 
 def test_nobody_was_promoted(lake: Lake, use: UseCase) -> None:
-    """Before the first promotion the declared fallback serves, and each step states that it has no model."""
+    """Before the first promotion the declared constant serves, and each step states that it has no model."""
     said = _served(lake, use)
-    assert (said["served_by"], said["version"], said["model"]) == ("prior", "", "")
-    assert said["reason"].count("no model had been promoted by this partition") == 3
-    assert {row["prediction"] for row in lake.rows("predictions")} == {use.scoring.fallback}
+    assert (said["served_by"], said["version"], said["model"]) == ("constant", "", "")
+    assert said["reason"].count("no model had been promoted before this partition") == 3
+    assert {row["prediction"] for row in lake.rows("predictions")} == {use.scoring.constant}
 
 
 def test_all_models_are_lost(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
@@ -127,7 +126,7 @@ def test_all_models_are_lost(lake: Lake, use: UseCase, deploy: Deploy, stored: d
     for data in stored.values():
         _break(lake, data)
     said = _served(lake, use)
-    assert said["served_by"] == "prior"
+    assert said["served_by"] == "constant"
     assert said["reason"].count("SHA-256") == 2
     assert {row["prediction"] for row in lake.rows("predictions")} == {0.4}
 

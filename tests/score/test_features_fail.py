@@ -1,4 +1,4 @@
-"""Features that can't be computed are tried again until the deadline; then the prior serves every row."""
+"""Features that can't be computed are tried again until the deadline; then a constant serves every row."""
 
 from __future__ import annotations
 
@@ -88,9 +88,9 @@ def test_a_scheduled_partition_waits_for_the_deadline_and_gets_the_prior(
     at("08:56")
     ref = run(partition, event="2024-01-15 08:56")
     assert ref["rows"] == 40
-    assert ref["note"].startswith("40 rows by prior: weekly_sales: features: required one SELECT")
+    assert ref["note"].startswith("40 rows by constant: weekly_sales: features: required one SELECT")
     rows = lake.rows("predictions", {"partition": partition})
-    assert {row["prediction"] for row in rows} == {spec.fallback}
+    assert {row["prediction"] for row in rows} == {spec.constant}
     monitor(lake, spec, partition)
     assert verify(lake, spec).differences == ()
 

@@ -179,7 +179,7 @@ def test_predictions_of_a_later_fallback_step_stay(use: UseCase, deploy: Deploy,
         parcels.publish(lake, use, source, NIGHT, [parcels.rows(use, source, NIGHT)])
     parcels.publish(lake, use, "roads", NIGHT, [], "unavailable")
     score(lake, use, "2024-03-07")
-    assert {row["served_by"] for row in lake.rows("predictions", {"partition": "2024-03-07"})} == {"prior"}
+    assert {row["served_by"] for row in lake.rows("predictions", {"partition": "2024-03-07"})} == {"constant"}
     deploy(lake, "1", "2024-03-04")
     score(lake, use, NIGHT)
     state = _state(lake, "predictions")

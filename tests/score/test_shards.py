@@ -24,7 +24,7 @@ from include.score.pipeline import score
 from include.score.shards import PARTS, VERIFIED, plan_shards, publish_shards, score_shard
 from include.spec import UseCase
 from include.storage import schemas
-from include.storage.erasures import LEDGER
+from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from tests.features import parcels
 
@@ -114,7 +114,7 @@ def pair(spec: UseCase, deploy: Deploy, tmp_path: Path) -> tuple[Lake, Lake]:
     return lakes
 
 
-@settings(max_examples=10)
+@settings(max_examples=4)
 @given(
     customers=st.lists(st.sampled_from([None, "", "ada", "ben", "cy", "dee", "é"]), min_size=1, max_size=90),
     number=st.integers(2, 9),
@@ -159,6 +159,7 @@ def test_sql_that_looks_at_other_entities_is_not_published(pair: tuple[Lake, Lak
     assert lake.keys(VERIFIED) == []
 
 
+@pytest.mark.full
 def test_the_first_partitions_are_verified(pair: tuple[Lake, Lake], spec: UseCase, tmp_path: Path) -> None:
     """Three partitions are compared with the whole; other SQL is compared again."""
     lake = pair[1]
@@ -337,7 +338,7 @@ def test_rows_that_are_erased_meanwhile(pair: tuple[Lake, Lake], spec: UseCase) 
     keys = plan_shards(lake, spec, NIGHT)
     score_shard(lake, spec, keys[0])
     erasure = pa.table({name: pa.array(["{}"]) for name in ("contents", "keys")})
-    lake.append_at(LEDGER, erasure, -1)
+    lake.append_at(ERASURES_TABLE, erasure, -1)
     score_shard(lake, spec, keys[1])
     stored = {key.split("/")[-2] for key in lake.keys(PARTS) if key.endswith(".arrow")}
     assert stored == {"0"}

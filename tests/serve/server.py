@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +15,7 @@ from typing import Any
 
 from demo.process import until
 from tests.architecture.tree import ROOT
+from tests.warm import Process
 
 JSON = {"Content-Type": "application/json"}
 PATIENCE = 90  # seconds
@@ -31,7 +30,7 @@ class Server:
     log : what it prints.
     """
 
-    process: subprocess.Popen[str]
+    process: Process
     port: int
     log: Path
     headers: dict[str, str] = field(default_factory=dict)
@@ -92,8 +91,8 @@ def environment(folder: Path, **settings: str) -> dict[str, str]:
 
 
 def command(*options: str) -> list[str]:
-    """Return the command that serves the parcels."""
-    return [sys.executable, "-m", "include", "serve", "parcels", "--port", "0", *options]
+    """Return the arguments of ``python`` that serve the parcels."""
+    return ["-m", "include", "serve", "parcels", "--port", "0", *options]
 
 
 @contextmanager
@@ -101,18 +100,13 @@ def serving(folder: Path, *options: str, token: str = "", **settings: str) -> It
     """Start a server, wait until it is ready, and kill it at the end if it still runs."""
     secret = {"EVERGREEN_SERVE_TOKEN": token} if token else {}
     log = folder / "serve.log"
-    with log.open("w") as stderr:
-        process = subprocess.Popen(
-            command(*options),
-            cwd=folder,
-            env=environment(folder, **secret, **settings),
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
+    reader, writer = os.pipe()
+    with log.open("w") as stderr, os.fdopen(reader) as stdout:
+        with os.fdopen(writer, "w") as printed:
+            env = environment(folder, **secret, **settings)
+            process = Process(command(*options), folder, env, printed, stderr)
+        line = stdout.readline()
     try:
-        assert process.stdout is not None
-        line = process.stdout.readline()
         assert " on http://" in line, f"{line}{log.read_text()}"
         headers = {"Authorization": f"Bearer {token}"} if token else {}
         server = Server(process, int(line.rpartition(":")[2]), log, headers)
@@ -120,7 +114,6 @@ def serving(folder: Path, *options: str, token: str = "", **settings: str) -> It
         yield server
     finally:
         process.kill()
-        process.wait()
 
 
 def _ready(server: Server) -> bool:

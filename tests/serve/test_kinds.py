@@ -39,8 +39,14 @@ def test_an_answer_has_the_columns_of_the_table(kind: str, tmp_path: Path) -> No
     """Of several classes the label, its probability and that of each class; of the others one number."""
     spec, pipeline = declare(kind), fitted(case(kind, "hist_gradient_boosting", max_depth=4))
     lake = Lake(spec.name, str(tmp_path))
-    row: dict[str, Any] = dict.fromkeys(SWITCHES.names, "") | {"prior": None, "effective_from": visits.FIRST}
-    row |= {"model": artifacts.store_model(lake, artifacts.serialize(pipeline)), "priors": "[0.2, 0.5, 0.3]"}
+    row: dict[str, Any] = dict.fromkeys(SWITCHES.names, "") | {
+        "constant": None,
+        "effective_from": visits.FIRST,
+    }
+    row |= {
+        "model": artifacts.store_model(lake, artifacts.serialize(pipeline)),
+        "class_shares": "[0.2, 0.5, 0.3]",
+    }
     row |= {"role": "champion", "version": "1", "kind": "promoted"}
     ledger.record_switch(lake, lambda rows: [row])
     rows = labeled_rows(spec).select(list(spec.features.columns)).slice(0, 30)

@@ -25,6 +25,7 @@ from include.storage.lake import Lake
 from tests.score.conftest import LAST, Deploy
 from tests.serve.conftest import ROW, Serve
 from tests.serve.server import JSON, PATIENCE, Server, command, environment
+from tests.warm import stand_in
 
 TOKEN = "a-token-that-only-a-test-knows"
 
@@ -44,9 +45,8 @@ def begun(server: Server, body: bytes, length: int | None = None, **headers: str
 def start_in_vain(folder: Path, use: UseCase, *options: str) -> subprocess.CompletedProcess[str]:
     """Start a server that is to end by itself."""
     settings = environment(folder, EVERGREEN_USECASES=str(use.folder.parent))
-    return subprocess.run(
-        command(*options), env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False
-    )
+    run = [stand_in(), *command(*options)]
+    return subprocess.run(run, env=settings, capture_output=True, text=True, timeout=PATIENCE, check=False)
 
 
 def raw(server: Server, request: bytes) -> bytes:
@@ -95,15 +95,7 @@ def test_another_interface_needs_a_token(
     monkeypatch.delenv("EVERGREEN_SERVE_TOKEN")
     assert [token_for(own) for own in ("127.0.0.1", "127.1.2.3", "::1", "localhost")] == [""] * 4
     if host == "0.0.0.0":
-        settings = environment(tmp_path, EVERGREEN_USECASES=str(use.folder.parent))
-        ended = subprocess.run(
-            command("--host", host),
-            env=settings,
-            capture_output=True,
-            text=True,
-            timeout=PATIENCE,
-            check=False,
-        )
+        ended = start_in_vain(tmp_path, use, "--host", host)
         assert (ended.returncode, ended.stdout) == (1, "")
         assert ended.stderr.startswith("EVERGREEN_SERVE_TOKEN: required a token")
 
@@ -136,6 +128,7 @@ def test_a_large_body_is_refused_unread(lake: Lake, deploy: Deploy, serve: Serve
         assert len(server.predict([ROW] * 1000)) == 1000
 
 
+@pytest.mark.full
 def test_more_requests_than_the_limit_are_refused(lake: Lake, deploy: Deploy, serve: Serve) -> None:
     """They get 429 at once; a client that never sends its body has ten seconds, then 408."""
     deploy(lake, "1", LAST)
@@ -149,6 +142,7 @@ def test_more_requests_than_the_limit_are_refused(lake: Lake, deploy: Deploy, se
         assert server.post([ROW])[0] == 200
 
 
+@pytest.mark.full
 def test_a_client_that_reads_no_answer_is_cut_off(lake: Lake, deploy: Deploy, serve: Serve) -> None:
     """Its requests end after seconds, or a few such clients would use up the limit for all others."""
     deploy(lake, "1", LAST)

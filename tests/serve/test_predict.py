@@ -124,7 +124,7 @@ def test_a_source_that_is_missing_counts_by_key_as_in_batch(lake: Lake, use: Use
 def test_before_the_first_model_the_constant_serves(lake: Lake, use: UseCase) -> None:
     """It is the declaration's, as in batch scoring."""
     (answer,) = predictions(service(lake, use), FEATURES)
-    assert (answer["prediction"], answer["served_by"], answer["version"]) == (0.25, "prior", "")
+    assert (answer["prediction"], answer["served_by"], answer["version"]) == (0.25, "constant", "")
     assert answer["reason"].startswith("champion: no model had been promoted")
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from include.storage.lake import Lake
 from tests.ops.prometheus.servers import needs_servers, prometheus, soon
 from tests.score.conftest import LAST, Deploy
@@ -12,6 +14,7 @@ from tests.serve.conftest import Serve
 TOKEN = "a-token-that-only-a-test-knows"
 
 
+@pytest.mark.full
 @needs_servers
 def test_a_ledger_that_cannot_be_read_is_a_pending_alert(
     lake: Lake, deploy: Deploy, serve: Serve, tmp_path: Path

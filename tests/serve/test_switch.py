@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from include.models import artifacts
 from include.references import digest_bytes
 from include.storage.lake import Lake
@@ -28,6 +30,7 @@ def test_a_switch_under_load_fails_no_request(lake: Lake, deploy: Deploy, serve:
     assert "2" in {answer["predictions"][0]["version"] for each in load.answers for _, answer in each}
 
 
+@pytest.mark.full
 def test_a_switch_to_a_damaged_model_fails_no_request(
     lake: Lake, deploy: Deploy, serve: Serve, stored: dict[str, bytes], tmp_path: Path
 ) -> None:

@@ -37,8 +37,8 @@ def put_on_trial(lake: Lake, stored: dict[str, bytes], kind: str) -> None:
     """Put version 2 on trial, as a shadow or a canary."""
     artifacts.store_model(lake, stored["2"])
     row: dict[str, Any] = dict.fromkeys(SWITCHES.names, "")
-    row |= {"role": "challenger", "version": "2", "model": digest_bytes(stored["2"]), "prior": 0.4}
-    row |= {"effective_from": LAST, "evidence": FIRST, "kind": kind, "by": "a test"}
+    row |= {"role": "challenger", "version": "2", "model": digest_bytes(stored["2"]), "constant": 0.4}
+    row |= {"effective_from": LAST, "judged_on": FIRST, "kind": kind, "by": "a test"}
     ledger.record_switch(lake, lambda rows: [row])
 
 

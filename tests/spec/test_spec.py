@@ -48,7 +48,7 @@ MISTYPED = [
     ("training.candidates.0", "training.candidates.0.mistyped", ["estimator", "params"]),
     ("gate", "gate.mistyped", ["min_partitions", "alpha"]),
     ("gate.requirements.1", "gate.requirements.1.mistyped", ["at_least", "at_most", "metric"]),
-    ("scoring", "scoring.mistyped", ["fallback", "requires"]),
+    ("scoring", "scoring.mistyped", ["constant", "requires"]),
     ("monitoring", "monitoring.mistyped", ["psi"]),
     ("monitoring.requirements.0", "monitoring.requirements.0.mistyped", ["metric"]),
     ("retraining", "retraining.mistyped", ["consecutive", "when"]),
@@ -368,14 +368,14 @@ WRONG_CLASSES = [
     ),
     ("problem.classes", ["early", "on time", "late"], "'on time' is no valid class name"),
     ("problem.kind", "binary", "classes: only a multiclass problem declares them, found kind binary"),
-    ("scoring.fallback", 0.3, "scoring.fallback: each class's probability, together 1, as {early: 0.…"),
-    ("scoring.fallback", {"early": 0.5, "late": 0.5}, "found early 0.5, late 0.5"),
-    ("scoring.fallback", {"early": 0.5, "on_time": 0.5, "late": 0.5}, "found early 0.5, on_time 0.5, late"),
-    ("scoring.fallback", {"early": 1.5, "on_time": -0.5, "late": 0}, "found early 1.5, on_time -0.5"),
+    ("scoring.constant", 0.3, "scoring.constant: each class's probability, together 1, as {early: 0.…"),
+    ("scoring.constant", {"early": 0.5, "late": 0.5}, "found early 0.5, late 0.5"),
+    ("scoring.constant", {"early": 0.5, "on_time": 0.5, "late": 0.5}, "found early 0.5, on_time 0.5, late"),
+    ("scoring.constant", {"early": 1.5, "on_time": -0.5, "late": 0}, "found early 1.5, on_time -0.5"),
     (
-        "scoring.fallback",
+        "scoring.constant",
         "often",
-        "scoring.fallback: a number, or for a multiclass problem a number for each",
+        "scoring.constant: a number, or for a multiclass problem a number for each",
     ),
     ("gate.objective", "squared_error", "'squared_error' doesn't fit multiclass; use log_loss, brier"),
     ("gate.requirements.0.metric", "recall@never", "'recall@never' is no metric of multiclass; use accuracy"),
@@ -392,9 +392,9 @@ def test_classes_that_can_not_be_meant_are_refused(path: str, value: Any, said: 
 
 
 def test_a_fallback_by_class_is_only_of_several_classes(tmp_path: Path) -> None:
-    """A binary problem's fallback is one number."""
-    said = "scoring.fallback: a number, for a binary problem, found early 0.5, late 0.5"
-    assert said in refusal(planted(tmp_path, "scoring.fallback", {"early": 0.5, "late": 0.5}))
+    """A binary problem's constant is one number."""
+    said = "scoring.constant: a number, for a binary problem, found early 0.5, late 0.5"
+    assert said in refusal(planted(tmp_path, "scoring.constant", {"early": 0.5, "late": 0.5}))
 
 
 def test_a_change_of_classes_makes_only_the_labels_source_stale(tmp_path: Path) -> None:

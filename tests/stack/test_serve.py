@@ -53,7 +53,7 @@ def test_it_answers_with_the_token_alone_and_logs_to_the_lake(served: Composed) 
     assert ask(served, "another-token-of-somebody").status_code == 401
     answer = ask(served, served.secrets["SERVE_TOKEN"])
     assert answer.status_code == 200, answer.text
-    assert answer.json()["predictions"][0]["served_by"] == "prior"
+    assert answer.json()["predictions"][0]["served_by"] == "constant"
 
     held = served.compose("exec", "-T", "serve", "env")
     assert {name for name, secret in served.secrets.items() if secret in held} == {
@@ -65,4 +65,4 @@ def test_it_answers_with_the_token_alone_and_logs_to_the_lake(served: Composed) 
     command = ("run", "--rm", "--no-deps", "-T", "serve", "python", "-c", LOGGED, USECASE)
     logged = served.compose("--profile", "serve", *command).splitlines()
     (row,) = json.loads("".join(logged))
-    assert (row["request"], row["served_by"]) == (answer.json()["request"], "prior")
+    assert (row["request"], row["served_by"]) == (answer.json()["request"], "constant")

@@ -29,7 +29,9 @@ SCHEMA = pa.schema({"partition": pa.string(), "value": pa.int64()})
 PARTITIONS = [f"2024-01-{day:02}" for day in range(1, 9)]
 
 
-on_every_store = pytest.mark.parametrize("address", ["folder", "s3", "az"], indirect=True)
+on_every_store = pytest.mark.parametrize(
+    "address", ["folder", "s3", pytest.param("az", marks=pytest.mark.full)], indirect=True
+)
 
 
 @pytest.fixture
@@ -237,8 +239,10 @@ def _append(uri: str, version: int, value: int) -> bool:
 
 @pytest.fixture(scope="module")
 def processes() -> Any:
-    """Return a pool of processes that were started fresh, as tasks are."""
-    with ProcessPoolExecutor(4, mp_context=get_context("spawn")) as pool:
+    """Return a pool of processes that are forked from one that has opened nothing."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(4, mp_context=context) as pool:
         yield pool
 
 
@@ -317,7 +321,11 @@ while True:
 
 @pytest.mark.parametrize(
     ("address", "delay"),
-    [*product(["folder"], [0.0, 0.004, 0.011, 0.023]), *product(["s3", "az"], [0.004, 0.023])],
+    [
+        *product(["folder"], [0.0, 0.004, 0.011, 0.023]),
+        *product(["s3"], [0.004, 0.023]),
+        *(pytest.param("az", delay, marks=pytest.mark.full) for delay in (0.004, 0.023)),
+    ],
     indirect=["address"],
 )
 def test_a_writer_that_is_killed_leaves_the_old_rows_or_the_new(

@@ -10,7 +10,7 @@ import pytest
 
 from include.errors import EvergreenError, SpecError
 from include.evaluate.pipeline import evaluate
-from include.features.build import labels, training_set
+from include.features.labels import labels, training_set
 from include.judge.evidence import Evidence
 from include.judge.judge import judge
 from include.models.registry import Registry
@@ -74,7 +74,7 @@ def test_a_walk_is_judged_on_every_class(clinic: Path, registry: Registry) -> No
     assert evidence.facts.refit_loss is not None
     assert set(evidence.metrics["challenger"]) >= {"recall@early", "recall@on_time", "recall@late"}
     came = target(spec, training_set(lake, spec, NIGHT)).astype(int)
-    assert evidence.prior == pytest.approx(np.bincount(came) / len(came))
+    assert evidence.constant == pytest.approx(np.bincount(came) / len(came))
     again = evaluate(lake, spec, NIGHT, run, registry=registry)
     assert again.digest == ref.digest
 
@@ -93,6 +93,7 @@ def test_a_class_that_had_not_come_yet_shortens_no_walk(clinic: Path, registry: 
     assert {fit.partition for fit in read_fits(lake)} == {"2024-03-22", "2024-03-29", NIGHT}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("only", ["early", "late"])
 def test_test_partitions_of_one_class_only_crash_nothing(only: str, clinic: Path, registry: Registry) -> None:
     """What can be measured is, what compares classes is missing, and the requirement fails with it."""

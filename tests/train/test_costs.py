@@ -37,7 +37,7 @@ def declare(folder: Path, kind: str, **changes: str) -> UseCase:
     return visits.usecase(folder, kind, **{"statement: s": f"statement: s, {COSTS[kind]}", **changes})
 
 
-@pytest.mark.parametrize("kind", COSTS)
+@pytest.mark.parametrize("kind", ["binary", pytest.param("multiclass", marks=pytest.mark.full)])
 def test_a_training_is_judged_by_what_its_actions_cost(kind: str, clinic: Path, registry: Registry) -> None:
     """The recipe, the gate's comparison and its requirement count in costs, and so do live figures."""
     spec = declare(clinic / "usecases", kind, **BY_COST)

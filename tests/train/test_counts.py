@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from include.errors import SpecError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.storage.lake import Lake
@@ -46,6 +46,7 @@ def trained(clinic: Path, registry: Registry, changes: dict[str, str]) -> tuple[
     return spec, lake, TrainingRecord.from_json(registry.get(run, PATH))
 
 
+@pytest.mark.full
 def test_counts_are_predicted_above_0_and_judged_by_their_deviance(clinic: Path, registry: Registry) -> None:
     """Both boostings take the loss as a parameter, and a network isn't given a scaled target."""
     network = "{name: net, estimator: mlp, params: {max_iter: 20, loss: poisson}}"
@@ -73,12 +74,12 @@ def test_labels_below_0_are_no_counts(clinic: Path, registry: Registry) -> None:
 
 def test_a_quantile_is_exceeded_by_its_share_of_the_labels(clinic: Path, registry: Registry) -> None:
     """About nine of ten labels are below the predictions of each candidate and of the prior."""
-    from include.features.build import training_set
+    from include.features.labels import training_set
 
     spec, lake, record = trained(clinic, registry, QUANTILE)
     rows = training_set(lake, spec, visits.LAST)
     actual = target(spec, rows)
-    assert record.prior == pytest.approx(np.quantile(actual, 0.9))
+    assert record.constant == pytest.approx(np.quantile(actual, 0.9))
     newest = [fit for fit in read_fits(lake) if fit.partition == visits.LAST]
     for fit in newest:
         predictions = artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec)

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.features.build import features, training_set
+from include.features.build import features
+from include.features.labels import training_set
 from include.judge.judge import NOT_BLESSED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry
@@ -92,6 +93,7 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     assert len(partitions) == 4 * len(names)
 
 
+@pytest.mark.full
 def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
     lake: Lake, spec: UseCase, registry: Registry, fitted: Counter, clinic: Path
 ) -> None:

@@ -9,6 +9,7 @@ import json
 import re
 import shutil
 import signal
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,14 +23,14 @@ from sklearn.pipeline import Pipeline
 
 from evergreen.operators.train import AblateOperator, TrainOperator
 from include.errors import EvergreenError, SpecError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts, outputs
 from include.models.registry import Registry
-from include.references import digest_bytes
+from include.references import Ref, digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats import profiles
-from include.storage import schemas
+from include.storage import merging, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
 from include.train.fit import fit_recipe, target
@@ -70,14 +71,36 @@ def serve(lake: Lake, recipe: str) -> None:
         "role": "champion",
         "version": "1",
         "model": "m" * 64,
-        "prior": 0.2,
+        "constant": 0.2,
         "kind": "promoted",
     }
-    row |= {"effective_from": "2024-03-10", "evidence": "2024-03-09", "recipe": recipe}
+    row |= {"effective_from": "2024-03-10", "judged_on": "2024-03-09", "recipe": recipe}
     lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
 
 
-@pytest.mark.parametrize("kind", list(visits.KINDS))
+@dataclass(frozen=True)
+class Trained:
+    """The clinic after a training, which is only read."""
+
+    spec: UseCase
+    lake: Lake
+    registry: Registry
+    ref: Ref
+
+
+@pytest.fixture(scope="module")
+def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """The binary clinic, trained once for all tests that look at what a training leaves."""
+    folder = shutil.copytree(made, tmp_path_factory.mktemp("trained") / "clinic")
+    spec = visits.usecase(folder / "usecases")
+    lake = Lake(spec.name, str(folder / "lake"))
+    registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
+    return Trained(spec, lake, registry, train(lake, spec, NIGHT, registry=registry))
+
+
+@pytest.mark.parametrize(
+    "kind", ["binary", *(pytest.param(k, marks=pytest.mark.full) for k in ("regression", "multiclass"))]
+)
 def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     kind: str, clinic: Path, registry: Registry
 ) -> None:
@@ -95,7 +118,7 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     assert (result.selection.serving, result.selection.partitions) == ("", 6)
     assert choice.reason in ref.note
     assert (result.last_fitted, result.fitted_rows, ref.rows) == ("2024-03-28", *[rows.num_rows] * 2)
-    assert result.prior == pytest.approx(outputs.label_prior(spec, target(spec, rows)))
+    assert result.constant == pytest.approx(outputs.label_constant(spec, target(spec, rows)))
     recipe = {candidate.name: candidate for candidate in recipes(spec)}
     test = split(rows, spec, NIGHT).test
     for fitted in (result.challenger, result.baseline):
@@ -106,6 +129,7 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
         assert digest_bytes(artifacts.predict(estimator, test, spec).tobytes()) == fitted.predictions
 
 
+@pytest.mark.full
 def test_chosen_parameters_are_in_mlflow_and_in_the_note(clinic: Path, registry: Registry) -> None:
     """What a search and early stopping chose for each recipe can be read without loading a model."""
     declared = {
@@ -156,9 +180,9 @@ def test_a_serving_recipe_that_is_not_declared_any_more_is_followed_by_another(
     assert set(selection.weights) == {"prior", "linear", "boosting", "forest"}
 
 
-def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, registry: Registry) -> None:
+def test_run_holds_what_is_needed_to_do_it_again(trained: Trained) -> None:
     """MLflow keeps parameters, seed, bounds, the lake's versions, and the digests of data and declaration."""
-    ref = train(lake, spec, NIGHT, registry=registry)
+    lake, spec, registry, ref = trained.lake, trained.spec, trained.registry, trained.ref
     made = record(registry, ref.uri)
     data = MlflowClient(registry.uri, registry.uri).get_run(ref.uri).data
     expected = {
@@ -188,25 +212,22 @@ def test_run_holds_what_is_needed_to_do_it_again(lake: Lake, spec: UseCase, regi
     }
 
 
-def test_second_call_makes_no_second_run(lake: Lake, spec: UseCase, registry: Registry) -> None:
+def test_second_call_makes_no_second_run(trained: Trained) -> None:
     """The same attempt returns the run that is there."""
-    first = train(lake, spec, NIGHT, registry=registry)
-    assert train(lake, spec, NIGHT, registry=registry) == first
-    assert runs(registry) == ["FINISHED"]
-    assert versions(registry, spec) == ["1"]
+    assert train(trained.lake, trained.spec, NIGHT, registry=trained.registry) == trained.ref
+    assert runs(trained.registry) == ["FINISHED"]
+    assert versions(trained.registry, trained.spec) == ["1"]
 
 
 def test_same_seed_gives_the_same_bytes_in_another_registry(
-    lake: Lake, spec: UseCase, registry: Registry, clinic: Path, tmp_path: Path
+    trained: Trained, lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
     """Two trainings of one attempt that know nothing of each other make the same models."""
-    shutil.copy(clinic / "mlflow.db", tmp_path / "other.db")
-    first = record(registry, train(lake, spec, NIGHT, registry=registry).uri)
-    other = Registry(f"sqlite:///{tmp_path}/other.db", f"file://{tmp_path}/other")
-    second = record(other, train(lake, spec, NIGHT, registry=other).uri)
-    assert second == first
+    first = record(trained.registry, trained.ref.uri)
+    assert record(registry, train(lake, spec, NIGHT, registry=registry).uri) == first
 
 
+@pytest.mark.full
 def test_another_seed_is_another_attempt(lake: Lake, spec: UseCase, registry: Registry, clinic: Path) -> None:
     """What the declaration says is part of the attempt, and the seed reaches the models."""
     first = train(lake, spec, NIGHT, registry=registry)
@@ -217,7 +238,9 @@ def test_another_seed_is_another_attempt(lake: Lake, spec: UseCase, registry: Re
     assert runs(registry) == ["FINISHED", "FINISHED"]
 
 
-@pytest.mark.parametrize("method", ["put", "register", "log"])
+@pytest.mark.parametrize(
+    "method", ["register", *(pytest.param(name, marks=pytest.mark.full) for name in ("put", "log"))]
+)
 def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
     method: str, lake: Lake, spec: UseCase, registry: Registry, clinic: Path
 ) -> None:
@@ -238,18 +261,32 @@ def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry
     assert [file.read_text() for file in clinic.glob("*.run")] == [left.uri, left.uri]
 
 
-def test_reference_is_published_for_the_drift_comparison(
-    lake: Lake, spec: UseCase, registry: Registry
-) -> None:
+def test_reference_is_published_for_the_drift_comparison(trained: Trained) -> None:
     """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
-    ref = train(lake, spec, NIGHT, registry=registry)
+    lake, spec, registry, ref = trained.lake, trained.spec, trained.registry, trained.ref
     made = record(registry, ref.uri)
-    where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": NIGHT}
-    found = profiles.merge_profiles(lake.rows("profiles", where))
+    found = monitoring_baselines.read_reference(lake, ref.digest, NIGHT)
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["test"]
     assert found["prediction"].count == made.rows["test"]
-    assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
+    assert monitoring_baselines.read_reference(lake, "another", NIGHT) == {}
+
+
+def test_references_stay_few_files_however_many_trainings(lake: Lake) -> None:
+    """A hundred trainings leave a few files of profiles, and each model's reference as it was published."""
+    trainings = [f"2024-{1 + place // 25:02}-{1 + place % 25:02}" for place in range(100)]
+    for place, partition in enumerate(trainings):
+        rows = pa.table({"distance": [float(place)]})
+        built = profiles.build_profile("", partition, rows, ["distance"], [])
+        monitoring_baselines.publish_reference_profiles(lake, f"model {place}", partition, [built])
+    opened = lake.open("profiles")
+    assert opened is not None
+    assert len(opened.file_uris()) <= 2 * merging.FANOUT
+    read = [
+        monitoring_baselines.read_reference(lake, f"model {place}", partition)
+        for place, partition in enumerate(trainings)
+    ]
+    assert [columns["distance"].mean for columns in read] == list(range(100))
 
 
 def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, registry: Registry) -> None:
@@ -269,8 +306,7 @@ def test_the_first_partitions_with_labels_are_enough_for_a_model(
     assert len(result.partitions["test"]) == tested
     assert result.last_fitted == spec.clock.shift(partition, -2)
     assert set(result.selection.weights) == {"prior", "linear", "boosting", "forest"}
-    where = {"product": monitoring_baselines.reference_product(ref.digest), "partition": partition}
-    assert [row["outcome"] for row in lake.rows("partitions", where)] == ["published"]
+    assert monitoring_baselines.read_reference(lake, ref.digest, partition)
 
 
 def test_labels_that_stopped_coming_leave_no_test_partition(
@@ -286,6 +322,7 @@ def test_labels_that_stopped_coming_leave_no_test_partition(
     assert result.partitions["test"] == []
 
 
+@pytest.mark.full
 def test_a_damaged_earlier_fit_stops_no_training(lake: Lake, spec: UseCase, registry: Registry) -> None:
     """The walk has a gap where it predicted, and the next fit isn't compared with it."""
     train(lake, spec, "2024-03-20", registry=registry)

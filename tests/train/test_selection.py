@@ -13,10 +13,10 @@ from hypothesis.extra.numpy import array_shapes, arrays
 
 from include.spec import UseCase
 from include.train.selection import (
-    INERTIA,
+    HYSTERESIS,
+    LEARNING_RATE,
     MAX_LOSS,
-    RATE,
-    SHARE,
+    MIXING_RATE,
     Walks,
     best_baseline,
     by_day,
@@ -24,11 +24,11 @@ from include.train.selection import (
     choose_recipe,
     choose_replacement,
     final_weights,
+    fixed_share_weights,
     lost_less,
     proven_gain,
     relation_changed,
     relative_losses,
-    track,
 )
 from tests.train import visits
 
@@ -78,16 +78,16 @@ def noisy(mean: float, count: int, seed: int) -> list[float]:
 )
 def test_weights_are_a_distribution_and_none_dies(losses: np.ndarray) -> None:
     """After any losses the weights sum to 1, and each is at least its part of the share."""
-    weights = track(losses)
+    weights = fixed_share_weights(losses)
     assert weights.sum(axis=1) == pytest.approx(1)
-    assert (weights[1:] >= SHARE / losses.shape[1] - 1e-12).all()
+    assert (weights[1:] >= MIXING_RATE / losses.shape[1] - 1e-12).all()
 
 
 def test_weights_are_those_by_hand() -> None:
     """Each partition multiplies by exp(-rate loss), and then a share is spread over all recipes."""
-    first = np.exp(-RATE * np.array([0.1, 0.3]))
-    expected = (1 - SHARE) * first / first.sum() + SHARE / 2
-    assert track(np.array([[0.1, 0.3]])) == pytest.approx(np.array([[0.5, 0.5], expected]))
+    first = np.exp(-LEARNING_RATE * np.array([0.1, 0.3]))
+    expected = (1 - MIXING_RATE) * first / first.sum() + MIXING_RATE / 2
+    assert fixed_share_weights(np.array([[0.1, 0.3]])) == pytest.approx(np.array([[0.5, 0.5], expected]))
 
 
 @given(arrays(float, (6, 3), elements=st.floats(0, MAX_LOSS)), st.integers(0, 2), st.floats(0, 1))
@@ -97,13 +97,13 @@ def test_a_loss_that_all_recipes_have_in_common_changes_no_weight(
     """Only differences between recipes count, so a hard partition doesn't matter by itself."""
     harder = losses.copy()
     harder[partition] += common
-    assert track(harder) == pytest.approx(track(losses))
+    assert fixed_share_weights(harder) == pytest.approx(fixed_share_weights(losses))
 
 
 @given(st.floats(0, MAX_LOSS), st.floats(0, MAX_LOSS))
 def test_a_recipe_without_a_loss_keeps_its_share(one: float, other: float) -> None:
     """While a recipe has no fit, the others trade their weight among themselves."""
-    weights = track(np.array([[one, other, np.nan]]))[1]
+    weights = fixed_share_weights(np.array([[one, other, np.nan]]))[1]
     assert weights[2] == pytest.approx(1 / 3)
 
 
@@ -119,9 +119,9 @@ def test_the_weights_lose_little_more_than_the_best_sequence_of_recipes(
     for place, recipe in sorted(changes):
         path[place:] = recipe
     m, n, k, largest = int((np.diff(path) != 0).sum()), 40, 3, 2.0
-    regret = ((m + 1) * np.log(k) + m * np.log(n / SHARE)) / RATE
-    bound = regret + n * SHARE / RATE / (1 - SHARE) + n * RATE * largest**2 / 8
-    expected = (track(losses)[:-1] * losses).sum()
+    regret = ((m + 1) * np.log(k) + m * np.log(n / MIXING_RATE)) / LEARNING_RATE
+    bound = regret + n * MIXING_RATE / LEARNING_RATE / (1 - MIXING_RATE) + n * LEARNING_RATE * largest**2 / 8
+    expected = (fixed_share_weights(losses)[:-1] * losses).sum()
     assert expected <= losses[np.arange(40), path].sum() + bound
 
 
@@ -175,13 +175,13 @@ def test_an_equal_recipe_replaces_nothing() -> None:
 
 @given(arrays(float, (25, 4), elements=st.floats(0.01, 2)), st.sampled_from(NAMES))
 def test_a_switch_is_always_to_a_recipe_with_more_weight(losses: np.ndarray, serving: str) -> None:
-    """Whatever the losses, what serves is replaced only if the best recipe has `INERTIA` times its weight."""
+    """Whatever the losses, what serves is replaced only if the best has `HYSTERESIS` times its weight."""
     some = walk(**{name: losses[:, place] for place, name in enumerate(NAMES)})
     choice = choose(some, serving)
     heaviest = max(choice.weights.values())
-    assert (choice.recipe != serving) <= (heaviest >= INERTIA * choice.weights[serving])
+    assert (choice.recipe != serving) <= (heaviest >= HYSTERESIS * choice.weights[serving])
     if choice.recipe != serving:
-        assert INERTIA * choice.weights[choice.recipe] >= heaviest * (1 - 1e-9)
+        assert HYSTERESIS * choice.weights[choice.recipe] >= heaviest * (1 - 1e-9)
         assert lost_less(some, choice.recipe, serving)
     assert choose(some, choice.recipe).recipe == choice.recipe
 
@@ -248,7 +248,7 @@ def test_a_rule_that_is_right_on_most_weekdays_does_not_replace_a_better_recipe(
     """Best from Tuesday to Friday and far off on the other days: by the weights alone it would serve."""
     week = [4.0, 0.2, 0.2, 0.2, 0.2, 4.0, 4.0]
     days = walk(prior=[9.0] * 33, linear=(week * 5)[:33], boosting=[1.0] * 33)
-    assert final_weights(days)["linear"] >= INERTIA * final_weights(days)["boosting"]
+    assert final_weights(days)["linear"] >= HYSTERESIS * final_weights(days)["boosting"]
     assert choose_recipe(spec, days, "boosting").recipe == "boosting"
     assert choose_replacement(spec, days, "boosting") is None
     better = walk(prior=[9.0] * 33, linear=[0.9] * 33, boosting=[1.0] * 33)

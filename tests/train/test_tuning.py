@@ -14,7 +14,7 @@ import pytest
 from sklearn.pipeline import Pipeline
 
 from include.errors import SpecError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
@@ -62,9 +62,9 @@ def recipe(estimator: str, **options: Any) -> Candidate:
     return Candidate(name="tried", estimator=estimator, **{"params": SMALL.get(estimator, {}), **options})
 
 
-def cases() -> list[tuple[str, str, dict[str, Any]]]:
+def cases() -> list[Any]:
     """Return each estimator with each option that makes sense."""
-    found = []
+    found: list[Any] = []
     for kind, names in LEARNERS.items():
         for name in names:
             every: list[dict[str, Any]] = [{"half_life": 5}]
@@ -76,7 +76,8 @@ def cases() -> list[tuple[str, str, dict[str, Any]]]:
                 searched = {"learning_rate": (0.3, 0.05)}
                 every += [{"early_stopping": 5, "search": searched}]
                 every += [] if kind == "multiclass" else [{"monotone": {"distance": 1}}]
-            found += [(kind, name, options) for options in every]
+            marks = [pytest.mark.full] if kind == "multiclass" else []  # the same code, for longer
+            found += [pytest.param(kind, name, options, marks=marks) for options in every]
     return found
 
 
@@ -277,7 +278,9 @@ def test_a_history_of_one_partition_has_nothing_to_hold_out(option: str, clinic:
 @pytest.mark.parametrize(
     ("kind", "options"),
     [
-        *(("binary", {"half_life": 5}), ("regression", {"monotone": {"distance": 1}}), ("multiclass", {})),
+        ("binary", {"half_life": 5}),
+        pytest.param("regression", {"monotone": {"distance": 1}}, marks=pytest.mark.full),
+        pytest.param("multiclass", {}, marks=pytest.mark.full),
         ("binary", {"calibration": "sigmoid"}),
     ],
 )
@@ -338,6 +341,8 @@ def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path
         {"monotone": {"distance": 1}},
         {"early_stopping": 3},
         {"external_memory": 1000},
+        {"engine": "dask"},
+        {"engine": "dask", "workers": 3},
         {"search": {"max_depth": (2, 3)}},
         {"search": {"max_depth": (2, 3)}, "search_fits": 2},
         {"target": "log1p"},

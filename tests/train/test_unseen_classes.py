@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from include.errors import ModelError, SpecError
 from include.evaluate.pipeline import evaluate
-from include.features.build import labels, training_set
+from include.features.labels import labels, training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
@@ -43,13 +43,13 @@ PARAMS: dict[str, dict[str, Any]] = {
     "random_forest": {"n_estimators": 3},
     "xgboost": {"n_estimators": 3},
 }
-OPTIONS: list[tuple[str, dict[str, Any]]] = [
+OPTIONS: list[Any] = [
     *((name, {}) for name in PARAMS),
     *((name, {"calibration": "sigmoid"}) for name in ("mlp", "hist_gradient_boosting", "xgboost")),
     ("random_forest", {"calibration": "isotonic"}),
     ("hist_gradient_boosting", {"early_stopping": 4}),
     ("xgboost", {"early_stopping": 4}),
-    ("xgboost", {"external_memory": 10}),
+    pytest.param("xgboost", {"external_memory": 10}, marks=pytest.mark.full),  # a file for each fit
     ("xgboost", {"search": {"max_depth": (2, 3)}}),
     ("logistic_regression", {"search": {"C": (0.1, 1.0)}, "half_life": 5}),
 ]
@@ -151,6 +151,7 @@ def without(lake: Lake, spec: UseCase, last: str, replaced: float) -> None:
     lake.publish("validated_outcomes", table, {"partition": partitions})
 
 
+@pytest.mark.full
 def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -> None:
     """The model serves and is monitored on its first rows; the next training knows the class."""
     spec = visits.usecase(clinic / "usecases", "multiclass")
@@ -163,8 +164,8 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
 
     run = train(lake, spec, first, registry=registry).uri
     record = TrainingRecord.from_json(registry.get(run, PATH))
-    assert isinstance(record.prior, tuple)
-    assert record.prior[2] == 0.0
+    assert isinstance(record.constant, tuple)
+    assert record.constant[2] == 0.0
     uri = evaluate(lake, spec, first, run, registry=registry).uri
     evidence = Evidence.from_json(lake.get(uri) or b"")
     assert "recall@late" not in evidence.metrics["challenger"]
@@ -191,7 +192,7 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     known = TrainingRecord.from_json(
         registry.get(train(lake, spec, visits.LAST, registry=registry).uri, PATH)
     )
-    assert isinstance(known.prior, tuple)
+    assert isinstance(known.constant, tuple)
     rows = training_set(lake, spec, visits.LAST)
-    assert known.prior[2] == pytest.approx((target(spec, rows) == 2).mean())
-    assert known.prior[2] > 0
+    assert known.constant[2] == pytest.approx((target(spec, rows) == 2).mean())
+    assert known.constant[2] > 0

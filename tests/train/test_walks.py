@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from include.features.build import features, labels, training_set
+from include.features.build import features
+from include.features.labels import labels, training_set
 from include.judge.judge import NOT_BLESSED, Verdict
 from include.models import artifacts
 from include.promote import ledger
@@ -50,7 +51,9 @@ def loss_by_hand(lake: Lake, spec: UseCase, recipe: str, partition: str, until: 
     return len(actual), float(row_losses(spec.gate.objective, actual, predictions).sum())
 
 
-@pytest.mark.parametrize("kind", list(visits.KINDS))
+@pytest.mark.parametrize(
+    "kind", ["binary", *(pytest.param(k, marks=pytest.mark.full) for k in ("regression", "multiclass"))]
+)
 def test_each_partition_is_predicted_by_the_fit_before_it(kind: str, clinic: Path) -> None:
     """The rows and the loss are those by hand, from the first fit to the newest label."""
     spec = visits.usecase(clinic / "usecases", kind)
@@ -66,6 +69,7 @@ def test_each_partition_is_predicted_by_the_fit_before_it(kind: str, clinic: Pat
         assert json.loads(row["metrics"])  # type: ignore[arg-type]
 
 
+@pytest.mark.full
 def test_a_walk_is_the_same_in_whatever_order_it_is_extended(lake: Lake, spec: UseCase, clinic: Path) -> None:
     """At once, partition by partition, backward, and with a training that comes late: one table."""
     visits.revise(lake, ["2024-03-17"], later=6)

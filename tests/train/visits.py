@@ -57,7 +57,7 @@ training:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 15, min_samples_leaf: 10}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 10, min_samples_leaf: 5}}}}
 gate: {{objective: {objective}, min_partitions: 3, block_partitions: 1}}
-scoring: {{fallback: {fallback}}}
+scoring: {{constant: {constant}}}
 """
 KINDS = {
     "binary": {
@@ -82,7 +82,7 @@ KINDS = {
         "linear": "logistic_regression",
         "objective": "log_loss",
         "classes": ", classes: [early, on_time, late]",
-        "fallback": "{early: 0.2, on_time: 0.5, late: 0.3}",
+        "constant": "{early: 0.2, on_time: 0.5, late: 0.3}",
     },
 }
 
@@ -90,7 +90,7 @@ KINDS = {
 def usecase(folder: Path, kind: str = "binary", **changes: str) -> UseCase:
     """Declare the use case below a folder; ``changes`` replaces parts of its text."""
     given = KINDS[kind]
-    text = SPEC.format(**{"kind": kind, "classes": "", "fallback": "0.2", **given})
+    text = SPEC.format(**{"kind": kind, "classes": "", "constant": "0.2", **given})
     for old, new in changes.items():
         text = text.replace(old, new)
     home = folder / given["name"]

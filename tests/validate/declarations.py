@@ -31,7 +31,7 @@ RARE = {
     "objective: squared_error": "objective: log_loss",
     "{metric: r2, at_least: 0.3}": "{metric: roc_auc, at_least: 0.6}",
     "{metric: r2, at_least: 0.2}": "{metric: roc_auc, at_least: 0.55}",
-    "fallback: 30": "fallback: 0.1",
+    "constant: 30": "constant: 0.1",
 }
 
 

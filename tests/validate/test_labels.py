@@ -87,6 +87,7 @@ def test_the_value_of_a_week_before_is_that_of_the_same_day(tmp_path: Path) -> N
     assert validate(folder)[1]["problems"] == []
 
 
+@pytest.mark.full
 def test_an_hourly_forecast_is_compared_with_the_hour_of_the_day_before(tmp_path: Path) -> None:
     """The lookback of 24 hours reaches a day and no week; the lines can be added as they are shown."""
     folder = tmp_path / "hourly_rides"

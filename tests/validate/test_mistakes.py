@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import yaml
 
 from tests.usecases.weekly_sales import world
 from tests.validate.declarations import ROOT, WEEKS, change, stored, validate, write_usecase
+from tests.warm import stand_in
 
 __all__ = ["stored"]  # the fixture
 MISTAKES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "mistakes.yaml").read_text())
@@ -79,7 +79,7 @@ def test_what_python_prints_is_no_part_of_the_json(tmp_path: Path) -> None:
         "print('here')\n\n\ndef known(rows):\n    print('there')\n    return rows['price'].is_valid()\n"
     )
     change(folder / "usecase.yaml", "    contract:\n", '    contract:\n      row_checks: ["rules:known"]\n')
-    command = (sys.executable, "-m", "include", "validate", str(folder), "--json")
+    command = (stand_in(), "-m", "include", "validate", str(folder), "--json")
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=120)
     assert json.loads(done.stdout)["usecases"] == ["weekly_sales"]
     assert "here" in done.stderr

@@ -29,9 +29,8 @@ from include.storage.schemas import TIME
 # expectations about rows
 
 LIMITS = ("min_value", "max_value", "strict_min", "strict_max")
-MAX_EXACT = (
-    2**53
-)  # a float, to which Great Expectations converts limits, can't represent every larger integer
+# a float, to which Great Expectations converts limits, can't represent every larger integer
+MAX_EXACT = 2**53
 # Pandas matches strings with RE2, as DuckDB does. This is the part of its syntax that no option or version
 # changes.
 _ATOM = r"(?:[A-Za-z0-9 _:/,@-]|\\[d.-]|\[(?:a-z|A-Z|0-9|[A-Za-z0-9_ .])+\])"

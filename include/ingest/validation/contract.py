@@ -337,7 +337,7 @@ def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice
     with spill.duckdb_engine() as connection:
         connection.register("typed", typed)
         try:
-            # the spec's own expression, evaluated as in `include.features.build`
+            # the spec's own expression, evaluated as in `include.features.labels`
             sql = f"SELECT CAST(({spec.labels.sql}) AS VARCHAR) AS label FROM typed"  # noqa: S608
             for batch in connection.sql(sql).to_arrow_reader(spill.BATCH):
                 yield slice(start, start + batch.num_rows), batch.column(0)

@@ -48,7 +48,7 @@ def check_concept(context: PartitionContext) -> list[Finding]:
     live, spec = context.losses, context.spec
     if context.champion is None or live is None:
         return []
-    past = evidence_sums(context.lake, spec, context.state.champions(context.partition))
+    past = evidence_sums(context.lake, spec, context.state.recipe_switches(context.partition))
     lasting = check_lasting_loss(spec, live, past.losses if past else None)
     if spec.problem.kind != "binary":
         return [lasting]

@@ -17,12 +17,12 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from include.features.build import labels
+from include.features.labels import labels
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
-from include.monitor.losses import PRIOR, LossSeries
+from include.monitor.losses import CONSTANT, LossSeries
 from include.monitor.performance import performance_metrics, predictions_with_labels
 from include.promote.ledger import REPLACED
 from include.spec import UseCase
@@ -91,17 +91,17 @@ def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | N
 def check_losses(context: PartitionContext) -> list[Finding]:
     """Judge what the champion's recipe has lost since it serves, as known on the partition.
 
-    The losses are compared with the prior's and the deployed baseline's on the same rows, and with what the
-    recipe's walk lost in relation to the prior. The walks until the champion was trained show what is
-    ordinary.
+    The losses are compared with the constant's and the deployed baseline's on the same rows, and with what
+    the recipe's walk lost in relation to the recipe ``prior``, which predicts the constant. The walks until
+    the champion was trained show what is ordinary.
     """
     live, spec, champion = context.losses, context.spec, context.champion
     if live is None or champion is None:
         return []
     recipe = str(champion.get("recipe") or "")
-    past = past_losses(context.walk, recipe, PRIOR)
-    findings = [above_reference(spec, live, "prior", past), above_walk(spec, live, past)]
-    if set(live.against) <= {PRIOR}:
+    past = past_losses(context.walk, recipe, "prior")
+    findings = [above_reference(spec, live, "constant", past), above_walk(spec, live, past)]
+    if set(live.against) <= {CONSTANT}:
         return findings
     deployed = context.state.baseline(context.partition) or {}
     past = past_losses(context.walk, recipe, str(deployed.get("recipe") or ""))
@@ -119,22 +119,22 @@ def past_losses(walk: Walks, recipe: str, reference: str) -> PairedSums | None:
 
 
 def above_reference(
-    spec: UseCase, live: LossSeries, reference: Literal["prior", "baseline"], past: PairedSums | None
+    spec: UseCase, live: LossSeries, reference: Literal["constant", "baseline"], past: PairedSums | None
 ) -> Finding:
-    """Judge whether the champion loses more than the prior or the deployed baseline on the same rows."""
-    other = live.prior if reference == PRIOR else live.baseline
+    """Judge whether the champion loses more than the constant or the deployed baseline on the same rows."""
+    other = live.constant if reference == CONSTANT else live.baseline
     subject = f"{spec.gate.objective} against the {reference}"
     sums = PairedSums(live.loss, other, live.rows)
     return judge_excess(spec, ("performance", subject), live.partitions, sums, past)
 
 
 def above_walk(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Finding:
-    """Judge whether the champion loses more, in relation to the prior, than its recipe's walk did."""
+    """Judge whether the champion loses more, in relation to the constant, than its recipe's walk did."""
     subject = f"{spec.gate.objective} against its walk"
     if past is None:
         note = "its recipe had no walk when it was trained"
         return Finding("performance", subject, None, None, "not enough", note)
-    sums = PairedSums(live.loss, live.prior, live.rows)
+    sums = PairedSums(live.loss, live.constant, live.rows)
     return judge_excess(spec, ("performance", subject), live.partitions, sums, past, own=True)
 
 

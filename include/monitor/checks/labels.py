@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import pyarrow.compute as pc
 
-from include.features.build import labels
+from include.features.labels import labels
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
 

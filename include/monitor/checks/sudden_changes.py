@@ -45,13 +45,14 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
     lake, champion = context.lake, context.champion
     by_champion = context.neighbors.served_by(context.model, partitions)
     feature_limits = _limits(lake, training["partition"], _fitted_model(training))
-    prediction_limits = _limits(lake, champion["evidence"], champion["model"]) if champion else {}
+    prediction_limits = _limits(lake, champion["judged_on"], champion["model"]) if champion else {}
     rules, findings = spec.monitoring.sudden_changes, []
     for name in (*spec.features.columns, *spec.problem.outputs):
         is_prediction = name in spec.problem.outputs
         limit = (prediction_limits if is_prediction else feature_limits).get(name)
         if limit is None or (is_prediction and partition not in by_champion):
-            note = f"{name} isn't the champion's in this partition" if limit else f"{name}: {NO_LIMITS}"
+            other = f"{name} isn't compared: the champion didn't serve this partition"
+            note = other if limit else f"{name}: {NO_LIMITS}"
             findings.append(Finding("sudden_change", name, None, None, "not enough", note))
             continue
         compared = by_champion if is_prediction else partitions

@@ -49,39 +49,37 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def execute(self, context: Context) -> Any:
         """Ask, unless it was answered or needs no answer; Airflow then calls `execute_complete`."""
         from include.promote import approval, ledger
-        from include.promote.promotion import promotion_blocker, read_ledgers, set_fallback
+        from include.promote.promotion import promotion_blocker, read_ledgers, set_baseline
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
+        with self.opened() as (lake, spec):
             attempt = ledger.attempt(lake, self.verdict["uri"])
-        ledgers = read_ledgers(lake, spec)
-        if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
-            return self._result(answer)
-        if first_asked := context["task_state_store"].get(FIRST_ASKED):
-            return self._wait_again(context, self._deadline(first_asked))
-        if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
-            self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
-        with self.fail_without_retry():
-            set_fallback(lake, spec, attempt)  # without a champion the baseline serves until the answer
-        return self._ask(context, attempt)
+            ledgers = read_ledgers(lake, spec)
+            if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
+                return self._result(answer)
+            if first_asked := context["task_state_store"].get(FIRST_ASKED):
+                return self._wait_again(context, self._deadline(first_asked))
+            if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
+                self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
+            set_baseline(lake, spec, attempt)  # without a champion the baseline serves until the answer
+            return self._ask(context, attempt)
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Record the answer in the ledger; if it has no reason, ask again."""
         from include.promote import approval, ledger
 
         response = super().execute_complete(context, event)
-        lake, spec = self.open()
         key, user = self.verdict["uri"], response["responded_by_user"]
         at = response["responded_at"].astimezone(UTC)
         reason = str(response["params_input"].get("reason") or "").strip()
-        if user is None:
-            reason = f"no answer within {self.hours:g} h"
-            return self._result(approval.record_answer(lake, spec, key, approval.EXPIRED, "", reason, at))
-        if not reason:
-            self.log.warning("the answer of %s has no reason and doesn't count; asking again", user["name"])
-            return self._ask(context, ledger.attempt(lake, key))
         answer = approval.APPROVED if response["chosen_options"] == [APPROVE] else approval.REJECTED
-        return self._result(approval.record_answer(lake, spec, key, answer, user["name"], reason, at))
+        by = user["name"] if user is not None else ""
+        if user is None:
+            answer, reason = approval.EXPIRED, f"no answer within {self.hours:g} h"
+        with self.opened() as (lake, spec):
+            if not reason:
+                self.log.warning("Ignored %s's answer because it gave no reason; asking again", by)
+                return self._ask(context, ledger.attempt(lake, key))
+            return self._result(approval.record_answer(lake, spec, key, answer, by, reason, at))
 
     def _ask(self, context: Context, attempt: Row) -> Any:
         """Ask the question; its deadline counts from when it was first asked."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -21,7 +21,7 @@ from evergreen import lineage
 from evergreen.assets import product
 from evergreen.links import OverviewLink, PageLink, absolute_url
 from include import errors
-from include.environment import Endpoint
+from include.environment import Endpoint, use_connections
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -40,6 +40,7 @@ NON_RETRYABLE = (
     errors.NotPublished,
     errors.InsufficientData,
     errors.MissingMetric,
+    errors.TrainingOutdated,
     errors.ModelError,
     errors.BackupError,
     errors.SettingError,
@@ -103,13 +104,22 @@ class EvergreenOperator(StoreOperator):
         self.usecase = usecase
         self.published: list[lineage.Published] = []
 
-    def open(self) -> tuple[Lake, UseCase]:
-        """Return the use case's lake and its declaration."""
+    @contextmanager
+    def opened(self) -> Iterator[tuple[Lake, UseCase]]:
+        """Open the use case's lake and declaration; a final error in the block fails without retries."""
         from include.spec import load
         from include.storage.lake import Lake
 
+        use_connections(connect)
         add_log_fields(usecase=self.usecase)
-        return Lake(self.usecase), load(self.usecase)
+        with self.fail_without_retry():
+            yield Lake(self.usecase), load(self.usecase)
+
+    @contextmanager
+    def running(self, context: Context) -> Iterator[tuple[Lake, UseCase, str]]:
+        """Do as `opened` does, for the run's partition, which it yields too."""
+        with self.opened() as (lake, spec):
+            yield lake, spec, partition_of(context, spec)
 
     def defer_until_deadline(self, spec: UseCase, partition: str) -> None:
         """Defer the task to try again in a few minutes, unless the scoring deadline comes first."""
@@ -135,6 +145,18 @@ class EvergreenOperator(StoreOperator):
     def get_openlineage_facets_on_complete(self, task_instance: Any) -> OperatorLineage:
         """Return what the task read and wrote; OpenLineage's provider calls this after the task."""
         return lineage.to_openlineage(self.published)
+
+
+class CheckPartitionOperator(EvergreenOperator):
+    """Fail a run that has no partition, or one that the schedule doesn't have, before any other task starts.
+
+    Reads the declaration and writes nothing.
+    """
+
+    def execute(self, context: Context) -> str:
+        """Return the partition."""
+        with self.running(context) as (_, _, partition):
+            return partition
 
 
 def start_run(dag_id: str, run_id: str, conf: dict[str, Any]) -> NoReturn:
@@ -179,6 +201,7 @@ def partition_of(context: Context, spec: UseCase) -> str:
     partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
         check_partition(spec, partition, datetime.now(UTC))
+    spec.clock.moment(partition)  # raises for a key that isn't one of the schedule's
     add_log_fields(partition=partition)
     return partition
 
@@ -223,16 +246,3 @@ def connect(name: str) -> Endpoint:
         extra=dict(connection.extra_dejson),
         kind=str(connection.conn_type or ""),
     )
-
-
-def back_up(lakes: Sequence[Lake]) -> Ref:
-    """Back up lakes; the returned reference's note names the backup and what it lacks."""
-    from include.environment import setting
-    from include.ops.backup import ARTIFACTS, backup
-    from include.ops.backup_store import open_store
-
-    store, now = open_store(), datetime.now(UTC)
-    result = backup(lakes, store, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
-    if result.failed:
-        raise AirflowFailException(result.note)
-    return Ref(store.uri, "all", rows=result.copied, note=result.note)

@@ -14,6 +14,8 @@ from include.errors import PartitionError
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.spec import UseCase
+
 MAX_PARTITIONS = 100  # of one run; a backfill is the way to more
 MAX_RUNS = 100  # of one partition that messages start
 MAX_SILENCE = timedelta(minutes=15)  # the watcher reports every five
@@ -29,9 +31,12 @@ class ReadMessagesOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> list[str]:
         """Return the partitions, each once."""
+        with self.opened() as (_, spec):
+            return self._partitions(context, spec)
+
+    def _partitions(self, context: Context, spec: UseCase) -> list[str]:
         from include.ops.events import meant_partition
 
-        _, spec = self.open()
         events = [event for events in context["triggering_asset_events"].values() for event in events]
         if events:
             # those that came while Airflow created this run would wait for the next message
@@ -49,7 +54,7 @@ class ReadMessagesOperator(EvergreenOperator):
                 partitions[meant_partition(spec, hint, datetime.now(UTC))] = None
             except PartitionError as error:
                 self.log.warning("Ignored: %s", error)
-        self.log.info("Messages mean %s", ", ".join(partitions) or "no partition")
+        self.log.info("Messages name these partitions: %s", ", ".join(partitions) or "none")
         if left := sorted(partitions)[:-MAX_PARTITIONS]:
             self.log.warning("Left to a backfill: %d partitions, %s to %s", len(left), left[0], left[-1])
         return sorted(partitions)[-MAX_PARTITIONS:]
@@ -73,9 +78,10 @@ class StartPartitionOperator(EvergreenOperator):
         """Trigger the run, or skip with the reason."""
         from include.ops.events import is_complete
 
-        lake, spec = self.open()
         add_log_fields(partition=self.partition)
-        if is_complete(lake, spec, self.partition):
+        with self.opened() as (lake, spec):
+            complete = is_complete(lake, spec, self.partition)
+        if complete:
             self.skip_task(f"{self.partition} is complete: its sources and predictions are published")
         dag, count_runs = f"{self.usecase}__batch", context["ti"].get_dr_count
         names = [f"event__{self.partition}__{number}" for number in range(MAX_RUNS)]
@@ -103,8 +109,8 @@ class CheckWatcherOperator(EvergreenOperator):
 
         if context["dag_run"].run_type != "scheduled":
             self.skip_task("only scheduled runs check the watcher")
-        lake, _ = self.open()
-        heartbeat = lake.get(HEARTBEAT)
+        with self.opened() as (lake, _):
+            heartbeat = lake.get(HEARTBEAT)
         since = datetime.fromisoformat(heartbeat.decode()) if heartbeat else None
         if since and datetime.now(UTC) - since <= MAX_SILENCE:
             return
@@ -112,4 +118,6 @@ class CheckWatcherOperator(EvergreenOperator):
         if context["ti"].try_number <= context["ti"].max_tries:
             raise AirflowException(problem)
         if not notify(self.usecase, problem, since):
-            self.skip_task("could not notify everybody: see the log, then clear this task to retry")
+            raise AirflowFailException(
+                "could not notify everybody: see the log, then clear this task to retry"
+            )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, connect, partition_of
+from evergreen.operators.base import EvergreenOperator, connect
 from include.errors import SourceUnavailable
 from include.references import Ref
 
@@ -38,10 +38,7 @@ class IngestOperator(EvergreenOperator):
         """Return a reference to the published rows."""
         from include.ingest.pipeline import ingest
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
-            spec.clock.moment(partition)
+        with self.running(context) as (lake, spec, partition):
             if not spec.partitions(self.source, partition, partition):
                 start = spec.sources[self.source].start or spec.schedule.start
                 end = f" to {spec.end}" if spec.end else ""
@@ -55,10 +52,10 @@ class IngestOperator(EvergreenOperator):
             except SourceUnavailable as error:
                 self.defer_until_deadline(spec, partition)
                 raise AirflowFailException(str(error)) from error
-        table = f"validated_{self.source}"
-        ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)
-        self.describe_event(context, self.source, lake, table, ref)
-        return self.to_xcom(ref)
+            table = f"validated_{self.source}"
+            ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)
+            self.describe_event(context, self.source, lake, table, ref)
+            return self.to_xcom(ref)
 
 
 class PlanRangeOperator(EvergreenOperator):
@@ -66,20 +63,19 @@ class PlanRangeOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         """Return the arguments of each mapped task: source, first and last partition."""
-        _, spec = self.open()
         form, ranges = context["params"], []
-        with self.fail_without_retry():
+        with self.opened() as (_, spec):
             for source in spec.sources:
                 partitions = spec.partitions(source, form["first"], form["last"])
                 for _, group in groupby(partitions, key=lambda partition: partition[:7]):
                     month = list(group)
                     ranges.append({"source": source, "first": month[0], "last": month[-1]})
-        if not ranges:
-            raise AirflowFailException(
-                f"{self.usecase}: no partition lies between {form['first']} and {form['last']}; "
-                f"the schedule runs from {spec.schedule.start} to {spec.schedule.end or 'today'}"
-            )
-        return ranges
+            if not ranges:
+                raise AirflowFailException(
+                    f"{self.usecase}: no partition lies between {form['first']} and {form['last']}; "
+                    f"the schedule runs from {spec.schedule.start} to {spec.schedule.end or 'today'}"
+                )
+            return ranges
 
 
 class IngestRangeOperator(EvergreenOperator):
@@ -101,16 +97,15 @@ class IngestRangeOperator(EvergreenOperator):
         from include.ingest.connectors.request import NotAvailableYet
         from include.ingest.pipeline import ingest
 
-        lake, spec = self.open()
-        partitions = spec.partitions(self.source, self.first, self.last)
-        with self.fail_without_retry():
+        with self.opened() as (lake, spec):
+            partitions = spec.partitions(self.source, self.first, self.last)
             outcomes = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
-        for outcome in outcomes:
-            if outcome.outcome != "published":
-                self.log.warning("%s", outcome.note)
-            source_failed = isinstance(outcome.error, SourceUnavailable)
-            if source_failed and not isinstance(outcome.error, NotAvailableYet):
-                outcome.raise_for_outcome()  # the retry skips the partitions that are published already
+            for outcome in outcomes:
+                if outcome.outcome != "published":
+                    self.log.warning("%s", outcome.note)
+                source_failed = isinstance(outcome.error, SourceUnavailable)
+                if source_failed and not isinstance(outcome.error, NotAvailableYet):
+                    outcome.raise_for_outcome()  # the retry skips the partitions that are published already
         counts = Counter(outcome.outcome for outcome in outcomes)
         if outcomes and not counts["published"]:
             raise AirflowFailException(outcomes[0].note)

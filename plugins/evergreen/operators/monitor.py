@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException
 
-from evergreen.alert_channels import sender
+from evergreen.alert_channels import notify
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
-from evergreen.operators.base import EvergreenOperator, log_champion, partition_of, start_run
+from evergreen.operators.base import EvergreenOperator, log_champion, start_run
 from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.spec import UseCase
     from include.storage.lake import Lake
 
 
@@ -31,20 +32,18 @@ class MonitorOperator(EvergreenOperator):
         """Return the reference of the partition's findings; fail if the partition has no predictions."""
         from include.monitor.pipeline import monitor
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
+        with self.running(context) as (lake, spec, partition):
             log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
-        self.describe_event(context, "findings", lake, "findings", ref)
-        for decision in lake.rows("decisions", {"partition": partition}):
-            decided = Ref(f"{lake.uri}/tables/decisions", partition, digest_json(decision), rows=1)
-            self.describe_event(context, "decisions", lake, "decisions", decided)
-            extra = {name: decision[name] for name in ("partition", "decision", "cause")}
-            context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
-        if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
-            raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
-        return self.to_xcom(ref)
+            self.describe_event(context, "findings", lake, "findings", ref)
+            for decision in lake.rows("decisions", {"partition": partition}):
+                decided = Ref(f"{lake.uri}/tables/decisions", partition, digest_json(decision), rows=1)
+                self.describe_event(context, "decisions", lake, "decisions", decided)
+                extra = {name: decision[name] for name in ("partition", "decision", "cause")}
+                context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
+            if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
+                raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
+            return self.to_xcom(ref)
 
 
 class DecisionOperator(EvergreenOperator):
@@ -67,10 +66,8 @@ class RequestTrainingOperator(DecisionOperator):
 
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
-        decision = self.decision(lake, partition)
+        with self.running(context) as (lake, _, partition):
+            decision = self.decision(lake, partition)
         if not decision["cause"]:
             self.skip_task(decision["reason"])
         if context["dag_run"].run_type == "backfill":
@@ -83,19 +80,22 @@ class AlertOperator(DecisionOperator):
     """Send the partition's alerts, once, to each connection under `alerts.to`.
 
     Reads the decision and the silences; writes who was notified. An alert that a person acknowledged or muted
-    isn't sent, and a backfilled partition sends none. A failed alert logs a
-    warning and skips the task. Clear the task to retry the recipients who were missed.
+    isn't sent, and a backfilled partition sends none. If a recipient can't be reached, the task is retried,
+    then fails, and with it the run, but no other task. Each try notifies only those who were missed.
     """
 
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
+        with self.running(context) as (lake, spec, partition):
+            self._send(context, lake, spec, partition, self.decision(lake, partition))
+
+    def _send(
+        self, context: Context, lake: Lake, spec: UseCase, partition: str, decision: dict[str, Any]
+    ) -> None:
+        """Send a decision's alerts, or skip."""
         from include.monitor import alerts
         from include.monitor.silences import AlertLog, silence_text
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
-        decision = self.decision(lake, partition)
         reason = decision["reason"]
         message = alerts.message(self.usecase, decision, report_address(self.usecase, partition))
         if not message:
@@ -108,12 +108,7 @@ class AlertOperator(DecisionOperator):
         silenced = {key: row for key in keys if (row := log.silenced_by(key, partition))}
         if all(key in silenced for key in keys):
             self.skip_task(f"nobody is notified: {'; '.join(map(silence_text, silenced.values()))}")
-        self.log.info("%s", message["sentence"])
-        outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec), silenced)
-        failed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
-        for name, outcome in outcomes.items():
-            (self.log.warning if name in failed else self.log.info)("%s: %s", name, outcome)
-        if failed:
-            self.skip_task(
-                f"could not notify {', '.join(failed)}: see the log, then clear this task to retry"
-            )
+        outcome, missed = notify(lake, spec, message, context, silenced)
+        if missed:
+            raise AirflowException(f"could not notify {', '.join(missed)}: {outcome}")
+        self.log.info("%s", outcome)

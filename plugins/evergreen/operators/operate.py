@@ -8,13 +8,17 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.links import description_links
-from evergreen.operators.base import EvergreenOperator, back_up
+from evergreen.operators.base import EvergreenOperator
+from evergreen.operators.upkeep import back_up
 from evergreen.run_note import REFUSAL
 from include.errors import EvergreenError
 from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
+
+    from include.spec import UseCase
+    from include.storage.lake import Lake
 
 ACTIONS = ["verify", "back up", "roll back", "force", "withdraw", "acknowledge", "mute"]
 
@@ -25,27 +29,27 @@ class OperateOperator(EvergreenOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
         try:
-            with self.fail_without_retry():
-                return self.to_xcom(self._run_action(context))
+            with self.opened() as (lake, spec):
+                return self.to_xcom(self._run_action(context, lake, spec))
         except (AirflowFailException, EvergreenError) as error:
             self.log.error("%s", error)
             context["ti"].xcom_push(REFUSAL, str(error))
             raise
 
-    def _run_action(self, context: Context) -> Ref:
+    def _run_action(self, context: Context, lake: Lake, spec: UseCase) -> Ref:
         form = context["params"]
         by = context["dag_run"].triggering_user_name or ""
         if form["action"] == "verify":
-            return self._verify()
+            return self._verify(lake, spec)
         if form["action"] == "back up":
-            return back_up([self.open()[0]])
+            return back_up([lake])
         if not by:
             raise AirflowFailException(
                 f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
             )
         acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
         acts |= {"acknowledge": self._acknowledge, "mute": self._mute}
-        return acts[form["action"]](form, by, context["run_id"])
+        return acts[form["action"]](lake, spec, form, by, context["run_id"])
 
     @staticmethod
     def _required(form: Any, name: str, title: str) -> str:
@@ -57,31 +61,29 @@ class OperateOperator(EvergreenOperator):
             )
         return str(value)
 
-    def _verify(self) -> Ref:
+    @staticmethod
+    def _verify(lake: Lake, spec: UseCase) -> Ref:
         from include.ops.verify import verify
 
-        lake, spec = self.open()
         result = verify(lake, spec)
         if result.differences:
             raise AirflowFailException("; ".join(result.differences[:5]))
         return Ref(lake.uri, "all", note=result.note)
 
-    def _roll_back(self, form: Any, by: str, request: str) -> Ref:
+    def _roll_back(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry
         from include.promote.rollback import rollback
 
-        lake, spec = self.open()
         to, reason = (form["version"] or "").strip() or None, self._required(form, "reason", "Why")
         return rollback(lake, spec, to, by, reason, registry=Registry(), request=request)
 
-    def _force(self, form: Any, by: str, request: str) -> Ref:
+    def _force(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry
         from include.promote.approval import find_attempt
         from include.promote.ledger import forced_key
         from include.promote.promotion import force
         from include.reports.verdict import draw_forced
 
-        lake, spec = self.open()
         reason, attempt = self._required(form, "reason", "Why"), self._required(form, "attempt", "Attempt")
         row, registry = find_attempt(lake, attempt), Registry()
         ref = force(lake, spec, row["key"], by, reason, registry=registry, request=request)
@@ -90,26 +92,23 @@ class OperateOperator(EvergreenOperator):
         draw_forced(lake, spec, row["key"], registry, links)
         return ref
 
-    def _withdraw(self, form: Any, by: str, request: str) -> Ref:
+    def _withdraw(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:
         from include.ops.withdrawal import withdraw
 
-        lake, spec = self.open()
-        reason, partition = (
-            self._required(form, "reason", "Why"),
-            self._required(form, "partition", "Partition"),
-        )
+        reason = self._required(form, "reason", "Why")
+        partition = self._required(form, "partition", "Partition")
         return withdraw(lake, spec, partition, by, reason, now=datetime.now(UTC))
 
-    def _acknowledge(self, form: Any, by: str, request: str) -> Ref:
-        return self._silence(form, by, request, until="")
+    def _acknowledge(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:
+        return self._silence(lake, spec, form, by, request, until="")
 
-    def _mute(self, form: Any, by: str, request: str) -> Ref:
-        return self._silence(form, by, request, until=self._required(form, "partition", "Partition"))
+    def _mute(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:
+        until = self._required(form, "partition", "Partition")
+        return self._silence(lake, spec, form, by, request, until)
 
-    def _silence(self, form: Any, by: str, request: str, until: str) -> Ref:
+    def _silence(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str, until: str) -> Ref:
         from include.monitor.silences import TABLE, record_silence, silence_text
 
-        lake, spec = self.open()
         reason, alert = self._required(form, "reason", "Why"), self._required(form, "alert", "Alert")
         now = datetime.now(UTC)
         row = record_silence(lake, spec, alert, by, reason, at=now, until=until, request=request)

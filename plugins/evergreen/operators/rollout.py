@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, partition_of
+from evergreen.operators.base import EvergreenOperator
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
@@ -29,10 +29,9 @@ class AdvanceOperator(EvergreenOperator):
         """Return the reference of the switches; skip with the state of the trials if nothing was switched."""
         from include.rollout.pipeline import advance
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            ref = advance(lake, spec, partition_of(context, spec), registry=_registry)
-        if not ref.rows:
-            self.skip_task(ref.note)
-        self.describe_event(context, "switches", lake, "switches", ref)
-        return self.to_xcom(ref)
+        with self.running(context) as (lake, spec, partition):
+            ref = advance(lake, spec, partition, registry=_registry)
+            if not ref.rows:
+                self.skip_task(ref.note)
+            self.describe_event(context, "switches", lake, "switches", ref)
+            return self.to_xcom(ref)

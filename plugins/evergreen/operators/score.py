@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from evergreen.operators.base import EvergreenOperator, connect, log_champion, partition_of
+from evergreen.operators.base import EvergreenOperator, connect, log_champion
 from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
@@ -28,13 +28,11 @@ class PlanShardsOperator(EvergreenOperator):
         """Return the keys of the shards."""
         from include.score.shards import plan_shards
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
+        with self.running(context) as (lake, spec, partition):
             _refresh_lookback(self, lake, spec, partition)
             keys = plan_shards(lake, spec, partition)
-        self.log.info("%s", f"{len(keys)} shards" if keys else "One task scores the partition")
-        return keys
+            self.log.info("%s", f"{len(keys)} shards" if keys else "One task scores the partition")
+            return keys
 
 
 class ShardOperator(EvergreenOperator):
@@ -56,9 +54,8 @@ class ShardOperator(EvergreenOperator):
         """Return the reference of the shard."""
         from include.score.shards import score_shard
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            log_champion(lake, partition_of(context, spec))
+        with self.running(context) as (lake, spec, partition):
+            log_champion(lake, partition)
             return self.to_xcom(score_shard(lake, spec, self.shard))
 
 
@@ -71,7 +68,7 @@ class ScoreOperator(EvergreenOperator):
     planned, it publishes what they have computed.
 
     If the features of a scheduled partition can't be computed, they are tried again until the scoring
-    deadline; the task is deferred meanwhile. Then the prior serves each row, with the error as the reason. A
+    deadline; the task is deferred meanwhile. Then a constant serves each row, with the error as the reason. A
     run by hand, or one that begins after the deadline, fails instead.
 
     :param shards: their keys, from the plan.
@@ -87,16 +84,14 @@ class ScoreOperator(EvergreenOperator):
         """Return the reference of the partition's predictions."""
         from include.score.shards import publish_shards
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
+        with self.running(context) as (lake, spec, partition):
             log_champion(lake, partition)
             ref = publish_shards(lake, spec, partition, self.shards) if self.shards else None
             ref = ref or self._score(context, lake, spec, partition, event)
-        self.describe_event(context, "predictions", lake, "predictions", ref)
-        features = replace(ref, digest=self._input_digest(lake, ref))
-        self.describe_event(context, "features", lake, "profiles", features)
-        return self.to_xcom(ref)
+            self.describe_event(context, "predictions", lake, "predictions", ref)
+            features = replace(ref, digest=self._input_digest(lake, ref))
+            self.describe_event(context, "features", lake, "profiles", features)
+            return self.to_xcom(ref)
 
     def _score(self, context: Context, lake: Lake, spec: UseCase, partition: str, event: Any) -> Ref:
         """Score the partition in this task."""
@@ -108,7 +103,8 @@ class ScoreOperator(EvergreenOperator):
             return score(lake, spec, partition)
         except SpecError as error:
             deadline = spec.clock.local(partition, spec.scoring.deadline)
-            is_late = event is None and datetime.now(UTC) >= deadline  # as in a backfill
+            # the first attempt after the deadline, as in a backfill: fail rather than serve a constant
+            is_late = event is None and datetime.now(UTC) >= deadline
             if is_late or context["dag_run"].run_type != "scheduled":
                 raise
             self.log.warning("%s", error)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from evergreen import lineage
 from evergreen.links import MlflowLink, OverviewLink, VerdictLink, description_links
-from evergreen.operators.base import EvergreenOperator, add_log_fields, partition_of
+from evergreen.operators.base import EvergreenOperator, add_log_fields
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -28,10 +28,7 @@ class TrainOperator(EvergreenOperator):
         from include.models.registry import Registry
         from include.train.pipeline import train
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            partition = partition_of(context, spec)
-            spec.clock.moment(partition)
+        with self.running(context) as (lake, spec, partition):
             ref = train(lake, spec, partition, registry=Registry())
         if lineage.is_enabled():
             self.published.append(lineage.describe_model(lake, list(spec.sources), ref))
@@ -55,11 +52,8 @@ class EvaluateOperator(EvergreenOperator):
         from include.evaluate.pipeline import evaluate
         from include.models.registry import Registry
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
-            return self.to_xcom(
-                evaluate(lake, spec, partition_of(context, spec), self.run["uri"], registry=Registry())
-            )
+        with self.running(context) as (lake, spec, partition):
+            return self.to_xcom(evaluate(lake, spec, partition, self.run["uri"], registry=Registry()))
 
 
 class AblateOperator(EvergreenOperator):
@@ -76,10 +70,9 @@ class AblateOperator(EvergreenOperator):
         from include.evaluate.ablation import ablate
         from include.models.registry import Registry
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
+        with self.running(context) as (lake, spec, partition):
             try:
-                ablation = ablate(lake, spec, partition_of(context, spec), registry=Registry())
+                ablation = ablate(lake, spec, partition, registry=Registry())
             except InsufficientData as error:
                 self.skip_task(str(error))
         self.log.info("%s", ablation.text())
@@ -111,15 +104,13 @@ class JudgeOperator(EvergreenOperator):
         from include.promote.promotion import judge_and_record
         from include.reports.verdict import draw_verdict
 
-        lake, spec = self.open()
-        attempt = attempt_key_of(self.evidence["uri"])
-        with self.fail_without_retry():
+        with self.running(context) as (lake, spec, partition):
+            attempt = attempt_key_of(self.evidence["uri"])
             verdict = judge_and_record(lake, spec, self.evidence["uri"])
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
-            partition = partition_of(context, spec)
             links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])
             draw_verdict(lake, spec, attempt, Registry(), links)
-        return self.to_xcom(Ref(attempt, partition, note=verdict.sentence))
+            return self.to_xcom(Ref(attempt, partition, note=verdict.sentence))
 
 
 class PromoteOperator(EvergreenOperator):
@@ -143,11 +134,10 @@ class PromoteOperator(EvergreenOperator):
         from include.promote import ledger
         from include.promote.promotion import promote
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
+        with self.opened() as (lake, spec):
             add_log_fields(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
             promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
-        if promotion.switch is None:
-            self.skip_task(promotion.blocker)
-        self.describe_event(context, "switches", lake, "switches", promotion.switch)
-        return self.to_xcom(promotion.switch)
+            if promotion.switch is None:
+                self.skip_task(promotion.blocker)
+            self.describe_event(context, "switches", lake, "switches", promotion.switch)
+            return self.to_xcom(promotion.switch)

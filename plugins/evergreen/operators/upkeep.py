@@ -12,16 +12,31 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, StoreOperator, back_up, connect
+from evergreen.operators.base import EvergreenOperator, StoreOperator, connect
 from include.errors import SettingError
 from include.references import Ref
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.storage.lake import Lake
+
 GC = "from mlflow.cli import cli; cli(auto_envvar_prefix='MLFLOW')"
 # Airflow keeps tasks out of its database by these; the command needs it
 TASK_ONLY = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "_AIRFLOW_PROCESS_CONTEXT")
+
+
+def back_up(lakes: Sequence[Lake]) -> Ref:
+    """Back up lakes; the returned reference's note names the backup and what it lacks."""
+    from include.environment import setting
+    from include.ops.backup import ARTIFACTS, backup
+    from include.ops.backup_store import open_store
+
+    store, now = open_store(), datetime.now(UTC)
+    result = backup(lakes, store, now=now, connect=connect, artifacts=setting(ARTIFACTS, ""))
+    if result.failed:
+        raise AirflowFailException(result.note)
+    return Ref(store.uri, "all", rows=result.copied, note=result.note)
 
 
 class BackUpOperator(StoreOperator):
@@ -76,8 +91,7 @@ class TidyOperator(EvergreenOperator):
         from include.models.registry import Registry
         from include.ops.upkeep import maintain_tables, remove_models
 
-        lake, spec = self.open()
-        with self.fail_without_retry():
+        with self.opened() as (lake, spec):
             tables = maintain_tables(lake, Registry())
             note = f"{tables.note}; {remove_models(lake, spec)} models that nothing needs were removed"
             return self.to_xcom(replace(tables, note=note))

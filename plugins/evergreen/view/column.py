@@ -108,14 +108,11 @@ def column_data(lake: Lake, spec: UseCase, column: str, product: str) -> dict[st
 
 def _reference(lake: Lake, column: str, champion: Mapping[str, Any] | None) -> Profile | None:
     """Return the column's profile in the training of a champion, None if its training published none."""
-    from include.stats.profiles import merge_profiles
-    from include.train.monitoring_baselines import reference_product
+    from include.train.monitoring_baselines import read_reference
 
     if champion is None:
         return None
-    rows = lake.rows("profiles", {"product": reference_product(champion["model"]), "column": column})
-    first = min((row["partition"] for row in rows), default="")  # a repeated training has the same profiles
-    return merge_profiles(row for row in rows if row["partition"] == first).get(column)
+    return read_reference(lake, champion["model"], champion["judged_on"]).get(column)
 
 
 def _switches(switches: Iterable[Row], span: list[str]) -> list[str]:

@@ -100,7 +100,7 @@ def read_versions(lake: Lake) -> dict[str, Version]:
             name = version if version not in versions else f"{version}-{recipe or row['role']}"
             by_model[version, model] = name
             versions.setdefault(
-                name, Version(name, version, model, recipe, row["evidence"], spec="", code="", data="")
+                name, Version(name, version, model, recipe, row["judged_on"], spec="", code="", data="")
             )
         versions[by_model[version, model]].switches.append(row)
     return versions
@@ -254,7 +254,7 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
 
     Only partitions whose labeled rows the model served alone count, because metrics are of whole partitions.
     """
-    from include.monitor.performance import PRIOR_PREFIX
+    from include.monitor.performance import CONSTANT_PREFIX
 
     served = {row["partition"]: row["rows"] for row in live}
     if not served:
@@ -267,7 +267,7 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
     values: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for (metric, partition), row in newest.items():
         if (
-            not metric.startswith(PRIOR_PREFIX)
+            not metric.startswith(CONSTANT_PREFIX)
             and row["value"] is not None
             and row["rows"] == served[partition]
         ):

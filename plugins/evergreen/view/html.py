@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from evergreen.links import PREFIX
 from include.errors import EvergreenError, StoreUnavailable
-from include.reports.html import figure, percent
+from include.reports.html import figure, percent, template_environment
 from include.spec import load
 
 if TYPE_CHECKING:
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 # in place of an error's own message, which may contain internal addresses
 UNREADABLE = "The lake could not be read; the api-server's log says more."
-PREFIX = "/evergreen"  # below Airflow's own path
 TEMPLATES = Path(__file__).parent / "templates"
 # Airflow stores its color theme here; without it the browser's preference is used
 SCRIPT = "try{document.documentElement.dataset.theme=localStorage.getItem('theme')||'system'}catch{}"
@@ -34,13 +33,7 @@ SCRIPT_DIGESTS = [
     base64.b64encode(hashlib.sha256(script.encode()).digest()).decode() for script in (SCRIPT, ACTIONS)
 ]
 
-templates = Environment(
-    loader=FileSystemLoader(TEMPLATES),
-    autoescape=True,
-    undefined=StrictUndefined,
-    trim_blocks=True,
-    lstrip_blocks=True,
-)
+templates = template_environment(TEMPLATES)
 templates.filters |= {"figure": figure, "percent": percent}
 
 

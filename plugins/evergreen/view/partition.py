@@ -86,6 +86,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "violations": lake.counts("quarantine", violations, {"source": list(spec.sources), **where}),
         "predictions": _with_inputs(products.get("predictions")),
         "served": _served(lake, spec, partition),
+        "actions": _actions(lake, partition),
         "shadows": products.get("shadows"),
         "findings": findings,
         "decision": decision,
@@ -141,6 +142,15 @@ def _served(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     ]
 
 
+def _actions(lake: Lake, partition: str) -> list[Row]:
+    """Return how many rows have each action, the most rows first; none without costs."""
+    opened = lake.open("predictions")
+    if opened is None or "action" not in (field.name for field in opened.schema().fields):
+        return []
+    counts = lake.counts("predictions", ["action"], {"partition": partition})
+    return sorted((row for row in counts if row["action"]), key=lambda row: (-row["count"], row["action"]))
+
+
 def _model_facts(lake: Lake, models: Sequence[str]) -> dict[str, Row]:
     """Return each model's recipe, training, fitted rows and last fitted partition, by its digest.
 
@@ -157,11 +167,11 @@ def _model_facts(lake: Lake, models: Sequence[str]) -> dict[str, Row]:
         fit, switch = fits.get(model, {}), switches.get(model, {})
         facts[model] = {
             "recipe": switch.get("recipe") or fit.get("recipe") or "",
-            "trained": fit.get("partition") or switch.get("evidence", ""),
+            "trained": fit.get("partition") or switch.get("judged_on", ""),
             "rows": fit.get("rows"),
             "last_fitted": fit.get("last_fitted", ""),
             "data": fit.get("data", ""),
-            "report": _stored_report(lake, switch["evidence"], switch["attempt"]) if switch else "",
+            "report": _stored_report(lake, switch["judged_on"], switch["attempt"]) if switch else "",
         }
     return facts
 
@@ -182,8 +192,8 @@ def _findings(lake: Lake, partition: str) -> dict[str, list[Row]]:
 
 
 def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
-    """Return the realized metrics as known now, with the prior's and what is required."""
-    from include.monitor.performance import PRIOR_PREFIX
+    """Return the realized metrics as known now, with the constant's and what is required."""
+    from include.monitor.performance import CONSTANT_PREFIX
 
     newest: dict[str, Row] = {}
     for row in sorted(lake.rows("performance", {"partition": partition}), key=lambda row: row["known"]):
@@ -191,14 +201,14 @@ def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     rules = {rule.metric: rule for rule in spec.monitoring.requirements}
     metrics = []
     for name, row in sorted(newest.items()):
-        if name.startswith(PRIOR_PREFIX):
+        if name.startswith(CONSTANT_PREFIX):
             continue
         value, rule = row["value"], rules.get(name)
-        prior = newest.get(PRIOR_PREFIX + name)
+        constant = newest.get(CONSTANT_PREFIX + name)
         metrics.append(
             {
                 **row,
-                "prior": prior and prior["value"],
+                "constant": constant and constant["value"],
                 "required": "" if rule is None else f"{rule.side} {rule.limit:g}",
                 "missed": rule is not None and value is not None and not rule.is_met(value),
             }

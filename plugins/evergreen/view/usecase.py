@@ -14,6 +14,7 @@ from evergreen.view.access import MayOperate, Named, Opened
 from evergreen.view.html import guarded, page
 from evergreen.view.overview import read_health
 from include.reports.paths import REPLAY, drift_report_place, page_place
+from include.spec.stages import STEPS
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 MAX_PARTITIONS = 14  # in the tables
 MAX_SWITCHES = 20  # in the table
 CHART = 90  # partitions in the charts
-FALLBACK_STEPS = ("champion", "canary", "previous", "baseline", "prior")
 router = APIRouter()
 Rows = list[dict[str, Any]]
 Metrics = dict[str, float | None]
@@ -91,7 +91,7 @@ def _champion(lake: Lake, switches: Rows, reports: set[str]) -> dict[str, Any] |
     row = ledger.live_champion(switches)
     assert row is not None
     verdict = str(row["reason"]).partition(":")[0]
-    report = _report(row["evidence"], row["attempt"], reports)
+    report = _report(row["judged_on"], row["attempt"], reports)
     return {**champion, "sentence": TITLES.get(verdict, ""), "report": report}
 
 
@@ -107,7 +107,7 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
     for row in switches:
         if row["role"] == "baseline":
             continue
-        report = _report(row["evidence"], row["attempt"], reports)
+        report = _report(row["judged_on"], row["attempt"], reports)
         rows.append({**row, "from": previous.get(row["role"], ""), "report": report, "restorable": False})
         previous[row["role"]] = row["version"]
     live = ledger.live_champion(switches)
@@ -136,7 +136,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
             "partition": partition,
             "sources": [(name, products.get((partition, name))) for name in spec.sources],
             "predicted": served_by[partition].total(),
-            "served_by": [(step, rows) for step in FALLBACK_STEPS if (rows := served_by[partition][step])],
+            "served_by": [(step, rows) for step in STEPS if (rows := served_by[partition][step])],
             "metrics": _watched(spec, measured[partition]),
             "findings": findings[partition],
             "alarms": [row for row in findings[partition] if row["outcome"] == "alarm"],
@@ -184,8 +184,8 @@ def _watched(spec: UseCase, metrics: Metrics) -> Metrics:
     """Return the metrics with requirements and the gate's objective; if there are none, all metrics."""
     names = dict.fromkeys([*(rule.metric for rule in spec.monitoring.requirements), spec.gate.objective])
     watched = {name: metrics[name] for name in names if name in metrics}
-    # the prior's metrics have names such as prior:roc_auc
-    return watched or {name: value for name, value in metrics.items() if not name.startswith("prior:")}
+    # the constant's metrics have names such as constant:roc_auc
+    return watched or {name: value for name, value in metrics.items() if not name.startswith("constant:")}
 
 
 def _by_partition(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:

@@ -19,7 +19,8 @@ runpy.run_path(str(SHIPPED))  # its imports stay in sys.modules: the parent is a
 
 def task_policy(task):
     """Arm the tasks of the use cases in which a test kills one."""
-    if task.dag_id.startswith(("weekly_killed__", "weekly_asking__", "weekly_sharded__")):
+    killed = ("weekly_killed__", "weekly_asking__", "weekly_sharded__", "weekly_workers__")
+    if task.dag_id.startswith(killed):
         if task.is_mapped:  # whose tasks are made later
             task.operator_class.pre_execute = lambda self, context: arm(context)
         else:

@@ -18,7 +18,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from include.environment import Endpoint
 from include.errors import SettingError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.ingest.pipeline import ingest
 from include.models import artifacts
 from include.models.registry import Registry
@@ -28,6 +28,7 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import publish_reference_profiles
 from tests.ops.champion import record_champion
 from tests.train import visits
 
@@ -92,16 +93,15 @@ class Clinic:
         model = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
         model.fit(artifacts.model_input(rows, self.spec), rows[self.spec.problem.target].to_numpy())
         digest = artifacts.store_model(self.lake, artifacts.serialize(model))
-        product = f"reference:{digest}"
         output = pa.table({"prediction": artifacts.predict(model, rows, self.spec)})
         parts = [
             profiles.build_profile(
-                product, LAST, rows, self.spec.features.numeric, self.spec.features.categorical
+                "", LAST, rows, self.spec.features.numeric, self.spec.features.categorical
             ),
-            profiles.build_profile(product, LAST, rows, [self.spec.problem.target], []),
-            profiles.build_profile(product, LAST, output, ["prediction"], []),
+            profiles.build_profile("", LAST, rows, [self.spec.problem.target], []),
+            profiles.build_profile("", LAST, output, ["prediction"], []),
         ]
-        self.lake.publish("profiles", pa.concat_tables(parts), {"product": product, "partition": LAST})
+        publish_reference_profiles(self.lake, digest, LAST, parts)
         registry = Registry(f"sqlite:///{self.folder}/mlflow.db")
         with registry.recording(self.spec.name, "key", "champion") as run:
             registry.put(run, {artifacts.model_key(digest): artifacts.serialize(model)})

@@ -19,7 +19,7 @@ from sklearn.preprocessing import OneHotEncoder
 
 from include.environment import Endpoint
 from include.errors import SettingError
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.ingest.pipeline import Outcome, ingest
 from include.models import artifacts
 from include.monitor.pipeline import monitor
@@ -28,13 +28,14 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
 from include.storage.lake import Lake
-from include.train.monitoring_baselines import publish_alarm_limits
+from include.train.monitoring_baselines import publish_alarm_limits, publish_reference_profiles
 from tests.ops.champion import record_champion
 
 FIRST, LAST = "2024-03-01", "2024-03-14"
 SERVED = ("2024-03-15", "2024-03-16", "2024-03-17")
 NEXT = "2024-03-18"
 NOW = datetime(2024, 4, 3, tzinfo=UTC)
+HASH_KEY = "of these tests"
 PATIENT = "patient-0007"  # comes on each even day, and phones on each
 SPEC = """
 name: clinic
@@ -86,7 +87,7 @@ training:
   candidates:
     - {name: linear, estimator: logistic_regression}
 gate: {objective: log_loss, min_partitions: 3, block_partitions: 1}
-scoring: {fallback: 0.2}
+scoring: {constant: 0.2}
 """
 SQL = "SELECT visit, partition, distance, place FROM spine"
 
@@ -180,9 +181,8 @@ class Clinic:
         model = Pipeline([("columns", ColumnTransformer(columns)), ("model", LogisticRegression())])
         model.fit(artifacts.model_input(rows, self.spec), rows[self.spec.problem.target].to_numpy())
         digest = artifacts.store_model(lake, artifacts.serialize(model))
-        product = f"reference:{digest}"
-        profile = profiles.build_profile(product, LAST, rows, features.numeric, features.categorical)
-        lake.publish("profiles", profile, {"product": product, "partition": LAST})
+        profile = profiles.build_profile("", LAST, rows, features.numeric, features.categorical)
+        publish_reference_profiles(lake, digest, LAST, [profile])
         record: Any = SimpleNamespace(
             partition=LAST,
             data="d",
@@ -217,7 +217,7 @@ def declare(folder: Path, changes: Sequence[tuple[str, str]] = ()) -> None:
 @pytest.fixture(autouse=True)
 def _hash_key(monkeypatch: pytest.MonkeyPatch) -> None:
     """Set the key under which erased keys are hashed."""
-    monkeypatch.setenv("EVERGREEN_HASH_KEY", "of these tests")
+    monkeypatch.setenv("EVERGREEN_HASH_KEY", HASH_KEY)
 
 
 @pytest.fixture(scope="session")

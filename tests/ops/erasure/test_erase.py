@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.errors import NotPublished, SettingError, SpecError
-from include.features.build import window_start
+from include.features.windows import window_start
 from include.ingest import pipeline
 from include.monitor.pipeline import monitor
 from include.ops.backup import backup
@@ -32,7 +32,18 @@ from include.score import pipeline as scoring
 from include.score.pipeline import score
 from include.storage.lake import Lake
 from tests.faults import clocks
-from tests.ops.erasure.conftest import FIRST, LAST, NEXT, NOW, PATIENT, SERVED, Clinic, declare, visits
+from tests.ops.erasure.conftest import (
+    FIRST,
+    HASH_KEY,
+    LAST,
+    NEXT,
+    NOW,
+    PATIENT,
+    SERVED,
+    Clinic,
+    declare,
+    visits,
+)
 
 NEW = ("note", "inputs")  # which a rerun of scoring records, as of now
 WHO = ("anna", "she asked for it")
@@ -80,14 +91,30 @@ def visits_of(patient: str = PATIENT) -> set[str]:
     return {line.split(",")[0] for line in lines if line.split(",")[1] == patient}
 
 
-def test_no_byte_of_the_person_is_left_and_everybody_else_stays(clinic: Clinic) -> None:
-    """Raw files, tables, quarantine, predictions, labels and files of earlier versions; the rest is equal."""
-    lake, own = clinic.lake, visits_of()
-    tables = ("validated_visits", "validated_calls", "validated_outcomes", "quarantine", "predictions")
-    before = {table: rows_of(lake, table) for table in tables}
-    assert len(places(clinic.folder / "lake")) > 20
+@pytest.fixture(scope="module")
+def after(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ErasureResult]:
+    """A folder with the clinic once the patient's rows are erased, which no test changes, and the result."""
+    folder = shutil.copytree(lived, tmp_path_factory.mktemp("after") / "clinic")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("EVERGREEN_HASH_KEY", HASH_KEY)
+        return folder, erased(Clinic(folder))
 
-    result = erased(clinic)
+
+@pytest.fixture
+def spared(after: tuple[Path, ErasureResult], tmp_path: Path) -> Clinic:
+    """That state, copied."""
+    return Clinic(shutil.copytree(after[0], tmp_path / "clinic"))
+
+
+def test_no_byte_of_the_person_is_left_and_everybody_else_stays(
+    lived: Path, after: tuple[Path, ErasureResult]
+) -> None:
+    """Raw files, tables, quarantine, predictions, labels and files of earlier versions; the rest is equal."""
+    own = visits_of()
+    tables = ("validated_visits", "validated_calls", "validated_outcomes", "quarantine", "predictions")
+    before = {table: rows_of(Clinic(lived).lake, table) for table in tables}
+    assert len(places(lived / "lake")) > 20
+    clinic, result = Clinic(after[0]), after[1]
 
     assert places(clinic.folder / "lake") == []
     assert not result.remaining
@@ -101,11 +128,9 @@ def test_no_byte_of_the_person_is_left_and_everybody_else_stays(clinic: Clinic) 
         assert rows_of(clinic.lake, table) == others, table
 
 
-def test_verify_is_green_and_names_what_it_cannot_recompute(clinic: Clinic) -> None:
+def test_verify_is_green_and_names_what_it_cannot_recompute(spared: Clinic) -> None:
     """Nothing differs from its record, and no partition is stale."""
-    erased(clinic)
-
-    result = verify(clinic.lake, clinic.spec)
+    result = verify(spared.lake, spared.spec)
 
     assert (result.differences, result.stale) == ((), ())
     assert [line.partition(";")[0] for line in result.erased] == [
@@ -114,9 +139,9 @@ def test_verify_is_green_and_names_what_it_cannot_recompute(clinic: Clinic) -> N
     ]
 
 
-def test_a_rerun_and_a_new_fetch_bring_no_row_back(clinic: Clinic) -> None:
+def test_a_rerun_and_a_new_fetch_bring_no_row_back(spared: Clinic) -> None:
     """The source still delivers the rows: no revision is added, and tables, digests and profiles stay."""
-    erased(clinic)
+    clinic = spared
     state = clocks.state(clinic.lake, NEW)
 
     for partition in SERVED:
@@ -131,10 +156,10 @@ def test_a_rerun_and_a_new_fetch_bring_no_row_back(clinic: Clinic) -> None:
 
 
 def test_new_code_validates_what_is_left_and_refuses_nothing(
-    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+    spared: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A partition that the contract accepted has a row too few now; it stays, with the others' rows."""
-    erased(clinic)
+    clinic = spared
     tables = ("validated_visits", "validated_calls", "validated_outcomes", "quarantine", "profiles")
     before = {table: rows_of(clinic.lake, table) for table in tables}
     monkeypatch.setenv("EVERGREEN_CODE", "another")
@@ -147,31 +172,28 @@ def test_new_code_validates_what_is_left_and_refuses_nothing(
     assert verify(clinic.lake, clinic.spec).differences == ()
 
 
-def test_later_rows_of_the_person_are_left_out_as_they_come(clinic: Clinic) -> None:
+def test_later_rows_of_the_person_are_left_out_as_they_come(spared: Clinic) -> None:
     """A partition that is ingested afterwards has neither rows nor predictions of the person."""
-    erased(clinic)
+    spared.run(NEXT)
 
-    clinic.run(NEXT)
-
-    assert places(clinic.folder / "lake") == []
-    assert len(clinic.lake.rows("predictions", {"partition": NEXT})) == 12
+    assert places(spared.folder / "lake") == []
+    assert len(spared.lake.rows("predictions", {"partition": NEXT})) == 12
 
 
 @pytest.mark.parametrize(
     "changes",
     [
         [("  visits:\n", "  appointments:\n"), ("spine: visits", "spine: appointments")],
-        [("  calls:\n", "  phone:\n")],
+        pytest.param([("  calls:\n", "  phone:\n")], marks=pytest.mark.full),
     ],
     ids=["spine", "calls"],
 )
 def test_rows_stay_away_from_a_source_that_is_declared_later(
-    changes: list[tuple[str, str]], clinic: Clinic
+    changes: list[tuple[str, str]], spared: Clinic
 ) -> None:
     """A source under another name delivers all its rows anew: the person's are left out, of every table."""
-    erased(clinic)
-    declare(clinic.folder, changes)
-    clinic = Clinic(clinic.folder)
+    declare(spared.folder, changes)
+    clinic = Clinic(spared.folder)
 
     clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
     clinic.run(NEXT)
@@ -182,20 +204,18 @@ def test_rows_stay_away_from_a_source_that_is_declared_later(
     assert len(clinic.lake.rows("predictions", {"partition": NEXT})) == 12
 
 
-def test_the_ledger_has_who_when_why_and_how_many_and_not_the_key(clinic: Clinic) -> None:
+def test_the_ledger_has_who_when_why_and_how_many_and_not_the_key(spared: Clinic) -> None:
     """Its hash is of this installation, and says nothing to who doesn't have the setting."""
-    erased(clinic)
-    (row,) = clinic.lake.rows("erasures")
+    (row,) = spared.lake.rows("erasures")
 
     assert (row["by"], row["reason"], row["at"], row["columns"]) == (*WHO, NOW, '["patient"]')
     assert json.loads(row["contents"])["predictions"] == {"2024-03-16": 1}
     assert PATIENT not in str(row)
 
 
-def test_upkeep_goes_on_without_the_files_that_were_removed(clinic: Clinic) -> None:
+def test_upkeep_goes_on_without_the_files_that_were_removed(spared: Clinic) -> None:
     """Versions that a training refers to are kept as far as they still exist, and tables are compacted."""
-    erased(clinic)
-    lake = clinic.lake
+    clinic, lake = spared, spared.lake
     for table in ("validated_visits", "predictions", "profiles"):
         compact(lake, table)
         vacuum(lake, table, 0, range(3))
@@ -204,14 +224,15 @@ def test_upkeep_goes_on_without_the_files_that_were_removed(clinic: Clinic) -> N
     clinic.run(NEXT)
 
 
-def test_erased_again_it_is_recorded_once_and_nothing_changes(clinic: Clinic) -> None:
+def test_erased_again_it_is_recorded_once_and_nothing_changes(
+    after: tuple[Path, ErasureResult], spared: Clinic
+) -> None:
     """A second command finds nothing, and proves it once more."""
-    first = erased(clinic)
-    state = clocks.state(clinic.lake)
+    first, state = after[1], clocks.state(spared.lake)
 
-    second = erased(clinic)
+    second = erased(spared)
 
-    assert clocks.state(clinic.lake) == state
+    assert clocks.state(spared.lake) == state
     assert (second.contents, second.by, second.remaining) == (first.contents, first.by, ())
 
 
@@ -271,10 +292,10 @@ def test_a_key_that_nobody_has_is_refused_and_not_recorded(clinic: Clinic) -> No
 
 
 def test_another_hash_key_is_refused_before_rows_come_back(
-    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+    spared: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Under another key no row would be recognized, so nothing is ingested."""
-    erased(clinic)
+    clinic = spared
     monkeypatch.setenv("EVERGREEN_HASH_KEY", "another")
     with pytest.raises(
         SettingError, match="EVERGREEN_HASH_KEY: required the one with which rows were erased"
@@ -289,17 +310,27 @@ def test_another_hash_key_is_refused_before_rows_come_back(
     assert clinic.lake.keys(f"raw/snapshots/visits/{NEXT}") == []
 
 
-@pytest.mark.parametrize("key", ["south", "patient-0007"])
-def test_limits_and_profiles_list_the_key_no_more(key: str, lived: Path, tmp_path: Path) -> None:
-    """A short key is a category of its own column, a long one of any; the others keep bins and counts."""
-    changes = [("distance, place FROM", "distance, patient AS place FROM")] if key == PATIENT else []
-    declare(tmp_path, changes)
-    shutil.copytree(lived / "files", tmp_path / "files")
-    clinic = Clinic(tmp_path)
+@pytest.fixture(scope="module")
+def named(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the clinic whose model has the patients as categories, which no test changes."""
+    folder = tmp_path_factory.mktemp("named")
+    declare(folder, [("distance, place FROM", "distance, patient AS place FROM")])
+    shutil.copytree(lived / "files", folder / "files")
+    clinic = Clinic(folder)
     clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
     clinic.learn()
     for partition in SERVED:
         clinic.run(partition)
+    return folder
+
+
+@pytest.mark.parametrize("key", ["south", pytest.param(PATIENT, marks=pytest.mark.full)])
+def test_limits_and_profiles_list_the_key_no_more(
+    key: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    """A short key is a category of its own column, a long one of any; the others keep bins and counts."""
+    folder = request.getfixturevalue("named" if key == PATIENT else "lived")
+    clinic = Clinic(shutil.copytree(folder, tmp_path / "clinic"))
     before = bins(clinic)
     assert key in before
 
@@ -307,7 +338,7 @@ def test_limits_and_profiles_list_the_key_no_more(key: str, lived: Path, tmp_pat
 
     del before[key]
     assert bins(clinic) == before
-    reference = [row for row in clinic.lake.rows("profiles") if row["product"].startswith("reference:")]
+    reference = clinic.lake.rows("profiles", {"product": "reference"})
     assert not [row for row in reference if key.encode() in (row["items"] or b"")]
     result = verify(clinic.lake, clinic.spec)
     assert (result.differences, result.stale) == ((), ())
@@ -332,27 +363,24 @@ def test_nobody_is_told_to_remove_a_file_of_a_table(clinic: Clinic) -> None:
         assert "by hand" not in line
 
 
-def test_what_cannot_be_rewritten_is_named(lived: Path, tmp_path: Path) -> None:
+@pytest.mark.full
+def test_what_cannot_be_rewritten_is_named(named: Path, tmp_path: Path) -> None:
     """A model that knows the patient as a category, a page and a note: it isn't done, and each is named."""
-    declare(tmp_path, [("distance, place FROM", "distance, patient AS place FROM")])
-    shutil.copytree(lived / "files", tmp_path / "files")
-    clinic = Clinic(tmp_path)
-    clinic.ingest(*clinic.spec.clock.keys(FIRST, LAST))
-    digest = clinic.learn()
-    for partition in SERVED:
-        clinic.run(partition)
+    clinic = Clinic(shutil.copytree(named, tmp_path / "copy"))
+    (digest,) = {row["model"] for row in clinic.lake.rows("switches")}
     clinic.lake.create("reports/page.html", f"<p>{PATIENT}</p>".encode())
     clinic.lake.create("reports/other.html", f"<p>{PATIENT}1</p>".encode())
 
     result = erased(clinic)
 
-    named = [re.findall(r"clinic/(\S+);", line)[0] for line in result.remaining]
-    assert named == [f"models/{digest}.skops", "reports/page.html"]
+    remaining = [re.findall(r"clinic/(\S+);", line)[0] for line in result.remaining]
+    assert remaining == [f"models/{digest}.skops", "reports/page.html"]
     assert "train, let the new model serve" in result.remaining[0]
-    rest = [place for place in places(tmp_path / "lake") if "reports" not in place]
+    rest = [place for place in places(clinic.folder / "lake") if "reports" not in place]
     assert rest == [f"clinic/models/{digest}.skops"]
 
 
+@pytest.mark.full
 def test_a_part_that_cannot_be_read_is_emptied_if_it_has_the_key(clinic: Clinic) -> None:
     """A file that is cut off in its compression was refused; it may hold the person all the same."""
     text = ("visit,Patient,minute,distance,place\n" + f"x,{PATIENT},1,2,north\n" * 2000).encode()
@@ -367,6 +395,7 @@ def test_a_part_that_cannot_be_read_is_emptied_if_it_has_the_key(clinic: Clinic)
     assert verify(clinic.lake, clinic.spec).differences == ()
 
 
+@pytest.mark.full
 def test_features_that_fail_stop_an_erasure_only_after_the_rows_are_gone(clinic: Clinic) -> None:
     """The error has the cause; repeated with the SQL corrected, everything is described and proven."""
     declare(clinic.folder, [("SELECT visit", "SELECT nothing, visit")])
@@ -381,6 +410,7 @@ def test_features_that_fail_stop_an_erasure_only_after_the_rows_are_gone(clinic:
     assert (result.differences, result.stale) == ((), ())
 
 
+@pytest.mark.full
 def test_a_withdrawn_partitions_copies_are_rewritten(clinic: Clinic) -> None:
     """Its rows were laid aside, and are searched and erased there too; others stay in the copy."""
     early = datetime(2024, 3, 16, 8, tzinfo=UTC)
@@ -394,6 +424,7 @@ def test_a_withdrawn_partitions_copies_are_rewritten(clinic: Clinic) -> None:
     assert pq.read_table(io.BytesIO(clinic.lake.get(copy) or b"")).num_rows == 11
 
 
+@pytest.mark.full
 def test_the_next_backup_has_no_row_of_the_person(clinic: Clinic) -> None:
     """Once the earlier backups are pruned, no object of the store has the key in any byte."""
     store = Lake("backups", str(clinic.folder / "safe"))
@@ -407,6 +438,7 @@ def test_the_next_backup_has_no_row_of_the_person(clinic: Clinic) -> None:
     assert places(clinic.folder / "safe") == []
 
 
+@pytest.mark.full
 def test_rows_that_a_running_task_stores_meanwhile_are_erased_by_it(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -441,6 +473,7 @@ def test_rows_that_a_running_task_stores_meanwhile_are_erased_by_it(
     assert visits_of("patient-0011")
 
 
+@pytest.mark.full
 def test_other_runs_commits_survive_a_rewritten_partition(
     clinic: Clinic, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from include.errors import StaleDecision
-from include.features.build import training_set
+from include.features.labels import training_set
 from include.models.registry import Registry
 from include.ops.erase import plan_erasure
 from include.promote import ledger
@@ -19,6 +19,7 @@ from tests.ops.erasure.conftest import LAST, PATIENT, Clinic
 from tests.ops.erasure.test_erase import erased
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("late", [False, True], ids=["before the fits", "after the fits"])
 def test_a_training_during_an_erasure_fails_and_the_next_one_is_fitted_without_the_rows(
     late: bool, clinic: Clinic, monkeypatch: pytest.MonkeyPatch

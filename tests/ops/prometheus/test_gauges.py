@@ -43,7 +43,7 @@ def test_sources_and_rungs_are_those_of_the_newest_partition(plant: Plant) -> No
     assert {times[product,] for product in ("readings", "stops", "predictions", "monitor")} == {by}
     assert told(found, "evergreen_next_partition_timestamp_seconds") == {(): by + 86400}
     assert told(found, "evergreen_served_by_share")["champion",] == 1
-    assert told(found, "evergreen_served_by_share")["prior",] == 0
+    assert told(found, "evergreen_served_by_share")["constant",] == 0
 
 
 def test_checks_are_those_of_the_newest_watched_partition(plant: Plant) -> None:
@@ -67,7 +67,7 @@ def test_realized_performance_stands_beside_prior_and_requirement(plant: Plant) 
 
     realized = told(found, "evergreen_performance")
     assert realized["roc_auc", "served"] == rows["roc_auc"]
-    assert realized["log_loss", "prior"] == rows["prior:log_loss"]
+    assert realized["log_loss", "constant"] == rows["constant:log_loss"]
     assert told(found, "evergreen_requirement") == {("roc_auc", "at_least"): 0.55}
     losses = plant.lake.rows("losses", {"partition": partition})
     assert told(found, "evergreen_loss")["log_loss", "served"] == losses[0]["loss"] / losses[0]["rows"]

@@ -61,6 +61,7 @@ def broken(watched: Watched, plant: Plant) -> Watched:
     return watched
 
 
+@pytest.mark.full
 @needs_servers
 def test_a_broken_feed_ends_as_an_alert(broken: Watched, outside: Outside) -> None:
     """A column that comes empty is in Alertmanager after the next scrape, and who is to know is told."""
@@ -78,6 +79,7 @@ def test_a_broken_feed_ends_as_an_alert(broken: Watched, outside: Outside) -> No
     assert posted[0]["annotations"]["summary"] == "machines: missing of temp"
 
 
+@pytest.mark.full
 @needs_servers
 def test_drift_alone_tells_nobody(broken: Watched) -> None:
     """No alert of the shipped rules is about drift, and a past that is replayed isn't overdue."""
@@ -88,6 +90,7 @@ def test_drift_alone_tells_nobody(broken: Watched) -> None:
     assert not names & {"EvergreenDown", "EvergreenUnreadable", "EvergreenPartitionOverdue"}
 
 
+@pytest.mark.full
 @needs_servers
 @pytest.mark.parametrize(("panel", "expr"), PANELS, ids=[f"{p['title']}: {e[:40]}" for p, e in PANELS])
 def test_a_panel_shows_something(broken: Watched, panel: dict[str, Any], expr: str) -> None:

@@ -41,6 +41,7 @@ def test_without_a_connection_the_task_is_skipped_and_says_what_to_run(tool: str
         purge(tool, 30)
 
 
+@pytest.mark.full
 def test_what_was_deleted_in_mlflow_is_gone_after_its_days(
     database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -72,6 +73,7 @@ def test_a_database_that_is_not_there_fails_and_keeps_its_password(
     assert "planted" not in caplog.text
 
 
+@pytest.mark.full
 @pytest.mark.airflow
 def test_airflow_deletes_what_is_older_than_its_days(database: Path, tmp_path: Path) -> None:
     """An entry of long ago goes, one of today stays, though a task itself is barred from the database."""

@@ -122,7 +122,9 @@ def test_partitions_that_are_published_meanwhile_lose_nothing(tmp_path: Path) ->
     partitions = [f"2024-01-{day:02}" for day in range(1, 9)]
     for partition in partitions:
         _publish(str(tmp_path), partition, 0)
-    with ProcessPoolExecutor(3, mp_context=get_context("spawn")) as pool:
+    context = get_context("forkserver")
+    context.set_forkserver_preload([__name__])
+    with ProcessPoolExecutor(3, mp_context=context) as pool:
         jobs = [
             pool.submit(_publish, str(tmp_path), partition, v) for v in (1, 2) for partition in partitions
         ]

@@ -19,7 +19,7 @@ from include.judge.evidence import (
     Fairness,
     Leakage,
     Losses,
-    Serving,
+    ServingTest,
     Slice,
     evidence_key,
     evidence_rows_key,
@@ -35,6 +35,7 @@ from include.stats import profiles
 from include.stats.metrics import metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import publish_reference_profiles
 from tests.promote.conftest import partitions, selection
 
 ROOT = Path(__file__).parents[3]
@@ -85,7 +86,7 @@ class World:
             number, count, row_partitions, actual, predicted, champion["model"] if champion else ""
         )
         if refused:
-            serving = Serving(False, {"p95_ms": 5.25}, "row 3 differs")
+            serving = ServingTest(False, {"p95_ms": 5.25}, "row 3 differs")
             evidence = replace(evidence, facts=replace(evidence.facts, serving=serving))
         self.lake.replace(evidence_key(evidence.key), evidence.to_json().encode())
         if keep:
@@ -125,7 +126,7 @@ class World:
             code=f"commit-{number}",
             version=str(number),
             model=digest_bytes(f"model {number}".encode()),
-            prior=float(actual.mean()) if count else 0.2,
+            constant=float(actual.mean()) if count else 0.2,
             baseline_model=digest_bytes(b"baseline"),
             metrics={n: metric_values(names, actual, v) for n, v in predicted.items()},
             losses=test_losses,
@@ -139,21 +140,21 @@ class World:
 
     def publish_training_data(self, evidence: Evidence) -> None:
         """Publish the version's training data; later versions have larger values."""
-        product = f"reference:{evidence.model}"
         random = np.random.default_rng(int(evidence.version))
         shift = 0.1 * int(evidence.version)
         values = {n: random.normal(shift, 1, 200) for n in self.spec.features.numeric}
         values |= {n: random.choice(["A", "B", "C"], 200) for n in self.spec.features.categorical}
         result = profiles.build_profile(
-            product,
+            "",
             evidence.partition,
             pa.table(values),
             self.spec.features.numeric,
             self.spec.features.categorical,
         )
-        where = {"product": product, "partition": evidence.partition}
-        self.lake.publish("profiles", result, where)
-        self.partition(product, evidence.partition, 200_000)
+        result = result.set_column(
+            result.schema.get_field_index("count"), "count", pa.array([200_000] * result.num_rows)
+        )
+        publish_reference_profiles(self.lake, evidence.model, evidence.partition, [result])
 
     def partition(
         self, product: str, partition: str, count: int, quarantined: int = 0, outcome: str = "published"
@@ -175,8 +176,8 @@ class World:
         """Write the switch that promoting an attempt writes, without its models."""
         row = ledger.attempt(self.lake, key)
         ledger.record_switch(self.lake, lambda _: [{
-            "role": "champion", "version": row["version"], "model": row["model"], "prior": 0.2,
-            "effective_from": "2013-03-04", "evidence": row["partition"], "kind": "promoted", "by": "",
+            "role": "champion", "version": row["version"], "model": row["model"], "constant": 0.2,
+            "effective_from": "2013-03-04", "judged_on": row["partition"], "kind": "promoted", "by": "",
             "reason": row["sentence"], "attempt": key, "request": key, "recipe": "boosting",
         }])  # fmt: skip
 
@@ -249,7 +250,9 @@ def facts(
             EdgeCase("temp missing", "missing", True, 0.1),
             EdgeCase("dest unseen", "unseen", True, 0.3, HOSTILE),
         ),
-        serving=Serving(True, {"p50_ms": 3.1, "p95_ms": 5.25, "rows_per_second": 81234.0, "size_mb": 1.5}),
+        serving=ServingTest(
+            True, {"p50_ms": 3.1, "p95_ms": 5.25, "rows_per_second": 81234.0, "size_mb": 1.5}
+        ),
         leakage=Leakage(
             single_feature={n: 0.5 + 0.01 * i for i, n in enumerate(names)},
             shuffled_losses=shuffled,

@@ -157,7 +157,7 @@ def test_a_registry_that_is_down_costs_nothing(
     place = draw_verdict(weekly.lake, weekly.spec, weekly.attempt(1, SKILLS), Registry("http://127.0.0.1:9"))
 
     assert weekly.lake.get(f"reports/{place}")
-    assert "weekly_sales v1: report and cards are in the lake only" in caplog.text
+    assert "weekly_sales v1: couldn't copy report and cards to MLflow" in caplog.text
 
 
 def test_a_champion_whose_evidence_other_code_wrote_is_still_named(flights: World) -> None:
