@@ -203,9 +203,22 @@ def test_a_partitions_lineage_names_data_model_predictions_and_outcomes(client: 
     assert "version 35 boosting, as champion" in lineage
     assert f"fitted until {year.KEYS[242]} on 3,400 rows, training of {year.KEYS[244]}" in lineage
     assert "from outcomes input-outcom" in lineage
-    assert "log loss per row: 0.5 (version 35), 0.6 (prior, same rows); less is better" in lineage
+    assert "log loss per row: 0.5 (version 35), 0.6 (constant, same rows); less is better" in lineage
     for product in ("visits", "outcomes", "predictions"):
         assert f'title="{year.digest(product, year.KEYS[249])}"' in answer.text, product
+
+
+def test_a_partition_counts_what_its_predictions_advise(copied: Lake, client: year.Client) -> None:
+    """With costs, the page says how many rows have each action; without, it says nothing of actions."""
+    place = {"partition": year.KEYS[249]}
+    plain = words(client.get(f"/partition/year/{year.KEYS[249]}"))
+    rows = copied.read("predictions", place)
+    actions = ["warn"] * 3 + ["wait"] * (rows.num_rows - 3)
+    copied.publish("predictions", rows.append_column("action", pa.array(actions)), place)
+    assert "warn" not in plain
+    advised = words(client.get(f"/partition/year/{year.KEYS[249]}"))
+    assert f"wait: {rows.num_rows - 3} rows, warn: 3 rows" in advised
+    assert "warn" not in words(client.get(f"/partition/year/{year.KEYS[248]}"))
 
 
 def test_a_partition_leads_to_the_ones_before_and_after_it(client: year.Client) -> None:

@@ -86,6 +86,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "violations": lake.counts("quarantine", violations, {"source": list(spec.sources), **where}),
         "predictions": _with_inputs(products.get("predictions")),
         "served": _served(lake, spec, partition),
+        "actions": _actions(lake, partition),
         "shadows": products.get("shadows"),
         "findings": findings,
         "decision": decision,
@@ -139,6 +140,15 @@ def _served(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
         {**row, "share": row["count"] / total, "about": about.get(row["model"])}
         for row in sorted(counts, key=lambda row: (-row["count"], row["served_by"], row["version"]))
     ]
+
+
+def _actions(lake: Lake, partition: str) -> list[Row]:
+    """Return how many rows have each action, the most rows first; none without costs."""
+    opened = lake.open("predictions")
+    if opened is None or "action" not in (field.name for field in opened.schema().fields):
+        return []
+    counts = lake.counts("predictions", ["action"], {"partition": partition})
+    return sorted((row for row in counts if row["action"]), key=lambda row: (-row["count"], row["action"]))
 
 
 def _model_facts(lake: Lake, models: Sequence[str]) -> dict[str, Row]:
