@@ -29,7 +29,7 @@ help: ## show this list
 
 install: .venv/installed ## make .venv from the lock (PYTHON=python3.12 chooses another one)
 
-.venv/installed: requirements.txt requirements-onnx.txt requirements-openlineage.txt requirements-events.txt requirements-dev.txt
+.venv/installed: requirements.txt requirements-onnx.txt requirements-openlineage.txt requirements-events.txt requirements-dask.txt requirements-dev.txt
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; (3, 11) <= v <= (3, 13) or sys.exit(f"Evergreen needs Python 3.11 to 3.13, and $(PYTHON) is {v[0]}.{v[1]}: make install PYTHON=<another one>")'
 	@test -x $(VENV)/python || $(PYTHON) -m venv .venv \
 		|| { echo "python3-venv is missing: apt-get install python3-venv" >&2; rm -rf .venv; exit 1; }
@@ -37,7 +37,7 @@ install: .venv/installed ## make .venv from the lock (PYTHON=python3.12 chooses 
 	$(VENV)/python -m pip install --quiet --disable-pip-version-check $(UV)
 	@$(RUN_UV) pip install --quiet --compile-bytecode --require-hashes \
 		-r requirements.txt -r requirements-onnx.txt -r requirements-openlineage.txt -r requirements-events.txt \
-		-r requirements-dev.txt
+		-r requirements-dask.txt -r requirements-dev.txt
 	@touch $@
 
 lock: install ## resolve requirements*.in and the extras anew
@@ -45,6 +45,7 @@ lock: install ## resolve requirements*.in and the extras anew
 	$(COMPILE) --upgrade --extra onnx -c requirements.txt pyproject.toml -o requirements-onnx.txt
 	$(COMPILE) --upgrade --extra openlineage -c requirements.txt pyproject.toml -o requirements-openlineage.txt
 	$(COMPILE) --upgrade --extra events -c requirements.txt pyproject.toml -o requirements-events.txt
+	$(COMPILE) --upgrade --extra dask -c requirements.txt pyproject.toml -o requirements-dask.txt
 	$(COMPILE) --upgrade requirements-dev.in -o requirements-dev.txt
 
 # Neither tool is in the lock: uv runs each in an environment of its own. --strict, or a package of which nothing is
@@ -52,7 +53,7 @@ lock: install ## resolve requirements*.in and the extras anew
 audit: install ## ask for known flaws of what is locked (where such data can be had)
 	@$(RUN_UV) tool run --from $(AUDIT) pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 		--vulnerability-service $(or $(SERVICE),pypi) -r requirements.txt -r requirements-onnx.txt -r requirements-openlineage.txt \
-		-r requirements-events.txt -r requirements-dev.txt
+		-r requirements-events.txt -r requirements-dask.txt -r requirements-dev.txt
 
 image: ## build Airflow's image with the code in it (IMAGE=registry/name:tag): needs a Docker engine
 	docker build --file deploy/airflow/Dockerfile --target evergreen --build-arg CODE=$(CODE) --tag $(IMAGE) .

@@ -28,6 +28,7 @@ COMMANDS = {
     "serve": ["benchmarks.serve"],
     "large": ["benchmarks.large", "1000000", "5000000"],
     "external": ["benchmarks.external", "1000000", "20000000"],
+    "dask": ["benchmarks.dask_fit"],
     "partitions": ["benchmarks.partitions"],
     "pages": ["benchmarks.pages"],
     "flat": ["benchmarks.flat"],

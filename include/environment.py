@@ -143,5 +143,19 @@ def endpoint(name: str) -> Endpoint:
         ) from None
 
 
+_connect: Connect = endpoint
+
+
+def use_connections(connect: Connect) -> None:
+    """Let `connection` read endpoints by a function: in a task, from Airflow's secrets backends."""
+    global _connect  # noqa: PLW0603 - a process has one source of connections
+    _connect = connect
+
+
+def connection(name: str) -> Endpoint:
+    """Return an endpoint, from Airflow's connections in a task and from the environment elsewhere."""
+    return _connect(name)
+
+
 def _extra(value: Any) -> dict[str, Any]:
     return dict(json.loads(value) if isinstance(value, str) and value else value or {})

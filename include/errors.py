@@ -12,6 +12,7 @@ EvergreenError
 ├── TrainingOutdated       the declaration or the data changed since a training: train again
 ├── ModelError             a stored model can't be loaded or differs from the ledger's record
 ├── StoreUnavailable       the lake can't be read or written now: retry
+├── ClusterUnavailable     a Dask cluster doesn't answer, or has lost a worker: retry
 ├── BackupError            a backup is damaged, or its address or the restore's can't be used
 ├── StaleDecision          another process decided first: read the ledger and decide again
 └── SettingError           an environment setting (address, account, secret) is missing or invalid
@@ -102,6 +103,10 @@ class TrainingOutdated(EvergreenError):
 
 class StoreUnavailable(EvergreenError):
     """The lake can't be read or written now; a retry may help."""
+
+
+class ClusterUnavailable(EvergreenError):
+    """A Dask cluster doesn't answer, or has lost a worker in the middle of a fit; a retry may help."""
 
 
 class BackupError(EvergreenError):

@@ -46,7 +46,7 @@ settings.load_profile("evergreen")
 # each worker takes a file at a time, in this order: a long one that came last would be waited for alone
 LONGEST = (
     *("e2e", "browser", "faults", "flights", "docs", "evaluate", "erasure", "monitor", "rollout", "train"),
-    *("upkeep", "history", "replay", "cli"),
+    *("plugins", "upkeep", "history", "replay", "cli", "validate"),
 )
 
 

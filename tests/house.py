@@ -1,4 +1,4 @@
-"""One real Airflow for weekly_sales and its copies, and hourly_rides: scheduler, API server, PostgreSQL, S3.
+"""One real Airflow for the tests' use cases and their copies: scheduler, API server, PostgreSQL, S3.
 
 The tests of `e2e/` drive it through the REST API, and those of `browser/` as a person does. Both folders run
 in one worker, one after the other, so the servers start once.
@@ -6,6 +6,7 @@ in one worker, one after the other, so the servers start once.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import sys
@@ -19,6 +20,8 @@ from demo.home import Home
 from demo.servers import ALL
 from demo.stack import Stack
 from include.storage.lake import Lake
+from tests.copies import LIGHT, copy
+from tests.queues.servers import free_port
 from tests.usecases.hourly_rides import world as rides
 from tests.usecases.weekly_sales import world
 
@@ -28,7 +31,7 @@ HOURS = 24 * 42  # of the taxis
 PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
 SPARSE = "sparse_rides"
 STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
-SHARDED = "weekly_sharded"
+SHARDED, WORKERS, EVENTS = "weekly_sharded", "weekly_workers", "weekly_events"
 # what the story's use case declares otherwise: files of its own, a recipe that learns little, and each step
 PLOT = (
     ("sales/{day}.csv", "story/{day}.csv"),
@@ -41,6 +44,14 @@ PLOT = (
         "  rollout: {kind: canary, partitions: 2, look_every: 1, patience: 10, alpha: 0.4, margin: 3, "
         "share: 0.4}",
     ),
+)
+WOKEN = (
+    ("sales/{day}.csv", "events/sales/{day}.csv"),
+    (
+        "\n\nsources:",
+        "\n  events: {kind: redis, connection: queue, queue: ready, alert_after: 0}\n\nsources:",
+    ),
+    ("\nscoring:", "\nalerts: {to: [desk]}\n\nscoring:"),
 )
 OVERDUE = (
     ('batch: "0 6 * * 1"', 'batch: "0 6 * * *"'),
@@ -56,6 +67,7 @@ class House:
         self.folder = folder
         self.shop, self.usecases, self.kill = folder / "shop", folder / "usecases", folder / "kill"
         self.taxis, self.columbia = folder / "taxis", folder / "columbia"
+        self.queue = free_port()  # of a Redis that a test starts
         self.home = Home(folder / "home")
         path = os.pathsep.join(map(str, (ROOT, ROOT / "tests" / "e2e" / "site")))
         self.stack = Stack(
@@ -67,6 +79,9 @@ class House:
                 "AIRFLOW_CONN_SHOP": world.connection(self.shop),
                 "AIRFLOW_CONN_TAXIS": rides.connection(self.taxis),
                 "AIRFLOW_CONN_COLUMBIA": rides.connection(self.columbia),
+                "AIRFLOW_CONN_QUEUE": json.dumps(
+                    {"conn_type": "redis", "host": "127.0.0.1", "port": self.queue}
+                ),
                 # no test adds a DAG, and other tests want the cores as well
                 "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "300",
                 "AIRFLOW__SCHEDULER__SCHEDULER_IDLE_SLEEP_TIME": "0.5",
@@ -124,29 +139,34 @@ def running() -> Iterator[House]:
     made.usecases.mkdir()
     made.kill.mkdir()
     world.write(made.shop, WEEKS)
-    rides.write(made.taxis, HOURS)
     rides.write_sparse(made.taxis, HOURS)
     start = 'start: "2024-01-01"'  # and an end, or this week's run of the unpaused DAG joins in
     ended = (start, f'{start}\n  end: "2024-12-30"')
-    _copy(made.usecases, "weekly_killed", ended)
+    copy(made.usecases, "weekly_killed", ended)
     approved = ("  block_partitions: 1", "  block_partitions: 1\n  approval: all")
-    _copy(made.usecases, "weekly_asking", ended, approved)
-    _copy(made.usecases, BUTTONS, ended, approved)
-    _copy(made.usecases, STORY, ended, *PLOT)
+    copy(made.usecases, "weekly_asking", ended, approved, *LIGHT)
+    copy(made.usecases, BUTTONS, ended, approved, *LIGHT)
+    copy(made.usecases, STORY, ended, *PLOT)
     # batch, without an end and without a file: its newest partition is overdue as soon as it is scheduled
-    _copy(made.usecases, LATE, *OVERDUE)
-    _copy(made.usecases, FORMS, ended)
+    copy(made.usecases, LATE, *OVERDUE)
+    copy(made.usecases, FORMS, ended, *LIGHT)
+    copy(made.usecases, EVENTS, ended, *WOKEN)
     shards = ("scoring:\n", "scoring:\n  shards: 3\n")
-    _copy(made.usecases, SHARDED, ended, ("  lookback: 4", "  lookback: 4\n  entity: [store]"), shards)
+    copy(made.usecases, SHARDED, ended, ("  lookback: 4", "  lookback: 4\n  entity: [store]"), shards, *LIGHT)
+    workers = (
+        "estimator: hist_gradient_boosting, params: {max_iter: 60, min_samples_leaf: 10}",
+        "estimator: xgboost, params: {n_estimators: 30}, engine: dask",
+    )
+    copy(made.usecases, WORKERS, ended, workers)
     sparse = ('available_at: "-3m"', 'available_at: "-3m"\n    sparse: true')
-    _copy(made.usecases, SPARSE, ("counts/{", "sparse/{"), sparse, of="hourly_rides")
-    _copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
+    copy(made.usecases, SPARSE, ("counts/{", "sparse/{"), sparse, of="hourly_rides")
+    copy(made.usecases, "weekly_mistyped", ("objective: squared_error", "objectiv: squared_error"))
     before = dict(os.environ)
     try:
         made.stack.up(name for name in ALL if name not in ("landing", "weather"))  # nobody asks for flights
         os.environ.update(made.stack.environment())
-        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, SHARDED)
-        for usecase in (*weekly, "hourly_rides", SPARSE, "columbia_minutes", "flight_delay"):
+        weekly = ("weekly_sales", "weekly_killed", "weekly_asking", STORY, FORMS, BUTTONS, SHARDED, WORKERS)
+        for usecase in (*weekly, SPARSE, "columbia_minutes"):
             for clock in ("batch", "training", "history", "operate"):
                 made.api.wait_dag(f"{usecase}__{clock}", timeout=PATIENCE)
                 made.api.unpause(f"{usecase}__{clock}")
@@ -156,14 +176,3 @@ def running() -> Iterator[House]:
         os.environ.update(before)
         made.stack.down()
         shutil.rmtree(folder)
-
-
-def _copy(folder: Path, name: str, *planted: tuple[str, str], of: str = "weekly_sales") -> None:
-    """Lay a use case that differs from another one in its name, and where something is planted."""
-    shutil.copytree(ROOT / "tests" / "usecases" / of, folder / name)
-    file = folder / name / "usecase.yaml"
-    text = file.read_text()
-    for old, new in ((f"name: {of}", f"name: {name}"), *planted):
-        assert old in text
-        text = text.replace(old, new)
-    file.write_text(text)

@@ -231,8 +231,10 @@ def estimators_page() -> str:
         "`calibration` for binary and multiclass problems, `target` for regressions, `early_stopping` and\n"
         "`monotone` for `hist_gradient_boosting` and `xgboost`, `search` for all that learn from features, "
         "and\n`half_life` also for `prior`. With `external_memory`, `xgboost` reads many rows in batches "
-        "([measured](benchmarks.md)).\nWhat an option holds out are the newest partitions, never "
-        "random rows. What was\nchosen is in MLflow's parameters and in the note of the task `train.fit`.",
+        "([measured](benchmarks.md)),\nand with `engine: dask` it is fitted by "
+        "[worker processes](../how-to/train-on-dask.md).\nWhat an option holds out are the newest "
+        "partitions, never random rows. What was\nchosen is in MLflow's parameters and in the note of the "
+        "task `train.fit`.",
         "Counts and quantiles are regressions. Declare the loss for the candidates and for the gate:",
         "| | `hist_gradient_boosting` | `xgboost` | `gate.objective` |\n|---|---|---|---|\n"
         "| counts | `{loss: poisson}` | `{objective: 'count:poisson'}` | `poisson_deviance` |\n"

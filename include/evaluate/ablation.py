@@ -24,6 +24,7 @@ from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
+from include.train import dask_engine
 from include.train.fit import fit_recipe, target
 from include.train.fits import recipes
 from include.train.record import PATH, TrainingRecord, attempt_key
@@ -81,6 +82,7 @@ class Ablation:
         return "\n".join([head, f"gain of each group, {self.level:.0%} interval", *lines])
 
 
+@dask_engine.keep_started()
 def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Registry) -> Ablation:
     """Fit a training's chosen recipe without each feature group, and compare losses on its test partitions.
 

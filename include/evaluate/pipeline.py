@@ -39,7 +39,7 @@ from include.spec import UseCase
 from include.stats.metrics import all_metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import walks
+from include.train import dask_engine, walks
 from include.train.fit import target
 from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipe_names, recipes
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
@@ -71,6 +71,7 @@ class LoadedModel:
     predictions: Array
 
 
+@dask_engine.keep_started()
 def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry: Registry) -> Ref:
     """Measure all models on the test partitions, which none of them was fitted or tuned on.
 

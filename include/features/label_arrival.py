@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cache
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -44,6 +45,7 @@ def label_arrivals(
     if not partitions:
         return {}
     clock, delay = spec.clock, spec.labels.delay
+    moment = cache(clock.moment)
     keys = clock.keys(min(partitions), until)
     label_places = dict(zip(keys, range(delay, len(keys)), strict=False))
     where = {"partition": [keys[label_places[key]] for key in partitions]}
@@ -56,12 +58,12 @@ def label_arrivals(
     for partition in partitions:
         later = keys[label_places[partition] :]
         moments = dict(sorted(counts[later[0]].items()))
-        places = {at: bisect_left(later, at, key=clock.moment) for at in moments}
+        places = {at: bisect_left(later, at, key=moment) for at in moments}
         after = [at.isoformat() for at, place in places.items() if place == len(later)]
         arrivals[partition] = LabelArrival(
             partitions=tuple(dict.fromkeys(later[place] for place in places.values() if place < len(later))),
             next=after[0] if after else "",
-            early=sum(count for at, count in moments.items() if at < clock.moment(partition)),
+            early=sum(count for at, count in moments.items() if at < moment(partition)),
         )
     return arrivals
 

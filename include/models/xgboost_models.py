@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import gc
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from xgboost import (
 
 Array = NDArray[np.float64]
 Batch = tuple[Array, Array, Array | None]  # columns, labels, and weights
+Batches = Callable[[], Iterator[Batch]]
 
 
 class _Stored(XGBModel):
@@ -43,8 +44,10 @@ class _Stored(XGBModel):
         self._complete_types(columns.shape[1])
         return super().fit(columns, actual, verbose=False, **options)
 
-    def fit_batches(self, batches: Callable[[], Iterator[Batch]], classes: int = 0) -> Any:
-        """Fit on batches that are never in memory together; XGBoost keeps their bins in a file.
+    def fit_batches(
+        self, batches: Batches, classes: int = 0, boost: Callable[..., Booster] | None = None
+    ) -> Any:
+        """Fit on batches that are never in memory together.
 
         The bins of many rows are approximated batch by batch, so the model may differ from that of `fit`.
 
@@ -52,20 +55,14 @@ class _Stored(XGBModel):
         ----------
         batches : returns the same batches each time: columns, shape (n, any), labels and weights, (n,).
         classes : the number of classes, 0 for a regression.
+        boost : fits the booster as `boost_from_file` does, which is the default.
         """
         types = self._complete_types(next(batches())[0].shape[1])
         params = self.get_xgb_params()
         if classes > 2:  # as XGBoost's own classifier does
             self.objective = params["objective"] = "multi:softprob"
             params["num_class"] = classes
-        with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
-            source = _Batches(batches, str(Path(folder, "bins")), types)
-            matrix = ExtMemQuantileDMatrix(
-                source, max_bin=self.max_bin or 256, nthread=self.n_jobs, enable_categorical=True
-            )
-            self._Booster = train(params, matrix, self.get_num_boosting_rounds())
-            del matrix, source
-            gc.collect()  # they refer to each other, and remove their file when they are gone
+        self._Booster = (boost or boost_from_file)(params, self.get_num_boosting_rounds(), batches, types)
         if classes:
             self.n_classes_ = classes
         return self
@@ -107,10 +104,23 @@ class _Stored(XGBModel):
         return copy
 
 
+def boost_from_file(params: dict[str, Any], rounds: int, batches: Batches, types: Sequence[str]) -> Booster:
+    """Return the booster fitted on batches, whose bins XGBoost keeps in a file under ``TMPDIR``."""
+    with tempfile.TemporaryDirectory(prefix="evergreen-") as folder:
+        source = _Batches(batches, str(Path(folder, "bins")), list(types))
+        matrix = ExtMemQuantileDMatrix(
+            source, max_bin=params.get("max_bin") or 256, nthread=params["n_jobs"], enable_categorical=True
+        )
+        booster = train(params, matrix, rounds)
+        del matrix, source
+        gc.collect()  # they refer to each other, and remove their file when they are gone
+    return booster
+
+
 class _Batches(DataIter):
     """Batches in the form in which XGBoost asks for them, as often as it needs them."""
 
-    def __init__(self, batches: Callable[[], Iterator[Batch]], prefix: str, types: list[str]) -> None:
+    def __init__(self, batches: Batches, prefix: str, types: list[str]) -> None:
         self._batches, self._types = batches, types
         self._rest = batches()
         super().__init__(cache_prefix=prefix, release_data=True)

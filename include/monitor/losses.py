@@ -23,7 +23,6 @@ from include.features.build import features
 from include.models import artifacts, outputs
 from include.models.outputs import Constant
 from include.promote import ledger
-from include.promote.ledger import Row
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage import schemas
@@ -68,20 +67,23 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     ----------
     champions : switches, oldest first; each serves from its partition on until the next one does.
     """
-    newest: dict[str, Row] = {}
+    newest: dict[str, int] = {}  # by partition, the place of its newest row
     by_effect = sorted(range(len(champions)), key=lambda place: str(champions[place]["effective_from"]))
     effects = [str(champions[place]["effective_from"]) for place in by_effect]
     serving = list(accumulate(by_effect, max))  # from each of these partitions on
-    published = lake.rows(LOSSES, {"model": sorted({row["model"] for row in champions})})
-    for row in sorted(published, key=lambda row: (str(row["partition"]), str(row["known"]))):
-        place = bisect_right(effects, str(row["partition"]))
-        served = place and champions[serving[place - 1]]["model"] == row["model"]
-        if row["known"] <= partition and served and row["rows"]:
-            newest[row["partition"]] = row
-    rows = list(newest.values())
+    where = {"model": sorted({row["model"] for row in champions})}
+    published = lake.read(LOSSES, where, order=("partition", "known"))
+    published = schemas.LOSSES.empty_table() if published is None else published
+    columns = [published[name].to_pylist() for name in ("partition", "known", "model", "rows")]
+    for row, (scored, known, model, count) in enumerate(zip(*columns, strict=True)):
+        place = bisect_right(effects, scored)
+        served = place and champions[serving[place - 1]]["model"] == model
+        if known <= partition and served and count:
+            newest[scored] = row
+    rows = published.take(pa.array(list(newest.values()), pa.int64()))
     names = ("rows", "loss", "baseline", "constant", "expected", "observed", "predicted")
-    columns = {name: np.array([row.get(name) for row in rows], dtype=float) for name in names}
-    return LossSeries(tuple(newest), **columns, against=tuple(row["against"] for row in rows))
+    sums = {name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in names}
+    return LossSeries(tuple(newest), **sums, against=tuple(rows["against"].to_pylist()))
 
 
 def baseline_predictions(

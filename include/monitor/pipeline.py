@@ -44,11 +44,12 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
         of the partition's rows in `findings`; its note is a sentence for people.
     """
     state = State(lake, spec, partition)
-    is_monitored = False
+    is_monitored, others = False, True
     # Each attempt publishes one partition and reads the state again, which a concurrent run may have changed.
     for _ in range(MAX_ATTEMPTS):
-        if realized := publish_performance(lake, spec, state):
-            state.refresh(lake, realized)
+        if others:  # or else no label has changed since the last attempt looked at all partitions
+            realized = publish_performance(lake, spec, state)
+            others = bool(realized) and state.refresh(lake, realized)
         stale = [key for key in (partition, *state.later) if state.stale(key)]
         if is_monitored and not stale and _is_consistent(lake, partition, state):
             row = state.partition_row(PRODUCT, partition)
@@ -59,7 +60,7 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
         due = stale[0] if is_monitored and stale else partition
         completed = _publish(PartitionContext(lake, spec, state, due))
         is_monitored = True
-        state.refresh(lake, completed)
+        others = state.refresh(lake, completed) or others
     raise EvergreenError(
         f"{spec.name}/monitor/{partition}",
         required="stable inputs",

@@ -319,7 +319,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
-                why_no_champion=ledger.why_no_champion(switches, key),
+                why_no_champion="" if serving else ledger.why_no_champion(switches, key),
                 replaced_since=replaced_since(line),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )

@@ -61,8 +61,8 @@ class State:
         self._version = -1  # of `partitions`, when it was read
         self.refresh(lake)
 
-    def refresh(self, lake: Lake, own: Sequence[Row] = ()) -> None:
-        """Read again what is published now.
+    def refresh(self, lake: Lake, own: Sequence[Row] = ()) -> bool:
+        """Read again what is published now; return whether others may have published since.
 
         Parameters
         ----------
@@ -70,7 +70,8 @@ class State:
             the last refresh, only they are taken over.
         """
         version = lake.version("partitions")
-        if own and version == self._version + 1:
+        alone = bool(own) and version == self._version + 1
+        if alone:
             rows = pa.Table.from_pylist(list(own), schemas.PARTITIONS).to_pylist()
             self._partitions |= {
                 (row["product"], row["partition"]): row for row in rows if row["partition"] in self._place
@@ -93,6 +94,7 @@ class State:
         for key in sorted(self.realized_inputs):
             for known in self.realized_inputs[key].get("restated", []):
                 self.relabeled.setdefault(known, []).append(key)
+        return not alone
 
     def _read_all(self, lake: Lake, version: int) -> None:
         """Read the rows of `partitions` as of a version."""

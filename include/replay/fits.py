@@ -247,7 +247,8 @@ def _fit(
     rows = _worker["rows"].take(pa.array(places))
     rows = rows.append_column(spec.problem.target, pa.array(actual, pa.float64()))
     began = time.process_time()
-    estimator = fit_recipe(spec, recipe, rows)
+    # these processes share the cores already, and each has the rows in memory
+    estimator = fit_recipe(spec, recipe.model_copy(update={"engine": "local"}), rows)
     seconds = time.process_time() - began
     data = artifacts.serialize(estimator)
     return FittedModel(data, seconds, [_predict_rows(spec, estimator, part) for part in predicted])

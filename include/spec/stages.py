@@ -122,6 +122,14 @@ class Candidate(Strict):
         description="rows from which on xgboost reads them in batches from a file under TMPDIR, instead of "
         "holding all of them in memory",
     )
+    engine: Literal["local", "dask"] = added_field(
+        "local",
+        description="where xgboost is fitted: in the task's process, or by dask on worker processes, each of "
+        "which holds its share of the rows in memory",
+    )
+    workers: int = added_field(
+        2, ge=1, le=1000, description="worker processes of engine: dask; the model depends on their number"
+    )
     search: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = added_field(
         {},
         description="values of parameters to choose from, by the objective on the newest training.test "
@@ -132,11 +140,13 @@ class Candidate(Strict):
     )
 
     @model_validator(mode="after")
-    def _budget_of_a_search(self) -> Candidate:
+    def _options_of_an_option(self) -> Candidate:
         if "search_fits" in self.model_fields_set and not self.search:
             raise ValueError(
                 "search_fits: it limits search, which isn't declared; declare it, or remove this"
             )
+        if "workers" in self.model_fields_set and self.engine != "dask":
+            raise ValueError("workers: they are those of engine: dask; declare it, or remove this")
         return self
 
     @property
@@ -167,6 +177,11 @@ class Training(Strict):
     walk_rows: int = added_field(
         10_000, ge=100, description="rows of a partition that each recipe predicts for its walk, at most"
     )
+    dask_connection: Name | None = added_field(
+        None,
+        description="Airflow connection of the Dask scheduler that fits recipes with engine: dask; null: a "
+        "cluster is started on the task's machine for each fit",
+    )
     baselines: tuple[Candidate, ...] = Field(min_length=1)
     candidates: tuple[Candidate, ...] = Field(min_length=1)
     seed: int = Field(7, description="of every random choice, so that a rerun fits the same model")
@@ -191,6 +206,9 @@ class Training(Strict):
         unnamed = [recipe.unnamed for recipe in (*self.baselines, *self.candidates)]
         if same := [name for place, name in enumerate(names) if unnamed[place] in unnamed[:place]]:
             raise ValueError(f"candidates: {', '.join(same)} is the same recipe as an earlier one; remove it")
+        engines = {recipe.engine for recipe in (*self.baselines, *self.candidates)}
+        if self.dask_connection and "dask" not in engines:
+            raise ValueError("dask_connection: no recipe has engine: dask; declare it, or remove this")
         return self
 
 

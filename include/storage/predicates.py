@@ -42,6 +42,12 @@ def condition(where: Where) -> str:
     return " AND ".join(_is_in(column, _as_list(values)) for column, values in where.items())
 
 
+def range_condition(where: Where, low: str, high: str) -> str:
+    """Return the `condition` on other columns, and that ``partition`` is from ``low`` to ``high``."""
+    between = f'"partition" BETWEEN {_quote_value(low)} AND {_quote_value(high)}'
+    return f"{condition(where)} AND {between}" if where else between
+
+
 def run_query(table: DeltaTable, sql: str, share: Share | None = None) -> pa.Table:
     """Return the result of a query of the table ``t``, or a share of it."""
     # Arrow's own dataset over delta-rs' files took two to three times as long, and sometimes aborted at exit

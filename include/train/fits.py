@@ -69,6 +69,9 @@ class Fit:
     moved: float | None
 
 
+_FIELDS = tuple(field.name for field in fields(Fit))  # each training adds rows, and each task reads them all
+
+
 @dataclass(frozen=True)
 class KnownRows:
     """The rows for a training, and for trainings on earlier partitions, as known then.
@@ -192,7 +195,7 @@ def read_fits(lake: Lake) -> list[Fit]:
 
 
 def _from_row(row: dict[str, Any]) -> Fit:
-    return Fit(**{field.name: row[field.name] for field in fields(Fit)})
+    return Fit(*map(row.__getitem__, _FIELDS))
 
 
 def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> str:

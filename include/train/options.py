@@ -95,6 +95,7 @@ def validate_options(spec: UseCase, candidate: Candidate, entry: Estimator, vali
         "monotone": _monotone_problems(spec, candidate, entry),
         "early_stopping": _early_stopping_problems(spec, candidate, entry),
         "external_memory": _external_memory_problems(candidate),
+        "engine": _engine_problems(candidate),
         "search": _search_problems(candidate, entry, valid),
     }
     declared = candidate.options
@@ -108,6 +109,17 @@ Problem = tuple[str, str, str]  # what is required, what was found, and the reme
 REMOVE = "remove the option"
 LEARNS = "an estimator that learns from the features"
 BOOSTING = "hist_gradient_boosting or xgboost"
+
+
+# values of XGBoost's parameters that workers can't share, with what is required instead
+DASK_REFUSES = (
+    ("tree_method", ("exact", "approx"), "tree_method hist for dask, whose workers add up histograms"),
+    (
+        "objective",
+        ("reg:quantileerror", "reg:absoluteerror"),
+        "an objective whose leaves aren't quantiles: dask would take the mean of each worker's quantile",
+    ),
+)
 
 
 def _learns(candidate: Candidate, entry: Estimator) -> bool:
@@ -175,6 +187,18 @@ def _external_memory_problems(candidate: Candidate) -> Iterator[Problem]:
     for option in ("target", "early_stopping"):
         if option in candidate.options:
             yield f"no {option}, which needs all rows in memory", option, "remove one of the two"
+
+
+def _engine_problems(candidate: Candidate) -> Iterator[Problem]:
+    if candidate.estimator != "xgboost":
+        yield "xgboost for dask", candidate.estimator, f"{REMOVE}, or use xgboost"
+    for option in ("target", "early_stopping", "external_memory"):
+        if option in candidate.options:
+            yield f"no {option} with dask, whose workers share the rows", option, "remove one of the two"
+    for name, refused, required in DASK_REFUSES:
+        for value in (candidate.params.get(name), *candidate.search.get(name, ())):
+            if value in refused:
+                yield required, f"{name} {value}", f"{REMOVE} or the {name}"
 
 
 def _search_problems(candidate: Candidate, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:

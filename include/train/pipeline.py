@@ -35,7 +35,7 @@ from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
-from include.train import monitoring_baselines, walks
+from include.train import dask_engine, monitoring_baselines, walks
 from include.train.fit import is_learnable, require_learnable_labels, target
 from include.train.fits import (
     Fit,
@@ -53,6 +53,7 @@ from include.train.split import partitions_of, split, walk_origins
 from include.train.tuning import chosen_params
 
 
+@dask_engine.keep_started()
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
     """Fit what the spec declares on the data known by ``partition``, and register the challenger.
 

@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,7 @@ from include.spec import UseCase
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.storage import spill
+from include.train import dask_engine
 from include.train.options import LogTarget
 from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import partitions_of
@@ -81,7 +83,11 @@ def _with_params(candidate: Candidate, params: dict[str, Any], **changes: Any) -
 
 def _fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
     if candidate.external_memory and rows.num_rows >= candidate.external_memory:
-        return _fit_external(spec, candidate, rows, actual)
+        return _fit_batches(spec, candidate, rows, actual)
+    if candidate.engine == "dask":
+        with dask_engine.connect(spec, candidate) as cluster:
+            boost = partial(cluster.train, rows=rows.num_rows)
+            return _fit_batches(spec, candidate, rows, actual, boost)
     options = {"model__sample_weight": _weights(spec, candidate, rows)} if candidate.half_life else {}
     pipeline = _built(spec, candidate, rows)
     _use_threads(pipeline[-1], CORES)  # each tree has a seed of its own, whichever thread fits it
@@ -105,7 +111,13 @@ def _use_threads(model: Any, count: int) -> None:
             part.n_jobs = count
 
 
-def _fit_external(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+def _fit_batches(
+    spec: UseCase,
+    candidate: Candidate,
+    rows: pa.Table,
+    actual: Array,
+    boost: Callable[..., Any] | None = None,
+) -> Pipeline:
     """Fit XGBoost on batches of rows; only the labels, weights and categories are whole in memory."""
     pipeline, weights = _built(spec, candidate, rows), _weights(spec, candidate, rows)
     columns, model = (step for _, step in pipeline.steps)
@@ -121,7 +133,7 @@ def _fit_external(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: A
             frame = columns.transform(artifacts.model_input(batch, spec))
             yield frame, actual[part], None if weights is None else weights[part]
 
-    model.fit_batches(batches, len(spec.problem.codes))
+    model.fit_batches(batches, len(spec.problem.codes), boost)
     return pipeline
 
 

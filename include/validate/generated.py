@@ -393,8 +393,8 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
 
 
 def _try_recipe(spec: UseCase, recipe: Candidate, rows: pa.Table) -> None:
-    """Fit a recipe and predict; with the stored model of a use case's own estimator."""
-    estimator = fit_recipe(spec, recipe, rows)
+    """Fit a recipe and predict; with the stored model of a use case's own estimator. No cluster is needed."""
+    estimator = fit_recipe(spec, recipe.model_copy(update={"engine": "local"}), rows)
     if is_reference(recipe.estimator):  # only of these it can go wrong, and it costs more than the rest
         data = serialize_fit(spec, recipe, estimator)
         estimator = artifacts.deserialize(data, digest_bytes(data), spec)

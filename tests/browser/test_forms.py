@@ -143,10 +143,17 @@ def test_what_changes_the_champion_needs_a_reason(
     assert _champions(house) == before
 
 
+def test_a_training_of_an_older_partition_is_recorded_and_never_deployed(house: House, champion: str) -> None:
+    """It leaves an attempt, and the champion where it was."""
+    assert house.end(TRAINING, "older")["state"] == "success"
+    assert OLDER in {row["partition"] for row in house.lake(FORMS).rows("attempts")}
+    assert house.states(TRAINING, "older")["promote.switch"] == "skipped"
+    assert [row[0] for row in _champions(house)] == ["1"]
+
+
 def test_force_and_roll_back_with_and_without_a_version(house: House, person: Person, champion: str) -> None:
     """Each switch is in the ledger with the person and the reason, and the overview shows the last."""
     assert house.end(TRAINING, "older")["state"] == "success"
-    assert _champions(house)[-1][0] == "1"
     assert person.do(OPERATE, action="force", attempt=OLDER, reason="a try") == "Success"
     assert person.do(OPERATE, action="roll back", reason="no better") == "Success"
     assert person.do(OPERATE, action="roll back", version="2", reason="better after all") == "Success"

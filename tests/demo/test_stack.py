@@ -13,27 +13,12 @@ import pytest
 import requests
 
 from demo import process
-from demo.airflow_api import AirflowApi
 from demo.home import Home
 from demo.postgres import connect
-from demo.servers import SERVERS, log_file, pid_file
+from demo.servers import log_file, pid_file
 from demo.stack import Stack, StackError
 from demo.world import s3_client
-from tests.demo.processes import alive, members, only_loopback, started_in
-
-PROBE = '''
-"""Says which heavy libraries a task finds in its process before it imports any."""
-import sys
-from airflow.sdk import DAG, CronPartitionTimetable, task
-
-clock = CronPartitionTimetable("0 18 * * *", timezone="America/New_York", key_format="%Y-%m-%d")
-with DAG("probe", schedule=clock):
-    @task
-    def look():
-        heavy = ("pandas", "sklearn", "mlflow", "great_expectations", "evidently", "deltalake", "duckdb")
-        print("warm:", all(name in sys.modules for name in heavy))
-    look()
-'''
+from tests.demo.processes import members, only_loopback
 
 
 def test_secrets_are_private(stack: Stack, home: Home) -> None:
@@ -150,51 +135,3 @@ def test_addresses_and_passwords_are_kept(tmp_path: Path) -> None:
     assert (first.ports, first.secrets) == (second.ports, second.secrets)
     assert len(set(first.ports.values())) == len(first.ports)
     assert len(set(first.secrets.values())) == len(first.secrets)
-
-
-@pytest.mark.full
-@pytest.mark.airflow
-def test_the_whole_stack(stack: Stack, home: Home, tmp_path: Path) -> None:
-    """Airflow runs a task that finds the libraries imported; all is on loopback; `down` leaves no process."""
-    dags = home.folder("dags")
-    (dags / "probe.py").write_text(PROBE)
-    plugins = {"AIRFLOW__CORE__PLUGINS_FOLDER": str(tmp_path)}
-    whole = Stack(home, {"AIRFLOW__CORE__DAGS_FOLDER": str(dags), **plugins})
-    try:
-        whole.up([server.name for server in SERVERS if server.name != "landing"])
-        api = AirflowApi.of(home)
-        api.wait_dag("probe", timeout=60)
-        api.unpause("probe")
-        api.trigger_run("probe", partition_key="2013-03-01", run_id="probe__1")
-        run = api.wait_run("probe", "probe__1", timeout=120)
-        everything = members(whole)
-
-        said = api.log(api.task_instances("probe", "probe__1")[0])
-        assert (run["state"], "warm: True" in said) == ("success", True), said
-        assert only_loopback(everything)
-        assert (
-            requests.get(f"{home.url('mlflow')}/api/2.0/mlflow/experiments/search", timeout=5).status_code
-            == 401
-        )
-        assert requests.get(f"{home.url('airflow')}/api/v2/dags", timeout=5).status_code == 401
-        kill_the_scheduler_and_come_back(whole)
-    finally:
-        whole.down()
-    assert set(whole.status().values()) == {"down"}
-    assert not [one for one in (*everything, *started_in(home.root)) if alive(one)]
-
-
-def kill_the_scheduler_and_come_back(stack: Stack) -> None:
-    """The workers that a killed scheduler leaves are not there any more when the next one is."""
-    pids = pid_file(stack.home, "scheduler")
-    leader = process.running(pids)
-    assert leader is not None
-    leader.kill()
-    process.until(lambda: process.running(pids) is None, 5)
-    orphans = process.family(pids, stack.home.root)
-
-    stack.warm = False  # it comes back sooner
-    stack.up(["scheduler"])
-
-    assert len(orphans) >= 8  # the workers
-    assert not [orphan for orphan in orphans if alive(orphan)]

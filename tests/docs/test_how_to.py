@@ -146,6 +146,7 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
         "add-an-estimator",
         pytest.param("decide-by-cost", marks=pytest.mark.full),
         pytest.param("shard-a-partition", marks=pytest.mark.full),
+        pytest.param("train-on-dask", marks=pytest.mark.full),
         pytest.param("use-python", marks=pytest.mark.full),
         pytest.param("write-features-in-python", marks=pytest.mark.full),
     ],

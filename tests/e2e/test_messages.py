@@ -2,65 +2,42 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import pytest
 import redis as client
 
-from demo.airflow_api import POLL, AirflowApi
-from demo.home import Home
-from demo.servers import ALL
-from demo.stack import Stack
+from demo.airflow_api import POLL
 from include.ops.events import HEARTBEAT
-from include.storage.lake import Lake
-from tests.house import PATIENCE, ROOT
+from tests.house import EVENTS, PATIENCE, House
 from tests.monitor.hook import Hook, serving
-from tests.queues.servers import free_port, needs_redis, redis
+from tests.queues.servers import needs_redis, redis
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1800), needs_redis]
-USECASE = "weekly_events"
 ENDED = ("success", "skipped", "failed")
-BATCH, EVENTS = f"{USECASE}__batch", f"{USECASE}__events"
-DECLARED = (
-    ("name: weekly_sales", f"name: {USECASE}"),
-    (
-        'start: "2024-01-01"',
-        'start: "2024-01-01"\n  end: "2024-12-30"\n'
-        "  events: {kind: redis, connection: queue, queue: ready, alert_after: 0}",
-    ),
-    ("\nscoring:", "\nalerts: {to: [ops]}\n\nscoring:"),
-)
+BATCH, READING = f"{EVENTS}__batch", f"{EVENTS}__events"
 
 
 @dataclass
 class Site:
-    """A running Airflow with a use case that waits for messages on Redis."""
+    """A use case of the stack that waits for messages on Redis, and who is alerted."""
 
-    folder: Path
-    port: int
-    api: AirflowApi
+    house: House
     hook: Hook
-    servers: list[Any] = field(default_factory=list)
 
     def publish(self, *messages: bytes) -> None:
         """Publish messages, once somebody listens."""
-        server = client.Redis(port=self.port)
+        server = client.Redis(port=self.house.queue)
         for message in messages:
             soon(lambda m=message: server.publish("ready", m), "subscription")
 
     def runs(self, dag: str) -> dict[str, str]:
         """Return the state of each run of a DAG."""
-        runs = self.api.call("GET", f"/dags/{dag}/dagRuns", params={"limit": 100})["dag_runs"]
+        runs = self.house.api.call("GET", f"/dags/{dag}/dagRuns", params={"limit": 100})["dag_runs"]
         return {run["dag_run_id"]: run["state"] for run in runs}
 
     def outages(self) -> list[str]:
@@ -72,11 +49,11 @@ class Site:
         """Return the logs of a task of all runs of the events DAG."""
         tasks = [
             one
-            for run in self.runs(EVENTS)
-            for one in self.api.task_instances(EVENTS, run)
+            for run in self.runs(READING)
+            for one in self.house.api.task_instances(READING, run)
             if one["state"] in ENDED
         ]
-        return "\n".join(line for one in tasks if one["task_id"] == task for line in self.api.log(one))
+        return "\n".join(line for one in tasks if one["task_id"] == task for line in self.house.api.log(one))
 
 
 def soon(look: Callable[[], Any], what: str) -> Any:
@@ -89,47 +66,24 @@ def soon(look: Callable[[], Any], what: str) -> Any:
 
 
 @pytest.fixture(scope="module")
-def site() -> Iterator[Site]:
-    """Start the stack, without Redis."""
-    folder = Path(tempfile.mkdtemp(prefix="evergreen-events-"))  # pytest's own is closed to PostgreSQL's user
-    hook, port, before = Hook(), free_port(), dict(os.environ)
-    declared = shutil.copytree(Path(world.__file__).parent, folder / "usecases" / USECASE) / "usecase.yaml"
-    text = declared.read_text()
-    for old, new in DECLARED:
-        assert old in text
-        text = text.replace(old, new, 1)
-    declared.write_text(text)
-    world.write(folder / "shop", 6)
-    home = Home(folder / "home")
-    stack = Stack(
-        home,
-        env={
-            "PYTHONPATH": str(ROOT),
-            "EVERGREEN_USECASES": str(folder / "usecases"),
-            "AIRFLOW_CONN_SHOP": world.connection(folder / "shop"),
-            "AIRFLOW_CONN_QUEUE": json.dumps({"conn_type": "redis", "host": "127.0.0.1", "port": port}),
-            "AIRFLOW_CONN_OPS": json.dumps({"conn_type": "http", "host": hook.uri}),
-        },
-    )
-    with ExitStack() as servers:
-        servers.callback(shutil.rmtree, folder)
-        servers.enter_context(contextmanager(serving)(hook))
-        servers.callback(stack.down)
-        stack.up(name for name in ALL if name not in ("landing", "weather"))
-        servers.callback(_restore, before)
-        os.environ.update(stack.environment())
-        running = Site(folder, port, AirflowApi.of(home), hook)
-        for dag in (BATCH, EVENTS):
-            running.api.wait_dag(dag, timeout=PATIENCE)
-            running.api.unpause(dag)
-        yield running
+def site(house: House) -> Iterator[Site]:
+    """The use case, its DAGs and its alerts, without Redis."""
+    for hook in serving(Hook()):
+        desk = {"connection_id": "desk", "conn_type": "http", "host": hook.uri}
+        house.api.call("POST", "/connections", json=desk)
+        for dag in (BATCH, READING):
+            house.api.wait_dag(dag, timeout=PATIENCE)
+            house.api.unpause(dag)
+        yield Site(house, hook)
+        house.api.call("PATCH", f"/dags/{READING}", json={"is_paused": True})
 
 
 def test_a_message_starts_its_partition_once(site: Site) -> None:
     """Messages of every kind, between an alert about a server that isn't there and one that is killed."""
-    lake = Lake(USECASE, "s3://lake")
+    lake, shop = site.house.lake(EVENTS), site.house.shop / "events"
+    world.write(shop, 6)
     soon(site.outages, "alert about a server that was never there")
-    with redis(site.folder, site.port) as (process, _):
+    with redis(site.house.folder, site.house.queue) as (process, _):
         site.publish(b"2024-01-15")
         begin = time.monotonic()
         soon(lambda: site.runs(BATCH).get("event__2024-01-15__0") == "success", "run of the partition")
@@ -151,12 +105,7 @@ def test_a_message_starts_its_partition_once(site: Site) -> None:
         process.kill()
         soon(lambda: len(site.outages()) > alerted, "alert about the killed server")
     assert site.outages()[-1].endswith(" UTC: ConnectionError")
-    with redis(site.folder, site.port):
-        world.write(site.folder / "shop", 14)
+    with redis(site.house.folder, site.house.queue):
+        world.write(shop, 14)
         site.publish(b"2024-04-01")
         soon(lambda: site.runs(BATCH).get("event__2024-04-01__1") == "success", "second run")
-
-
-def _restore(before: dict[str, str]) -> None:
-    os.environ.clear()
-    os.environ.update(before)

@@ -20,7 +20,7 @@ from include.spec import load
 from include.storage.lake import Lake
 from tests.demo.processes import members, only_loopback
 from tests.faults import clocks
-from tests.house import BUTTONS, FORMS, LATE, PATIENCE, SHARDED, SPARSE, STORY, WEEKS, House
+from tests.house import BUTTONS, EVENTS, FORMS, LATE, PATIENCE, SHARDED, SPARSE, STORY, WEEKS, WORKERS, House
 from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
@@ -69,14 +69,6 @@ def champion(house: House) -> str:
     return CHAMPION
 
 
-@pytest.fixture(scope="module")
-def older(house: House, champion: str) -> str:
-    """A training of a week before the champion's, backfilled; returns its partition."""
-    partition = NIGHTS[WEEKS - 7]
-    assert house.run(f"{OWN}__training", "older", partition=partition)["state"] == "success"
-    return partition
-
-
 def test_a_first_model_is_promoted_and_the_ledger_says_why(house: House, champion: str) -> None:
     """History and a training started from the form end with a champion and the verdict's sentence."""
     (row,) = [r for r in house.lake(OWN).rows("switches") if r["role"] == "champion"]
@@ -92,21 +84,21 @@ def test_a_backfill_of_partitions_is_served_by_the_champion(house: House, champi
 
     Predicts every row of each partition by the champion.
     """
-    first, last = date.fromisoformat(NIGHTS[-4]), date.fromisoformat(NIGHTS[-2])
-    house.api.backfill(f"{OWN}__batch", first, last, max_active_runs=3, run_backwards=True)
+    first, last = date.fromisoformat(NIGHTS[-3]), date.fromisoformat(NIGHTS[-2])
+    house.api.backfill(f"{OWN}__batch", first, last, max_active_runs=2, run_backwards=True)
     with pytest.raises(AirflowError, match=r"(?i)already.*(running|active|progress)|409"):
         house.api.backfill(f"{OWN}__batch", first, last)
     runs = house.api.wait_backfill(f"{OWN}__batch", first, last, timeout=PATIENCE)
-    assert [run["state"] for run in runs] == ["success"] * 3
-    rows = house.lake(OWN).rows("predictions", {"partition": NIGHTS[-4:-1]})
-    assert len(rows) == 3 * 40
+    assert [run["state"] for run in runs] == ["success"] * 2
+    rows = house.lake(OWN).rows("predictions", {"partition": NIGHTS[-3:-1]})
+    assert len(rows) == 2 * 40
     assert {row["served_by"] for row in rows} == {"champion"}
     monitored = house.lake(OWN).rows("partitions", {"product": "monitor"})
-    assert {*NIGHTS[-4:-1]} <= {row["partition"] for row in monitored}
+    assert {*NIGHTS[-3:-1]} <= {row["partition"] for row in monitored}
     found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__batch"})
     extras = [e["extra"] for e in found["asset_events"] if e["uri"] == f"x-evergreen://{OWN}/decisions"]
     shown = sorted((extra["partition"], extra["decision"], extra["cause"], extra["rows"]) for extra in extras)
-    assert shown == [(partition, "nothing", "", 1) for partition in NIGHTS[-4:-1]]
+    assert shown == [(partition, "nothing", "", 1) for partition in NIGHTS[-3:-1]]
 
 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
@@ -125,13 +117,6 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
             assert house.api.wait_run(f"{OWN}__batch", run, timeout=PATIENCE)["state"] == "success"
     assert shell.returncode == 0
     assert clocks.state(house.lake(OWN)) == before
-
-
-def test_a_backfilled_training_is_recorded_and_never_deployed(house: House, older: str) -> None:
-    """A training of an older week leaves an attempt, and the champion where it was."""
-    assert older in {row["partition"] for row in house.lake(OWN).rows("attempts")}
-    assert house.states(f"{OWN}__training", "older")["promote.switch"] == "skipped"
-    assert {row["version"] for row in house.lake(OWN).rows("switches")} == {"1"}
 
 
 @pytest.mark.parametrize("clock", ["batch", "training"])
@@ -166,6 +151,13 @@ def test_a_killed_task_is_run_again_and_the_partition_ends_as_if_nothing_had_hap
     (killed,) = [t for t in house.api.task_instances(dag, run) if t["task_id"] == task]
     assert killed["try_number"] == 2
     assert clocks.state(house.lake(KILLED)) == unharmed
+
+
+def test_a_task_starts_with_the_libraries_imported(house: House) -> None:
+    """What the scheduler has imported is there in the process that it forks for a task."""
+    run = f"killed_{KILLS[0][1]}"
+    assert house.end(f"{KILLED}__batch", run)["state"] == "success"
+    assert "warm: True" in house.log(f"{KILLED}__batch", run, "check_partition")
 
 
 def test_a_partition_without_predictions_by_the_declared_hour_is_told(house: House) -> None:
@@ -211,9 +203,10 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
     assert "gate.objectiv: unknown key; valid here: " in errors["specs.py"]
     found = house.api.call("GET", "/dags", params={"limit": 100})["dags"]
     shipped = ("columbia_minutes", "flight_bands", "flight_delay", "flight_minutes", "hourly_rides")
-    assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep"} == {
+    copies = (KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, SPARSE, SHARDED, WORKERS, EVENTS, OWN)
+    assert {dag["dag_id"] for dag in found} - {"evergreen__upkeep", f"{EVENTS}__events"} == {
         f"{usecase}__{clock}"
-        for usecase in (*shipped, KILLED, ASKING, LATE, STORY, FORMS, BUTTONS, SPARSE, SHARDED, OWN)
+        for usecase in (*shipped, *copies)
         for clock in ("batch", "training", "history", "operate")
     }
 
@@ -221,24 +214,6 @@ def test_a_mistyped_spec_is_an_import_error_and_takes_down_only_itself(house: Ho
 def _champions(house: House, usecase: str) -> list[tuple[str, str, str]]:
     rows = ledger.champions(ledger.switches(house.lake(usecase)))
     return [(row["version"], row["kind"], row["by"]) for row in rows]
-
-
-def test_force_and_rollback_from_the_form_name_the_person_and_the_reason(house: House, older: str) -> None:
-    """What the gate didn't deploy is forced, and gone back from; with one champion there is no way back."""
-    operate = f"{OWN}__operate"
-    assert house.run(operate, "too_early", action="roll back", reason="a test")["state"] == "failed"
-    assert "required a champion before the live one" in house.log(operate, "too_early", "operate")
-    assert house.run(operate, "no_reason", action="force", attempt=older)["state"] == "failed"
-    assert _champions(house, OWN) == [("1", "promoted", "")]
-    assert house.run(operate, "force", action="force", attempt=older, reason="a try")["state"] == "success"
-    assert house.run(operate, "back", action="roll back", reason="no better")["state"] == "success"
-    assert _champions(house, OWN) == [
-        ("1", "promoted", ""),
-        ("2", "forced", "admin"),
-        ("1", "rolled back", "admin"),
-    ]
-    assert house.lake(OWN).rows("switches", {"kind": "rolled back"})[0]["reason"] == "no better"
-    assert house.run(operate, "check", action="verify")["state"] == "success"
 
 
 def test_a_verdict_waits_for_a_person_and_holds_up_no_training(

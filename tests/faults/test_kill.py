@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.copies import LIGHT, copy
 from tests.usecases.weekly_sales import world
 
 ROOT = Path(__file__).parents[2]
@@ -24,10 +25,11 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
     """A shop with twenty weeks of history and an empty registry whose tables are made."""
     folder = tmp_path_factory.mktemp("kill")
     world.write(folder / "shop", WEEKS + 2)
+    copy(folder / "usecases", "weekly_sales", *LIGHT)  # of each kind of write there is one
     env = {
         **os.environ,
         "AIRFLOW_CONN_SHOP": world.connection(folder / "shop"),
-        "EVERGREEN_USECASES": str(ROOT / "tests" / "usecases"),
+        "EVERGREEN_USECASES": str(folder / "usecases"),
         "OMP_NUM_THREADS": "1",
         "MLFLOW_TRACKING_URI": f"sqlite:///{folder}/base/mlflow.db",
         "PYTHONPATH": str(ROOT),

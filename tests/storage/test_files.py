@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
@@ -111,6 +112,35 @@ def test_a_ledger_stays_few_files_and_keeps_each_row(lake: Lake) -> None:
         lake.append_at("switches", rows, lake.version("switches"))
     assert file_count(lake, "switches") <= merging.FANOUT
     assert sorted(row["switch"] for row in lake.rows("switches")) == list(range(30))
+
+
+def test_a_merge_names_a_range_unless_other_files_are_in_it(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list of a thousand partitions would cost more than the merge; a file between them is left alone."""
+    conditions: list[str] = []
+    real = merging.write_deltalake
+
+    def record(*given: Any, **how: Any) -> None:
+        conditions.append(how["predicate"])
+        real(*given, **how)
+
+    monkeypatch.setattr(merging, "write_deltalake", record)
+    keys = [f"2024-{1 + place // 25:02}-{1 + place % 25:02}" for place in range(100)]
+    for place, key in enumerate(keys[:50]):
+        publish(lake, ("a", key, 1), place)
+    assert conditions
+    assert all('"partition" BETWEEN' in condition for condition in conditions)
+    size, between = 60_000, "2024-02-30"
+    values = pa.array(np.random.default_rng(1).integers(0, 1 << 60, size))
+    large = pa.table({"product": ["a"] * size, "partition": [between] * size, "value": values})
+    lake.publish("partitions", large, {"product": "a", "partition": between})
+    for place, key in enumerate(keys[50:], 50):
+        publish(lake, ("a", key, 1), place)
+    assert '"partition" IN' in conditions[-1]
+    assert lake.count("partitions", {"partition": between}) == size
+    rows = lake.rows("partitions", {"partition": keys})
+    assert {row["partition"]: row["value"] for row in rows} == {key: at for at, key in enumerate(keys)}
 
 
 def test_a_partition_written_while_files_are_merged_stays_as_written(

@@ -1,4 +1,4 @@
-"""Trains the clinic in processes of their own, which may die in the midst of it."""
+"""Processes of their own that train the clinic, or a share of it, and may die in the midst of it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import signal
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
+
+from xgboost import collective
+from xgboost.callback import TrainingCallback
 
 from include.models.registry import Registry
 from include.spec.load import read
@@ -41,3 +44,13 @@ def at_once(folder: Path, *fatal: str) -> list[int | None]:
     for process in processes:
         process.join()
     return [process.exitcode for process in processes]
+
+
+class DyingWorker(TrainingCallback):
+    """Kills the process of XGBoost's second rank after some rounds."""
+
+    def after_iteration(self, model: Any, epoch: int, evals_log: Any) -> bool:
+        """Die in the sixth round."""
+        if epoch == 5 and collective.get_rank() == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False

@@ -110,6 +110,33 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"external_memory": 1000, "early_stopping": 3},
         r"external_memory: required no early_stopping, which needs all rows in memory.*remove one of the two",
     ),
+    "a forest on workers": (
+        "binary",
+        "random_forest",
+        {"engine": "dask"},
+        r"engine: required xgboost for dask, found random_forest; remove the option, or use xgboost",
+    ),
+    **{
+        f"workers and {option}": (
+            "regression",
+            "xgboost",
+            {"engine": "dask", option: value},
+            rf"engine: required no {option} with dask, .*found {option}; remove one of the two",
+        )
+        for option, value in {"target": "log1p", "early_stopping": 3, "external_memory": 1000}.items()
+    },
+    "exact splits on workers": (
+        "binary",
+        "xgboost",
+        {"engine": "dask", "params": {"tree_method": "exact"}},
+        r"engine: required tree_method hist for dask, .*found tree_method exact; remove the option or the",
+    ),
+    "a searched quantile on workers": (
+        "regression",
+        "xgboost",
+        {"engine": "dask", "search": {"objective": ("reg:squarederror", "reg:quantileerror")}},
+        r"engine: required an objective whose leaves aren't quantiles.*found objective reg:quantileerror",
+    ),
     "an unknown parameter": (
         "binary",
         "logistic_regression",
@@ -171,6 +198,33 @@ def test_a_constraint_on_a_column_that_is_no_number_is_refused_with_those_that_a
         SpecError, match=r"training\.forest\.monotone: 'place' is no numeric feature.*distance, earlier"
     ):
         visits.usecase(tmp_path, **declared)
+
+
+def test_validate_reports_an_engine_that_the_estimator_lacks(tmp_path: Path) -> None:
+    """Before a cluster is asked for anything."""
+    spec = visits.usecase(
+        tmp_path, **{"estimator: random_forest,": "estimator: random_forest, engine: dask,"}
+    )
+    (problem,) = errors(spec)
+    assert "training.forest.engine: required xgboost for dask, found random_forest" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"estimator: random_forest,": "estimator: random_forest, workers: 3,"},
+            r"candidates\.1: workers: they are those of engine: dask",
+        ),
+        ({"  seed: 7": "  seed: 7\n  dask_connection: dask"}, r"dask_connection: no recipe has engine: dask"),
+    ],
+)
+def test_a_cluster_that_no_recipe_uses_is_refused(
+    changes: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    """It would have no effect."""
+    with pytest.raises(SpecError, match=message):
+        visits.usecase(tmp_path, **changes)
 
 
 def test_a_budget_without_a_search_is_refused(tmp_path: Path) -> None:

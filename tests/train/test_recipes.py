@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import subprocess
-import sys
 from pathlib import Path
 from zipfile import ZipFile
 
@@ -22,6 +21,7 @@ from include.spec.stages import Candidate
 from include.train.fit import fit_recipe
 from include.train.recipes import ESTIMATORS, build_estimator
 from tests.train import visits
+from tests.warm import stand_in
 
 PAIRS = [(kind, name) for kind, names in ESTIMATORS.items() for name in names]
 
@@ -110,7 +110,7 @@ print(digest_bytes(artifacts.serialize(model)))
 )
 def test_same_xgboost_fit_has_the_same_digest_in_another_process(kind: str, tmp_path: Path) -> None:
     """Neither the process nor loading and storing again changes the bytes."""
-    command = [sys.executable, "-c", XGBOOST_DIGEST, str(tmp_path), kind]
+    command = [stand_in(), "-c", XGBOOST_DIGEST, str(tmp_path), kind]
     done = subprocess.run(command, cwd=Path(__file__).parents[2], capture_output=True, text=True, check=True)
     spec, fitted = visits.usecase(tmp_path, kind), rows(200, ["north", "south", None])
     model = build_estimator(spec, small("xgboost")).fit(artifacts.model_input(fitted, spec), came(spec, 200))

@@ -341,6 +341,8 @@ def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path
         {"monotone": {"distance": 1}},
         {"early_stopping": 3},
         {"external_memory": 1000},
+        {"engine": "dask"},
+        {"engine": "dask", "workers": 3},
         {"search": {"max_depth": (2, 3)}},
         {"search": {"max_depth": (2, 3)}, "search_fits": 2},
         {"target": "log1p"},

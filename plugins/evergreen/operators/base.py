@@ -21,7 +21,7 @@ from evergreen import lineage
 from evergreen.assets import product
 from evergreen.links import OverviewLink, PageLink, absolute_url
 from include import errors
-from include.environment import Endpoint
+from include.environment import Endpoint, use_connections
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -110,6 +110,7 @@ class EvergreenOperator(StoreOperator):
         from include.spec import load
         from include.storage.lake import Lake
 
+        use_connections(connect)
         add_log_fields(usecase=self.usecase)
         with self.fail_without_retry():
             yield Lake(self.usecase), load(self.usecase)

@@ -20,11 +20,8 @@ from tests.ops.erasure.test_erase import erased, keys_with
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(
-    ("address", "step"),
-    [("folder", 44), *(pytest.param(*one, marks=pytest.mark.full) for one in (("folder", 9), ("az", 99)))],
-    indirect=["address"],
-)
+@pytest.mark.full
+@pytest.mark.parametrize(("address", "step"), [("folder", 9), ("az", 99)], indirect=["address"])
 @pytest.mark.timeout(1800)
 def test_killed_before_any_write_and_repeated_it_ends_the_same(
     address: str, step: int, lived: Path, tmp_path: Path
@@ -46,6 +43,7 @@ def test_killed_before_any_write_and_repeated_it_ends_the_same(
         assert point["state"] == whole["state"], f"killed before write {point['point']}"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("address", ["s3", "az"], indirect=True)
 def test_in_a_store_every_object_is_searched_and_rewritten(clinic: Clinic, address: str) -> None:
     """The same lake on a real S3 or Azure server: no object has the key in any byte, nor has a folder's."""

@@ -61,7 +61,7 @@ def write_sparse(folder: Path, hours: int) -> None:
     active = with_rows(hours)
     for number, key in enumerate(partitions(hours)):
         lines = hour(number) if key in active else []
-        if lines or number % 4 == 0:
+        if lines or number % 4 == 3:
             (folder / "sparse" / f"{key}.csv").write_text("\n".join([HEADER, *lines]) + "\n")
 
 
