@@ -22,14 +22,14 @@ from airflow.sdk import DAG, Param, TaskGroup
 
 from evergreen.assets import product
 from evergreen.deadline import due
-from evergreen.defaults import arguments, partition_field, scheduled
+from evergreen.defaults import arguments, partition_field, scheduled, use_cases
 from evergreen.operators.base import CheckPartitionOperator, task_doc
 from evergreen.operators.events import CheckWatcherOperator
 from evergreen.operators.ingest import IngestOperator
 from evergreen.operators.monitor import AlertOperator, MonitorOperator, RequestTrainingOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import PlanShardsOperator, ScoreOperator, ShardOperator
-from include.spec import UseCase, read_all
+from include.spec import UseCase
 
 FETCH_ANEW = Param(
     False, type="boolean", title="Fetch anew", description="Different content becomes a new revision"
@@ -94,5 +94,5 @@ def batch(spec: UseCase) -> DAG:
     return dag
 
 
-for use_case in read_all()[0]:
+for use_case in use_cases():
     globals()[f"{use_case.name}__batch"] = batch(use_case)

@@ -19,11 +19,12 @@ nothing here is red: an alert goes to `alerts.to`.
 
 from airflow.sdk import DAG, Asset, AssetWatcher
 
-from evergreen.defaults import arguments
+from evergreen.assets import SCHEME
+from evergreen.defaults import arguments, use_cases
 from evergreen.operators.base import task_doc
 from evergreen.operators.events import ReadMessagesOperator, StartPartitionOperator
 from evergreen.queue_trigger import QueueTrigger
-from include.spec import UseCase, read_all
+from include.spec import UseCase
 
 
 def events(spec: UseCase) -> DAG:
@@ -33,7 +34,7 @@ def events(spec: UseCase) -> DAG:
     trigger = QueueTrigger(spec.name, **queue.model_dump())
     messages = Asset(
         name=f"{spec.name}__events",
-        uri=f"evergreen://{spec.name}/__events",
+        uri=f"{SCHEME}://{spec.name}/__events",
         group="evergreen",
         watchers=[AssetWatcher(name=f"{spec.name}__events", trigger=trigger)],
     )
@@ -51,6 +52,6 @@ def events(spec: UseCase) -> DAG:
     return dag
 
 
-for use_case in read_all()[0]:
+for use_case in use_cases():
     if use_case.schedule.events:
         globals()[f"{use_case.name}__events"] = events(use_case)

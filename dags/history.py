@@ -16,10 +16,10 @@ No partition of that month and source could be published; the log has the first 
 
 from airflow.sdk import DAG, Param, TaskGroup
 
-from evergreen.defaults import arguments
+from evergreen.defaults import arguments, use_cases
 from evergreen.operators.base import task_doc
 from evergreen.operators.ingest import IngestRangeOperator, PlanRangeOperator
-from include.spec import UseCase, read_all
+from include.spec import UseCase
 
 
 def history(spec: UseCase) -> DAG:
@@ -40,5 +40,5 @@ def history(spec: UseCase) -> DAG:
     return dag
 
 
-for use_case in read_all()[0]:
+for use_case in use_cases():
     globals()[f"{use_case.name}__history"] = history(use_case)

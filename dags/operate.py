@@ -21,9 +21,9 @@ remedy. Nothing was switched.
 
 from airflow.sdk import DAG, Param
 
-from evergreen.defaults import arguments, example
+from evergreen.defaults import arguments, example, use_cases
 from evergreen.operators.operate import ACTIONS, OperateOperator
-from include.spec import UseCase, read_all
+from include.spec import UseCase
 
 
 def _optional(title: str, description: str) -> Param:
@@ -57,5 +57,5 @@ def operate(spec: UseCase) -> DAG:
     return dag
 
 
-for use_case in read_all()[0]:
+for use_case in use_cases():
     globals()[f"{use_case.name}__operate"] = operate(use_case)

@@ -21,7 +21,7 @@ the remedy.
 from airflow.sdk import DAG, TaskGroup
 
 from evergreen.assets import product
-from evergreen.defaults import arguments, partition_field, scheduled
+from evergreen.defaults import arguments, partition_field, scheduled, use_cases
 from evergreen.operators.approve import ApproveOperator
 from evergreen.operators.train import (
     AblateOperator,
@@ -30,7 +30,7 @@ from evergreen.operators.train import (
     PromoteOperator,
     TrainOperator,
 )
-from include.spec import UseCase, read_all
+from include.spec import UseCase
 
 MAX_WAITING_RUNS = 16  # of a use case with human approval; a waiting run occupies no worker
 
@@ -76,5 +76,5 @@ def training(spec: UseCase) -> DAG:
     return dag
 
 
-for use_case in read_all()[0]:
+for use_case in use_cases():
     globals()[f"{use_case.name}__training"] = training(use_case)

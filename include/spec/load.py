@@ -11,6 +11,7 @@ import yaml
 from pydantic import ValidationError
 
 from include.errors import SpecError
+from include.spec import cache
 from include.spec.source import source_class
 from include.spec.usecase import UseCase
 
@@ -52,11 +53,18 @@ def load(name: str) -> UseCase:
     )
 
 
-def read_all() -> tuple[list[UseCase], list[SpecError]]:
-    """Return every valid use case, and the errors of the others."""
+def read_all(name: str | None = None) -> tuple[list[UseCase], list[SpecError]]:
+    """Return every valid use case, and the errors of the others.
+
+    Parameters
+    ----------
+    name : of the only use case that is needed.
+    """
     good: list[UseCase] = []
     bad: list[SpecError] = []
     for folder in folders():
+        if name not in (None, folder.name):
+            continue
         try:
             good.append(read(folder / "usecase.yaml"))
         except SpecError as error:
@@ -87,11 +95,16 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
     SpecError
         with the file, the path of each invalid key, and what is valid there.
     """
-    raw, node = _mapping(file)
+    text = _text(file)
+    raw = cache.stored(text)
+    is_stored = raw is not None
+    if raw is None:
+        raw, _ = _mapping(file, text)
     if "folder" in raw:
         raise SpecError(str(file), found="an unknown key: folder", remedy="remove it")
+    declared = raw
     if overlay is not None:
-        changes, node = _mapping(overlay)
+        changes, _ = _mapping(overlay, _text(overlay))
         if unknown := sorted(set(changes) - set(OVERLAID)):
             required = f"only the keys {', '.join(OVERLAID)}"
             raise SpecError(str(overlay), required=required, found=", ".join(map(str, unknown)))
@@ -99,9 +112,11 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
     try:
         spec = UseCase.model_validate({**raw, "folder": file.parent})
     except ValidationError as error:
+        at_fault = overlay or file
+        _, node = _mapping(at_fault, _text(at_fault))
         lines = sorted({_line(node, e["loc"]) for e in error.errors()})
         raise SpecError(
-            str(overlay or file),
+            str(at_fault),
             required="the keys and values of docs/reference/usecase.md",
             found="; ".join(_error_sentence(e, node) for e in error.errors()),
             where=f"line {', '.join(map(str, lines))}",
@@ -112,7 +127,7 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
             str(file),
             required=f"name: {file.parent.name} (the folder's)",
             found=f"name: {spec.name}",
-            where=f"line {_line(node, ('name',))}",
+            where=f"line {_line(_mapping(file, text)[1], ('name',))}",
             remedy="write the folder's name, or rename the folder",
         )
     sql = file.parent / spec.features.sql
@@ -121,7 +136,7 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
             str(file),
             required="features.sql: a file within the use case's folder",
             found=spec.features.sql,
-            where=f"line {_line(node, ('features', 'sql'))}",
+            where=f"line {_line(_mapping(file, text)[1], ('features', 'sql'))}",
             remedy="move the file there",
         )
     if not spec.features.python and not sql.is_file():
@@ -136,24 +151,37 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
         if code.file is None:  # it isn't imported: DAG files read declarations when they are parsed
             required = f"{code.key}: a module {code.module} beside it, or in an installed package"
             raise SpecError(str(file), required=required, found=f"neither for {code.name}")
+    if not is_stored:
+        cache.store(text, declared)
     return spec
 
 
-def _mapping(file: Path) -> tuple[dict[str, Any], yaml.Node | None]:
-    """Return a YAML file's keys, and its node."""
+def _text(file: Path) -> str:
     try:
-        loader = LOADER(file.read_text())
+        return file.read_text()
+    except (OSError, ValueError) as error:
+        raise _not_yaml(file, error) from None
+
+
+def _not_yaml(file: Path, error: Exception) -> SpecError:
+    return SpecError(
+        str(file),
+        required="a YAML file with each key once",
+        found=" ".join(str(error).split()),
+        where=str(file.parent),
+        remedy="correct the line that is named and save",
+    )
+
+
+def _mapping(file: Path, text: str) -> tuple[dict[str, Any], yaml.Node | None]:
+    """Return the keys in a YAML file's text, and its node."""
+    try:
+        loader = LOADER(text)
         node = loader.get_single_node()
         _refuse_repeated_keys(node)
         raw = loader.construct_document(node) if node is not None else None
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise SpecError(
-            str(file),
-            required="a YAML file with each key once",
-            found=" ".join(str(error).split()),
-            where=str(file.parent),
-            remedy="correct the line that is named and save",
-        ) from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise _not_yaml(file, error) from None
     if not isinstance(raw, dict):
         raise SpecError(
             str(file),

@@ -142,9 +142,7 @@ class Cluster:
             host = urlsplit(self.client.scheduler.address).hostname
             fitted = xgboost_dask.train(
                 self.client,
-                {
-                    name: value for name, value in params.items() if name != "n_jobs"
-                },  # as many as a worker has
+                {**params, "n_jobs": None},  # as many threads as a worker has
                 matrix,
                 num_boost_round=rounds,
                 verbose_eval=False,

@@ -6,9 +6,10 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
-from airflow.sdk import Param
+from airflow.sdk import Param, get_parsing_context
 
 from evergreen.timetable import UseCaseTimetable
+from include.spec import read_all
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -22,6 +23,15 @@ TASK = {
     "max_retry_delay": timedelta(minutes=5),
     "execution_timeout": timedelta(hours=1),
 }
+
+
+def use_cases() -> list[UseCase]:
+    """Return the use cases that a DAG file needs: all valid ones, and in a task's process only the task's.
+
+    The id of each of their DAGs begins with the use case's name, followed by two underscores.
+    """
+    dag_id = get_parsing_context().dag_id
+    return read_all(dag_id.rpartition("__")[0] if dag_id else None)[0]
 
 
 def summary(doc: str | None) -> str:

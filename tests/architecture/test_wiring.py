@@ -44,6 +44,22 @@ def before(dag: DAG, task: str) -> set[str]:
     return set(dag.get_task(task).get_flat_relative_ids(upstream=True))
 
 
+@pytest.mark.parametrize("clock", ["batch", "training", "history", "operate"])
+def test_a_tasks_process_builds_its_own_use_case_only(
+    clock: str, wired: Wired, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow names the task's DAG; the DAG processor, for which none is named, gets each use case's."""
+
+    def built() -> set[str]:
+        found = runpy.run_path(str(ROOT / "dags" / f"{clock}.py")).values()
+        return {one.dag_id for one in found if isinstance(one, DAG)}
+
+    wired(clock)
+    assert built() == {f"weekly_sales__{clock}", f"flight_delay__{clock}"}
+    monkeypatch.setenv("_AIRFLOW_PARSING_CONTEXT_DAG_ID", f"weekly_sales__{clock}")
+    assert built() == {f"weekly_sales__{clock}"}
+
+
 def test_a_training_waits_for_no_ablation(wired: Wired) -> None:
     """Asked for, it runs beside the verdict: neither that nor the question nor the switch comes after it."""
     dag = wired(
@@ -119,7 +135,7 @@ def test_a_step_of_a_trial_is_looked_for_on_every_partition(wired: Wired) -> Non
 def test_a_partitions_decision_is_an_asset_that_others_can_wait_for(wired: Wired) -> None:
     """The watch, which decides, has it beside the findings."""
     outlets = [asset.uri for asset in wired("batch").get_task("monitor.watch").outlets]
-    assert outlets == ["evergreen://weekly_sales/findings", "evergreen://weekly_sales/decisions"]
+    assert outlets == ["x-evergreen://weekly_sales/findings", "x-evergreen://weekly_sales/decisions"]
 
 
 def test_a_partition_begins_with_a_check_that_stops_every_task(wired: Wired) -> None:

@@ -115,7 +115,7 @@ def test_a_backfill_runs_the_partitions_that_nobody_has_run(house: House, person
 
 def test_a_run_without_a_partition_is_one_red_task(house: House, person: Person) -> None:
     """Where no form asks for the partition, one task is red and says so, and no other one runs."""
-    assets = house.api.call("GET", "/assets", params={"uri_pattern": f"evergreen://{FORMS}/findings"})
+    assets = house.api.call("GET", "/assets", params={"uri_pattern": f"x-evergreen://{FORMS}/findings"})
     (asset,) = assets["assets"]
     run = house.api.call("POST", f"/assets/{asset['id']}/materialize", json={})["dag_run_id"]
     person.page.goto(f"{person.url}/dags/{NIGHTLY}/runs/{run}")

@@ -96,7 +96,7 @@ def test_a_backfill_of_partitions_is_served_by_the_champion(house: House, champi
     monitored = house.lake(OWN).rows("partitions", {"product": "monitor"})
     assert {*NIGHTS[-3:-1]} <= {row["partition"] for row in monitored}
     found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__batch"})
-    extras = [e["extra"] for e in found["asset_events"] if e["uri"] == f"evergreen://{OWN}/decisions"]
+    extras = [e["extra"] for e in found["asset_events"] if e["uri"] == f"x-evergreen://{OWN}/decisions"]
     shown = sorted((extra["partition"], extra["decision"], extra["cause"], extra["rows"]) for extra in extras)
     assert shown == [(partition, "nothing", "", 1) for partition in NIGHTS[-3:-1]]
 

@@ -127,7 +127,7 @@ def test_a_merge_names_a_range_unless_other_files_are_in_it(
 
     monkeypatch.setattr(merging, "write_deltalake", record)
     keys = [f"2024-{1 + place // 25:02}-{1 + place % 25:02}" for place in range(100)]
-    for place, key in enumerate(keys):
+    for place, key in enumerate(keys[:50]):
         publish(lake, ("a", key, 1), place)
     assert conditions
     assert all('"partition" BETWEEN' in condition for condition in conditions)
@@ -135,12 +135,12 @@ def test_a_merge_names_a_range_unless_other_files_are_in_it(
     values = pa.array(np.random.default_rng(1).integers(0, 1 << 60, size))
     large = pa.table({"product": ["a"] * size, "partition": [between] * size, "value": values})
     lake.publish("partitions", large, {"product": "a", "partition": between})
-    for place, key in enumerate(keys):
-        publish(lake, ("a", key, 1), -place)
+    for place, key in enumerate(keys[50:], 50):
+        publish(lake, ("a", key, 1), place)
     assert '"partition" IN' in conditions[-1]
     assert lake.count("partitions", {"partition": between}) == size
     rows = lake.rows("partitions", {"partition": keys})
-    assert {row["partition"]: row["value"] for row in rows} == {key: -at for at, key in enumerate(keys)}
+    assert {row["partition"]: row["value"] for row in rows} == {key: at for at, key in enumerate(keys)}
 
 
 def test_a_partition_written_while_files_are_merged_stays_as_written(

@@ -200,9 +200,9 @@ def test_the_task_of_a_training_asks_airflow_for_the_address_of_its_workers(
     clinic: Path, monkeypatch: pytest.MonkeyPatch, cluster: None
 ) -> None:
     """The operator trains on two workers of a cluster whose address is one of Airflow's connections."""
+    plain, rows = labeled(clinic, "binary")
+    fit_recipe(plain, recipe(engine="dask"), rows)  # starts the cluster
     spec = declare(clinic, "dask", **{"  seed: 7": "  seed: 7\n  dask_connection: workers"})
-    _, rows = labeled(clinic, "binary")
-    fit_recipe(visits.usecase(clinic / "plain"), recipe(engine="dask"), rows)  # starts the cluster
     monkeypatch.setattr(environment, "_connect", environment.endpoint)
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps(address_of_the_started()))
     monkeypatch.setenv("EVERGREEN_USECASES", str(clinic / "usecases"))
