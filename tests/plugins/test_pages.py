@@ -111,18 +111,18 @@ def perform(lake: Lake, **values: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("served", "prior", "tone", "sentence"),
+    ("served", "constant", "tone", "sentence"),
     [
-        (0.8, 0.5, "good", "It meets the requirement and is no worse than prior."),
-        (0.8, 0.9, "warn", "It meets the requirement and is worse than prior."),
-        (0.6, 0.5, "bad", "It misses the requirement and is no worse than prior."),
+        (0.8, 0.5, "good", "It meets the requirement and is no worse than constant."),
+        (0.8, 0.9, "warn", "It meets the requirement and is worse than constant."),
+        (0.6, 0.5, "bad", "It misses the requirement and is no worse than constant."),
     ],
 )
 def test_a_figure_has_the_color_of_its_requirement_and_baseline(
-    copied: Lake, client: year.Client, served: float, prior: float, tone: str, sentence: str
+    copied: Lake, client: year.Client, served: float, constant: float, tone: str, sentence: str
 ) -> None:
     """A missed requirement is red, and a better baseline turns what meets it yellow; a sentence says so."""
-    perform(copied, roc_auc=served, prior__roc_auc=prior)
+    perform(copied, roc_auc=served, constant__roc_auc=constant)
     for page in ("/", "/usecase/year"):
         answer = client.get(page)
         assert f'<b class="{tone}">{served:.3f}</b>' in answer.text
@@ -187,8 +187,8 @@ def test_a_partition_counts_its_quarantined_rows_by_rule(client: year.Client) ->
 
 
 def test_a_partition_shows_the_use_cases_own_metrics(copied: Lake, client: year.Client) -> None:
-    """Their names have a colon, as have the prior's, which are a column of the table."""
-    perform(copied, costs__missing_share=0.25, roc_auc=0.75, prior__roc_auc=0.5)
+    """Their names have a colon, as have the constant's, which are a column of the table."""
+    perform(copied, costs__missing_share=0.25, roc_auc=0.75, constant__roc_auc=0.5)
     answer = client.get(f"/partition/year/{year.KEYS[-1]}")
     assert row_of(answer, "costs:missing share")[1] == "0.25"
     assert row_of(answer, "roc auc")[1:3] == ["0.75", "0.5"]

@@ -74,7 +74,7 @@ def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Sit
         "blessed: squared_error 3.1",
         "refused 100 rows, 2 quarantined",
         "champion 75 %",
-        "prior 25 %",
+        "constant 25 %",
         "r2 0.432",
         "1 price",
         "no labels yet",

@@ -170,7 +170,7 @@ def test_an_equal_recipe_replaces_nothing() -> None:
     tied = walk(prior=[1.0] * 30, linear=[0.8] * 30, boosting=[0.802] * 30)
     choice = choose(tied, "boosting")
     assert choice.weights["linear"] > choice.weights["boosting"]
-    assert (choice.recipe, "boosting stays" in choice.reason) == ("boosting", True)
+    assert (choice.recipe, "boosting keeps serving" in choice.reason) == ("boosting", True)
 
 
 @given(arrays(float, (25, 4), elements=st.floats(0.01, 2)), st.sampled_from(NAMES))
