@@ -34,16 +34,16 @@ REFERENCE = "reference"
 Counts = NDArray[np.float64]
 
 
-def read_reference(lake: Lake, model: str, partition: str) -> dict[str, Profile]:
+def read_reference(lake: Lake, model: str, partition: str, column: str | None = None) -> dict[str, Profile]:
     """Return the profiles of what a model was fitted on by column, none if its training published none.
 
     Parameters
     ----------
     partition : of the training, by which the files are chosen.
+    column : the only one to read; all by default.
     """
-    earlier = f"{REFERENCE}:{model}"  # its product in lakes that were written before
-    rows = lake.rows("profiles", {"product": [REFERENCE, earlier], "partition": partition})
-    return profiles.merge_profiles(row for row in rows if model == row["model"] or row["product"] == earlier)
+    where = {"product": REFERENCE, "partition": partition, "model": model}
+    return profiles.merge_profiles(lake.rows("profiles", where | ({"column": column} if column else {})))
 
 
 def publish_reference_profiles(

@@ -112,7 +112,7 @@ def _reference(lake: Lake, column: str, champion: Mapping[str, Any] | None) -> P
 
     if champion is None:
         return None
-    return read_reference(lake, champion["model"], champion["judged_on"]).get(column)
+    return read_reference(lake, champion["model"], champion["judged_on"], column).get(column)
 
 
 def _switches(switches: Iterable[Row], span: list[str]) -> list[str]:
