@@ -40,7 +40,7 @@ def placed(page: str, name: str, output: str) -> str:
     pattern = re.compile(rf"(<!-- measured: {re.escape(name)} -->\n).*?(<!-- end -->)", re.DOTALL)
     page, times = pattern.subn(lambda mark: f"{mark[1]}{output.rstrip()}\n{mark[2]}", page)
     if times != 1:
-        sys.exit(f"{PAGE}: required one place marked `measured: {name}`, found {times}")
+        sys.exit(f"{PAGE}: expected one place marked `measured: {name}`, but found {times}")
     return page
 
 
@@ -76,7 +76,7 @@ def main(names: list[str]) -> None:
         command = [sys.executable, "-m", f"benchmarks.{names[0]}", *names[1:]]
         sys.exit(subprocess.run(command, cwd=REPOSITORY, check=False).returncode)
     if unknown := sorted(set(names) - set(COMMANDS)):
-        sys.exit(f"required some of {', '.join(COMMANDS)}, found {', '.join(unknown)}")
+        sys.exit(f"expected some of {', '.join(COMMANDS)}, but found {', '.join(unknown)}")
     for name in names or COMMANDS:
         placed(PAGE.read_text(), name, "")
         output = measured(name)

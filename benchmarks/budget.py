@@ -93,10 +93,12 @@ def measure() -> Costs:
 def exceeded(budget: Costs, costs: Costs) -> list[str]:
     """Return a sentence for each figure that is over its budget, or has none."""
     if set(budget) != set(costs):
-        return [f"budget: required the stages {', '.join(sorted(costs))}, found {', '.join(sorted(budget))}"]
+        return [
+            f"budget: expected the stages {', '.join(sorted(costs))}, but found {', '.join(sorted(budget))}"
+        ]
     return [
         f"{stage}: required {name} of at most {limit * TOLERANCE[name]:.4g} "
-        f"({TOLERANCE[name]:g} times the budget's {limit:g}), found {costs[stage][name]:g}"
+        f"({TOLERANCE[name]:g} times the budget's {limit:g}), but found {costs[stage][name]:g}"
         for stage, limits in budget.items()
         for name, limit in limits.items()
         if costs[stage][name] > limit * TOLERANCE[name]

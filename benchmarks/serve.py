@@ -200,7 +200,7 @@ def running(target: Target, command: Sequence[str], env: Mapping[str, str]) -> I
     target.pid = process.pid
     try:
         if not until(lambda: _answers(target), STARTED):
-            sys.exit(f"{target.name}: required an answer within {STARTED:g} s, found none")
+            sys.exit(f"{target.name}: expected an answer within {STARTED:g} s, but found none")
         yield
     finally:
         for one in (*psutil.Process(process.pid).children(recursive=True), process):
@@ -260,7 +260,7 @@ def measure(target: Target) -> None:
         with real_time(target):
             answers, failures = asyncio.run(load_for(target, clients, SECONDS))
         if failures:
-            sys.exit(f"{target.name}: required answers, found {failures[0]}")
+            sys.exit(f"{target.name}: expected answers, but found {failures[0]}")
         p50, p99 = np.percentile([seconds * 1000 for _, seconds, _ in answers], [50, 99])
         figure = len(answers) / SECONDS, clients, float(p50), float(p99)
         if best is None or (p99 <= LIMIT and figure[0] > best[0]):
@@ -368,7 +368,7 @@ def require_same(target: Target, expected: float) -> None:
     elif isinstance(value, list):  # MLflow's are of both classes
         value = value[1]
     if not abs(value - expected) <= 1e-9:
-        sys.exit(f"{target.name}: required the prediction {expected}, found {value}")
+        sys.exit(f"{target.name}: expected the prediction {expected}, but found {value}")
 
 
 def report(targets: Sequence[Target]) -> None:
@@ -396,7 +396,7 @@ def switch_under_load(target: Target, lake: Lake, estimator: Any) -> str:
     versions = [(moment, b'"version": "2"' in body) for moment, _, body in answers]
     since = [moment for moment, is_new in versions if is_new]
     if not since:
-        sys.exit("required the switch to be followed, found the old version in every answer")
+        sys.exit("expected the switch to be followed, but found the old version in every answer")
     p99 = np.percentile([seconds * 1000 for _, seconds, _ in answers], 99)
     return (
         f"The champion switched under {SWITCH_CLIENTS} clients: {len(answers):,} requests in "

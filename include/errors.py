@@ -42,10 +42,10 @@ class EvergreenError(Exception):
     def sentence(self) -> str:
         """Return the message in one line."""
         parts = [
-            f"required {self.required}" if self.required else "",
+            f"expected {self.required}" if self.required else "",
             f"found {self.found}" if self.found else "",
         ]
-        text = ", ".join(part for part in parts if part)
+        text = ", but ".join(part for part in parts if part)
         text = f"{self.subject}: {text}" if text else self.subject
         text += f" ({self.where})" if self.where else ""
         return f"{text}; {self.remedy}" if self.remedy else text

@@ -17,7 +17,7 @@ def test_takes_its_place() -> None:
 def test_nowhere_or_twice() -> None:
     """A name that is nowhere on the page, or twice, is refused before anything is measured."""
     for page in ("nothing", TEXT + TEXT):
-        with pytest.raises(SystemExit, match="required one place marked `measured: a`"):
+        with pytest.raises(SystemExit, match="expected one place marked `measured: a`"):
             placed(page, "a", "new")
 
 

@@ -17,7 +17,7 @@ def test_an_error_survives_pickling(kind: type[errors.EvergreenError]) -> None:
     sent = kind("subject", required="this", found="that", where="here", remedy="do it")
     got = pickle.loads(pickle.dumps(sent))
     assert type(got) is kind
-    assert str(got) == str(sent) == "subject: required this, found that (here); do it"
+    assert str(got) == str(sent) == "subject: expected this, but found that (here); do it"
     assert vars(got) == vars(sent)
 
 

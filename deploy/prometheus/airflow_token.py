@@ -39,7 +39,7 @@ def main() -> int:
 def renew(url: str, user: str, password_file: Path, token_file: Path) -> None:
     """Log in and write the token atomically, so that a scrape never reads a part of it."""
     if not url.startswith(("http://", "https://")):
-        raise ValueError(f"an address that begins with http:// or https://, found {url!r}")
+        raise ValueError(f"an address that begins with http:// or https://, but found {url!r}")
     login = {"username": user, "password": password_file.read_text().strip()}
     body, kind = json.dumps(login).encode(), {"Content-Type": "application/json"}
     with urlopen(Request(f"{url.rstrip('/')}/auth/token", body, kind), timeout=30) as answer:  # noqa: S310  # http(s), see above

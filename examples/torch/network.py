@@ -70,8 +70,8 @@ def run(folder, timeout):
     python = os.environ.get(PYTHON, "")
     if not os.access(python, os.X_OK):
         raise RuntimeError(
-            f"{PYTHON}: required the path of the Python of torch's environment, found {python or 'nothing'}; "
-            "examples/torch/README.md says how to make it"
+            f"{PYTHON}: expected the path of the Python of torch's environment, but found "
+            f"{python or 'nothing'}; examples/torch/README.md says how to make it"
         )
     logs = [folder / f"{rank}.log" for rank in range(PROCESSES)]
     processes = []

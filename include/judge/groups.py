@@ -49,7 +49,7 @@ def check_groups(measured: Fairness, requirement: Requirement, gate: Gate) -> Ch
         groups = (f"{group} {_text(rates[group])}" for group in (worst.larger, worst.smaller))
         notes = [f"{rate} of {' and '.join(groups)}", *notes]
     else:
-        notes = [f"two groups with this rate are needed, found {', '.join(rates) or 'none'}", *notes]
+        notes = [f"two groups with this rate are needed, but found {', '.join(rates) or 'none'}", *notes]
     name = f"{measured.column} {requirement.metric}"
     return Check(name, required, observed, passed, "; ".join(notes), requirement.hard)
 

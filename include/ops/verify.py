@@ -190,8 +190,8 @@ def _verify_block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row])
             yield ""
             continue
         yield (
-            f"{spec.name}/{row['product']}/{row['partition']}: required the digest {row['digest'][:12]}, "
-            f"found {rows.num_rows:,} rows with {digest[:12]} ({lake.uri}/tables/{table}); "
+            f"{spec.name}/{row['product']}/{row['partition']}: expected the digest {row['digest'][:12]}, "
+            f"but found {rows.num_rows:,} rows with {digest[:12]} ({lake.uri}/tables/{table}); "
             "run the partition again, which recomputes it from its inputs"
         )
 

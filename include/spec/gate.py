@@ -137,7 +137,7 @@ class FairnessRules(Strict):
     @model_validator(mode="after")
     def _valid_columns(self) -> FairnessRules:
         if self.intersections and len(self.columns) < 2:
-            raise ValueError(f"intersections: needs two columns, found {', '.join(self.columns)}")
+            raise ValueError(f"intersections: needs two columns, but found {', '.join(self.columns)}")
         for key, columns in (("reference", self.reference), ("exclude", self.exclude)):
             for column in columns:
                 if column not in self.compared:

@@ -105,13 +105,15 @@ class Problem(Strict):
     def _classes_fit(self) -> Problem:
         if self.kind != "multiclass":
             if self.classes:
-                raise ValueError(f"classes: only a multiclass problem declares them, found kind {self.kind}")
+                raise ValueError(
+                    f"classes: only a multiclass problem declares them, but found kind {self.kind}"
+                )
             return self
         distinct = {name.lower() for name in self.classes}
         if len(distinct) < max(MIN_CLASSES, len(self.classes)):
             raise ValueError(
                 f"classes: at least {MIN_CLASSES} names that differ by more than case, as [early, on_time, "
-                f"late], found {', '.join(self.classes) or 'none'}; two classes are a binary problem"
+                f"late], but found {', '.join(self.classes) or 'none'}; two classes are a binary problem"
             )
         return self
 
@@ -120,11 +122,13 @@ class Problem(Strict):
         if not self.costs:
             return self
         if self.kind == "regression":
-            raise ValueError("costs: only binary and multiclass problems have them, found kind regression")
+            raise ValueError(
+                "costs: only binary and multiclass problems have them, but found kind regression"
+            )
         labels = self.classes or ("0", "1")
         if set(self.costs) != set(labels):
             raise ValueError(
-                f"costs: a row for each actual label, {', '.join(labels)}, found {', '.join(self.costs)}"
+                f"costs: a row for each actual label, {', '.join(labels)}, but found {', '.join(self.costs)}"
             )
         for label, row in self.costs.items():
             if set(row) != set(self.actions) or len(row) < 2:
@@ -135,7 +139,7 @@ class Problem(Strict):
         for one, other in permutations(self.actions, 2):
             if all(row[other] <= row[one] for row in self.costs.values()):
                 raise ValueError(
-                    f"costs: actions that each cost less than every other for some actual label, found "
+                    f"costs: actions that each cost less than every other for some actual label, but found "
                     f"{one}, which never costs less than {other}; correct the costs, or remove {one}"
                 )
         return self

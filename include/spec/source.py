@@ -243,7 +243,7 @@ class BaseSource(Strict):
             if self.timezone_override and column.timezone not in (None, self.timezone_override):
                 raise ValueError(
                     f"columns.{name}.timezone: timezone_override is {self.timezone_override}; remove one of "
-                    f"the two, found {column.timezone}"
+                    f"the two, but found {column.timezone}"
                 )
         return self
 
@@ -258,7 +258,9 @@ class BaseSource(Strict):
                     f"columns.{name}.agrees_with: {column.agrees_with!r} is no hhmm column of the source"
                 )
             if column.type != "timestamp" or column.hashed:
-                raise ValueError(f"columns.{name}.agrees_with: only a timestamp has one, found {column.type}")
+                raise ValueError(
+                    f"columns.{name}.agrees_with: only a timestamp has one, but found {column.type}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -365,7 +367,7 @@ def _validate_source(declaration: Any) -> BaseSource:
     kind = declaration.get("kind") if isinstance(declaration, dict) else None
     is_own = isinstance(kind, str) and (is_reference(kind) or kind in registered("connectors"))
     if not isinstance(kind, str) or (kind not in CONNECTORS and not is_own):
-        message = f"required one of {', '.join(CONNECTORS)}, found {kind!r}"
+        message = f"expected one of {', '.join(CONNECTORS)}, but found {kind!r}"
         error = PydanticCustomError("source_kind", "{message}", {"message": message})
         details = InitErrorDetails(type=error, loc=("kind",), input=kind)
         raise ValidationError.from_exception_data("source", [details])

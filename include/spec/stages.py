@@ -271,7 +271,7 @@ class SuddenChanges(Strict):
     @model_validator(mode="after")
     def _valid_windows(self) -> SuddenChanges:
         if self.partitions > self.of:
-            raise ValueError(f"partitions: at most of = {self.of}, found {self.partitions}")
+            raise ValueError(f"partitions: at most of = {self.of}, but found {self.partitions}")
         return self
 
 

@@ -370,22 +370,23 @@ class UseCase(Strict):
                 if ":" in at:
                     raise ValueError(
                         f"{path}: minutes from the partition's time, such as +20m or -5m, because "
-                        f"schedule.batch can fire more than once a day, found {at}"
+                        f"schedule.batch can fire more than once a day, but found {at}"
                     )
         elif is_frequent(self.schedule.training):
             raise ValueError(
-                f"schedule.training: at most once a day, as schedule.batch, found {self.schedule.training!r}"
+                f"schedule.training: at most once a day, as schedule.batch, "
+                f"but found {self.schedule.training!r}"
             )
         at = self.scoring.deadline
         if at.startswith("-"):
-            raise ValueError(f"scoring.deadline: +0m or later, found {at}")
+            raise ValueError(f"scoring.deadline: +0m or later, but found {at}")
         if ":" not in at:
             return
         minute, hour = self.schedule.batch.split()[:2]
         start = f"{int(hour):02}:{int(minute):02}"
         if self.scoring.deadline < start:
             raise ValueError(
-                f"scoring.deadline: {start} or later, when schedule.batch begins, found "
+                f"scoring.deadline: {start} or later, when schedule.batch begins, but found "
                 f"{self.scoring.deadline}"
             )
 
@@ -396,14 +397,16 @@ class UseCase(Strict):
             raise ValueError("features: 'action' is a column of the predictions; use another name")
         text = value if isinstance(value, float) else ", ".join(f"{c} {p:g}" for c, p in value.items())
         if not classes and isinstance(value, dict):
-            raise ValueError(f"scoring.constant: a number, for a {self.problem.kind} problem, found {text}")
+            raise ValueError(
+                f"scoring.constant: a number, for a {self.problem.kind} problem, but found {text}"
+            )
         if not classes:
             return
         shares = value if isinstance(value, dict) and set(value) == set(classes) else {}
         if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
             example = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
             raise ValueError(
-                f"scoring.constant: each class's probability, together 1, as {example}, found {text}"
+                f"scoring.constant: each class's probability, together 1, as {example}, but found {text}"
             )
         for name in ("label", *self.problem.outputs):
             if name in (*self.key, *self.features.columns):
@@ -473,10 +476,10 @@ class UseCase(Strict):
         if rollout.patience < (need := looks * rollout.look_every + delay):
             raise ValueError(
                 f"gate.rollout.patience: at least {need}, or no step forward can come before it ({looks} "
-                f"looks of {rollout.look_every} partitions, label delay {delay}), found "
+                f"looks of {rollout.look_every} partitions, label delay {delay}), but found "
                 f"{rollout.patience}"
             )
         if gate.fairness and self.problem.kind != "binary":
             raise ValueError(
-                f"gate.fairness: selection rates need a binary problem, found {self.problem.kind}"
+                f"gate.fairness: selection rates need a binary problem, but found {self.problem.kind}"
             )

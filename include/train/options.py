@@ -45,7 +45,7 @@ class LogTarget(TransformerMixin, BaseEstimator):  # type: ignore[misc]
             when a value isn't above -1.
         """
         if (least := float(np.min(values))) <= -1:
-            raise ValueError(f"target: log1p needs labels above -1, found {least:g}; remove the option")
+            raise ValueError(f"target: log1p needs labels above -1, but found {least:g}; remove the option")
         self.highest_ = float(np.log1p(np.max(values)))
         return self
 

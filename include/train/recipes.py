@@ -224,7 +224,7 @@ class ColumnPlusConstant(RegressorMixin, BaseEstimator):  # type: ignore[misc]
             when ``plus`` isn't a finite number.
         """
         if not np.isfinite(float(self.plus)):
-            raise ValueError(f"plus: a finite number is needed, found {self.plus}")
+            raise ValueError(f"plus: a finite number is needed, but found {self.plus}")
         self.median_ = float(np.median(actual))
         return self
 

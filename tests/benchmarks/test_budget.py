@@ -21,8 +21,12 @@ def test_each_stage_is_within_its_budget() -> None:
 @pytest.mark.parametrize(
     ("name", "value", "sentence"),
     [
-        ("cpu", 8.1, "monitor: required cpu of at most 8 (1.6 times the budget's 5), found 8.1"),
-        ("peak_mb", 404, "monitor: required peak_mb of at most 403 (1.3 times the budget's 310), found 404"),
+        ("cpu", 8.1, "monitor: expected cpu of at most 8 (1.6 times the budget's 5), but found 8.1"),
+        (
+            "peak_mb",
+            404,
+            "monitor: expected peak_mb of at most 403 (1.3 times the budget's 310), but found 404",
+        ),
     ],
 )
 def test_a_stage_that_costs_more_is_named(name: str, value: float, sentence: str) -> None:
@@ -35,4 +39,4 @@ def test_a_stage_that_costs_more_is_named(name: str, value: float, sentence: str
 def test_a_new_stage_needs_a_budget() -> None:
     """A stage without one isn't passed over."""
     (problem,) = exceeded(BEFORE, {**BEFORE, "erase": {"cpu": 1.0, "peak_mb": 1.0}})
-    assert problem == "budget: required the stages erase, monitor, score, found monitor, score"
+    assert problem == "budget: expected the stages erase, monitor, score, but found monitor, score"

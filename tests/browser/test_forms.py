@@ -64,7 +64,7 @@ def test_a_training_from_the_form_is_of_its_partition(house: House, person: Pers
 @pytest.mark.parametrize(
     ("partition", "sentence"),
     [
-        ("", "partition: required a partition, found nothing"),
+        ("", "partition: expected a partition, but found nothing"),
         ("2024-06-04", "found a day on which it has none; choose 2024-06-03 or 2024-06-10"),
     ],
     ids=["empty", "not of the schedule"],
@@ -123,7 +123,7 @@ def test_a_run_without_a_partition_is_one_red_task(house: House, person: Person)
     states = house.states(NIGHTLY, run)
     assert states.pop("check_partition") == "failed"
     assert set(states.values()) == {"upstream_failed"}
-    person.read_log("check_partition", "partition: required a partition, found nothing")
+    person.read_log("check_partition", "partition: expected a partition, but found nothing")
 
 
 def test_verify_needs_no_other_field(person: Person) -> None:
@@ -139,7 +139,9 @@ def test_what_changes_the_champion_needs_a_reason(
     """The run is red, its log names the field, and the champion stays."""
     before = _champions(house)
     assert person.do(OPERATE, action=action, attempt=OLDER) == "Failed"
-    person.read_log("operate", f"{action}: required Why, found an empty field; trigger again and fill in Why")
+    person.read_log(
+        "operate", f"{action}: expected Why, but found an empty field; trigger again and fill in Why"
+    )
     assert _champions(house) == before
 
 
@@ -172,7 +174,7 @@ def test_a_roll_back_to_no_champion_is_refused(house: House, person: Person, cha
     before = _champions(house)
     run = person.trigger(OPERATE, action="roll back", version="9", reason="a slip")
     assert person.outcome(run) == "Failed"
-    sentence = "required a version that was champion, found v9, which never was"
+    sentence = "expected a version that was champion, but found v9, which never was"
     person.read_log("operate", sentence)
     assert sentence in house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
     assert _champions(house) == before

@@ -123,7 +123,7 @@ def test_an_error_is_one_line_and_the_end_is_1() -> None:
     """A person sees the sentence, a script sees JSON, and only --debug shows the traceback."""
     plain = shell("status", "nothing")
     assert (plain.returncode, plain.stdout) == (1, "")
-    assert plain.stderr.startswith("use case 'nothing': required one of flight_delay; create it with")
+    assert plain.stderr.startswith("use case 'nothing': expected one of flight_delay; create it with")
     assert len(plain.stderr.splitlines()) == 1
     as_json = shell("status", "nothing", "--json")
     assert as_json.returncode == 1
@@ -139,7 +139,7 @@ def test_main_ends_with_the_error_in_this_process_too(
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 1
-    assert capsys.readouterr().err.startswith("EVERGREEN_LAKE: required an environment variable")
+    assert capsys.readouterr().err.startswith("EVERGREEN_LAKE: expected an environment variable")
 
 
 def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,26 +263,26 @@ def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pyt
 
 WRONG = {
     "lookback: 4": ("loockback: 4", "features.loockback: unknown key; valid here: "),
-    "sql: units\n": ("sql: unicorns\n", "labels.sql: required an expression over"),
+    "sql: units\n": ("sql: unicorns\n", "labels.sql: expected an expression over"),
     "estimator: random_forest": ("estimator: oracle", "estimator: one of prior, rule, ridge"),
-    "{alpha: 1.0}": ("{alfa: 1.0}", "required params of ridge: alpha, "),
+    "{alpha: 1.0}": ("{alfa: 1.0}", "expected params of ridge: alpha, "),
     "expect_column_values_to_match_regex": ("expect_no_trouble", "expect_no_trouble"),
     "column: price,": ("column: prize,", "found prize"),
     "path: sales/{day}.csv": (
         'path: "sales/{week}.csv"',
-        "required only {day}, {hour}, {minute}, {partition}, found sales/{week}.csv",
+        "expected only {day}, {hour}, {minute}, {partition}, but found sales/{week}.csv",
     ),
     'training: "0 8 * * 1"': (
         'training: "0 8 * * 2"',
-        "schedule.training: required days that have a partition of",
+        "schedule.training: expected days that have a partition of",
     ),
     'start: "2024-01-01"': ('start: "2024-02-31"', "found '2024-02-31'"),
-    'available_at: "05:00"': ('available_at: "06:01"', "sources.sales.available_at: required the time of"),
+    'available_at: "05:00"': ('available_at: "06:01"', "sources.sales.available_at: expected the time of"),
     "min_value: 0.01, max_value: 100}": (
         "min_value: 101.5, max_value: 100}",
-        "contract.expectations.0.kwargs: required min_value up to max_value, found 101.5 and 100",
+        "contract.expectations.0.kwargs: expected min_value up to max_value, but found 101.5 and 100",
     ),
-    "min_rows: 10\n": ("min_rows: 1001\n", "required min_rows up to max_rows, found 1001 and 1000"),
+    "min_rows: 10\n": ("min_rows: 1001\n", "expected min_rows up to max_rows, but found 1001 and 1000"),
 }
 
 
@@ -315,17 +315,17 @@ def test_validate_warns_of_an_offset_that_moves_no_path(tmp_path: Path) -> None:
 WRONG_HOURS = {
     "path: counts/{partition}.csv": (
         'path: "counts/{day}/{hour}.csv"',
-        "hourly_rides: sources.counts.path: required a path for each partition, found the same for "
+        "hourly_rides: sources.counts.path: expected a path for each partition, but found the same for "
         "2024-11-03T0505Z and 2024-11-03T0605Z",
     ),
     "path: counts/{partition}": (
         "path: counts/{day}",
-        "hourly_rides: sources.counts.path: required a path for each partition, found the same for ",
+        "hourly_rides: sources.counts.path: expected a path for each partition, but found the same for ",
     ),
     'available_at: "-3m"': (
         'available_at: "+10m"',
-        "sources.counts.available_at: required the time of '5 * * * *' or earlier, because the partition's "
-        "run ingests the source then, found +10m",
+        "sources.counts.available_at: expected the time of '5 * * * *' or earlier, because the partition's "
+        "run ingests the source then, but found +10m",
     ),
 }
 
@@ -410,7 +410,7 @@ def test_a_store_that_is_down_is_one_sentence(lake: str, arguments: tuple[str, .
     done = shell(*arguments, "--json", **down)
     assert (done.returncode, done.stderr) == (1, "")
     error = json.loads(done.stdout)["error"]
-    assert f"{address}/flight_delay: required a store that answers" in error
+    assert f"{address}/flight_delay: expected a store that answers" in error
     assert error.endswith("run `python -m include doctor` to check it")
     assert SECRET not in error
     assert "\x1b" not in error
@@ -580,7 +580,7 @@ def test_an_ingest_that_publishes_not_all_ends_with_1(shop: Path) -> None:
     assert both.exit_code == 1
     assert both.stdout == f"{good}  sales published: 40 rows\n"
     refusal, summary = both.stderr.splitlines()
-    assert refusal.startswith(f"{bad}  sales refused: weekly_sales/sales/{bad}: required at most 5.0% of")
+    assert refusal.startswith(f"{bad}  sales refused: weekly_sales/sales/{bad}: expected at most 5.0% of")
     assert summary == "run ingest weekly_sales: of 2 partitions 1 published, 1 refused"
     code, answer = call("run", "ingest", "weekly_sales", "--partition", bad)
     assert (code, [one["outcome"] for one in answer["done"]]) == (1, ["refused"])
@@ -599,7 +599,7 @@ def test_the_remedy_of_a_refusal_can_be_followed_at_a_shell(shop: Path) -> None:
     assert "*Fetch anew*" in answer["done"][0]["note"]
     assert "--fetch-anew" in answer["done"][0]["note"]
     assert call(*ingest, "--fetch-anew")[0] == 0
-    with pytest.raises(EvergreenError, match="--fetch-anew: required stage ingest, found score"):
+    with pytest.raises(EvergreenError, match="--fetch-anew: expected stage ingest, but found score"):
         call("run", "score", "weekly_sales", "--partition", partition, "--fetch-anew")
 
 
@@ -636,14 +636,14 @@ def test_a_range_prints_each_partition_as_it_completes(
 
 def test_a_stage_that_is_none_and_a_partition_that_is_none_are_refused(lake: Path) -> None:
     """The error lists the stages, or says which partitions are the nearest."""
-    with pytest.raises(Exception, match="'guess': required one of ingest, score, monitor, rollout, train"):
+    with pytest.raises(Exception, match="'guess': expected one of ingest, score, monitor, rollout, train"):
         call("run", "guess", "weekly_sales", "--partition", "2024-01-01")
     with pytest.raises(Exception, match="a partition of the schedule"):
         call("run", "ingest", "weekly_sales", "--partition", "2024-01-02")
     with pytest.raises(Exception, match="a date such as"):
         call("run", "ingest", "weekly_sales")
     with pytest.raises(
-        Exception, match=r"from 2024-01-01 on, found one before schedule\.start; choose 2024-01-01"
+        Exception, match=r"from 2024-01-01 on, but found one before schedule\.start; choose 2024-01-01"
     ):
         call("run", "ingest", "weekly_sales", "--partition", "2023-12-25")
 

@@ -135,13 +135,13 @@ def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "--sample": (["--sample", "nowhere.csv"], "required a file with rows"),
-    "--kind": (["--kind", "forecast"], "required one of binary, regression, multiclass, found forecast"),
-    "--target": (["--target", "profit"], "required a column of the sample: day, item, price"),
-    "--key": (["--key", "promoted"], "columns that identify a row within a day, found"),
-    "--time": (["--time", "price"], "required a date as 2024-01-31"),
-    "text": (["--target", "item", "--key", "price"], "required numbers, for a regression"),
-    "values": (["--kind", "binary"], "required two different values, for a binary problem"),
+    "--sample": (["--sample", "nowhere.csv"], "expected a file with rows"),
+    "--kind": (["--kind", "forecast"], "expected one of binary, regression, multiclass, but found forecast"),
+    "--target": (["--target", "profit"], "expected a column of the sample: day, item, price"),
+    "--key": (["--key", "promoted"], "columns that identify a row within a day, but found"),
+    "--time": (["--time", "price"], "expected a date as 2024-01-31"),
+    "text": (["--target", "item", "--key", "price"], "expected numbers, for a regression"),
+    "values": (["--kind", "binary"], "expected two different values, for a binary problem"),
 }
 
 
@@ -156,7 +156,7 @@ def test_what_the_sample_contradicts_is_refused(option: str, tmp_path: Path) -> 
 
 def test_flags_without_a_sample_are_refused(tmp_path: Path) -> None:
     """They would be ignored by the template."""
-    with pytest.raises(SpecError, match="init: required --sample, found --target"):
+    with pytest.raises(SpecError, match="init: expected --sample, but found --target"):
         init(tmp_path, COFFEE, "--target", "sold", answers="")
 
 

@@ -83,7 +83,7 @@ def test_a_demo_that_is_down_is_named_beside_the_lacking_setting(killed: bool, t
     done = include(tmp_path, "status", "flight_delay")
 
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr.startswith("EVERGREEN_LAKE: required an environment variable")
+    assert done.stderr.startswith("EVERGREEN_LAKE: expected an environment variable")
     assert done.stderr.endswith(f"; the demo in {tmp_path / '.evergreen'} is down: `make demo` starts it\n")
     assert len(done.stderr.splitlines()) == 1
 
@@ -99,4 +99,4 @@ def test_settings_that_others_may_write_are_not_taken(stack: Stack, home: Home, 
     done = include(tmp_path, "status", "flight_delay")
 
     assert done.returncode == 1
-    assert done.stderr.startswith("EVERGREEN_LAKE: required an environment variable")
+    assert done.stderr.startswith("EVERGREEN_LAKE: expected an environment variable")

@@ -47,7 +47,7 @@ def blocks(page: str) -> list[Block]:
 
 def replace_once(text: str, old: str, new: str, where: str) -> str:
     """Return a text with one change made, or say that it doesn't apply."""
-    assert text.count(old) == 1, f"{where}: required once, found {text.count(old)} times:\n{old}"
+    assert text.count(old) == 1, f"{where}: expected once, but found {text.count(old)} times:\n{old}"
     return text.replace(old, new)
 
 

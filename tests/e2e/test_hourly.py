@@ -103,7 +103,7 @@ def test_one_hour_can_be_triggered_by_its_key_and_a_day_cannot(house: House, cha
     assert house.run(BATCH, "one_hour", partition=key)["state"] == "success"
     rows = house.lake(SPARSE).rows("predictions", {"partition": key})
     assert [row["served_by"] for row in rows] == ["champion"] * ZONES
-    with pytest.raises(Exception, match=r"required a UTC minute such as 2013-03-01T0500Z"):
+    with pytest.raises(Exception, match=r"expected a UTC minute such as 2013-03-01T0500Z"):
         house.start(BATCH, "a_day", partition="2024-03-09")
 
 

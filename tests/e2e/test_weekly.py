@@ -122,7 +122,7 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
 @pytest.mark.parametrize("clock", ["batch", "training"])
 def test_a_run_without_a_partition_is_refused_in_a_sentence(house: House, clock: str) -> None:
     """A client that names no partition gets no run, and is told to give one."""
-    with pytest.raises(AirflowError, match=r"400 .*required a partition, found nothing; .*Partition"):
+    with pytest.raises(AirflowError, match=r"400 .*expected a partition, but found nothing; .*Partition"):
         house.start(f"{OWN}__{clock}", "no_partition")
     assert house.api.get_run(f"{OWN}__{clock}", "no_partition") is None
 

@@ -115,7 +115,7 @@ def test_too_few_test_partitions_are_refused(clinic: Clinic) -> None:
     """With too few partitions for an interval, the error states how many are needed."""
     short = clinic.spec.training.model_copy(update={"test": 3})  # a declaration with it is refused
     young = clinic.spec.model_copy(update={"training": short})
-    with pytest.raises(InsufficientData, match=r"required 2 labeled test partitions, found 1"):
+    with pytest.raises(InsufficientData, match=r"expected 2 labeled test partitions, but found 1"):
         ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
 
 
@@ -162,7 +162,7 @@ def test_the_task_is_skipped_where_there_are_too_few_test_partitions(
 
     monkeypatch.setattr("include.evaluate.ablation._check_enough_partitions", young)
     partition = {"dag_run": SimpleNamespace(partition_key=visits.LAST, run_type="manual"), "params": {}}
-    with pytest.raises(AirflowSkipException, match="2 labeled test partitions, found 1"):
+    with pytest.raises(AirflowSkipException, match="2 labeled test partitions, but found 1"):
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
 
 

@@ -102,7 +102,7 @@ def test_no_rows_and_no_names_are_no_error(
 
 def test_an_unknown_name_is_refused(lake: Lake, spec: UseCase, published: pa.Table) -> None:
     """A name that is neither a feature nor a column of the spine is rejected; the error lists valid names."""
-    with pytest.raises(SpecError, match="required distance, earlier, visit, place, found minutes"):
+    with pytest.raises(SpecError, match="expected distance, earlier, visit, place, but found minutes"):
         columns_of_rows(lake, spec, _rows(published), ["place", "minutes"])
 
 
@@ -113,7 +113,7 @@ def test_a_column_that_was_not_published_is_refused(
     lake = Lake(spec.name, str(tmp_path))
     for _ in range(2):
         with pytest.raises(
-            NotPublished, match=r"published with place, found .* ingest the test partitions again"
+            NotPublished, match=r"published with place, but found .* ingest the test partitions again"
         ):
             columns_of_rows(lake, spec, _rows(published), ["distance", "place"])
         lake.publish("validated_visits", published.drop_columns("place"), {"partition": PARTITIONS})
@@ -124,6 +124,6 @@ def test_a_row_that_no_partition_knew_is_refused(spec: UseCase, published: pa.Ta
     late = published.filter(pa.compute.greater(published["revision"], 0))
     lake = Lake(spec.name, str(tmp_path))
     lake.publish("validated_visits", late, {"partition": PARTITIONS})
-    message = r"required place for 50 rows, found [1-9][0-9]* rows that aren't in the table"
+    message = r"expected place for 50 rows, but found [1-9][0-9]* rows that aren't in the table"
     with pytest.raises(NotPublished, match=message):
         columns_of_rows(lake, spec, _rows(published), ["place"])

@@ -200,7 +200,7 @@ def test_intersections_are_the_combinations_of_the_columns(clinic: UseCase) -> N
     [
         ({"reference": {"town": "north"}}, "reference: 'town' is none of place"),
         ({"exclude": {"place x sex": ("a x b",)}}, "exclude: 'place x sex' is none of place"),
-        ({"intersections": True}, "intersections: needs two columns, found place"),
+        ({"intersections": True}, "intersections: needs two columns, but found place"),
         (
             {"requirements": (Requirement(metric="tpr_difference", at_least=0.5),)},
             "requirements: tpr_difference is bounded by at_most",

@@ -211,7 +211,7 @@ def test_fit_and_serve_that_differ_are_an_error(clinic: Clinic, monkeypatch: pyt
         return np.nextafter(result, result + 1)
 
     monkeypatch.setattr(artifacts, "predict", nudged)
-    with pytest.raises(ModelError, match=r"required the predictions from training"):
+    with pytest.raises(ModelError, match=r"expected the predictions from training"):
         evidence(clinic)
 
 

@@ -230,7 +230,7 @@ def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:
         clinic.rows.column_names.index("earlier"), "earlier", pa.array(["many"] * clinic.rows.num_rows)
     )
     with pytest.raises(
-        ModelError, match=r"missed_visits: rows to predict: required numbers as earlier.*many"
+        ModelError, match=r"missed_visits: rows to predict: expected numbers as earlier.*many"
     ):
         artifacts.model_input(words, clinic.spec)
 

@@ -85,7 +85,7 @@ def test_damaged_bytes_are_refused_by_their_digest(
     digest = digest_bytes(data)
     result = serving.measure_serving(bytes(damaged), digest, clinic.spec, clinic.rows, predictions)
     assert (result.identical, set(result.figures)) == (False, {"size_mb"})
-    assert result.note.startswith(f"model {digest[:12]}: required SHA-256 {digest}")
+    assert result.note.startswith(f"model {digest[:12]}: expected SHA-256 {digest}")
 
 
 def test_a_type_that_is_not_listed_is_refused(clinic: Ward, predictions: np.ndarray) -> None:

@@ -140,7 +140,7 @@ def test_a_row_of_another_partition_is_refused(clinic: UseCase) -> None:
     """Losses that would be in no slice are an error."""
     table = _rows([(0, 1.0, 2.0, "a"), (2, 1.0, 2.0, "a")])
     losses = {"challenger": np.ones(2), "champion": np.ones(2)}
-    with pytest.raises(EvergreenError, match="required rows of 2 partitions, found 1 rows of others"):
+    with pytest.raises(EvergreenError, match="expected rows of 2 partitions, but found 1 rows of others"):
         measure_slices(_with(clinic), table, table, losses, PARTITIONS[:2], "champion")
 
 

@@ -206,7 +206,7 @@ def test_the_evidence_tells_what_is_wrong_with_a_file(monkeypatch: pytest.Monkey
     monkeypatch.delitem(models.MATRIX_MODELS, type(fitted(of)[-1]))
     measured = measure._onnx(spec, evaluation)
     assert measured.difference is None
-    assert "required an estimator with a converter" in measured.note
+    assert "expected an estimator with a converter" in measured.note
 
 
 def test_a_file_that_differs_is_not_written(
@@ -215,7 +215,7 @@ def test_a_file_that_differs_is_not_written(
     """Whatever the converter gets wrong, export compares before it writes."""
     monkeypatch.setattr(convert, "predict_onnx", lambda data, rows, spec: np.full(rows.num_rows, np.nan))
     monkeypatch.setattr("include.export.pipeline.predict_onnx", convert.predict_onnx)
-    with pytest.raises(ModelError, match="within 1e-09, found a difference of nan, 40 not finite"):
+    with pytest.raises(ModelError, match="within 1e-09, but found a difference of nan, 40 not finite"):
         call("export", "weekly_sales", "--to", "onnx")
     assert list(tmp_path.iterdir()) == []
 
@@ -223,25 +223,27 @@ def test_a_file_that_differs_is_not_written(
 def test_what_cannot_be_exported_is_refused(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """An unknown format, digest or folder, and a lake without a champion, each by its own message."""
     export = ("export", "weekly_sales", "--to")
-    with pytest.raises(EvergreenError, match="required onnx, found pmml"):
+    with pytest.raises(EvergreenError, match="expected onnx, but found pmml"):
         call(*export, "pmml")
     with pytest.raises(
-        NotPublished, match="model zz: required the beginning of one model's digest, found 0 of"
+        NotPublished, match="model zz: expected the beginning of one model's digest, but found 0 of"
     ):
         call(*export, "onnx", "--model", "zz")
-    with pytest.raises(EvergreenError, match=r"--out x\.md: required a name that ends with \.onnx"):
+    with pytest.raises(EvergreenError, match=r"--out x\.md: expected a name that ends with \.onnx"):
         call(*export, "onnx", "--out", "x.md")
-    with pytest.raises(EvergreenError, match=r"--out nowhere/x\.onnx: required an existing folder"):
+    with pytest.raises(EvergreenError, match=r"--out nowhere/x\.onnx: expected an existing folder"):
         call(*export, "onnx", "--out", "nowhere/x.onnx")
     monkeypatch.setenv("EVERGREEN_LAKE", str(Path.cwd() / "empty"))
-    with pytest.raises(NotPublished, match="weekly_sales: champion: required one, found none; train first"):
+    with pytest.raises(
+        NotPublished, match="weekly_sales: champion: expected one, but found none; train first"
+    ):
         call(*export, "onnx")
 
 
 def test_without_the_extra_the_command_to_run_is_named(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The core doesn't need the packages; where they are missing, the error says how to get them."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    message = r"extra `onnx`, found no onnxruntime; run `python -m pip .* -r requirements-onnx.txt`"
+    message = r"extra `onnx`, but found no onnxruntime; run `python -m pip .* -r requirements-onnx.txt`"
     with pytest.raises(EvergreenError, match=message):
         call("export", "weekly_sales", "--to", "onnx")
     code = "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None\n"
@@ -257,7 +259,7 @@ def test_an_estimator_without_a_converter_names_those_that_have_one() -> None:
     columns: ColumnTransformer = coded_columns(spec.features.numeric, spec.features.categorical)
     pipeline = Pipeline([("columns", columns), ("model", ExtraTreesClassifier(n_estimators=2))])
     pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
-    with pytest.raises(ModelError, match=r"converter: .*, found ExtraTreesClassifier; serve") as refused:
+    with pytest.raises(ModelError, match=r"converter: .*, but found ExtraTreesClassifier; serve") as refused:
         convert.to_onnx(pipeline, spec)
     for name in ("prior", "logistic_regression", "hist_gradient_boosting", "random_forest"):
         assert name in refused.value.required
@@ -295,7 +297,7 @@ def test_a_category_that_is_the_missing_text_is_refused() -> None:
     pipeline = clone(fitted(case("binary", "logistic_regression"))).fit(
         artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy()
     )
-    with pytest.raises(ModelError, match="feature place: required categories other than <missing>"):
+    with pytest.raises(ModelError, match="feature place: expected categories other than <missing>"):
         convert.to_onnx(pipeline, spec)
 
 
@@ -307,6 +309,6 @@ def test_validate_reports_a_recipe_that_the_gate_could_never_bless(
     monkeypatch.delitem(models.MATRIX_MODELS, RandomForestRegressor)
     (problem,) = errors(spec)
     assert (
-        "training.forest: required an estimator that can be exported to ONNX, because of gate.onnx" in problem
+        "training.forest: expected an estimator that can be exported to ONNX, because of gate.onnx" in problem
     )
     assert errors(read(WEEKLY / "usecase.yaml")) == []

@@ -187,7 +187,7 @@ def test_a_transformed_model_without_a_converter_is_refused() -> None:
     """The error names it."""
     spec, rows = declare("regression"), labeled_rows(declare("regression"), 200)
     candidate = Candidate(name="tried", estimator="xgboost", params={"n_estimators": 2}, target="log1p")
-    with pytest.raises(ModelError, match="required a regressor with a converter, found XGBoostRegressor"):
+    with pytest.raises(ModelError, match="expected a regressor with a converter, but found XGBoostRegressor"):
         to_onnx(fit_recipe(spec, candidate, rows), spec)
 
 

@@ -47,7 +47,7 @@ def test_a_recipient_is_sent_to_by_its_own_channel(declare: Declare, file: Path,
     outcomes = send_alerts(lake, MESSAGE, spec.alerts.to, sender({}, spec))
     assert file.read_text() == "hunter2hunter2: Look."
     assert outcomes["chat"] == "sent"
-    assert "required a connection of type http, slackwebhook, smtp, found type pager" in outcomes["hook"]
+    assert "expected a connection of type http, slackwebhook, smtp, but found type pager" in outcomes["hook"]
 
 
 def test_a_failure_shows_its_line_and_no_secret(declare: Declare, file: Path, tmp_path: Path) -> None:

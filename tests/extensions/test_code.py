@@ -122,7 +122,7 @@ def test_reading_a_declaration_imports_nothing(declare: Declare) -> None:
     assert spec.digest
     assert not hasattr(sys, "imported_by_mistake")
     (problem,) = errors(spec)
-    assert "missed_visits: training.nearest: required a module my_model that can be imported" in problem
+    assert "missed_visits: training.nearest: expected a module my_model that can be imported" in problem
     assert f"({spec.folder}/my_model.py:3)" in problem
     del sys.imported_by_mistake  # type: ignore[attr-defined]
 

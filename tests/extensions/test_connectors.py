@@ -95,7 +95,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
     assert spec.digest_of("sales") != declare(tmp_path).digest_of("sales")
     (tmp_path / "weekly_sales" / "shelf.py").write_text("raise ValueError('broken')\n")
     (problem,) = errors(spec)
-    assert "weekly_sales: sources.sales.kind: required a module shelf that can be imported" in problem
+    assert "weekly_sales: sources.sales.kind: expected a module shelf that can be imported" in problem
     assert "shelf.py:1" in problem
 
 
@@ -111,7 +111,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
         (
             "file: sales/{day}.csv",
             "file: sales/{date}.csv",
-            "required only {day}, {hour}, {minute}, {partition}, found sales/{date}.csv",
+            "expected only {day}, {hour}, {minute}, {partition}, but found sales/{date}.csv",
         ),
         ("shelf:ShelfSource", "shelf:open_source", "found type function"),
     ],

@@ -128,7 +128,7 @@ def test_its_types_are_trusted_for_its_own_use_case_only(lake: Lake, declare: De
     data, _ = fitted(lake, spec)
     with pytest.raises(ModelError, match=r"found evergreen_usecases.missed_visits.my_model.Nearest.*FORMATS"):
         artifacts.deserialize(data, digest_bytes(data), declare())
-    with pytest.raises(ModelError, match="required trusted types"):
+    with pytest.raises(ModelError, match="expected trusted types"):
         artifacts.deserialize(data, digest_bytes(data))
     inner = MY_MODEL.replace("import numpy as np", "import numpy as np\nfrom .shared import Scale").replace(
         "self.neighbors = neighbors", "self.neighbors = neighbors\n        self.scale_ = Scale()"
@@ -154,7 +154,7 @@ def test_a_model_names_no_class_that_the_module_only_imports(lake: Lake, declare
             copy.writestr(
                 name, archive.read(name).replace(b"missed_visits.shared", b"missed_visits.my_model")
             )
-    with pytest.raises(ModelError, match=r"required trusted types, found evergreen.*my_model\.Scale;"):
+    with pytest.raises(ModelError, match=r"expected trusted types, but found evergreen.*my_model\.Scale;"):
         artifacts.deserialize(forged.getvalue(), digest_bytes(forged.getvalue()), spec)
 
 
@@ -187,7 +187,7 @@ def test_what_a_fit_raises_is_an_error_of_the_declaration(
     """It names the recipe, the rows and the message."""
     spec = declare(OWN, my_model=MY_MODEL.replace(old, new))
     with pytest.raises(
-        SpecError, match=r"missed_visits: training\.nearest: required an estimator that can be"
+        SpecError, match=r"missed_visits: training\.nearest: expected an estimator that can be"
     ) as caught:
         fitted(lake, spec)
     assert problem in caught.value.found
@@ -209,7 +209,7 @@ def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare, e
     ("recipe", "problem"),
     [
         ('{name: nearest, estimator: "my_model:Nearest", params: {neighbor: 5}}',
-         "required params of neighbors (my_model:Nearest), found neighbor"),
+         "expected params of neighbors (my_model:Nearest), but found neighbor"),
         ('{name: nearest, estimator: "my_model:np"}',
          "found a module without fit, predict, predict_proba"),
         ('{name: nearest, estimator: "my_model:Nearest", params: {neighbors: 1}, window: 2}', "window"),

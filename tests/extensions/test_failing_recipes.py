@@ -126,7 +126,7 @@ def test_the_serving_recipe_keeps_its_place_when_it_fails(
     # the code is the same, so it is the same recipe
     flag = spec.folder / "fails"
     flag.touch()
-    with pytest.raises(SpecError, match=r"missed_visits: training\.nearest: required an estimator"):
+    with pytest.raises(SpecError, match=r"missed_visits: training\.nearest: expected an estimator"):
         train(lake, spec, later, registry=registry)
     flag.unlink()
     assert train(lake, spec, later, registry=registry).note.startswith("missed_visits v")

@@ -126,12 +126,12 @@ def test_a_leak_in_python_is_seen(lake: Lake, tmp_path: Path) -> None:
         ("def build():\n    return 3\n", "found TypeError: build() takes 0 positional arguments but 1", ""),
         (
             "def build(tables):\n    return tables['spine']\n",
-            "required the columns depot, parcel, part",
+            "expected the columns depot, parcel, part",
             "",
         ),
         (
             RELATION.replace("FROM spine s", "FROM spine s, range(2)"),
-            "required exactly one row for each",
+            "expected exactly one row for each",
             "",
         ),
         (RELATION.replace("s.weight,", "'heavy' AS weight,"), "Could not convert string 'heavy'", ""),
@@ -163,7 +163,10 @@ def build(tables):
     ("python", "problem"),
     [
         (RELATION.replace("s.weight,", "'heavy' AS weight,"), "Could not convert string 'heavy'"),
-        (RANDOM, "required the same features whenever it runs, found other values of weight the second time"),
+        (
+            RANDOM,
+            "expected the same features whenever it runs, but found other values of weight the second time",
+        ),
         (
             RELATION.replace("s.weight,", "s.weight / sum(s.weight) OVER () AS weight,"),
             "other values of weight if the partition before is computed too",

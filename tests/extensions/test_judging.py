@@ -147,7 +147,7 @@ def test_a_check_that_returns_no_check_is_refused(declare: Declare, old: str, ne
     """What can't be recorded is no verdict."""
     spec = own(declare, checks=CHECKS.replace(old, new))
     record = evidence(losses([0.5] * 10, None, prior=[0.7] * 10))
-    with pytest.raises(SpecError, match=r"gate\.checks: required a function of a CheckContext") as caught:
+    with pytest.raises(SpecError, match=r"gate\.checks: expected a function of a CheckContext") as caught:
         judge(record, spec.gate, champion=True, custom=custom_checks(spec))
     assert problem in caught.value.found
 

@@ -85,7 +85,7 @@ def test_a_network_that_two_processes_fit_is_stored_as_arrays_and_served_without
 
 def test_without_torchs_environment_a_training_says_how_to_make_it(spec: UseCase, lake: Lake) -> None:
     """The message has the variable that is required, and the page."""
-    with pytest.raises(SpecError, match=r"TORCH_PYTHON: required the path.*examples/torch/README\.md"):
+    with pytest.raises(SpecError, match=r"TORCH_PYTHON: expected the path.*examples/torch/README\.md"):
         fitted(lake, spec, spec.training.candidates[0])
 
 

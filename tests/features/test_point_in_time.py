@@ -136,18 +136,18 @@ def test_validate_names_the_leaks_of_the_newest_partitions(
     command = CliRunner()
     result = command.invoke(app, ["validate", str(leaking.folder)])
     assert result.exit_code == 1
-    assert result.stdout.startswith("parcels: features.sql on generated rows: required features of rows that")
+    assert result.stdout.startswith("parcels: features.sql on generated rows: expected features of rows that")
     assert "found other values of known_arrivals once later or older rows are added" in result.stdout
     assert [one.sentence.partition(";")[0] for one in data_problems(lake, leaking)] == [
-        f"parcels/{partition}: features.sql: required features of rows that were known at the decision, "
-        f"within the lookback, found other values of known_arrivals once later or older rows are added "
+        f"parcels/{partition}: features.sql: expected features of rows that were known at the decision, "
+        f"within the lookback, but found other values of known_arrivals once later or older rows are added "
         f"({leaking.folder}/features.sql)"
         for partition in PARTITIONS[-3:]
     ]
     result = command.invoke(app, ["validate", str(sound.folder), "--data"])
     assert result.stdout.endswith("\nvalid: parcels\n")
     assert result.stdout.startswith(
-        "warning: parcels: features.numeric: known_arrivals: required a number that"
+        "warning: parcels: features.numeric: known_arrivals: expected a number that"
     )
 
 

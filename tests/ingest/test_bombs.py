@@ -183,7 +183,7 @@ def asked(api: Api, lake: Lake, declare: Declare, answer: bytes) -> Outcome:
 def test_an_api_of_endless_pages_is_asked_for_none_of_them(api: Api, lake: Lake, declare: Declare) -> None:
     """The count that it gives is refused by the limit, after one request."""
     outcome = asked(api, lake, declare, json.dumps({"pages": 10**9, "rows": []}).encode())
-    assert "at most 10000 pages, found 1000000000" in outcome.note
+    assert "at most 10000 pages, but found 1000000000" in outcome.note
     assert "raise fetch.max_pages" in outcome.note
     assert len(api.asked) == 1
 

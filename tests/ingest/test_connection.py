@@ -13,7 +13,7 @@ from include.errors import SettingError
 def test_a_missing_connection_fails_at_once_and_says_where_to_declare_it() -> None:
     """Another try finds none either."""
     wanted = (
-        "connection shop_of_nobody: required a connection in Airflow, found none; "
+        "connection shop_of_nobody: expected a connection in Airflow, but found none; "
         ".*AIRFLOW_CONN_SHOP_OF_NOBODY"
     )
     with (

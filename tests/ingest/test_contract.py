@@ -98,8 +98,8 @@ def test_one_about_the_whole_refuses_the_partition(
     assert expecting(kind, **column, **met).outcome == "published"
     refused = expecting(kind, **column, **unmet)
     assert refused.outcome == "refused"
-    assert f"required {kind}(" in refused.note
-    assert ", found " in refused.note
+    assert f"expected {kind}(" in refused.note
+    assert ", but found " in refused.note
     assert lake.rows("validated_sales") == []
 
 
@@ -230,7 +230,7 @@ def test_a_few_bad_rows_refuse_no_small_partition(
         allowed = (
             "at most 5.0% of rows quarantined, or 2 rows" if tolerance else "at most 0.0% of rows quarantined"
         )
-        assert f"required {allowed}, found {bad / rows:.1%} of {rows} rows: " in found.note
+        assert f"expected {allowed}, but found {bad / rows:.1%} of {rows} rows: " in found.note
     row = lake.rows("partitions", {"product": "sales", "partition": PARTITION})[0]
     (finding, _) = check_data(spec, PARTITION, {"sales": row})
     assert finding.outcome == ("ok" if outcome == "published" else "alarm")

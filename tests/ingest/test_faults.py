@@ -131,7 +131,7 @@ MANY = {
     ),
     "another day's file": (field(0, "2024-01-01", 40), "day of week in 40 rows, such as '2024-01-01'"),
     "future date": (field(0, "2031-01-06", 40), "day of week in 40 rows, such as '2031-01-06'"),
-    "required is empty": (field(4, " ", 10), "required of promo in 10 rows, such as None"),
+    "expected is empty": (field(4, " ", 10), "expected of promo in 10 rows, such as None"),
     "key twice": (
         lambda rows: [*rows, *(row[: row.rindex(",")] + ",999" for row in rows[:3])],
         "key of store, item in 6 rows",
@@ -172,7 +172,8 @@ def test_a_share_just_above_the_tolerance_is_printed_so(
     )
     found = one(lake, strict, connect).note
     assert (
-        "required at most 4.998% of rows quarantined, or 1 row, found 5.0% of 40 rows: type of price" in found
+        "expected at most 4.998% of rows quarantined, or 1 row, but found 5.0% of 40 rows: type of price"
+        in found
     )
 
 
@@ -192,7 +193,7 @@ FEW = {
     ),
     "future date": (field(0, "2031-01-06", 1), "day", "week", "2031-01-06"),
     "no such day": (field(0, "2024-02-30", 1), "type", "week", "2024-02-30"),
-    "required is empty": (field(4, "", 1), "required", "promo", None),
+    "expected is empty": (field(4, "", 1), "required", "promo", None),
     "no key": (field(2, "", 1), "required", "item", None),
 }
 
@@ -367,7 +368,7 @@ def test_a_refusal_for_times_that_disagree_says_which_times(
     [
         ("week", "closes", "columns.week.agrees_with: 'closes' is no hhmm column of the source"),
         ("week", "units", "columns.week.agrees_with: 'units' is no hhmm column of the source"),
-        ("units", "opens", "columns.units.agrees_with: only a timestamp has one, found integer"),
+        ("units", "opens", "columns.units.agrees_with: only a timestamp has one, but found integer"),
     ],
 )
 def test_only_a_timestamp_agrees_and_only_with_hhmm(

@@ -85,7 +85,7 @@ def test_a_page_that_keeps_failing_makes_the_partition_unavailable(
     api.plant(second, (502, TOKEN.encode()))
     outcome = one(lake, served, api)
     assert outcome.outcome == "unavailable"
-    assert f"weekly_sales/sales/{PARTITION}: required an answer, found HTTP 502, 2 times" in outcome.note
+    assert f"weekly_sales/sales/{PARTITION}: expected an answer, but found HTTP 502, 2 times" in outcome.note
     assert f"/sales?week={PARTITION}, page 2" in outcome.note
     assert len(api.asked) == 3
     assert snapshots(lake, "sales", [PARTITION]) == {}

@@ -133,6 +133,6 @@ def test_a_source_without_its_connection_holds_nobody_up(lake: Lake, spec: UseCa
 
     (found,) = refresh_lookback(lake, spec, PARTITIONS[1], none)
     assert (found.partition, found.outcome) == (PARTITIONS[0], "unavailable")
-    assert found.note == "connection shop: required one in Airflow, found none"
+    assert found.note == "connection shop: expected one in Airflow, but found none"
     assert outcomes(lake) == {}
     assert [o.outcome for o in refresh_lookback(lake, spec, PARTITIONS[1], connect)] == ["published"]

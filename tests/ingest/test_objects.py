@@ -102,7 +102,7 @@ def test_a_path_has_the_day_and_the_partition_and_nothing_else(
 
     assert read("sales/{day}.csv")[0][0] == f"sales/{PARTITIONS[1]}.csv"
     assert read("sales/{partition}.csv")[0][0] == f"sales/{PARTITIONS[0]}.csv"
-    with pytest.raises(SpecError, match=r"required only \{day\}, .*\{partition\}, found sales/\{now\}"):
+    with pytest.raises(SpecError, match=r"expected only \{day\}, .*\{partition\}, but found sales/\{now\}"):
         read("sales/{now}.csv")
     with pytest.raises(Exception, match="outside of the connection's folder"):
         read("../usecases/weekly_sales/usecase.yaml")
@@ -110,7 +110,7 @@ def test_a_path_has_the_day_and_the_partition_and_nothing_else(
 
 def test_an_address_that_is_neither_bucket_nor_folder(spec: UseCase) -> None:
     """It is said of the connection, before any partition is blamed."""
-    with pytest.raises(SettingError, match=r"connection shop: required host s3://bucket.*found ftp"):
+    with pytest.raises(SettingError, match=r"connection shop: expected host s3://bucket.*found ftp"):
         open_source(spec.sources["sales"], Endpoint("shop", "ftp://host/files"))
 
 
@@ -195,7 +195,7 @@ def test_files_have_limits_together(lake: Lake, declare: Callable[..., UseCase],
         assert outcome.outcome == "refused"
         return outcome.note
 
-    assert "required at most 2 files, found more (sales/2024-01-01/*.csv)" in refused(max_pages=2)
+    assert "expected at most 2 files, but found more (sales/2024-01-01/*.csv)" in refused(max_pages=2)
     assert "found more (sales/2024-01-01/*.csv, 2 files together)" in refused(max_bytes=1000)
 
 

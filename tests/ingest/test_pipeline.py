@@ -307,7 +307,7 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
     file.write_text("<html>gone</html>")
     (bad,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
     assert bad.outcome == "refused"
-    with pytest.raises(PartitionRefused, match="revision 1: required a data file"):
+    with pytest.raises(PartitionRefused, match="revision 1: expected a data file"):
         bad.raise_for_outcome()
     assert sorted(lake.rows("validated_sales"), key=str) == sorted(good, key=str)
     (partition,) = lake.rows("partitions")

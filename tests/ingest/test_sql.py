@@ -143,7 +143,7 @@ def test_an_unknown_parameter_is_refused_before_anything_is_asked(
     queried: Callable[[str], UseCase], tmp_path: Path
 ) -> None:
     """A parameter that nobody binds is named, with those that there are."""
-    with pytest.raises(SpecError, match=r":week: required one of :day, :hour, .*:partition, :known_at"):
+    with pytest.raises(SpecError, match=r":week: expected one of :day, :hour, .*:partition, :known_at"):
         result(queried("SELECT * FROM sales WHERE week = :week"), tmp_path)
 
 

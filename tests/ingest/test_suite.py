@@ -90,7 +90,7 @@ def test_what_a_declaration_can_not_express_is_named(tmp_path: Path) -> None:
     result = json.loads(output.stdout)
     expected = {"type": "expect_column_values_to_be_between", "kwargs": {"column": "seats", "min_value": 1}}
     assert result["declaration"] == {"contract": {"expectations": [expected]}}
-    reasons = ("found mostly", "found warning", "required one of", "found wings", "an expectation's name")
+    reasons = ("found mostly", "found warning", "expected one of", "found wings", "an expectation's name")
     assert len(result["not_expressed"]) == len(reasons)
     for sentence, reason in zip(result["not_expressed"], reasons, strict=True):
         assert reason in sentence
@@ -107,13 +107,13 @@ def test_what_a_declaration_can_not_express_is_named(tmp_path: Path) -> None:
 )
 def test_what_is_no_suite_is_refused(suite: Any) -> None:
     """A file of another format, such as that of Great Expectations 0.18, is not read as an empty contract."""
-    with pytest.raises(SpecError, match=r"required a suite of Great Expectations 1\.x"):
+    with pytest.raises(SpecError, match=r"expected a suite of Great Expectations 1\.x"):
         from_suite(suite, FLIGHTS, "planes")
 
 
 def test_the_command_names_a_source_or_file_that_is_not_there(tmp_path: Path) -> None:
     """The sources that there are, or the file that can't be read."""
     unknown = CliRunner().invoke(app, ["contract", "flight_delay", "trains"])
-    assert "required one of schedule, outcomes, weather, planes, found trains" in str(unknown.exception)
+    assert "expected one of schedule, outcomes, weather, planes, but found trains" in str(unknown.exception)
     missing = CliRunner().invoke(app, ["contract", "flight_delay", "planes", "--read", str(tmp_path / "no")])
-    assert "required a JSON file" in str(missing.exception)
+    assert "expected a JSON file" in str(missing.exception)

@@ -102,7 +102,7 @@ def test_a_group_on_few_partitions_is_not_compared() -> None:
     assert result.note.endswith("; on too few partitions to compare: LGA")
     result = check(DIFFERENCE, EWR=whole, LGA=once)
     assert (result.passed, result.observed) == (False, "missing")
-    assert result.note.startswith("two groups with this rate are needed, found EWR; ")
+    assert result.note.startswith("two groups with this rate are needed, but found EWR; ")
 
 
 def test_a_group_without_an_event_is_not_certain() -> None:

@@ -94,7 +94,7 @@ def test_flipped_bit_is_refused_before_anything_is_read(data: bytes, place: int,
     """Whichever bit of the stored bytes flips, the digest tells."""
     damaged = bytearray(data)
     damaged[place % len(data)] ^= 1 << bit
-    with pytest.raises(ModelError, match=f"required SHA-256 {digest_bytes(data)}"):
+    with pytest.raises(ModelError, match=f"expected SHA-256 {digest_bytes(data)}"):
         artifacts.deserialize(bytes(damaged), digest_bytes(data))
 
 
@@ -167,21 +167,21 @@ def test_large_object_is_not_even_read(tmp_path: Path, monkeypatch: pytest.Monke
     lake.create(artifacts.model_key("abc"), b"0" * 1001)
     monkeypatch.setattr(artifacts, "LIMIT", 1000)
     monkeypatch.setattr(Lake, "get", pytest.fail)
-    with pytest.raises(ModelError, match="at most 1000 bytes, found 1001"):
+    with pytest.raises(ModelError, match="at most 1000 bytes, but found 1001"):
         artifacts.load_model(lake, "abc")
 
 
 @pytest.mark.parametrize("data", [b"", b"PK", b"not a model"])
 def test_other_bytes_are_no_model(data: bytes) -> None:
     """A file of another kind is refused in a sentence."""
-    with pytest.raises(ModelError, match="required a skops file"):
+    with pytest.raises(ModelError, match="expected a skops file"):
         artifacts.deserialize(data, digest_bytes(data))
 
 
 def test_file_without_a_pipeline_is_refused() -> None:
     """What is trusted but no pipeline can't serve."""
     data = skops.io.dumps({"a": 1})
-    with pytest.raises(ModelError, match=r"required a scikit-learn Pipeline, found dict"):
+    with pytest.raises(ModelError, match=r"expected a scikit-learn Pipeline, but found dict"):
         artifacts.deserialize(data, digest_bytes(data))
 
 

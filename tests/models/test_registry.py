@@ -230,7 +230,9 @@ def test_file_that_is_another_is_refused(registry: Registry) -> None:
     with registry.recording("damaged", "key", "a run") as run:
         registry.put(run, {"models/a.skops": b"as stored"})
     expected = digest_bytes(b"as it should be")
-    with pytest.raises(ModelError, match=f"required SHA-256 {expected}, found {digest_bytes(b'as stored')}"):
+    with pytest.raises(
+        ModelError, match=f"expected SHA-256 {expected}, but found {digest_bytes(b'as stored')}"
+    ):
         registry.get(run, "models/a.skops", expected)
 
 

@@ -144,7 +144,9 @@ def test_one_that_refuses_fails_the_task_and_is_told_by_a_retry(
     assert said.startswith("could not notify bad: ")
     assert [path for path, *_ in hook.got] == ["/bad", "/ok"]
     assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "failed"), ("ok", "notified")]}
-    why = f"bad: failed: connection bad: required a webhook that accepts the message, found status {status}"
+    why = (
+        f"bad: failed: connection bad: expected a webhook that accepts the message, but found status {status}"
+    )
     assert why in said
     assert tell() == ""
     assert [path for path, *_ in hook.got] == ["/bad", "/ok", "/bad"]
@@ -277,7 +279,7 @@ def test_what_is_overdue_is_mailed_too_and_one_that_refuses_fails_nothing(
         mail={"conn_type": "smtp", "host": host, "port": port, "extra": extra},
     )
     said = overdue()
-    why = "connection bad: required a webhook that accepts the message, found status 500"
+    why = "connection bad: expected a webhook that accepts the message, but found status 500"
     assert f"; bad: failed: {why}; " in said
     assert said.endswith("; mail: sent")
     assert "no predictions by 23:59 UTC" in mail.got[0].replace("=\n", "")

@@ -162,12 +162,12 @@ def test_the_ledger_has_one_row_per_request(lake: Lake) -> None:
 def test_only_a_named_person_silences_an_open_alert(lake: Lake) -> None:
     """A refusal names what is open, the field that is missing or the schedule, and records nothing."""
     monitored(lake, DAYS[0], STOPS)
-    with pytest.raises(EvergreenError, match="required an open alert, found open are data: stops"):
+    with pytest.raises(EvergreenError, match="expected an open alert, but found open are data: stops"):
         act("acknowledge", TEMP)
-    with pytest.raises(AirflowFailException, match="mute: required Partition, found an empty field"):
+    with pytest.raises(AirflowFailException, match="mute: expected Partition, but found an empty field"):
         act("mute", STOPS)
-    with pytest.raises(AirflowFailException, match="required a date such as"):
+    with pytest.raises(AirflowFailException, match="expected a date such as"):
         act("mute", STOPS, until="tomorrow")
-    with pytest.raises(AirflowFailException, match="acknowledge: required a person"):
+    with pytest.raises(AirflowFailException, match="acknowledge: expected a person"):
         act("acknowledge", STOPS, by="")
     assert lake.rows("silences") == []

@@ -28,4 +28,4 @@ def test_a_store_whose_conditional_puts_overwrite_is_refused(
     monkeypatch.setattr(Lake, "create", lambda lake, key, data: lake.replace(key, data) is None)
     check = doctor._probe("lake", doctor._lake, "")
     assert not check.ok
-    assert "undo each other's commits, found one without conditional puts, reading what" in check.detail
+    assert "undo each other's commits, but found one without conditional puts, reading what" in check.detail

@@ -74,8 +74,8 @@ def test_a_partitions_page_leads_to_its_data_docs(client: year.Client) -> None:
 @pytest.mark.parametrize(
     ("place", "sentence"),
     [
-        ("sales/2024-01-15", "required a partition that was fetched, found none"),
-        ("trains/2024-01-01", "required one of sales, found trains"),
+        ("sales/2024-01-15", "expected a partition that was fetched, but found none"),
+        ("trains/2024-01-01", "expected one of sales, but found trains"),
     ],
 )
 def test_what_was_not_fetched_or_declared_has_none(client: year.Client, place: str, sentence: str) -> None:

@@ -247,7 +247,7 @@ def test_a_partition_leads_to_its_runs(client: year.Client) -> None:
 @pytest.mark.parametrize(
     ("key", "sentence"),
     [
-        ("2024-3-1", "required a date such as 2013-03-01"),
+        ("2024-3-1", "expected a date such as 2013-03-01"),
         ("2023-12-31", "one before schedule.start"),
         ("2999-01-01", "one still to come"),
         ("2025-06-01", "nothing of 2025-06-01 was ingested yet. Trigger or backfill year__batch for it."),

@@ -132,7 +132,9 @@ def test_a_refused_action_is_the_note_of_its_run(site: Site, forms: list[str]) -
     # `dags test` detaches the run from its session, which the scheduler doesn't
     subprocess.run([sys.executable, "-c", NOTIFY, dag_id], env=env, capture_output=True, check=True)
     (refused,) = site.get(f"/api/v2/dags/{dag_id}/dagRuns?state=failed", "boss").json()["dag_runs"]
-    assert refused["note"] == ("roll back: required Why, found an empty field; trigger again and fill in Why")
+    assert refused["note"] == (
+        "roll back: expected Why, but found an empty field; trigger again and fill in Why"
+    )
 
 
 def test_a_description_outside_airflow_leads_back(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,14 +41,16 @@ def test_a_training_may_be_of_a_partition_without_a_scheduled_one() -> None:
 @pytest.mark.parametrize("key", ["2013-02-30", "20130301"])
 def test_what_is_no_partition_is_refused(key: str) -> None:
     """The form shows the sentence."""
-    with pytest.raises(InvalidPartitionKeyError, match=f"required a date such as 2013-03-01, found '{key}'"):
+    with pytest.raises(
+        InvalidPartitionKeyError, match=f"expected a date such as 2013-03-01, but found '{key}'"
+    ):
         timetable().resolve_partition_date(key)
 
 
 def test_an_empty_partition_is_refused_as_nothing() -> None:
     """The form shows what is missing and which field to fill in."""
     with pytest.raises(
-        InvalidPartitionKeyError, match=r"required a partition, found nothing; .* fill in Partition"
+        InvalidPartitionKeyError, match=r"expected a partition, but found nothing; .* fill in Partition"
     ):
         timetable().resolve_partition_date(NO_PARTITION)
 

@@ -219,11 +219,11 @@ def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: U
         for word in (APPROVED, REJECTED):
             with pytest.raises(EvergreenError, match="a name and a reason"):
                 approval.record_answer(lake, human, good, word, by, reason, AT)
-    with pytest.raises(EvergreenError, match=r"blessed or rubber-stamped, found not blessed; .* forced"):
+    with pytest.raises(EvergreenError, match=r"blessed or rubber-stamped, but found not blessed; .* forced"):
         approval.record_answer(lake, human, bad, APPROVED, "ann", "fine", AT)
     with pytest.raises(NotPublished, match="run judge"):
         approval.record_answer(lake, human, "nobody", APPROVED, "ann", "fine", AT)
-    with pytest.raises(EvergreenError, match=r"required gate\.approval: changes or all, found none"):
+    with pytest.raises(EvergreenError, match=r"expected gate\.approval: changes or all, but found none"):
         approval.record_answer(lake, weekly, good, APPROVED, "ann", "fine", AT)
     assert lake.rows("approvals") == []
 

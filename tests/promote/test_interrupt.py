@@ -81,7 +81,7 @@ def test_a_rollback_that_is_overtaken_asks_again(
     third = attempt(3, THIRD, champion=2)
     judge_and_record(lake, weekly, third)
     slow = Overtaken(lake, lambda: promote(lake, weekly, _key(third), registry=gone))
-    with pytest.raises(StaleDecision, match="required champion v2, found v3"):
+    with pytest.raises(StaleDecision, match="expected champion v2, but found v3"):
         rollback(slow, weekly, None, "ann", "slow")
     assert _versions(lake) == ["1", "2", "3"]
     slow = Overtaken(lake, lambda: rollback(lake, weekly, "2", "bob", "slower"))

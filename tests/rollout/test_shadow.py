@@ -71,7 +71,7 @@ def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
     assert differences(shadowed) == []
     shadowed.lake.publish("shadows", damage(before), {"partition": NIGHT})
     (found,) = differences(shadowed)
-    assert found.startswith(f"parcels/shadows/{NIGHT}: required the digest ")
+    assert found.startswith(f"parcels/shadows/{NIGHT}: expected the digest ")
     score(shadowed.lake, shadowed.spec, NIGHT)
     assert differences(shadowed) == []
     assert rows_of(shadowed) == before

@@ -145,7 +145,7 @@ def test_no_switch_takes_effect_after_the_schedule_ends(shop: tuple[Lake, UseCas
     score(lake, ending, keys[1])
     with pytest.raises(
         PartitionError,
-        match=rf"switch: required a partition that the new model can serve by schedule.end, {keys[1]}, "
+        match=rf"switch: expected a partition that the new model can serve by schedule.end, {keys[1]}, "
         rf"found that the next one is {keys[2]}; set `schedule.end` in usecase.yaml to a later day",
     ):
         ledger.next_unserved(lake, ending)

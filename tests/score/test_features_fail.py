@@ -88,7 +88,7 @@ def test_a_scheduled_partition_waits_for_the_deadline_and_gets_the_prior(
     at("08:56")
     ref = run(partition, event="2024-01-15 08:56")
     assert ref["rows"] == 40
-    assert ref["note"].startswith("40 rows by constant: weekly_sales: features: required one SELECT")
+    assert ref["note"].startswith("40 rows by constant: weekly_sales: features: expected one SELECT")
     rows = lake.rows("predictions", {"partition": partition})
     assert {row["prediction"] for row in rows} == {spec.constant}
     monitor(lake, spec, partition)
@@ -113,7 +113,7 @@ def test_a_backfill_fails_and_publishes_nothing(
     """A mistake in the SQL doesn't fill a range of partitions with the prior for good."""
     lake, _, partition = weekly
     at(time)
-    with pytest.raises(AirflowFailException, match="weekly_sales: features: required one SELECT"):
+    with pytest.raises(AirflowFailException, match="weekly_sales: features: expected one SELECT"):
         run(partition, run_type)
     assert served_by(lake, partition) == set()
 
@@ -123,7 +123,7 @@ def test_predictions_stay_when_features_fail_or_are_corrected(weekly: tuple[Lake
     lake, spec, partition = weekly
     score(lake, spec, partition, requires_features=False)
     served = lake.rows("predictions", {"partition": partition})
-    with pytest.raises(SpecError, match="features: required one SELECT"):
+    with pytest.raises(SpecError, match="features: expected one SELECT"):
         score(lake, spec, partition, requires_features=False)
     edit(spec.folder, f"{FAILS},", "spine.price,")
     note = score(lake, read(spec.folder / "usecase.yaml"), partition).note

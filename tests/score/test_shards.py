@@ -154,7 +154,7 @@ def test_sql_that_looks_at_other_entities_is_not_published(pair: tuple[Lake, Lak
     ) as raised:
         score_in_shards(lake, spec)
     assert "of 12 rows: depot=north parcel=" in str(raised.value)
-    assert "required features that look only at rows of the same customer" in str(raised.value)
+    assert "expected features that look only at rows of the same customer" in str(raised.value)
     assert lake.rows("predictions") == []
     assert lake.keys(VERIFIED) == []
 
@@ -265,7 +265,7 @@ def test_features_that_fail(pair: tuple[Lake, Lake], tmp_path: Path) -> None:
     spec = declare(tmp_path / "failing", SQL.replace("s.weight,", "error('no weight') AS weight,"))
     keys = plan_shards(lake, spec, NIGHT)
     for key in keys:
-        assert score_shard(lake, spec, key).note.startswith("not stored: parcels: features: required ")
+        assert score_shard(lake, spec, key).note.startswith("not stored: parcels: features: expected ")
     assert publish_shards(lake, spec, NIGHT, keys) is None
     with pytest.raises(SpecError, match="no weight"):
         score(lake, spec, NIGHT)

@@ -85,11 +85,13 @@ def test_another_interface_needs_a_token(
     use: UseCase, tmp_path: Path, host: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The server refuses to start without one, or with one that could be guessed."""
-    with pytest.raises(Exception, match=f"since --host {host} isn't a loopback address, found none; set one"):
+    with pytest.raises(
+        Exception, match=f"since --host {host} isn't a loopback address, but found none; set one"
+    ):
         token_for(host)
     monkeypatch.setenv("EVERGREEN_SERVE_TOKEN", "secret")
     for any_host in (host, "127.0.0.1"):
-        with pytest.raises(Exception, match="required at least 16 printable ASCII characters") as refused:
+        with pytest.raises(Exception, match="expected at least 16 printable ASCII characters") as refused:
             token_for(any_host)
         assert "secret" not in str(refused.value)
     monkeypatch.delenv("EVERGREEN_SERVE_TOKEN")
@@ -97,7 +99,7 @@ def test_another_interface_needs_a_token(
     if host == "0.0.0.0":
         ended = start_in_vain(tmp_path, use, "--host", host)
         assert (ended.returncode, ended.stdout) == (1, "")
-        assert ended.stderr.startswith("EVERGREEN_SERVE_TOKEN: required a token")
+        assert ended.stderr.startswith("EVERGREEN_SERVE_TOKEN: expected a token")
 
 
 def test_a_page_in_a_browser_reaches_nothing(lake: Lake, deploy: Deploy, serve: Serve) -> None:
@@ -215,5 +217,7 @@ def test_an_address_that_is_taken_is_an_error(use: UseCase, tmp_path: Path) -> N
         port = str(taken.getsockname()[1])
         ended = start_in_vain(tmp_path, use, "--port", port)
     assert ended.returncode == 1
-    assert ended.stderr.startswith(f"--host 127.0.0.1 --port {port}: required an address to listen on, found")
+    assert ended.stderr.startswith(
+        f"--host 127.0.0.1 --port {port}: expected an address to listen on, but found"
+    )
     assert os.linesep not in ended.stderr.strip()

@@ -77,7 +77,9 @@ def test_before_the_first_request_there_is_nothing_to_judge(lake: Lake, logging_
 
 def test_a_source_that_is_no_log_is_refused(lake: Lake, logging_use: UseCase) -> None:
     """The error names the column that it lacks."""
-    with pytest.raises(SpecError, match=r"source orders: .*, found no column for_partition; declare it as"):
+    with pytest.raises(
+        SpecError, match=r"source orders: .*, but found no column for_partition; declare it as"
+    ):
         live_performance(lake, logging_use, "orders")
-    with pytest.raises(SpecError, match=r"source nothing: .*, found no such source; declare it as"):
+    with pytest.raises(SpecError, match=r"source nothing: .*, but found no such source; declare it as"):
         live_performance(lake, logging_use, "nothing")

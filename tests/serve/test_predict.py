@@ -62,7 +62,7 @@ def test_a_real_server_predicts_what_batch_scoring_did(
         assert "features" not in server.post([FEATURES])[1]
         status, answer = server.post([KEY, {"depot": "north", "parcel": 99}])
         assert status == 404
-        assert answer["error"].startswith("rows[1]: required a key (depot, parcel) of partition 2024-03-10")
+        assert answer["error"].startswith("rows[1]: expected a key (depot, parcel) of partition 2024-03-10")
         assert server.metric('evergreen_serve_rows_total{served_by="champion",version="1"}') == 26
         assert "Bearer" not in server.log.read_text()
 
@@ -104,7 +104,7 @@ def test_a_partition_beyond_the_memory_bound_has_no_features_by_key(
     deploy(lake, "1", LAST)
     monkeypatch.setattr("include.serve.features.MAX_FEATURE_ROWS", 11)
     served = service(lake, use)
-    with pytest.raises(RequestRefused, match="memory: required at most 11 rows, found 12"):
+    with pytest.raises(RequestRefused, match="memory: expected at most 11 rows, but found 12"):
         predictions(served, KEY)
     assert predictions(served, FEATURES)[0]["version"] == "1"
 
@@ -142,7 +142,7 @@ def test_a_model_that_cannot_be_loaded_leaves_the_next_one(
         assert "champion v2: model" in answer["reason"]
         champion = server.health()["chain"][0]
         assert not champion["available"]
-        assert "required SHA-256" in champion["reason"]
+        assert "expected SHA-256" in champion["reason"]
         name = "evergreen_serve_step_available"
         assert server.metric(f'{name}{{served_by="champion",version="2"}}') == 0
         assert server.metric(f'{name}{{served_by="previous",version="1"}}') == 1
@@ -173,7 +173,7 @@ def test_what_onnx_runtime_gets_wrong_the_pipeline_serves(
     assert (load().runtime, load().note) == (ONNX, "")
     expected = artifacts.predict(artifacts.load_model(lake, digest), sample, use)
     other = convert.to_onnx(artifacts.load_model(lake, digest_bytes(stored["1"])), use)
-    for data, note in ((other, "within 1e-09, found a difference of"), (b"x", "InvalidProtobuf")):
+    for data, note in ((other, "within 1e-09, but found a difference of"), (b"x", "InvalidProtobuf")):
         monkeypatch.setattr(models, "to_onnx", lambda estimator, spec, data=data: data)
         assert load().runtime == PIPELINE
         assert note in load().note

@@ -208,7 +208,7 @@ def test_a_request_that_cannot_be_logged_is_refused(
     with monkeypatch.context() as patch:
         patch.setattr(os, "write", lambda descriptor, data: write(descriptor, data[:5]))
         with pytest.raises(
-            RequestRefused, match="required a file that can be written, found 5 of 12 bytes"
+            RequestRefused, match="expected a file that can be written, but found 5 of 12 bytes"
         ) as error:
             request_log.append([{"id": "b"}])
     assert error.value.status == 503
@@ -323,10 +323,12 @@ def test_a_folder_has_one_server(
     lake: Lake, use: UseCase, request_log: RequestLog, tmp_path: Path, clock: Hands
 ) -> None:
     """A second one doesn't start; a folder that can't be written is an error as well."""
-    with pytest.raises(SettingError, match="required a folder of this server alone, found another server's"):
+    with pytest.raises(
+        SettingError, match="expected a folder of this server alone, but found another server's"
+    ):
         RequestLog(tmp_path / "log", lake, use, clock)
     (tmp_path / "file").write_text("")
-    with pytest.raises(SettingError, match=r"alone, found .*Not a directory"):
+    with pytest.raises(SettingError, match=r"alone, but found .*Not a directory"):
         RequestLog(tmp_path / "file", lake, use, clock)
 
 

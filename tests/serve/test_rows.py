@@ -36,22 +36,22 @@ def test_a_feature_may_be_missing_by_null_alone(use: UseCase) -> None:
     """Null is a missing value; of a key it is none."""
     (row,) = read(use, {**FEATURES, "weight": None, "road": None}).table.to_pylist()
     assert (row["weight"], row["road"]) == (None, None)
-    with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: required an integer, found null"):
+    with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: expected an integer, but found null"):
         read(use, {**ROW, "parcel": None})
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"weight": "9.5"}, r'rows\[0\].weight: required a finite number, or null, found "9.5"'),
-        ({"weight": True}, r"rows\[0\].weight: required a finite number, or null, found true"),
-        ({"weight": 10**400}, r"rows\[0\].weight: required a finite number, or null, found 1000+…"),
-        ({"road": 7}, r"rows\[0\].road: required a text other than <missing>, or null, found 7"),
-        ({"road": "<missing>"}, r'rows\[0\].road: .*, or null, found "<missing>"'),
-        ({"road": "\ud800"}, r'rows\[0\].road: .*, or null, found "\\ud800"'),
-        ({"parcel": 1.5}, r"rows\[0\].parcel: required an integer, found 1.5"),
-        ({"parcel": 2**63}, r"rows\[0\].parcel: required an integer, found 9223372036854775808"),
-        ({"wieght": 1}, r'rows\[0\]: required only the columns depot, parcel, .*, found \["wieght"\]'),
+        ({"weight": "9.5"}, r'rows\[0\].weight: expected a finite number, or null, but found "9.5"'),
+        ({"weight": True}, r"rows\[0\].weight: expected a finite number, or null, but found true"),
+        ({"weight": 10**400}, r"rows\[0\].weight: expected a finite number, or null, but found 1000+…"),
+        ({"road": 7}, r"rows\[0\].road: expected a text other than <missing>, or null, but found 7"),
+        ({"road": "<missing>"}, r'rows\[0\].road: .*, or null, but found "<missing>"'),
+        ({"road": "\ud800"}, r'rows\[0\].road: .*, or null, but found "\\ud800"'),
+        ({"parcel": 1.5}, r"rows\[0\].parcel: expected an integer, but found 1.5"),
+        ({"parcel": 2**63}, r"rows\[0\].parcel: expected an integer, but found 9223372036854775808"),
+        ({"wieght": 1}, r'rows\[0\]: expected only the columns depot, parcel, .*, but found \["wieght"\]'),
     ],
 )
 def test_another_value_is_refused_by_its_column(use: UseCase, changes: Any, sentence: str) -> None:
@@ -71,7 +71,7 @@ def test_a_key_that_is_no_time_in_utc_is_refused(tmp_path: Path, time: str) -> N
         sources[name]["columns"]["parcel"]["type"] = "timestamp"
     use = parcels.spec(tmp_path, sources=sources)
     assert read(use, {"depot": "north", "parcel": "2013-03-01T05:00:00+01:00"}).only_keys
-    with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: required a time with its offset") as refused:
+    with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: expected a time with its offset") as refused:
         read(use, {"depot": "north", "parcel": time})
     assert refused.value.status == 422
 
@@ -79,9 +79,9 @@ def test_a_key_that_is_no_time_in_utc_is_refused(tmp_path: Path, time: str) -> N
 def test_the_row_that_lacks_a_column_is_named(use: UseCase) -> None:
     """Of several rows, the one that differs; a renamed column is shown beside the missing one."""
     other = {name: value for name, value in ROW.items() if name != "ice"}
-    with pytest.raises(RequestRefused, match=r"rows\[1\].ice: required .*, found no such column; null"):
+    with pytest.raises(RequestRefused, match=r"rows\[1\].ice: expected .*, but found no such column; null"):
         read(use, ROW, other)
-    with pytest.raises(RequestRefused, match=r'rows\[0\].ice: .*, found no such column, but \["Ice"\]'):
+    with pytest.raises(RequestRefused, match=r'rows\[0\].ice: .*, but found no such column, but \["Ice"\]'):
         read(use, {**other, "Ice": 1.0})
 
 
@@ -109,6 +109,6 @@ def test_another_body_is_refused(use: UseCase, body: bytes, status: int) -> None
 def test_rows_are_limited(use: UseCase) -> None:
     """One row more than the limit is refused with status 413."""
     assert read(use, *[ROW] * MAX_ROWS).table.num_rows == MAX_ROWS
-    with pytest.raises(RequestRefused, match=f"rows: required at most {MAX_ROWS}, found 1001") as refused:
+    with pytest.raises(RequestRefused, match=f"rows: expected at most {MAX_ROWS}, but found 1001") as refused:
         read(use, *[ROW] * (MAX_ROWS + 1))
     assert refused.value.status == 413

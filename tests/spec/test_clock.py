@@ -63,7 +63,7 @@ def test_a_day_without_a_partition_is_refused_with_the_next_one() -> None:
 )
 def test_what_is_no_date_is_refused_with_the_remedy(key: str) -> None:
     """A key that is no date is refused in a sentence that says what to give."""
-    with pytest.raises(PartitionError, match=r"required a date such as .*found .*; give the partition"):
+    with pytest.raises(PartitionError, match=r"expected a date such as .*found .*; give the partition"):
         day_of(key)
 
 
@@ -161,9 +161,9 @@ def test_a_day_stands_for_its_own_partitions_in_a_range() -> None:
     ("key", "problem"),
     [
         ("2013-03-01T0500Z", r"none at that time; 2013-03-01T0405Z and 2013-03-01T0505Z are the nearest"),
-        ("2013-03-01", r"required a UTC minute such as 2013-03-01T0500Z, found '2013-03-01'"),
-        ("2013-03-01T2505Z", r"required a UTC minute such as 2013-03-01T0500Z"),
-        ("2013-03-01T05:05Z", r"required a UTC minute such as 2013-03-01T0500Z"),
+        ("2013-03-01", r"expected a UTC minute such as 2013-03-01T0500Z, but found '2013-03-01'"),
+        ("2013-03-01T2505Z", r"expected a UTC minute such as 2013-03-01T0500Z"),
+        ("2013-03-01T05:05Z", r"expected a UTC minute such as 2013-03-01T0500Z"),
     ],
 )
 def test_what_is_no_partition_of_a_frequent_schedule_is_refused(key: str, problem: str) -> None:

@@ -59,7 +59,7 @@ def started(key: str, run_type: str, **form: Any) -> Any:
 @pytest.mark.parametrize("partition", REFUSED)
 def test_a_partition_that_the_schedule_has_not_had_is_refused(weekly: UseCase, partition: str) -> None:
     """The sentence says why, and which partitions are the nearest that may be run."""
-    with pytest.raises(PartitionError, match=rf"weekly_sales/{partition}: required .*{REFUSED[partition]}"):
+    with pytest.raises(PartitionError, match=rf"weekly_sales/{partition}: expected .*{REFUSED[partition]}"):
         check_partition(weekly, partition, NOW)
 
 
@@ -74,7 +74,7 @@ def test_the_end_of_the_range_is_named_and_is_the_last_that_is_accepted() -> Non
     """A partition after schedule.end is refused although its time has come."""
     flights = load("flight_delay")
     check_partition(flights, "2013-12-30", NOW)
-    with pytest.raises(PartitionError, match=r"to 2013-12-30, found one after .*at most 2013-12-30, or"):
+    with pytest.raises(PartitionError, match=r"to 2013-12-30, but found one after .*at most 2013-12-30, or"):
         check_partition(flights, "2014-05-01", NOW)
 
 
@@ -94,7 +94,7 @@ def test_before_the_first_decision_there_is_nothing_to_choose(weekly: UseCase) -
             "2024-03-01T0505Z",
             "one after schedule.end; choose the next, at most 2024-03-01T0405Z, or",
         ),
-        ("2024-02-29", "required a UTC minute such as 2013-03-01T0500Z, found '2024-02-29'"),
+        ("2024-02-29", "expected a UTC minute such as 2013-03-01T0500Z, but found '2024-02-29'"),
     ],
 )
 def test_the_days_of_an_hourly_schedule_are_local(weekly: UseCase, partition: str, problem: str) -> None:

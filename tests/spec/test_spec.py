@@ -62,14 +62,14 @@ WRONG = [
         "schedule.batch",
         "*/5 18 * * *",
         "scoring.deadline: minutes from the partition's time, such as +20m or -5m, because schedule.batch "
-        "can fire more than once a day, found 20:00",
+        "can fire more than once a day, but found 20:00",
     ),
     ("schedule.batch", "0 0 31 2 *", "'0 0 31 2 *' is not a cron expression of five fields"),
     ("schedule.batch", "R R * * *", "'R R * * *' is not a cron expression of five fields"),
     ("schedule.batch", "0 0 18 * * *", "'0 0 18 * * *' is not a cron expression of five fields"),
     ("schedule.training", "@hourly", "'@hourly' is not a cron expression of five fields, such as 5 * * * *"),
     ("schedule.training", "0 * * * *", "schedule.training: at most once a day, as schedule.batch"),
-    ("scoring.deadline", "-5m", "scoring.deadline: +0m or later, found -5m"),
+    ("scoring.deadline", "-5m", "scoring.deadline: +0m or later, but found -5m"),
     ("schedule.start", "31 December", "schedule.start: String should match pattern"),
     (
         "features.spine",
@@ -81,7 +81,7 @@ WRONG = [
     (
         "scoring.deadline",
         "17:59",
-        "scoring.deadline: 18:00 or later, when schedule.batch begins, found 17:59",
+        "scoring.deadline: 18:00 or later, when schedule.batch begins, but found 17:59",
     ),
     ("problem.never_features", ["dest"], "features: 'dest' is under problem.never_features"),
     (
@@ -111,7 +111,7 @@ WRONG = [
     (
         "sources.schedule.kind",
         "ftp",
-        "sources.schedule.kind: required one of objects, http, sql, kafka, found 'ftp'",
+        "sources.schedule.kind: expected one of objects, http, sql, kafka, but found 'ftp'",
     ),
     (
         "sources.shadows",
@@ -130,10 +130,10 @@ WRONG = [
         "features: groups.plane: wings is no feature; there are depart",
     ),
     ("features.groups.plane", [], "features: groups.plane: nothing is no feature; there are"),
-    ("features.sql", "other.sql", "features.sql: a file beside it, found other.sql missing"),
-    ("features.sql", "../../secret.sql", "a file within the use case's folder, found ../../secret.sql"),
+    ("features.sql", "other.sql", "features.sql: a file beside it, but found other.sql missing"),
+    ("features.sql", "../../secret.sql", "a file within the use case's folder, but found ../../secret.sql"),
     ("folder", "/etc", "an unknown key: folder"),
-    ("name", "another", "required name: flight_delay (the folder's), found name: another"),
+    ("name", "another", "expected name: flight_delay (the folder's), but found name: another"),
 ]
 
 
@@ -245,7 +245,7 @@ def test_a_bad_declaration_takes_down_only_itself(tmp_path: Path, monkeypatch: p
     good, errors = read_all()
     assert [spec.name for spec in good] == ["flight_delay"]
     assert len(errors) == 1
-    assert str(errors[0]).startswith(f"{bad}: required ")
+    assert str(errors[0]).startswith(f"{bad}: expected ")
     assert "found gate.mistyped: unknown key" in str(errors[0])
     assert names() == sorted(["flight_delay", "weekly_sales"], key=lambda name: str(folder_of(name)))
 
@@ -257,7 +257,7 @@ def folder_of(name: str) -> Path:
 
 def test_a_use_case_that_is_not_there_is_named_with_those_that_are() -> None:
     """The error lists the use cases and says how to make one."""
-    with pytest.raises(SpecError, match=r"use case 'nothing': required one of flight_delay; create it with"):
+    with pytest.raises(SpecError, match=r"use case 'nothing': expected one of flight_delay; create it with"):
         load("nothing")
 
 
@@ -367,7 +367,7 @@ WRONG_CLASSES = [
         "True is no valid class name: columns and metrics are named after",
     ),
     ("problem.classes", ["early", "on time", "late"], "'on time' is no valid class name"),
-    ("problem.kind", "binary", "classes: only a multiclass problem declares them, found kind binary"),
+    ("problem.kind", "binary", "classes: only a multiclass problem declares them, but found kind binary"),
     ("scoring.constant", 0.3, "scoring.constant: each class's probability, together 1, as {early: 0.…"),
     ("scoring.constant", {"early": 0.5, "late": 0.5}, "found early 0.5, late 0.5"),
     ("scoring.constant", {"early": 0.5, "on_time": 0.5, "late": 0.5}, "found early 0.5, on_time 0.5, late"),
@@ -380,7 +380,7 @@ WRONG_CLASSES = [
     ("gate.objective", "squared_error", "'squared_error' doesn't fit multiclass; use log_loss, brier"),
     ("gate.requirements.0.metric", "recall@never", "'recall@never' is no metric of multiclass; use accuracy"),
     ("gate.fairness", {"columns": ["origin"], "requirements": [{"metric": "tpr_ratio", "at_least": 0.8}]},
-     "gate.fairness: selection rates need a binary problem, found multiclass"),
+     "gate.fairness: selection rates need a binary problem, but found multiclass"),
     ("features.numeric", ["dep_delay", "prediction_late"], "'prediction_late' is a column of the predict"),
 ]  # fmt: skip
 
@@ -393,7 +393,7 @@ def test_classes_that_can_not_be_meant_are_refused(path: str, value: Any, said: 
 
 def test_a_fallback_by_class_is_only_of_several_classes(tmp_path: Path) -> None:
     """A binary problem's constant is one number."""
-    said = "scoring.constant: a number, for a binary problem, found early 0.5, late 0.5"
+    said = "scoring.constant: a number, for a binary problem, but found early 0.5, late 0.5"
     assert said in refusal(planted(tmp_path, "scoring.constant", {"early": 0.5, "late": 0.5}))
 
 

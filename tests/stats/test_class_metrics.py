@@ -122,7 +122,7 @@ def test_a_partition_of_one_class_says_what_it_lacks(metric: str, required: str)
     """Where all rows are early and taken for it, what asks for late ones is missing, with the counts."""
     said = np.tile([0.9, 0.05, 0.05], (5, 1))
     with pytest.raises(
-        MissingMetric, match=f"required {required}, found 5 early, 0 on_time, 0 late in 5 rows"
+        MissingMetric, match=f"expected {required}, but found 5 early, 0 on_time, 0 late in 5 rows"
     ):
         metric_value(metric, np.zeros(5), said, CLASSES)
 

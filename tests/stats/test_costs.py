@@ -74,12 +74,12 @@ WRONG: list[tuple[Any, tuple[str, ...], str]] = [
     ({0: {"wait": 0, "warn": -1}, 1: {"wait": 5, "warn": 1}}, (), "greater than or equal to 0"),
     ({0: {"wait": 0, "warn": float("nan")}, 1: {"wait": 5, "warn": 1}}, (), "finite number"),
     ({0: {"wait": 0, "warn": float("inf")}, 1: {"wait": 5, "warn": 1}}, (), "finite number"),
-    ({0: {"wait": 0, "warn": 1}}, (), "a row for each actual label, 0, 1, found 0"),
+    ({0: {"wait": 0, "warn": 1}}, (), "a row for each actual label, 0, 1, but found 0"),
     ({0: {"wait": 0, "warn": 1}, 2: {"wait": 5, "warn": 1}}, (), "found 0, 2"),
     ({"early": {"wait": 0, "warn": 1}, "late": {"wait": 5, "warn": 1}}, CLASSES, "early, on_time, late, f"),
     ({0: {"wait": 0, "warn": 1}, 1: {"wait": 5}}, (), "costs.1: a cost of each action"),
-    ({0: {"wait": 0}, 1: {"wait": 5}}, (), "two or more for every actual label, found wait"),
-    ({0: {}, 1: {}}, (), "costs.0: a cost of each action, .*, found none"),
+    ({0: {"wait": 0}, 1: {"wait": 5}}, (), "two or more for every actual label, but found wait"),
+    ({0: {}, 1: {}}, (), "costs.0: a cost of each action, .*, but found none"),
     ({0: {True: 0, "warn": 1}, 1: {"wait": 5, "warn": 1}}, (), "True is no valid name: quote yes"),
     ({0: {"wait": 0, "warn": 1}, 1: {"wait": 1, "warn": 1}}, (), "found warn, which never costs less"),
     ({0: {"wait": 0, "call": 0}, 1: {"wait": 1, "call": 1}}, (), "found wait, which never costs less"),
@@ -96,5 +96,7 @@ def test_costs_that_make_no_sense_are_refused(costs: Any, classes: tuple[str, ..
 def test_a_regression_has_no_costs_of_actions() -> None:
     """There are no probabilities from which a cost could be expected."""
     costs = {0: {"wait": 0, "warn": 1}, 1: {"wait": 5, "warn": 1}}
-    with pytest.raises(ValueError, match="only binary and multiclass problems have them, found kind regress"):
+    with pytest.raises(
+        ValueError, match="only binary and multiclass problems have them, but found kind regress"
+    ):
         Problem(kind="regression", statement="s", target="late", costs=costs)

@@ -202,7 +202,7 @@ def test_a_label_below_0_has_no_poisson_deviance() -> None:
 def test_metric_of_one_class_is_missing(metric: str) -> None:
     """Where all actual values are equal, what compares them is missing, and never NaN or zero."""
     with pytest.raises(
-        MissingMetric, match=rf"{metric}: required two different actual values, found 1 in 5 rows"
+        MissingMetric, match=rf"{metric}: expected two different actual values, but found 1 in 5 rows"
     ):
         metric_value(metric, np.full(5, 0.1 if metric == "r2" else 0.0), np.linspace(0, 1, 5))
 
@@ -218,7 +218,7 @@ def test_metric_of_one_class_is_missing(metric: str) -> None:
 )
 def test_metric_of_no_such_row_is_missing(metric: str, actual: float, required: str) -> None:
     """With nothing chosen there is no precision, with nothing to find no recall, and the error says so."""
-    with pytest.raises(MissingMetric, match=f"{metric}: required {required}, found none in 5 rows"):
+    with pytest.raises(MissingMetric, match=f"{metric}: expected {required}, but found none in 5 rows"):
         metric_value(metric, np.full(5, actual), np.full(5, 0.4))
 
 

@@ -43,7 +43,7 @@ def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -
     lake = Lake(spec.name, str(clinic / "lake"))
     with pytest.raises(
         SpecError,
-        match=r"labels\.sql: required one of the declared classes early, on_time, late, or null, found "
+        match=r"labels\.sql: expected one of the declared classes early, on_time, late, or null, but found "
         r"canceled.*declare it under problem\.classes or map it in labels\.sql",
     ):
         training_set(lake, spec, NIGHT)
@@ -55,8 +55,8 @@ def test_rows_of_a_single_class_are_refused(clinic: Path, registry: Registry) ->
     lake = Lake(spec.name, str(clinic / "lake"))
     with pytest.raises(
         EvergreenError,
-        match=r"required rows of two classes or more of early, on_time, late as band in the training "
-        r"partitions, found \d+ early, 0 on_time, 0 late.*or load more history",
+        match=r"expected rows of two classes or more of early, on_time, late as band in the training "
+        r"partitions, but found \d+ early, 0 on_time, 0 late.*or load more history",
     ):
         train(lake, spec, NIGHT, registry=registry)
     rows = training_set(lake, spec, NIGHT)

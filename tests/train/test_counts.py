@@ -68,7 +68,9 @@ def test_counts_are_predicted_above_0_and_judged_by_their_deviance(clinic: Path,
 def test_labels_below_0_are_no_counts(clinic: Path, registry: Registry) -> None:
     """The training says which label, and what to do."""
     changes = {"objective: squared_error": "objective: poisson_deviance"}
-    with pytest.raises(SpecError, match=r"labels of at least 0 .* as lateness, found -.*correct labels.sql"):
+    with pytest.raises(
+        SpecError, match=r"labels of at least 0 .* as lateness, but found -.*correct labels.sql"
+    ):
         trained(clinic, registry, changes)
 
 

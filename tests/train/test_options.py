@@ -18,31 +18,31 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "regression",
         "ridge",
         {"calibration": "sigmoid"},
-        r"calibration: required a binary or multiclass problem, found regression.*remove the option",
+        r"calibration: expected a binary or multiclass problem, but found regression.*remove the option",
     ),
     "the prior's calibration": (
         "binary",
         "prior",
         {"calibration": "sigmoid"},
-        r"calibration: required an estimator that learns from the features, found prior",
+        r"calibration: expected an estimator that learns from the features, but found prior",
     ),
     "a class's logarithm": (
         "binary",
         "xgboost",
         {"target": "log1p"},
-        r"target: required a regression, found binary",
+        r"target: expected a regression, but found binary",
     ),
     "a rule's logarithm": (
         "regression",
         "rule",
         {"params": {"column": "distance"}, "target": "log1p"},
-        r"target: required an estimator that learns from the features, found rule",
+        r"target: expected an estimator that learns from the features, but found rule",
     ),
     "a logarithm of a logarithm": (
         "regression",
         "hist_gradient_boosting",
         {"params": {"loss": "poisson"}, "target": "log1p"},
-        r"target: required a loss that doesn't take the logarithm itself, found loss poisson",
+        r"target: expected a loss that doesn't take the logarithm itself, but found loss poisson",
     ),
     "a searched logarithm of a logarithm": (
         "regression",
@@ -54,74 +54,74 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "regression",
         "rule",
         {"params": {"column": "distance"}, "half_life": 3},
-        r"half_life: required an estimator that is fitted on weighted rows, found rule",
+        r"half_life: expected an estimator that is fitted on weighted rows, but found rule",
     ),
     "a forest's constraint": (
         "binary",
         "random_forest",
         {"monotone": {"distance": 1}},
-        r"monotone: required hist_gradient_boosting or xgboost, found random_forest",
+        r"monotone: expected hist_gradient_boosting or xgboost, but found random_forest",
     ),
     "a constraint of several classes": (
         "multiclass",
         "xgboost",
         {"monotone": {"distance": 1}},
-        r"monotone: required a binary problem or a regression, found multiclass",
+        r"monotone: expected a binary problem or a regression, but found multiclass",
     ),
     "a constraint declared twice": (
         "binary",
         "xgboost",
         {"monotone": {"distance": 1}, "params": {"monotone_constraints": "(0,0,1)"}},
-        r"monotone: required the constraints once, found monotone_constraints too",
+        r"monotone: expected the constraints once, but found monotone_constraints too",
     ),
     "a forest's rounds": (
         "binary",
         "random_forest",
         {"early_stopping": 3},
-        r"early_stopping: required hist_gradient_boosting or xgboost, found random_forest",
+        r"early_stopping: expected hist_gradient_boosting or xgboost, but found random_forest",
     ),
     "more held out than there is": (
         "binary",
         "xgboost",
         {"early_stopping": 7, "window": 7},
-        r"early_stopping: required fewer than the window of 7 partitions, found 7.*hold out fewer",
+        r"early_stopping: expected fewer than the window of 7 partitions, but found 7.*hold out fewer",
     ),
     "random rows held out": (
         "binary",
         "hist_gradient_boosting",
         {"early_stopping": 3, "params": {"early_stopping": True}},
-        r"early_stopping: required partitions that are held out in time.*remove the parameter",
+        r"early_stopping: expected partitions that are held out in time.*remove the parameter",
     ),
     "rounds chosen twice": (
         "binary",
         "xgboost",
         {"early_stopping": 3, "search": {"n_estimators": (10, 20)}},
-        r"early_stopping: required n_estimators, as the most rounds, under params, found n_estimators under",
+        r"early_stopping: expected n_estimators, as the most rounds, under params, but found",
     ),
     "a forest in a file": (
         "binary",
         "random_forest",
         {"external_memory": 1000},
-        r"external_memory: required xgboost, found random_forest",
+        r"external_memory: expected xgboost, but found random_forest",
     ),
     "a file with early stopping": (
         "binary",
         "xgboost",
         {"external_memory": 1000, "early_stopping": 3},
-        r"external_memory: required no early_stopping, which needs all rows in memory.*remove one of the two",
+        r"external_memory: expected no early_stopping, which needs all rows in memory.*remove one of the two",
     ),
     "a forest on workers": (
         "binary",
         "random_forest",
         {"engine": "dask"},
-        r"engine: required xgboost for dask, found random_forest; remove the option, or use xgboost",
+        r"engine: expected xgboost for dask, but found random_forest; remove the option, or use xgboost",
     ),
     **{
         f"workers and {option}": (
             "regression",
             "xgboost",
             {"engine": "dask", option: value},
-            rf"engine: required no {option} with dask, .*found {option}; remove one of the two",
+            rf"engine: expected no {option} with dask, .*found {option}; remove one of the two",
         )
         for option, value in {"target": "log1p", "early_stopping": 3, "external_memory": 1000}.items()
     },
@@ -129,43 +129,43 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         "binary",
         "xgboost",
         {"engine": "dask", "params": {"tree_method": "exact"}},
-        r"engine: required tree_method hist for dask, .*found tree_method exact; remove the option or the",
+        r"engine: expected tree_method hist for dask, .*found tree_method exact; remove the option or the",
     ),
     "a searched quantile on workers": (
         "regression",
         "xgboost",
         {"engine": "dask", "search": {"objective": ("reg:squarederror", "reg:quantileerror")}},
-        r"engine: required an objective whose leaves aren't quantiles.*found objective reg:quantileerror",
+        r"engine: expected an objective whose leaves aren't quantiles.*found objective reg:quantileerror",
     ),
     "an unknown parameter": (
         "binary",
         "logistic_regression",
         {"search": {"depth": (1, 2)}},
-        r"search: required parameters of logistic_regression: C, class_weight.*found depth",
+        r"search: expected parameters of logistic_regression: C, class_weight.*found depth",
     ),
     "a reserved parameter": (
         "binary",
         "xgboost",
         {"search": {"n_jobs": (1, 2)}},
-        r"search: required parameters of xgboost: .*found n_jobs",
+        r"search: expected parameters of xgboost: .*found n_jobs",
     ),
     "a parameter under both": (
         "regression",
         "ridge",
         {"search": {"alpha": (1, 2)}, "params": {"alpha": 1}},
-        r"search: required each parameter under params or under search, found alpha under both",
+        r"search: expected each parameter under params or under search, but found alpha under both",
     ),
     "nothing to choose from": (
         "regression",
         "ridge",
         {"search": {"alpha": (1,)}},
-        r"search: required two values or more of a parameter, found one of each.*move it to params",
+        r"search: expected two values or more of a parameter, but found one of each.*move it to params",
     ),
     "the prior's search": (
         "binary",
         "prior",
         {"search": {"constant": (0, 1)}},
-        r"search: required an estimator that learns from the features, found prior",
+        r"search: expected an estimator that learns from the features, but found prior",
     ),
 }
 
@@ -185,7 +185,7 @@ def test_validate_reports_such_an_option(tmp_path: Path) -> None:
         tmp_path, **{"estimator: random_forest,": "estimator: random_forest, monotone: {distance: 1},"}
     )
     (problem,) = errors(spec)
-    assert "training.forest.monotone: required hist_gradient_boosting or xgboost" in problem
+    assert "training.forest.monotone: expected hist_gradient_boosting or xgboost" in problem
 
 
 def test_a_constraint_on_a_column_that_is_no_number_is_refused_with_those_that_are(tmp_path: Path) -> None:
@@ -206,7 +206,7 @@ def test_validate_reports_an_engine_that_the_estimator_lacks(tmp_path: Path) -> 
         tmp_path, **{"estimator: random_forest,": "estimator: random_forest, engine: dask,"}
     )
     (problem,) = errors(spec)
-    assert "training.forest.engine: required xgboost for dask, found random_forest" in problem
+    assert "training.forest.engine: expected xgboost for dask, but found random_forest" in problem
 
 
 @pytest.mark.parametrize(

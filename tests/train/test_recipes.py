@@ -177,7 +177,9 @@ def test_rule_over_a_column_that_is_no_numeric_feature_is_refused(
 ) -> None:
     """A rule without a column, over a category or over the target, is answered by the columns that do."""
     spec = visits.usecase(tmp_path, "regression")
-    with pytest.raises(SpecError, match=r"params.column: a numeric feature, one of distance, earlier, found"):
+    with pytest.raises(
+        SpecError, match=r"params.column: a numeric feature, one of distance, earlier, but found"
+    ):
         build_estimator(spec, Candidate(name="tried", estimator="rule", params=params))
 
 

@@ -154,7 +154,7 @@ def test_a_transformed_target_is_predicted_in_its_unit(name: str, clinic: Rows) 
 def test_a_label_that_has_no_logarithm_is_refused(clinic: Rows) -> None:
     """The error gives the label and the remedy."""
     spec, rows = clinic("regression")
-    with pytest.raises(SpecError, match=r"log1p needs labels above -1, found -3; remove the option"):
+    with pytest.raises(SpecError, match=r"log1p needs labels above -1, but found -3; remove the option"):
         fit_recipe(spec, recipe("ridge", target="log1p"), with_target(spec, rows, [-3.0] * rows.num_rows))
 
 

@@ -136,7 +136,7 @@ def test_a_label_of_a_binary_problem_that_is_neither_0_nor_1_is_an_error(label: 
     spec = visits.usecase(clinic / "usecases", **changes)
     lake = Lake(spec.name, str(clinic / "lake"))
     with pytest.raises(
-        SpecError, match=rf"labels\.sql: required 0, 1 or null.* found {label} .*`minutes > 15`"
+        SpecError, match=rf"labels\.sql: expected 0, 1 or null.* found {label} .*`minutes > 15`"
     ):
         labels(lake, spec, spec.clock.keys(visits.FIRST, visits.LAST), known=visits.LAST)
 

@@ -25,13 +25,13 @@ CASES = {
         {"sql: units > 100\n": "sql: units > 9999\n"},
         "error",
         "labels.sql: units_sold",
-        "labels of each class, 0, 1, found none of 1 among",
+        "labels of each class, 0, 1, but found none of 1 among",
     ),
     "labels that are counts": (
         {"sql: units > 100\n": "sql: units\n"},
         "error",
         "labels.sql",
-        "required 0, 1 or null, for a binary problem, found ",
+        "expected 0, 1 or null, for a binary problem, but found ",
     ),
 }
 
@@ -48,7 +48,7 @@ def test_labels_that_contradict_the_declaration_are_found(
         change(folder / "usecase.yaml", old, new)
     found = [one for one in validate(folder, "--data")[1]["problems"] if one["severity"] == severity]
     (own,) = [one for one in found if one["subject"].endswith(subject)]
-    assert message in f"required {own['required']}, found {own['found']}"
+    assert message in f"expected {own['required']}, but found {own['found']}"
 
 
 def test_a_binary_problem_with_counts_as_labels_is_warned_of_without_data(tmp_path: Path) -> None:

@@ -69,7 +69,7 @@ def test_one_stored_partition_can_be_chosen(
 
 def sentence(problem: dict[str, Any]) -> str:
     """Return a problem's message."""
-    return "{subject}: required {required}, found {found} ({where}); {remedy}".format(**problem)
+    return "{subject}: expected {required}, but found {found} ({where}); {remedy}".format(**problem)
 
 
 def test_what_python_prints_is_no_part_of_the_json(tmp_path: Path) -> None:

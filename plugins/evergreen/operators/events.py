@@ -90,8 +90,9 @@ class StartPartitionOperator(EvergreenOperator):
         number = count_runs(dag_id=dag, run_ids=names)
         if number == MAX_RUNS:
             raise AirflowFailException(
-                f"{self.usecase} {self.partition}: required all to be published after {MAX_RUNS} runs, found "
-                f"something that isn't; read the log of the last run of {dag}"
+                f"{self.usecase} {self.partition}: expected its sources and predictions to be "
+                f"published after {MAX_RUNS} runs that messages started, but they aren't; "
+                f"read the log of the last run of {dag}"
             )
         start_run(dag, names[number], {"partition": self.partition})
 

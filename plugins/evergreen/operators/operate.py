@@ -45,7 +45,7 @@ class OperateOperator(EvergreenOperator):
             return back_up([lake])
         if not by:
             raise AirflowFailException(
-                f"{form['action']}: required a person, found nobody; log in and trigger this from the UI"
+                f"{form['action']}: expected a person, but found nobody; log in and trigger this from the UI"
             )
         acts = {"roll back": self._roll_back, "force": self._force, "withdraw": self._withdraw}
         acts |= {"acknowledge": self._acknowledge, "mute": self._mute}
@@ -57,7 +57,8 @@ class OperateOperator(EvergreenOperator):
         value = (form[name] or "").strip()
         if not value:
             raise AirflowFailException(
-                f"{form['action']}: required {title}, found an empty field; trigger again and fill in {title}"
+                f"{form['action']}: expected {title}, but found an empty field; "
+                f"trigger again and fill in {title}"
             )
         return str(value)
 

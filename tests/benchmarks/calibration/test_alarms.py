@@ -54,7 +54,9 @@ def test_too_few_partitions_are_named(tmp_path: Path, spec: UseCase) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_USECASES", str(spec.folder.parent))
         patch.setenv("EVERGREEN_LAKE", str(tmp_path))
-        with pytest.raises(EvergreenError, match=r"required 77 partitions of visits, found 0.*run ingest"):
+        with pytest.raises(
+            EvergreenError, match=r"expected 77 partitions of visits, but found 0.*run ingest"
+        ):
             CliRunner().invoke(app, ["alarms", spec.name], catch_exceptions=False)
 
 

@@ -47,7 +47,7 @@ def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
 def test_one_that_is_too_slow_is_refused(gate: Gate) -> None:
     """A requirement of latency is measured in a fresh process, a row at a time."""
     gate.spec = gate.declare(serving=[{"metric": "p95_ms", "at_most": 1, "hard": True}])
-    _refused(gate, gate.judge(forest()), "required at most 1")
+    _refused(gate, gate.judge(forest()), "expected at most 1")
 
 
 def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
@@ -55,7 +55,7 @@ def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
     run = gate.train(forest())
     for file in Path(gate.folder, "artifacts").rglob("*.skops"):
         file.write_bytes(file.read_bytes()[:-1] + b"x")
-    with pytest.raises(ModelError, match="required SHA-256"):
+    with pytest.raises(ModelError, match="expected SHA-256"):
         evaluate(gate.lake, gate.spec, PARTITION, run, registry=gate.registry)
     assert gate.live() == ("", "")
 

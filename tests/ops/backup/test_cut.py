@@ -59,5 +59,5 @@ def test_tables_that_never_stand_still_are_refused(tmp_path: Path, monkeypatch: 
     seen = iter(range(1000))
     monkeypatch.setattr(Lake, "version", lambda self, table: next(seen))
     monkeypatch.setattr(backup, "PAUSE", 0)
-    with pytest.raises(StoreUnavailable, match="required table versions that stay the same"):
+    with pytest.raises(StoreUnavailable, match="expected table versions that stay the same"):
         consistent_versions(lake)

@@ -205,7 +205,7 @@ def test_a_place_where_something_is_stays_as_it_is(home: Clinic, store: Lake) ->
     """One object is enough for a refusal, and nothing is written or replaced."""
     done = copy(home, store)
     before = content(home.lake)
-    with pytest.raises(BackupError, match=r"required an empty address to restore to, found .* objects"):
+    with pytest.raises(BackupError, match=r"expected an empty address to restore to, but found .* objects"):
         restore(store, done.name)
     assert content(home.lake) == before
     shutil.rmtree(home.folder / "lake")
@@ -243,7 +243,7 @@ def test_the_backup_lies_outside_the_lake(tmp_path: Path, place: str) -> None:
     (tmp_path / "lake").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path)
     for to in (tmp_path / place, tmp_path / "alias" / place):
-        with pytest.raises(BackupError, match="required an address outside the lake"):
+        with pytest.raises(BackupError, match="expected an address outside the lake"):
             backup_store.open_store(str(tmp_path / "lake"), str(to))
     assert backup_store.open_store(str(tmp_path / "lake"), str(tmp_path / "lakeside")).uri.endswith(
         "/lakeside/backups"

@@ -60,14 +60,16 @@ def test_an_action_names_the_field_that_it_lacks(
     """The form lets each field be empty; the task refuses in a sentence."""
     context["dag_run"].triggering_user_name = "ada"
     context["params"] |= {"action": action, "reason": reason, "version": None, "attempt": None}
-    with pytest.raises(AirflowFailException, match=f"{action}: required {field}, found an empty field"):
+    with pytest.raises(AirflowFailException, match=f"{action}: expected {field}, but found an empty field"):
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
 
 
 def test_nobody_switches_without_a_name(context: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that no person started changes no champion; the refusal is logged, and left for the note."""
     context["params"] |= {"action": "roll back", "reason": "a test", "version": None}
-    with pytest.raises(AirflowFailException, match="roll back: required a person, found nobody") as refusal:
+    with pytest.raises(
+        AirflowFailException, match="roll back: expected a person, but found nobody"
+    ) as refusal:
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
     assert context["ti"].pushed == {REFUSAL: str(refusal.value)}
     assert f"[error    ] {refusal.value}" in capsys.readouterr().out

@@ -177,7 +177,7 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
     (left,) = store.keys(f"{backup_store.PREFIX}/exclusive")
     with pytest.raises(StoreUnavailable, match=f"found {left}.*killed"):
         prune(store, 1)  # who knows if it lives
-    with pytest.raises(StoreUnavailable, match="required no other process that prunes"):
+    with pytest.raises(StoreUnavailable, match="expected no other process that prunes"):
         copy(a_lake(tmp_path, 3), store, 3)
     age(tmp_path, left)
     assert copy(a_lake(tmp_path, 3), store, 3) == backup_store.backup_names(store)[-1]
@@ -204,7 +204,7 @@ def test_a_backup_that_is_being_written_keeps_its_objects(
         assert unnamed(store)
         with pytest.raises(
             StoreUnavailable,
-            match=r"required no other process that backs up, restores or prunes, found locks/shared",
+            match=r"expected no other process that backs up, restores or prunes, but found locks/shared",
         ):
             prune(store, 1)
         assert store.keys("objects") == before
@@ -227,7 +227,7 @@ def test_a_backup_that_is_being_restored_stays(
 
     def while_reading(*given: object) -> int:
         with pytest.raises(
-            StoreUnavailable, match="required no other process that backs up, restores or prunes"
+            StoreUnavailable, match="expected no other process that backs up, restores or prunes"
         ):
             prune(store, 1)
         tried.append(given)
@@ -430,9 +430,9 @@ def test_an_object_that_is_written_again_while_it_is_copied_is_no_damage(
 
 def test_no_backup_at_all_and_none_that_stays_are_refused(store: Lake) -> None:
     """Neither is a success."""
-    with pytest.raises(BackupError, match="required a complete backup, found none"):
+    with pytest.raises(BackupError, match="expected a complete backup, but found none"):
         prune(store, 1)
-    with pytest.raises(BackupError, match="required --keep of at least 1"):
+    with pytest.raises(BackupError, match="expected --keep of at least 1"):
         prune(store, 0)
 
 
@@ -441,7 +441,7 @@ def test_how_many_stay_is_declared(value: str, stay: int | None, monkeypatch: py
     """Eight unless somebody says otherwise; what isn't a number is refused."""
     monkeypatch.setenv("EVERGREEN_BACKUPS_KEPT", value)
     if stay is None:
-        with pytest.raises(SettingError, match=r"EVERGREEN_BACKUPS_KEPT: required a number"):
+        with pytest.raises(SettingError, match=r"EVERGREEN_BACKUPS_KEPT: expected a number"):
             backup_store.backups_to_keep()
     else:
         assert backup_store.backups_to_keep() == stay

@@ -86,5 +86,5 @@ def test_it_waits_for_a_backup(home: Clinic, tmp_path: Path, monkeypatch: pytest
 @pytest.mark.parametrize("keys", [("patient",), ("patient=a", "patient=b")])
 def test_a_key_is_a_column_and_a_value(keys: tuple[str, ...], home: Clinic) -> None:
     """Anything else is refused without repeating it."""
-    with pytest.raises(SpecError, match="erase --key: required column=value, each column once"):
+    with pytest.raises(SpecError, match="erase --key: expected column=value, each column once"):
         command(*(option for key in keys for option in ("--key", key)))

@@ -272,8 +272,8 @@ def test_several_columns_must_all_hold(clinic: Clinic) -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"nobody": "1"}, r"erase --key nobody=….*required columns of one source"),
-        ({"call": "1", "visit": "2"}, r"required columns of one source"),
+        ({"nobody": "1"}, r"erase --key nobody=….*expected columns of one source"),
+        ({"call": "1", "visit": "2"}, r"expected columns of one source"),
         ({"patient": " "}, r"found an empty value"),
     ],
 )
@@ -298,11 +298,11 @@ def test_another_hash_key_is_refused_before_rows_come_back(
     clinic = spared
     monkeypatch.setenv("EVERGREEN_HASH_KEY", "another")
     with pytest.raises(
-        SettingError, match="EVERGREEN_HASH_KEY: required the one with which rows were erased"
+        SettingError, match="EVERGREEN_HASH_KEY: expected the one with which rows were erased"
     ):
         clinic.ingest(NEXT)
     monkeypatch.setenv("EVERGREEN_HASH_KEY", "")
-    with pytest.raises(SettingError, match="required a long random text, found an empty one"):
+    with pytest.raises(SettingError, match="expected a long random text, but found an empty one"):
         clinic.ingest(NEXT)
     monkeypatch.delenv("EVERGREEN_HASH_KEY")
     with pytest.raises(SettingError, match="EVERGREEN_HASH_KEY"):
