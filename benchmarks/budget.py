@@ -97,7 +97,7 @@ def exceeded(budget: Costs, costs: Costs) -> list[str]:
             f"budget: expected the stages {', '.join(sorted(costs))}, but found {', '.join(sorted(budget))}"
         ]
     return [
-        f"{stage}: required {name} of at most {limit * TOLERANCE[name]:.4g} "
+        f"{stage}: expected {name} of at most {limit * TOLERANCE[name]:.4g} "
         f"({TOLERANCE[name]:g} times the budget's {limit:g}), but found {costs[stage][name]:g}"
         for stage, limits in budget.items()
         for name, limit in limits.items()

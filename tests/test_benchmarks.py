@@ -26,6 +26,7 @@ def test_place_for_each() -> None:
     assert sorted(re.findall("<!-- measured: (.*) -->", PAGE.read_text())) == sorted(COMMANDS)
 
 
+@pytest.mark.full
 def test_unknown_name() -> None:
     """An unknown name is refused."""
     with pytest.raises(SystemExit, match="found nought"):

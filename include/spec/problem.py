@@ -134,7 +134,7 @@ class Problem(Strict):
             if set(row) != set(self.actions) or len(row) < 2:
                 raise ValueError(
                     f"costs.{label}: a cost of each action, the same two or more for every actual label, "
-                    f"found {', '.join(row) or 'none'}, and first {', '.join(self.actions) or 'none'}"
+                    f"but found {', '.join(row) or 'none'}, and first {', '.join(self.actions) or 'none'}"
                 )
         for one, other in permutations(self.actions, 2):
             if all(row[other] <= row[one] for row in self.costs.values()):

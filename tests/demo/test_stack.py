@@ -90,6 +90,7 @@ def test_a_second_up_does_nothing(stack: Stack, home: Home) -> None:
     assert told == dict.fromkeys(("postgres", "s3", "weather"), "already up")
 
 
+@pytest.mark.full
 def test_a_taken_port_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message says which server, which port, and how to choose another one."""
     with socket.create_server(("127.0.0.1", 0)) as other:

@@ -56,6 +56,7 @@ def rows_of(packed: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(gzip.decompress(packed).decode())))
 
 
+@pytest.mark.full
 def test_each_day_of_the_year_has_two_files(objects: dict[str, bytes]) -> None:
     """A schedule and the outcomes of each of the 365 days are delivered."""
     assert len(objects) == 730
@@ -87,6 +88,7 @@ def test_the_same_bytes_are_made_each_time(delivered: Stack, objects: dict[str, 
     }
 
 
+@pytest.mark.full
 def test_a_second_delivery_puts_nothing(delivered: Stack) -> None:
     """The year is delivered once."""
     assert world.deliver(world.s3_client(delivered.home)) == 0

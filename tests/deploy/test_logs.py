@@ -127,6 +127,7 @@ def test_a_line_becomes_a_document(bulk: Bulk, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.full
 def test_lines_outlive_an_outage_and_a_kill(bulk: Bulk, tmp_path: Path) -> None:
     """While OpenSearch is down lines wait on the disk, over a kill too, and they come once both are back."""
     bulk.works, port = False, free_port()

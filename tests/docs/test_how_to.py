@@ -126,6 +126,7 @@ def test_every_page_is_followed_by_a_test() -> None:
         assert {"diff", "python"} & {block.language for block in blocks((HOW_TO / f"{page}.md").read_text())}
 
 
+@pytest.mark.full
 def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
     """The process that runs them imports none of ours; input, settings and exit codes are their own."""
     (reader.folder / "include" / "__main__.py").write_text(
@@ -180,6 +181,7 @@ def test_add_a_monitoring_check(reader: Reader) -> None:
     assert printed[-1] == "alarm 300 rows, 900 in the median of 9 earlier partitions"
 
 
+@pytest.mark.full
 def test_start_on_an_event(reader: Reader) -> None:
     """The page's use case has a DAG that waits for messages; those without a queue have none."""
     reader.follow(HOW_TO / "start-on-an-event.md")

@@ -53,6 +53,7 @@ def grouped(clinic: Clinic) -> Callable[[str], Clinic]:
     return act
 
 
+@pytest.mark.full
 def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> None:
     """By default the numeric and the categorical features are the groups; the run has the figures."""
     spec, partition = clinic.spec, visits.LAST

@@ -119,6 +119,7 @@ def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
     assert len(client.get_metric_history(clinic.run, metric)) == 1
 
 
+@pytest.mark.full
 # of the three classes another recipe is the best one a partition later
 @pytest.mark.parametrize("trained", EACH_KIND[:2], indirect=True)
 def test_a_refresh_is_compared_with_the_fit_that_serves(

@@ -104,6 +104,7 @@ def test_an_honest_refit_passes(lake: Lake, spec: UseCase) -> None:
     assert failed(spec, refit) == []
 
 
+@pytest.mark.full
 def test_a_fit_on_newly_flipped_labels_is_refused(lake: Lake, spec: UseCase) -> None:
     """A fortnight of labels is wrong: on them the serving model looks worse, but the fit moved far."""
     visits.revise(lake, spec.clock.keys("2024-05-19", NOW))

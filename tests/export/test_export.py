@@ -93,6 +93,7 @@ def spec(lake: Lake) -> UseCase:
     return load("weekly_sales")
 
 
+@pytest.mark.full
 def test_the_champion_becomes_a_file_with_a_card(lake: Lake, spec: UseCase, tmp_path: Path) -> None:
     """The file predicts the champion's predictions of every partition, and the card says what it is."""
     printed = call("export", "weekly_sales", "--to", "onnx")

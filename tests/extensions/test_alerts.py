@@ -54,7 +54,7 @@ def test_a_failure_shows_its_line_and_no_secret(declare: Declare, file: Path, tm
     """Only the type of what the channel raises is in the outcome, which is logged."""
     spec = declare(OWN, channels=CHANNEL + "    raise ValueError(endpoint.password)\n")
     outcome = send_alerts(Lake(spec.name, str(tmp_path)), MESSAGE, ["chat"], sender({}, spec))["chat"]
-    assert "failed: missed_visits: alerts.channels.chat: required" in outcome
+    assert "failed: missed_visits: alerts.channels.chat: expected" in outcome
     assert f"found ValueError ({spec.folder}/channels.py:7)" in outcome
     assert "hunter2" not in outcome
 

@@ -205,6 +205,7 @@ def test_a_recipes_key_has_the_code_of_its_own_estimator(declare: Declare) -> No
     }
 
 
+@pytest.mark.full
 def test_a_package_registers_estimators_by_name(
     declare: Declare, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

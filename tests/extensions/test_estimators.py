@@ -241,6 +241,7 @@ def test_validate_refuses_a_model_that_could_not_serve(
     assert problem in only
 
 
+@pytest.mark.full
 def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, registry: Registry) -> None:
     """Trained, registered, judged, promoted, it scores; when its module fails, the baseline does."""
     forest = (

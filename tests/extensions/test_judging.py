@@ -103,7 +103,7 @@ def test_a_function_that_fails_is_reported(
     """`validate` calls each with two rows, and names the key and the place."""
     spec = own(declare, COSTS.replace(old, new))
     (sentence,) = errors(spec)
-    assert f"missed_visits: {path}: required" in sentence
+    assert f"missed_visits: {path}: expected" in sentence
     assert problem in sentence
     assert f"{spec.folder}/costs.py" in sentence
 

@@ -93,7 +93,7 @@ def test_a_function_that_fails_is_reported(rules: str, problem: str, tmp_path: P
     """Both name the source's key, the file and the line."""
     spec = declare(tmp_path, rules)
     (sentence,) = errors(spec)
-    assert "weekly_sales: sources.sales.contract.row_checks: required" in sentence
+    assert "weekly_sales: sources.sales.contract.row_checks: expected" in sentence
     assert problem in sentence
     assert f"{spec.folder}/rules.py:" in sentence
     with pytest.raises(SpecError, match=r"sources\.sales\.contract\.row_checks"):

@@ -131,7 +131,7 @@ MANY = {
     ),
     "another day's file": (field(0, "2024-01-01", 40), "day of week in 40 rows, such as '2024-01-01'"),
     "future date": (field(0, "2031-01-06", 40), "day of week in 40 rows, such as '2031-01-06'"),
-    "expected is empty": (field(4, " ", 10), "expected of promo in 10 rows, such as None"),
+    "required is empty": (field(4, " ", 10), "required of promo in 10 rows, such as None"),
     "key twice": (
         lambda rows: [*rows, *(row[: row.rindex(",")] + ",999" for row in rows[:3])],
         "key of store, item in 6 rows",
@@ -193,7 +193,7 @@ FEW = {
     ),
     "future date": (field(0, "2031-01-06", 1), "day", "week", "2031-01-06"),
     "no such day": (field(0, "2024-02-30", 1), "type", "week", "2024-02-30"),
-    "expected is empty": (field(4, "", 1), "required", "promo", None),
+    "required is empty": (field(4, "", 1), "required", "promo", None),
     "no key": (field(2, "", 1), "required", "item", None),
 }
 

@@ -85,7 +85,7 @@ def test_a_worse_declared_group_is_refused_by_its_name(clinic: UseCase) -> None:
     assert not check.passed
     assert check.observed.startswith("place = west loses 0.0")
     assert check.observed.count("loses") == 1
-    assert "expected none that loses 2 % more than with champion" in check.sentence()
+    assert "required none that loses 2 % more than with champion" in check.sentence()
 
 
 def test_equal_groups_pass(clinic: UseCase) -> None:

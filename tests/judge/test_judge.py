@@ -379,7 +379,7 @@ def test_a_twin_is_refused_only_if_it_is_shown_to_be_worse() -> None:
     unsteady = tuple(loss + 8 * np.cos(np.pi * place) + 2 for place, loss in enumerate(SERVING))
     assert _judge(_with_facts(_good(), refit=replace(HONEST_REFIT, twin=unsteady))).promotes
     verdict = _judge(_twin(0.03))
-    assert "expected not shown to be > 0.005" in verdict.sentence
+    assert "required not shown to be > 0.005" in verdict.sentence
     assert "on the newest 7 partitions" in verdict.sentence
 
 

@@ -254,6 +254,7 @@ def test_wrong_password_is_a_sentence(served: str, monkeypatch: pytest.MonkeyPat
     assert "wrong-and-secret" not in str(caught.value)
 
 
+@pytest.mark.full
 def test_server_that_is_down_is_found_out_in_seconds() -> None:
     """Nobody listens: the sentence names the server without its password, after a few tries."""
     started = time.monotonic()
@@ -263,6 +264,7 @@ def test_server_that_is_down_is_found_out_in_seconds() -> None:
     assert PASSWORD not in str(caught.value)
 
 
+@pytest.mark.full
 def test_import_is_quiet_and_starts_no_thread() -> None:
     """Importing the registry leaves one thread, says nothing, and switches telemetry off."""
     code = (

@@ -140,7 +140,7 @@ def test_classes_expect_what_their_probabilities_say(tmp_path: Path) -> None:
     lake.publish("losses", pa.Table.from_pylist(rows, schema=schemas.LOSSES), {"partition": keys(90)})
     state: Any = SimpleNamespace(
         champion=lambda partition: champion,
-        champions=lambda partition: [champion],
+        recipe_switches=lambda partition: [champion],
         inputs=lambda partition: {},
     )
     (found,) = concept.check_concept(PartitionContext(lake, spec, state, keys(90)[-1]))

@@ -118,6 +118,7 @@ def test_one_odd_partition_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
     assert "exceeds its limit" in row["note"]
 
 
+@pytest.mark.full
 def test_the_order_of_the_partitions_makes_no_difference(
     lake: Lake, shorter: UseCase, tmp_path: Path
 ) -> None:

@@ -20,6 +20,7 @@ def test_a_store_that_has_all_is_ok_and_left_as_it_was(address: str, monkeypatch
     assert Lake("_doctor").keys("") == []
 
 
+@pytest.mark.full
 def test_a_store_whose_conditional_puts_overwrite_is_refused(
     address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -41,6 +41,7 @@ def headers(site: Site) -> dict[str, dict[str, str]]:
     }
 
 
+@pytest.mark.full
 def test_a_page_is_for_those_who_may_read(
     site: Site, routes: list[str], headers: dict[str, dict[str, str]]
 ) -> None:

@@ -64,6 +64,7 @@ def _serial(lake: Lake) -> list[ledger.Row]:
     return ledger.champions(rows)
 
 
+@pytest.mark.full
 def test_one_of_four_first_challengers_is_promoted(
     lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race
 ) -> None:

@@ -61,6 +61,7 @@ def results(outcomes: Sequence[Outcome]) -> list[tuple[str, int, int]]:
     return [(outcome.outcome, outcome.rows, outcome.quarantined) for outcome in outcomes]
 
 
+@pytest.mark.full
 def test_each_message_is_in_the_tables_once(
     broker: Kafka, topic: str, declare: Declare, lake: Lake, connect: Connect
 ) -> None:
@@ -196,6 +197,7 @@ def test_too_many_bytes_are_refused(
     assert "at most 300 bytes" in outcome.note
 
 
+@pytest.mark.full
 def test_a_partition_is_read_from_its_first_offset_to_an_hour_after_its_last(
     broker: Kafka,
     topic: str,

@@ -81,6 +81,7 @@ def alerts(hook: Hook) -> list[str]:
     return [body["sentence"] for _, _, body in hook.got]
 
 
+@pytest.mark.full
 @pytest.mark.timeout(600)
 def test_messages_of_kafka_are_hints(broker: Kafka, hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each says which partition it means or none, whatever its bytes are, and none is met twice."""
@@ -133,6 +134,7 @@ QUEUES = {"sqs": "http://127.0.0.1:1/1/ready"}
 PROBLEMS = {"kafka": "_TRANSPORT", "redis": "ConnectionError", "sqs": "EndpointConnectionError"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", DOWN)
 def test_a_wrong_address_is_an_alert(
     kind: str, hook: Hook, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
@@ -173,6 +175,7 @@ def test_a_topic_that_does_not_exist_is_an_alert(
     assert alerts(hook)[0].endswith(" UTC: UNKNOWN_TOPIC_OR_PART")
 
 
+@pytest.mark.full
 def test_an_outage_shorter_than_declared_is_no_alert(
     hook: Hook, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

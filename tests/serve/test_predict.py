@@ -198,6 +198,7 @@ def test_the_champion_is_compared_once_there_are_features(lake: Lake, use: UseCa
     assert served.health()["chain"][0]["runtime"] == ONNX
 
 
+@pytest.mark.full
 def test_a_ledger_that_cannot_be_read_leaves_what_is_loaded(
     lake: Lake, use: UseCase, deploy: Deploy, serve: Serve, tmp_path: Path
 ) -> None:

@@ -76,7 +76,7 @@ WRONG: list[tuple[Any, tuple[str, ...], str]] = [
     ({0: {"wait": 0, "warn": float("inf")}, 1: {"wait": 5, "warn": 1}}, (), "finite number"),
     ({0: {"wait": 0, "warn": 1}}, (), "a row for each actual label, 0, 1, but found 0"),
     ({0: {"wait": 0, "warn": 1}, 2: {"wait": 5, "warn": 1}}, (), "found 0, 2"),
-    ({"early": {"wait": 0, "warn": 1}, "late": {"wait": 5, "warn": 1}}, CLASSES, "early, on_time, late, f"),
+    ({"early": {"wait": 0, "warn": 1}, "late": {"wait": 5, "warn": 1}}, CLASSES, "on_time, late, but f"),
     ({0: {"wait": 0, "warn": 1}, 1: {"wait": 5}}, (), "costs.1: a cost of each action"),
     ({0: {"wait": 0}, 1: {"wait": 5}}, (), "two or more for every actual label, but found wait"),
     ({0: {}, 1: {}}, (), "costs.0: a cost of each action, .*, but found none"),

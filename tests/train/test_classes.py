@@ -64,6 +64,7 @@ def test_rows_of_a_single_class_are_refused(clinic: Path, registry: Registry) ->
         require_learnable_labels(spec, NIGHT, rows.slice(0, 0))
 
 
+@pytest.mark.full
 def test_a_walk_is_judged_on_every_class(clinic: Path, registry: Registry) -> None:
     """The walk's probabilities are those of each class, and evidence is the same again to the bit."""
     spec = visits.usecase(clinic / "usecases", "multiclass")

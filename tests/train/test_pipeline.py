@@ -219,6 +219,7 @@ def test_second_call_makes_no_second_run(trained: Trained) -> None:
     assert versions(trained.registry, trained.spec) == ["1"]
 
 
+@pytest.mark.full
 def test_same_seed_gives_the_same_bytes_in_another_registry(
     trained: Trained, lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
@@ -252,6 +253,7 @@ def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
     assert versions(registry, spec) == [record(registry, ref.uri).version]
 
 
+@pytest.mark.full
 def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry, clinic: Path) -> None:
     """Of two trainings of one attempt at the same time one stays, and both return it."""
     assert dying.at_once(clinic, "", "") == [0, 0]

@@ -53,6 +53,7 @@ def test_a_planted_mistake_is_found(
     assert lacking == []
 
 
+@pytest.mark.full
 def test_one_stored_partition_can_be_chosen(
     stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

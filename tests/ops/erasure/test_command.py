@@ -48,6 +48,7 @@ def test_without_a_yes_nothing_is_written(home: Clinic) -> None:
     assert clocks.state(home.lake) == state
 
 
+@pytest.mark.full
 def test_with_a_yes_the_rows_are_gone(home: Clinic, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A place where the key is left, here among MLflow's artifacts, is named, and then it isn't done."""
     (tmp_path / "artifacts").mkdir()

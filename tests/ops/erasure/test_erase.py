@@ -258,6 +258,7 @@ def test_models_whose_features_join_the_rows_are_listed(clinic: Clinic) -> None:
     assert listed == {0: ["1"], 1: ["1"], 2: []}
 
 
+@pytest.mark.full
 def test_several_columns_must_all_hold(clinic: Clinic) -> None:
     """One visit goes, and the patient's others stay; a number is compared as a number."""
     before = rows_of(clinic.lake, "validated_visits")

@@ -60,6 +60,7 @@ def test_what_was_deleted_in_mlflow_is_gone_after_its_days(
         assert {run for (run,) in rows.execute(query)} == {kept}
 
 
+@pytest.mark.full
 def test_a_database_that_is_not_there_fails_and_keeps_its_password(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

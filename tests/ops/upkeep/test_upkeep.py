@@ -117,6 +117,7 @@ def _compact(uri: str) -> None:
     compact(Lake("usecase", uri), "t")
 
 
+@pytest.mark.full
 def test_partitions_that_are_published_meanwhile_lose_nothing(tmp_path: Path) -> None:
     """Partitions are written and rewritten while their files are compacted again and again."""
     partitions = [f"2024-01-{day:02}" for day in range(1, 9)]

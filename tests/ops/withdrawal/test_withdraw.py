@@ -111,6 +111,7 @@ def before(use: UseCase, partition: str) -> datetime:
     return use.clock.moment(partition) - timedelta(hours=1)
 
 
+@pytest.mark.full
 def test_what_is_left_is_what_there_was_without_it(
     spoilt: Path, spared: Path, use: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:

@@ -34,6 +34,7 @@ def alarm(lake: Lake, partition: str, subject: str, note: str = "planted") -> No
     lake.publish("findings", made, {"partition": partition})
 
 
+@pytest.mark.full
 def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
     """The page is the same each time it is drawn."""
     _, first = draw_history(lake, use)
