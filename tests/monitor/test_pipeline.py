@@ -287,25 +287,25 @@ class Dying(Lake):
 
 @pytest.mark.parametrize("points", ["few", pytest.param("many", marks=pytest.mark.full)])
 def test_a_kill_before_any_write_is_healed_by_a_rerun(
-    short: tuple[Path, Any], use: UseCase, week: list[str], points: str
+    short: tuple[Path, Any], use: UseCase, week: list[str], tmp_path: Path, points: str
 ) -> None:
     """The third partition, done last, is killed before its writes; a rerun ends as order would."""
-    folder, expected = short
-    shutil.copytree(folder / "base", folder / "killed")
-    lake = Lake("machines", str(folder / "killed"))
+    base, expected = short
+    shutil.copytree(base / "base", tmp_path / "killed")
+    lake = Lake("machines", str(tmp_path / "killed"))
     run(lake, use, [week[0], week[1], week[3], week[4]])
     score(lake, use, week[2])
-    shutil.copytree(folder / "killed", folder / "whole")
-    whole = Dying("machines", str(folder / "whole"), 1000)
+    shutil.copytree(tmp_path / "killed", tmp_path / "whole")
+    whole = Dying("machines", str(tmp_path / "whole"), 1000)
     monitor(whole, use, week[2])
     writes = 1000 - whole.left
     assert writes > 10
     for fatal in sorted({*range(0, writes, 5), writes - 1}) if points == "many" else [writes // 2]:
-        shutil.rmtree(folder / "again", ignore_errors=True)
-        shutil.copytree(folder / "killed", folder / "again")
+        shutil.rmtree(tmp_path / "again", ignore_errors=True)
+        shutil.copytree(tmp_path / "killed", tmp_path / "again")
         with pytest.raises(KeyboardInterrupt):
-            monitor(Dying("machines", str(folder / "again"), fatal), use, week[2])
-        again = Lake("machines", str(folder / "again"))
+            monitor(Dying("machines", str(tmp_path / "again"), fatal), use, week[2])
+        again = Lake("machines", str(tmp_path / "again"))
         monitor(again, use, week[2])
         assert machines.state(again) == expected
 

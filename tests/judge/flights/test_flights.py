@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
 from include.evaluate.pipeline import evaluate
-from include.features import build as features
+from include.features.labels import training_set
 from include.judge.judge import BLESSED, NOT_BLESSED, RUBBER_STAMPED, Verdict
 from include.spec import UseCase
 from include.train.fit import target
@@ -47,7 +47,7 @@ def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
 def test_one_that_is_too_slow_is_refused(gate: Gate) -> None:
     """A requirement of latency is measured in a fresh process, a row at a time."""
     gate.spec = gate.declare(serving=[{"metric": "p95_ms", "at_most": 1, "hard": True}])
-    _refused(gate, gate.judge(forest()), "expected at most 1")
+    _refused(gate, gate.judge(forest()), "required at most 1")
 
 
 def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
@@ -62,7 +62,7 @@ def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
 
 def test_a_leaking_one_is_refused(gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
     """A feature that holds the outcome makes a model too good: the check names it."""
-    honest = features.training_set
+    honest = training_set
 
     def leaky(*given: object, **more: object) -> pa.Table:
         rows = honest(*given, **more)  # type: ignore[arg-type]
