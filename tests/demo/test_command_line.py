@@ -26,6 +26,7 @@ def include(folder: Path, *arguments: str, **settings: str) -> subprocess.Comple
     )
 
 
+@pytest.mark.full
 def test_the_command_line_uses_the_demo_that_is_up(stack: Stack, home: Home, tmp_path: Path) -> None:
     """Status reads the demo's lake and says whose it is; a shell's own settings win; no secret is printed."""
     (tmp_path / ".evergreen").symlink_to(home.root)

@@ -63,6 +63,7 @@ def test_each_day_of_the_year_has_two_files(objects: dict[str, bytes]) -> None:
     assert {key.split("/")[0] for key in objects} == {"schedule", "outcomes"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("folder", "columns"), [("schedule", world.SCHEDULE), ("outcomes", world.OUTCOMES)])
 def test_a_day_equals_the_source(objects: dict[str, bytes], folder: str, columns: tuple[str, ...]) -> None:
     """Each field has the source's text, and NA is empty: a canceled flight has no departure time."""

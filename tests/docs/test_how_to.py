@@ -165,6 +165,7 @@ def test_add_a_task(reader: Reader) -> None:
     assert '"2013-03-01",0.5,"champion"' in printed
 
 
+@pytest.mark.full
 def test_add_an_alert_channel(reader: Reader) -> None:
     """A recipient with a channel of the use case's own is sent the page's form."""
     reader.follow(HOW_TO / "add-an-alert-channel.md")

@@ -66,6 +66,7 @@ def table(spec: UseCase, rows: list[tuple[Any, ...]]) -> pa.Table:
     return pa.table({name: pa.array(values, kind) for name, values, kind in pairs})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("of", [*BUILT_IN, *VARIANTS], ids=str)
 @given(data=st.data())
 def test_the_file_predicts_what_the_model_predicts(of: Case, data: st.DataObject) -> None:

@@ -96,6 +96,7 @@ def test_flights_agree_with_their_hours(delivered: dict[str, bytes], tmp_path: P
         assert [(o.outcome, o.quarantined) for o in found] == [("published", 0)] * 3
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("source", "partition"), [("schedule", "2013-02-11"), ("outcomes", "2013-02-13")])
 def test_a_shift_of_the_time_zone_is_caught(
     source: str, partition: str, delivered: dict[str, bytes], tmp_path: Path

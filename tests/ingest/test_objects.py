@@ -199,6 +199,7 @@ def test_files_have_limits_together(lake: Lake, declare: Callable[..., UseCase],
     assert "found more (sales/2024-01-01/*.csv, 2 files together)" in refused(max_bytes=1000)
 
 
+@pytest.mark.full
 def test_a_pattern_leads_out_of_no_folder_and_matches_one_level(
     declare: Callable[..., UseCase], shop: Path
 ) -> None:

@@ -81,6 +81,7 @@ def test_a_forced_champion_is_replaced_too(depot: Callable[..., RolloutLake]) ->
     assert kinds(warehouse) == [("forced", "wrong"), ("replaced", "logistic")]
 
 
+@pytest.mark.full
 def test_a_better_champion_stays(depot: Callable[..., RolloutLake]) -> None:
     """One that no baseline beats is left alone, also if another recipe may be better still."""
     warehouse = depot(kind="immediate")

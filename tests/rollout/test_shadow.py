@@ -60,6 +60,7 @@ def altered(rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.schema.get_field_index("prediction"), "prediction", other)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "damage", [altered, lambda rows: rows.slice(1), lambda rows: rows.slice(0, 0)], ids=["row", "one", "all"]
 )

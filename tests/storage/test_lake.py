@@ -389,6 +389,7 @@ def test_a_column_that_is_gone_is_null_and_one_of_another_type_is_refused(tmp_pa
     assert {row["partition"] for row in lake.rows("t")} == {"a", "b"}
 
 
+@pytest.mark.full
 @on_every_store
 def test_one_that_is_gone_already_leaves_none_of_the_others(lake: Lake) -> None:
     """Removing tells nobody that an object was missing, and still removes all it was asked to."""

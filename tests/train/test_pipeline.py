@@ -396,6 +396,7 @@ def test_a_training_without_its_prior_fails(
     assert versions(registry, spec) == []
 
 
+@pytest.mark.full
 def test_registry_that_is_down_is_named_within_seconds(lake: Lake, spec: UseCase) -> None:
     """The sentence names the server, and not its password."""
     with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as caught:

@@ -99,6 +99,7 @@ def with_target(spec: UseCase, rows: pa.Table, values: Any) -> pa.Table:
     return rows.set_column(place, spec.problem.target, pa.array(np.asarray(values, dtype=float)))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "name", "options"), cases())
 def test_a_recipe_with_an_option_is_fitted_the_same_twice_and_stored(
     kind: str, name: str, options: dict[str, Any], clinic: Rows

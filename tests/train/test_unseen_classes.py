@@ -79,6 +79,7 @@ several = st.sets(st.sampled_from([0.0, 1.0, 2.0]), min_size=2)
 any_classes = st.sets(st.sampled_from([0.0, 1.0, 2.0]), min_size=1)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("name", "options"), OPTIONS)
 @given(older=several, newer=any_classes)
 @settings(max_examples=6)

@@ -180,6 +180,7 @@ def test_what_is_damaged_is_copied_anew_where_it_was_removed_or_cut_short(
     assert content(home.lake) == before
 
 
+@pytest.mark.full
 def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Clinic, store: Lake) -> None:
     """Killed before its fortieth write, it isn't offered; the next one copies the rest."""
     killed = subprocess.run(
@@ -215,6 +216,7 @@ def test_a_place_where_something_is_stays_as_it_is(home: Clinic, store: Lake) ->
     assert home.lake.keys("") == ["state/breaker"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("moment", ["objects_of_versions", "_copy_objects"])
 def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
     home: Clinic, store: Lake, monkeypatch: pytest.MonkeyPatch, moment: str

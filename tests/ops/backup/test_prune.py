@@ -162,6 +162,7 @@ def test_the_newest_of_everything_never_go(held: list[set[str]], keep: int) -> N
     ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("after", [0, 1, 3])
 def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
     tmp_path: Path, store: Lake, monkeypatch: pytest.MonkeyPatch, after: int

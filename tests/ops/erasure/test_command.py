@@ -32,6 +32,7 @@ def command(*options: str) -> Result:
     return CliRunner().invoke(app, ["erase", "clinic", *options, *ASKED], catch_exceptions=False)
 
 
+@pytest.mark.full
 def test_without_a_yes_nothing_is_written(home: Clinic) -> None:
     """The plan has tables, partitions and models, not the key; the exit code is 1."""
     state = clocks.state(home.lake)

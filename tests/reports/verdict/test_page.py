@@ -269,6 +269,7 @@ def test_a_regression_shows_residuals(weekly: World) -> None:
     assert "ROC" not in page.drawings
 
 
+@pytest.mark.full
 def test_what_a_person_forced_says_so_for_good(judged: tuple[World, str], flights: World) -> None:
     """A forced verdict has its own page with operator and reason; the gate's page stays."""
     key = flights.attempt(1, SKILLS, refused=True)
