@@ -13,6 +13,7 @@ import io
 import json
 import warnings
 from collections.abc import Callable
+from threading import Lock
 from typing import Any, Literal, cast
 from zipfile import ZIP_STORED, ZipFile, ZipInfo
 
@@ -57,6 +58,9 @@ FORMATS: dict[Format, tuple[str, ...]] = {
 TRUSTED: tuple[str, ...] = tuple(name for names in FORMATS.values() for name in names)
 DECLARED = "declared_classes_"  # the attribute of a pipeline with the classes that were declared for its fit
 LIMIT = 512 << 20  # bytes, compressed or not
+# NumPy parses the header of an array's file by `ast`, which fails in Python 3.11 if two threads do so while
+# garbage is collected (python/cpython#106905), and recipes are fitted on several threads
+_parsing = Lock()
 BLOCK = 64  # rows; a multiple of those that BLAS's kernels multiply at once, which are at most 16
 Values = NDArray[np.float64]
 BatchPredictor = Callable[[pa.Table], Values]
@@ -113,7 +117,8 @@ def zero_padding(file: bytes) -> bytes:
     """Return an array's file with zeros between its fields, where NumPy writes uninitialized memory."""
     if not file.startswith(np.lib.format.MAGIC_PREFIX):
         return file
-    array = np.load(io.BytesIO(file), allow_pickle=False)
+    with _parsing:
+        array = np.load(io.BytesIO(file), allow_pickle=False)
     if array.dtype.names is None:
         return file
     clean = np.zeros(array.shape, array.dtype)
@@ -161,10 +166,12 @@ def _deserialize(data: bytes, digest: str, spec: UseCase | None) -> tuple[Pipeli
     try:
         _validate_size(subject, data)
         try:
-            estimator = skops.io.loads(data, trusted=list(TRUSTED))
+            with _parsing:
+                estimator = skops.io.loads(data, trusted=list(TRUSTED))
         except UntrustedTypesFoundException:
             own = custom_types(spec, data)
-            estimator = skops.io.loads(data, trusted=[*TRUSTED, *own])
+            with _parsing:
+                estimator = skops.io.loads(data, trusted=[*TRUSTED, *own])
     except UntrustedTypesFoundException as error:
         types = ", ".join(sorted(set(skops.io.get_untrusted_types(data=data)) - {*TRUSTED, *own}))
         remedy = "if loading it can't run code, add it to FORMATS in include/models/artifacts.py"

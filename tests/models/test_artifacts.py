@@ -6,6 +6,7 @@ import io
 import pickle
 import resource
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any
 from zipfile import ZipFile
 
@@ -201,6 +202,29 @@ def test_same_model_has_the_same_bytes(spec: UseCase, data: bytes) -> None:
     """Neither the hour nor a memory address is in the bytes, and a copy's copy is the same."""
     assert artifacts.serialize(pipeline(spec)) == data
     assert artifacts.serialize(artifacts.deserialize(data, digest_bytes(data))) == data
+
+
+def test_arrays_are_parsed_by_one_thread_at_a_time(data: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In Python 3.11, NumPy's parser fails now and then if two threads use it."""
+    load, other_is_in, overlapped = np.load, Event(), []
+
+    def slow(*given: Any, **more: Any) -> Any:
+        if len(overlapped) == 0:
+            overlapped.append(False)
+            overlapped[0] = other_is_in.wait(0.2)
+        other_is_in.set()
+        return load(*given, **more)
+
+    monkeypatch.setattr(np, "load", slow)
+    pipeline = artifacts.deserialize(data, digest_bytes(data))
+    overlapped.clear()
+    other_is_in.clear()
+    threads = [Thread(target=artifacts.serialize, args=(pipeline,)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlapped == [False]
 
 
 def test_no_rows_give_no_predictions(spec: UseCase) -> None:
