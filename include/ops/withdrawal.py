@@ -37,6 +37,7 @@ from include.spec.partition import check_partition
 from include.stats import profiles
 from include.storage.lake import Lake, Where
 from include.storage.schemas import WITHDRAWALS
+from include.train.monitoring_baselines import LIMITS, REFERENCE
 
 TABLE = "withdrawals"
 NEVER_REMOVED = ("attempts", "approvals", "switches", "silences", TABLE, "limits")
@@ -157,7 +158,7 @@ def _published(lake: Lake, partition: str) -> Iterator[tuple[str, pa.Table]]:
             table, {"partition": partition}, order=[field.name for field in opened.schema().fields]
         )
         if rows is not None and table in ("partitions", "profiles"):
-            trained = pc.match_substring_regex(rows["product"], "^(limits$|reference($|:))")
+            trained = pc.is_in(rows["product"], pa.array([LIMITS, REFERENCE]))
             rows = rows.filter(pc.invert(trained))
         if rows is not None and rows.num_rows:
             yield table, rows

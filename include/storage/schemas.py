@@ -90,7 +90,7 @@ QUARANTINE = _schema(
 )
 # one profile per column and partition, with mergeable sketches
 PROFILES = _schema(
-    product=_S,  # a source, features, predictions, labels, or reference: what a model was fitted on
+    product=_S,  # a source, features, predictions, labels, or model:reference, what a model was fitted on
     partition=_S,
     model=_S,  # of a reference: the model's digest; null otherwise
     column=_S,

@@ -30,7 +30,7 @@ from include.train.record import TrainingRecord
 LIMITS = "limits"  # the product and its table
 # The product of all models' reference profiles. One for each model would be a Delta partition for each
 # training, and so a file that is never merged with others.
-REFERENCE = "reference"
+REFERENCE = "model:reference"  # which no source can be called
 Counts = NDArray[np.float64]
 
 

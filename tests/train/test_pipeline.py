@@ -19,6 +19,7 @@ import pytest
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from mlflow import MlflowClient
+from pydantic import TypeAdapter, ValidationError
 from sklearn.pipeline import Pipeline
 
 from evergreen.operators.train import AblateOperator, TrainOperator
@@ -28,6 +29,7 @@ from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.references import Ref, digest_bytes
 from include.spec import UseCase
+from include.spec.source import Name
 from include.spec.stages import Candidate
 from include.stats import profiles
 from include.storage import merging, schemas
@@ -261,6 +263,12 @@ def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry
     assert runs(registry) == ["FINISHED"]
     assert versions(registry, spec) == [record(registry, left.uri).version]
     assert [file.read_text() for file in clinic.glob("*.run")] == [left.uri, left.uri]
+
+
+def test_the_product_of_reference_profiles_is_no_name_of_a_source() -> None:
+    """Or else a source's ingest would replace the profiles of the models trained on that partition."""
+    with pytest.raises(ValidationError, match="should match pattern"):
+        TypeAdapter(Name).validate_python(monitoring_baselines.REFERENCE)
 
 
 def test_reference_is_published_for_the_drift_comparison(trained: Trained) -> None:

@@ -31,6 +31,7 @@ from include.ops.withdrawal import withdraw
 from include.score import pipeline as scoring
 from include.score.pipeline import score
 from include.storage.lake import Lake
+from include.train.monitoring_baselines import REFERENCE
 from tests.faults import clocks
 from tests.ops.erasure.conftest import (
     FIRST,
@@ -339,7 +340,7 @@ def test_limits_and_profiles_list_the_key_no_more(
 
     del before[key]
     assert bins(clinic) == before
-    reference = clinic.lake.rows("profiles", {"product": "reference"})
+    reference = clinic.lake.rows("profiles", {"product": REFERENCE})
     assert not [row for row in reference if key.encode() in (row["items"] or b"")]
     result = verify(clinic.lake, clinic.spec)
     assert (result.differences, result.stale) == ((), ())
