@@ -215,11 +215,7 @@ def _result_batches(
     try:
         for batch in engine.sql(query).to_arrow_reader(spill.BATCH):
             yield batch.cast(expected)
-    except (
-        duckdb.Error,
-        OSError,
-        pa.ArrowException,
-    ) as error:  # Arrow's reader has OSError for DuckDB's errors
+    except spill.SQL_ERRORS as error:
         spill.raise_if_out_of_memory(error)
         raise _result_error(spec, error) from None
 

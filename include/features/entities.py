@@ -60,10 +60,8 @@ def require_equal(spec: UseCase, whole: pa.Table, joined: pa.Table) -> None:
     places = pc.indices_nonzero(reduce(pc.or_, differ.values()))
     first = whole.select(spec.key).take(places[:SHOWN]).to_pylist()
     rows = "; ".join(" ".join(f"{name}={value}" for name, value in row.items()) for row in first)
-    difference = (
-        f"other values of {', '.join(columns)} without the other entities' rows, in {len(places)} of "
-    )
-    difference += f"{whole.num_rows} rows: {rows}{' …' if len(places) > SHOWN else ''}"
+    where = f"in {len(places)} of {whole.num_rows} rows: {rows}{' …' if len(places) > SHOWN else ''}"
+    difference = f"other values of {', '.join(columns)} without the other entities' rows, {where}"
     raise _error(spec, whole["partition"][0].as_py(), difference)
 
 

@@ -112,11 +112,7 @@ def _label_batches(
             elif spec.problem.codes:
                 _require_zeros_and_ones(spec, rows)
             yield from point_in_time.conform(rows, expected).to_batches()
-    except (
-        duckdb.Error,
-        OSError,
-        pa.ArrowException,
-    ) as error:  # Arrow's reader has OSError for DuckDB's errors
+    except spill.SQL_ERRORS as error:
         spill.raise_if_out_of_memory(error)
         source = spec.labels.source
         required = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"

@@ -66,9 +66,8 @@ TABLES = (
     "partitions", "findings", "performance", "losses", "estimates", "predictions", "decisions", "switches"
 )  # fmt: skip
 PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
-LOOKBACK_DAYS = (
-    31  # days before a product's newest partition that are searched first for its newest published one
-)
+# before a product's newest partition that are searched first for its newest published one
+LOOKBACK_DAYS = 31
 OUTCOMES = ("published", "refused", "unavailable")
 DECISIONS = get_args(Act)
 Rows = Sequence[Mapping[str, Any]]

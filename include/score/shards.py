@@ -123,9 +123,8 @@ def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
         return replace(reference, note=f"not stored: {error}")
     lake.create(f"{key}/{FEATURES}", spill.to_bytes(rows))
     lake.create(f"{key}/{PREDICTIONS}", spill.to_bytes(predicted))
-    if (
-        lake.version(ERASURES_TABLE) != plan.versions[ERASURES_TABLE]
-    ):  # the rows may have been erased while they were read
+    # the rows may have been erased while they were read
+    if lake.version(ERASURES_TABLE) != plan.versions[ERASURES_TABLE]:
         lake.remove([f"{key}/{FEATURES}", f"{key}/{PREDICTIONS}"])
     return replace(
         reference, rows=rows.num_rows, note=f"{rows.num_rows} rows, shard {number} of {plan.shards}"

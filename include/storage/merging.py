@@ -54,11 +54,10 @@ def merge_small_files(table: DeltaTable, files: TableFiles, *, ledger: bool) -> 
             return
         partitions = sorted(files.read(merged, None, ["partition"])["partition"].unique().to_pylist())
         where: predicates.Where = {**merged[0].values, "partition": partitions}
-        condition = predicates.condition(where)
-        if partitions and not any(
-            _overlaps(file, partitions[0], partitions[-1]) for file in group if file not in merged
-        ):
-            # a list of a thousand partitions takes longer than all else
+        others = [file for file in group if file not in merged]
+        if not partitions or any(_overlaps(file, partitions[0], partitions[-1]) for file in others):
+            condition = predicates.condition(where)
+        else:  # a list of a thousand partitions takes longer than all else
             condition = predicates.range_condition(merged[0].values, partitions[0], partitions[-1])
         rows = files.read(files.select(where), where, files.schema.names).sort_by("partition")
         with suppress(CommitFailedError):

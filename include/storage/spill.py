@@ -35,6 +35,8 @@ MEMORY_SHARES = 8  # tables or files that are read at once and share that limit
 BATCH = 1 << 16
 CHUNK_BYTES = 1 << 20  # bytes that are copied at once
 DUCKDB_MEMORY = "2GB"  # DuckDB's memory limit, beyond which it spills
+# of reading a query's result by Arrow, which has OSError for some of DuckDB's errors
+SQL_ERRORS = (duckdb.Error, OSError, pa.ArrowException)
 MAX_RUNS = 1000  # sorted runs that are concatenated instead of sorted
 MAX_TEXT_BYTES = (1 << 31) - 1  # that one Arrow string array can hold
 WORKERS = min(4, os.cpu_count() or 1)  # threads of `map_batches`

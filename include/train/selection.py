@@ -27,7 +27,7 @@ from include.train.fits import SHORT_WINDOWS, recipes
 
 Array = NDArray[np.float64]
 
-LEARNING_RATE = 4.0  # learning rate, for losses in units of the best recipe's mean loss
+LEARNING_RATE = 4.0  # for losses in units of the best recipe's mean loss
 MIXING_RATE = 0.02  # of the weight that is spread over all recipes after each partition
 HYSTERESIS = 1.5  # how many times heavier than the serving recipe its successor must be
 RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week

@@ -208,12 +208,12 @@ def test_arrays_are_parsed_by_one_thread_at_a_time(data: bytes, monkeypatch: pyt
     """In Python 3.11, NumPy's parser fails now and then if two threads use it."""
     load, other_is_in, overlapped = np.load, Event(), []
 
-    def slow(*given: Any, **more: Any) -> Any:
+    def slow(*args: Any, **kwargs: Any) -> Any:
         if len(overlapped) == 0:
             overlapped.append(False)
             overlapped[0] = other_is_in.wait(0.2)
         other_is_in.set()
-        return load(*given, **more)
+        return load(*args, **kwargs)
 
     monkeypatch.setattr(np, "load", slow)
     pipeline = artifacts.deserialize(data, digest_bytes(data))

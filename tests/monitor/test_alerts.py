@@ -140,14 +140,14 @@ def test_one_that_refuses_fails_the_task_and_is_told_by_a_retry(
         bad={"conn_type": "http", "host": hook.uri + "/bad"},
         ok={"conn_type": "http", "host": hook.uri + "/ok"},
     )
-    said = missed()
-    assert said.startswith("could not notify bad: ")
+    sentence = missed()
+    assert sentence.startswith("could not notify bad: ")
     assert [path for path, *_ in hook.got] == ["/bad", "/ok"]
     assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "failed"), ("ok", "notified")]}
     why = (
         f"bad: failed: connection bad: expected a webhook that accepts the message, but found status {status}"
     )
-    assert why in said
+    assert why in sentence
     assert tell() == ""
     assert [path for path, *_ in hook.got] == ["/bad", "/ok", "/bad"]
     assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "notified"), ("ok", "notified")]}
@@ -164,12 +164,12 @@ def test_no_log_has_the_secret(
         typo={"conn_type": "http", "host": f"127.0.0.1/{SECRET}"},
     )
     with caplog.at_level(logging.DEBUG):
-        said = missed()
+        sentence = missed()
     log = capsys.readouterr().out + caplog.text
-    assert said.startswith("could not notify slack, hook, typo:")
-    assert "found ConnectionError" in said
-    assert "put the webhook's whole URL into the connection's host" in said
-    assert "planted-secret" not in log + said
+    assert sentence.startswith("could not notify slack, hook, typo:")
+    assert "found ConnectionError" in sentence
+    assert "put the webhook's whole URL into the connection's host" in sentence
+    assert "planted-secret" not in log + sentence
 
 
 def test_slack_gets_its_own_form(declare: Declare, hook: Hook) -> None:

@@ -170,28 +170,28 @@ def test_a_given_cluster_fits_from_the_lake_with_its_certificates_and_leaves_no_
     spec, rows = labeled(made, "binary")
     started = fit_recipe(spec, recipe(engine="dask"), rows)
     training = spec.training.model_copy(update={"dask_connection": "workers"})
-    given = spec.model_copy(update={"training": training})
+    declared = spec.model_copy(update={"training": training})
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
     monkeypatch.setattr(environment, "_connect", environment.endpoint)
     value = address_of_the_started()
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps(value))
-    fitted = fit_recipe(given, recipe(engine="dask"), rows)
+    fitted = fit_recipe(declared, recipe(engine="dask"), rows)
     assert artifacts.serialize(fitted) == artifacts.serialize(started)
     assert Lake(spec.name).keys("") == []
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps({**value, "extra": {}}))
     with pytest.raises(
         SettingError, match=r"connection workers: expected tls_ca_file.*, but found no tls_ca_file"
     ):
-        fit_recipe(given, recipe(engine="dask"), rows)
+        fit_recipe(declared, recipe(engine="dask"), rows)
     monkeypatch.setattr(dask_engine, "CONNECT_SECONDS", 2)
     host = value["host"].rpartition(":")[0]
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps({**value, "host": f"{host}:9"}))
     with pytest.raises(ClusterUnavailable, match=r"tried: expected a Dask cluster of 2 workers"):
-        fit_recipe(given, recipe(engine="dask"), rows)
+        fit_recipe(declared, recipe(engine="dask"), rows)
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps(value))
     monkeypatch.setattr(dask_engine, "WORKERS_SECONDS", 1)
     with pytest.raises(ClusterUnavailable, match=r"a Dask cluster of 5 workers, within 1 seconds"):
-        fit_recipe(given, recipe(engine="dask", workers=5), rows)
+        fit_recipe(declared, recipe(engine="dask", workers=5), rows)
 
 
 @pytest.mark.full
@@ -270,10 +270,10 @@ def test_a_scheduler_that_workers_of_other_machines_cant_be_reached_by_is_refuse
     monkeypatch.setenv("AIRFLOW_CONN_WORKERS", json.dumps({"conn_type": "generic", "host": address}))
     spec = visits.usecase(tmp_path)
     training = spec.training.model_copy(update={"dask_connection": "workers"})
-    given = spec.model_copy(update={"training": training})
+    declared = spec.model_copy(update={"training": training})
     with (
         pytest.raises(SettingError, match=rf"connection workers: {message}"),
-        dask_engine.connect(given, recipe(engine="dask")),
+        dask_engine.connect(declared, recipe(engine="dask")),
     ):
         pass
 

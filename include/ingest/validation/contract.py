@@ -23,7 +23,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import duckdb
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -342,11 +341,7 @@ def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice
             for batch in connection.sql(sql).to_arrow_reader(spill.BATCH):
                 yield slice(start, start + batch.num_rows), batch.column(0)
                 start += batch.num_rows
-        except (
-            duckdb.Error,
-            OSError,
-            pa.ArrowException,
-        ) as error:  # Arrow's reader has OSError for DuckDB's errors
+        except spill.SQL_ERRORS as error:
             spill.raise_if_out_of_memory(error)
             raise SpecError(
                 f"{spec.name}: labels.sql",
