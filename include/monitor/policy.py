@@ -21,7 +21,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from include.errors import EvergreenError
+from include.errors import unstable
 from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.findings import Finding
@@ -278,12 +278,7 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
             return final
         rows = pa.Table.from_pylist([_to_row(state) for state in changed], schema=schemas.DECISIONS)
         lake.publish("decisions", rows, {"partition": [state.key for state in changed]})
-    raise EvergreenError(
-        f"{spec.name}/decisions/{partition}",
-        required="stable findings",
-        found=f"findings that changed during each of {MAX_ATTEMPTS} attempts",
-        remedy="run it again when the runs of neighboring partitions have ended",
-    )
+    raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:

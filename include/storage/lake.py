@@ -24,7 +24,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.store import from_url
 
 from include.environment import lake_uri
-from include.errors import StaleDecision
+from include.errors import ConcurrentCommit
 from include.references import validate_key
 from include.storage import predicates, spill
 from include.storage.files import TableFiles, commit_path, small
@@ -43,11 +43,10 @@ TABLE_CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.checkpointInterval": "50",
 }
+KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
-MAX_TRIES = 100  # each lost try means that a concurrent commit came first
-KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
 
@@ -118,20 +117,15 @@ class Lake:
 
         Raises
         ------
-        StaleDecision
+        ConcurrentCommit
             if the table has a newer version.
         """
-        stale = StaleDecision(
-            self._table_uri(table),
-            required=f"version {version}",
-            found="a newer one",
-            remedy="a concurrent run has written first: read the table again and decide again",
-        )
+        concurrent = self._concurrent_commit(table, version)
         try:
             delta = self._open_or_create(table, rows.schema)
             # two writers that create a table at once add an empty commit, so -1 means that there are no rows
             if delta.file_uris() if version < 0 else delta.version() != version:
-                raise stale
+                raise concurrent
             write_deltalake(
                 delta,
                 rows,
@@ -141,11 +135,12 @@ class Lake:
                 post_commithook_properties=NO_CLEANUP,
             )
         except CommitFailedError:
-            raise stale from None
+            raise concurrent from None
         appended = int(delta.version())
         self._merge(table)
         return appended
 
+    @retry_commit
     def append_compare_and_swap(
         self, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | T]
     ) -> Row | T:
@@ -164,23 +159,19 @@ class Lake:
 
         Raises
         ------
-        StaleDecision
+        ConcurrentCommit
             when concurrent commits came first a hundred times.
         """
-        for _ in range(MAX_TRIES):
-            version = self.version(table)
-            rows = self.read(table, version=version) if version >= 0 else None
-            decision = decide([] if rows is None else rows.to_pylist())
-            if not isinstance(decision, list):
-                return decision
-            try:
-                self.append_at(table, pa.Table.from_pylist(decision, schema), version)
-            except StaleDecision:
-                continue
-            return decision[0]
-        raise self._contention(table)
+        version = self.version(table)
+        rows = self.read(table, version=version) if version >= 0 else None
+        decision = decide([] if rows is None else rows.to_pylist())
+        if not isinstance(decision, list):
+            return decision
+        self.append_at(table, pa.Table.from_pylist(decision, schema), version)
+        return decision[0]
 
     @translate_store_errors
+    @retry_commit
     def revise(self, table: str, where: Where, change: Callable[[pa.Table], pa.Table]) -> None:
         """Replace the rows of partitions by what ``change`` returns for them, by compare-and-swap.
 
@@ -191,41 +182,37 @@ class Lake:
 
         Raises
         ------
-        StaleDecision
+        ConcurrentCommit
             when concurrent commits came first a hundred times.
         """
-        for _ in range(MAX_TRIES):
-            version = self.version(table)
-            rows = self.read(table, where, version=version)
-            delta = self.open(table)
-            if rows is None or delta is None:
-                return
-            changed = change(rows)
-            if changed.num_rows == rows.num_rows:
-                return
-            if int(delta.version()) != version:
-                continue
-            try:
-                write_deltalake(
-                    delta,
-                    changed,
-                    mode="overwrite",
-                    predicate=predicates.condition(where),
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                    post_commithook_properties=NO_CLEANUP,
-                )
-                return
-            except CommitFailedError:
-                continue
-        raise self._contention(table)
+        version = self.version(table)
+        rows = self.read(table, where, version=version)
+        delta = self.open(table)
+        if rows is None or delta is None:
+            return
+        changed = change(rows)
+        if changed.num_rows == rows.num_rows:
+            return
+        if int(delta.version()) != version:
+            raise self._concurrent_commit(table, version)
+        try:
+            write_deltalake(
+                delta,
+                changed,
+                mode="overwrite",
+                predicate=predicates.condition(where),
+                commit_properties=CommitProperties(max_commit_retries=0),
+                post_commithook_properties=NO_CLEANUP,
+            )
+        except CommitFailedError:
+            raise self._concurrent_commit(table, version) from None
 
-    def _contention(self, table: str) -> StaleDecision:
-        """Return the error of a compare-and-swap that lost `MAX_TRIES` times."""
-        return StaleDecision(
+    def _concurrent_commit(self, table: str, version: int) -> ConcurrentCommit:
+        return ConcurrentCommit(
             self._table_uri(table),
-            required="a commit",
-            found=f"a concurrent commit came first {MAX_TRIES} times",
-            remedy="try again",
+            required=f"version {version}",
+            found="a newer one",
+            remedy="a concurrent run has written first: read the table again and decide again",
         )
 
     def _merge(self, table: str) -> None:
