@@ -6,6 +6,7 @@ A training set is the features of rows beside their labels, both point-in-time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 
 import duckdb
@@ -104,7 +105,7 @@ def _label_batches(
     spec: UseCase, engine: duckdb.DuckDBPyConnection, sql: str, expected: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Yield the labels in their declared schema."""
-    try:
+    with evaluating_labels(spec):
         for batch in engine.sql(sql).to_arrow_reader(spill.BATCH):
             rows = pa.Table.from_batches([batch])
             if spec.problem.classes:
@@ -112,6 +113,13 @@ def _label_batches(
             elif spec.problem.codes:
                 _require_zeros_and_ones(spec, rows)
             yield from point_in_time.conform(rows, expected).to_batches()
+
+
+@contextmanager
+def evaluating_labels(spec: UseCase) -> Iterator[None]:
+    """Raise a SpecError if DuckDB can't evaluate ``labels.sql`` in this block."""
+    try:
+        yield
     except spill.SQL_ERRORS as error:
         spill.raise_if_out_of_memory(error)
         source = spec.labels.source
