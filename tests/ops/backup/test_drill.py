@@ -240,16 +240,19 @@ def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
 
 
 @pytest.mark.parametrize("place", ["lake", "lake/safe", "lake/clinic/safe", "."])
-def test_the_backup_lies_outside_the_lake(tmp_path: Path, place: str) -> None:
+def test_the_backup_lies_outside_the_lake(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What destroys the one must leave the other, by whatever name it is called."""
     (tmp_path / "lake").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path)
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     for to in (tmp_path / place, tmp_path / "alias" / place):
+        monkeypatch.setenv("EVERGREEN_BACKUP", str(to))
         with pytest.raises(BackupError, match="expected an address outside the lake"):
-            backup_store.open_store(str(tmp_path / "lake"), str(to))
-    assert backup_store.open_store(str(tmp_path / "lake"), str(tmp_path / "lakeside")).uri.endswith(
-        "/lakeside/backups"
-    )
+            backup_store.open_store()
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "lakeside"))
+    assert backup_store.open_store().uri.endswith("/lakeside/backups")
 
 
 def test_a_person_backs_up_looks_and_restores(
