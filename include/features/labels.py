@@ -26,9 +26,7 @@ _LABEL_PARTITIONS = pa.schema([("partition", pa.string()), ("spine_partition", p
 
 def matured(lake: Lake, spec: UseCase, known_by: str | None) -> list[str]:
     """Return the spine's partitions whose labels were published by a partition (None: by now), sorted."""
-    where = {"product": spec.labels.source, "outcome": "published"}
-    rows = lake.read("partitions", where, ["partition"])
-    published = set() if rows is None else set(rows["partition"].to_pylist())
+    published = set(lake.published(spec.labels.source))
     last = max((key for key in published if known_by is None or key <= known_by), default="")
     if not last:
         return []

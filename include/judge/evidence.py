@@ -273,7 +273,7 @@ class Losses:
             raise EvergreenError("losses", required=required, found=str(list(self.rows)))
         if CHALLENGER not in self.sums:
             raise EvergreenError(
-                "losses", required=f"a model named {CHALLENGER}", found=_list_names(self.sums)
+                "losses", required=f"a model named {CHALLENGER}", found=list_names(self.sums)
             )
         for name, sums in self.sums.items():
             if len(sums) != len(self.partitions) or not all(map(math.isfinite, sums)):
@@ -378,5 +378,6 @@ def _contains(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
-def _list_names(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
+    """Return names as a text, in order."""
     return ", ".join(sorted(names)) or "none"

@@ -300,10 +300,7 @@ def performance_by(
 
 def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
     """Return the scored partitions of a range; without a first one, the newest."""
-    where = {"product": "predictions", "outcome": "published"}
-    status = lake.read("partitions", where, ["partition", "rows"])
-    rows = [] if status is None else status.to_pylist()
-    scored = sorted({row["partition"] for row in rows if row["rows"]})
+    scored = lake.published("predictions", with_rows=True)
     partitions = [key for key in scored if key >= first and (not last or key <= last)]
     if not partitions:
         raise NotPublished(

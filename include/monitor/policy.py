@@ -283,9 +283,7 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     """Return the states of a partition, of those its decision depends on, and of all monitored later ones."""
-    where = {"product": PRODUCT, "outcome": "published"}
-    status = lake.read("partitions", where, ["partition"])
-    monitored = set() if status is None else set(status["partition"].to_pylist())
+    monitored = set(lake.published(PRODUCT))
     first = partition_before(lake, spec, partition, policy_window(spec))
     keys = spec.clock.keys(first, max({partition, *monitored}))
     alarms = defaultdict(list)

@@ -322,10 +322,8 @@ def read_ledgers(lake: Lake, spec: UseCase, switches: list[Row] | None = None) -
     approvals = lake.rows("approvals")
     if spec.gate.approval == "none":
         return LedgerSnapshot(switches, "none", [], approvals)
-    verdicts = lake.read("attempts", columns=["key", "partition", "verdict", "recorded"])
-    return LedgerSnapshot(
-        switches, spec.gate.approval, [] if verdicts is None else verdicts.to_pylist(), approvals
-    )
+    verdicts = lake.rows("attempts", columns=["key", "partition", "verdict", "recorded"])
+    return LedgerSnapshot(switches, spec.gate.approval, verdicts, approvals)
 
 
 def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:

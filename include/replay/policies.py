@@ -266,7 +266,7 @@ class Newest(Policy):
         """Let the newest fit of the candidate serve whose walk lost least on the newest partitions."""
         fits = self.fit_recipes(partition, rows, self.spec.training.candidates)
         walk = self.walk(partition)
-        recent = newest_partitions(walk, self.spec.training.step)
+        recent = walk.newest(self.spec.training.step)
         means = {name: recent.mean(name) if name in recent.recipes else np.inf for name in fits}
         best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
         if self.replaces(walk, best, partition):
@@ -283,7 +283,7 @@ class NotWorse(Newest):
 
     def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
         """Return whether the recipe's walk lost at most `WORSE` more than what served the same partitions."""
-        recent = newest_partitions(walk, COMPARED)
+        recent = walk.newest(COMPARED)
         if recipe not in recent.recipes:
             return True
         labeled, objective = self.past.labeled(partition), self.spec.objective
@@ -545,9 +545,3 @@ def learnable(spec: UseCase, rows: Mapping[str, Labels]) -> bool:
     """Return whether a model can be fitted on a training's rows."""
     values = np.concatenate([np.empty(0), *(part.actual for part in rows.values())])
     return is_learnable(spec, pa.table({spec.problem.target: np.unique(values)}))
-
-
-def newest_partitions(walk: Walks, count: int) -> Walks:
-    """Return the newest partitions of walks."""
-    newest = slice(-count, None)
-    return Walks(walk.partitions[newest], walk.recipes, walk.rows[newest], walk.losses[newest])

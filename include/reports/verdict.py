@@ -14,7 +14,7 @@ from markupsafe import Markup
 from include.errors import EvergreenError
 from include.judge.checks import alpha_shares, judgeable, loss_increase
 from include.judge.context import Check, requirement_text
-from include.judge.evidence import CHALLENGER, Evidence, Fairness, Slice
+from include.judge.evidence import CHALLENGER, Evidence, Fairness, Slice, list_names
 from include.models.registry import Registry
 from include.promote import ledger
 from include.reports import charts
@@ -494,7 +494,7 @@ def _change_table(attempt: AttemptData, champion: PreviousChampion) -> Table:
     old_features, new_features = (judged_features(old) if old else set()), judged_features(new)
     if old_features and new_features:
         removed, added = old_features - new_features, new_features - old_features
-        rows.append(["Features removed, features added", _list_names(removed), _list_names(added)])
+        rows.append(["Features removed, features added", list_names(removed), list_names(added)])
     return Table(["", f"Champion v{before['version']}", f"Challenger v{now['version']}"], rows)
 
 
@@ -518,10 +518,6 @@ def _test_partitions(evidence: Evidence | None) -> str:
     losses = evidence.losses
     first, last = losses.partitions[0], losses.partitions[-1]
     return f"{len(losses.partitions)}, {first} to {last}, {sum(losses.rows):,} rows"
-
-
-def _list_names(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
 
 
 def _moved_features(attempt: AttemptData, champion: PreviousChampion) -> list[Table]:

@@ -229,8 +229,7 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     attempt = fit and next((row for row in ledger.attempts(lake) if row["partition"] == fit.partition), None)
     if not fit or not attempt:
         return ""
-    newest = slice(-spec.monitoring.window, None)
-    lost = Walks(walk.partitions[newest], walk.recipes, walk.rows[newest], walk.losses[newest])
+    lost = walk.newest(spec.monitoring.window)
     why = f"v{champion['version']} lost {lost.mean(serving):.4g} a row on the last {len(lost.partitions)} "
     why += f"matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; {choice.reason}"
 

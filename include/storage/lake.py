@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.store import from_url
@@ -163,8 +164,7 @@ class Lake:
             when concurrent commits came first a hundred times.
         """
         version = self.version(table)
-        rows = self.read(table, version=version) if version >= 0 else None
-        decision = decide([] if rows is None else rows.to_pylist())
+        decision = decide(self.rows(table, version=version) if version >= 0 else [])
         if not isinstance(decision, list):
             return decision
         self.append_at(table, pa.Table.from_pylist(decision, schema), version)
@@ -288,10 +288,21 @@ class Lake:
         ).to_pylist()
         return rows
 
-    def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
-        """Return the rows of a small table as dicts, none if it doesn't exist."""
-        rows = self.read(table, where)
+    def rows(
+        self, table: str, where: Where | None = None, columns: Sequence[str] | None = None, **options: Any
+    ) -> list[Row]:
+        """Return rows of a small table as dicts, none if it doesn't exist; options are those of `read`."""
+        rows = self.read(table, where, columns, **options)
         return [] if rows is None else rows.to_pylist()
+
+    def published(self, product: str, *, with_rows: bool = False) -> list[str]:
+        """Return the partitions of a product that are published, in order: all, or those with rows."""
+        where: Where = {"product": product, "outcome": "published"}
+        rows = self.read("partitions", where, ["partition", "rows"])
+        if rows is None:
+            return []
+        rows = rows.filter(pc.greater(rows["rows"], 0)) if with_rows else rows
+        return sorted(rows["partition"].to_pylist())
 
     @translate_store_errors
     def version(self, table: str) -> int:

@@ -135,9 +135,8 @@ class SourceTable:
 def _read_table(lake: Lake, source: str) -> SourceTable:
     table = f"validated_{source}"
     version = lake.version(table)
-    rows = lake.read("partitions", {"product": source}, ["partition", "digest"], order=("partition",))
-    digest = digest_json([] if rows is None else rows.to_pylist())
-    return SourceTable(source, f"{lake.uri}/tables/{table}", version, digest)
+    rows = lake.rows("partitions", {"product": source}, ["partition", "digest"], order=("partition",))
+    return SourceTable(source, f"{lake.uri}/tables/{table}", version, digest_json(rows))
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,11 @@ class Walks:
         names = tuple(self.recipes[column] for column in columns)
         return Walks(self.partitions, names, self.rows, self.losses[:, columns])
 
+    def newest(self, count: int) -> Walks:
+        """Return the walks on the newest partitions."""
+        newest = slice(-count, None)
+        return Walks(self.partitions[newest], self.recipes, self.rows[newest], self.losses[newest])
+
     def pooled(self, size: int) -> Walks:
         """Return the mean losses of blocks of so many partitions; the oldest that are left over don't count.
 

@@ -67,8 +67,7 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
     columns = ["partition", "known", "key", "model"]
-    rows = lake.read(TABLE, {"partition": partitions}, columns) if partitions else None
-    for row in [] if rows is None else rows.to_pylist():
+    for row in lake.rows(TABLE, {"partition": partitions}, columns) if partitions else ():
         stored[row["partition"]].add((row["known"], row["key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
@@ -243,8 +242,7 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     first = partition_before(lake, spec, until, memory(spec))
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     where = {"partition": spec.clock.keys(first, until)}
-    table = lake.read(TABLE, where, ["partition", "known", "key", "rows", "loss"])
-    for row in [] if table is None else table.to_pylist():
+    for row in lake.rows(TABLE, where, ["partition", "known", "key", "rows", "loss"]):
         key = (row["partition"], row["key"])
         if row["key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
             losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["known"], row["rows"], row["loss"]))
