@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -165,6 +165,7 @@ def _texts(expectations: Sequence[Expectation], characters: str) -> list[Any]:
     return list(dict.fromkeys(text for text in like if re.search(regex, text))) or plain
 
 
+@cache  # it is the same in each partition
 def text_like(regex: str, number: int) -> str:
     """Return a text that a simple regular expression matches, a different one for each small number."""
     text = ""

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from include.ops.restore import restore
 from include.ops.verify import verify
 from include.storage.lake import Lake
 from tests.ops.backup.conftest import NEXT, NOW, Clinic, content, cut_short, flip
+from tests.warm import stand_in
 
 TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions", "findings", "drift")
 KILLED = """
@@ -184,7 +184,7 @@ def test_what_is_damaged_is_copied_anew_where_it_was_removed_or_cut_short(
 def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Clinic, store: Lake) -> None:
     """Killed before its fortieth write, it isn't offered; the next one copies the rest."""
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=store.uri)],
+        [stand_in(), "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=store.uri)],
         cwd=Path(__file__).parents[3],
         timeout=120,
         check=False,
