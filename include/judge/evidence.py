@@ -176,7 +176,8 @@ class Refit:
         shape (m,).
     seen_now, seen_before : sums of the losses on them by partition of the two, shape (m,).
     seen_walk : the same of the recipe's walk, whose fits hadn't seen them; None where there was no fit yet.
-    growth : by what share of its rows the fit was fitted on more rows than the fit before, from 0 to 1.
+    growth : by what share a row's weight in the fit fell since the fit before, from 0 to 1: more rows share
+        it, and with a half-life rows age.
     """
 
     moved: float | None = None
