@@ -37,11 +37,12 @@ Where = predicates.Where
 Row = dict[str, Any]
 T = TypeVar("T")
 
-# Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
+# Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years. To open a
+# table reads each commit since its last checkpoint, and each task opens many; a checkpoint lists all files.
 TABLE_CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
-    "delta.checkpointInterval": "50",
+    "delta.checkpointInterval": "20",
 }
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
