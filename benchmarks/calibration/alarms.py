@@ -131,7 +131,7 @@ def _partitions(lake: Lake, spec: UseCase) -> list[str]:
             required=f"{needed} partitions of {spec.features.spine}",
             found=str(len(partitions)),
             where=f"{lake.uri}/tables/partitions",
-            remedy=f"python -m include run ingest {spec.name} --first NIGHT --last NIGHT",
+            remedy=f"python -m include run ingest {spec.name} --from PARTITION --until PARTITION",
         )
     return partitions
 

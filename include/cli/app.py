@@ -253,8 +253,10 @@ def run(
     stage: Annotated[str, typer.Argument(metavar="ingest|score|monitor|rollout|train")],
     usecase: UseCaseName,
     partition: Partition = None,
-    first: Annotated[str | None, typer.Option("--first", help="With --last: a range of partitions.")] = None,
-    last: Annotated[str | None, typer.Option("--last")] = None,
+    first: Annotated[
+        str | None, typer.Option("--from", help="With --until: the first partition of a range.")
+    ] = None,
+    last: Annotated[str | None, typer.Option("--until", help="The last partition of the range.")] = None,
     fetch_anew: Annotated[
         bool,
         typer.Option(
@@ -338,7 +340,7 @@ def _partition_key(key: str) -> str:
             error.subject,
             required=error.required,
             found=repr(key) if key else "none",
-            remedy="give --partition, or for `run` --first and --last",
+            remedy="give --partition, or for `run` --from and --until",
         ) from None
 
 

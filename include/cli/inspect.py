@@ -43,10 +43,10 @@ def performance(
         str, typer.Option("--known", help="Use the labels known on this partition, or now.")
     ] = "now",
     first: Annotated[
-        str, typer.Option("--first", help="The first scored partition, such as 2013-03-01.")
+        str, typer.Option("--from", help="The first scored partition, such as 2013-03-01.")
     ] = "",
     last: Annotated[
-        str, typer.Option("--last", help="The last scored partition. Default: the last 90.")
+        str, typer.Option("--until", help="The last scored partition. Default: the last 90.")
     ] = "",
     requests: Annotated[
         str,

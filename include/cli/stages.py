@@ -64,7 +64,7 @@ def run_stage(
         raise PartitionError(
             f"{spec.name}: {stage}",
             required="a partition of the schedule",
-            remedy="give --partition, or --first and --last",
+            remedy="give --partition, or --from and --until",
         )
     for partition in partitions:
         check_partition(spec, partition, now)
@@ -87,7 +87,7 @@ def _ingest(
             f"{spec.name}: ingest",
             required=f"a partition from {spec.schedule.start} to {spec.schedule.end or 'today'}",
             found=" to ".join(dict.fromkeys((partitions[0], partitions[-1]))),
-            remedy="give --partition, or --first and --last, within the schedule and its sources' starts",
+            remedy="give --partition, or --from and --until, within the schedule and its sources' starts",
         )
     for source, keys in by_source.items():
         table = f"{lake.uri}/tables/validated_{source}"

@@ -27,7 +27,7 @@ from include.train import walks
 from include.train.fit import fit_recipe, is_learnable, target
 from include.train.fits import Fit, KnownRows, fitting_rows, read_fits, recipe_key, recipes, refused_models
 from include.train.record import TrainingRecord
-from include.train.selection import Walks
+from include.train.selection import RECENT, Walks
 from include.train.split import partitions_of, split
 
 Array = NDArray[np.float64]
@@ -148,7 +148,7 @@ def measure_movement(fits: Sequence[Fit], refused: Collection[str]) -> Refit:
 
 def twin_partitions(spec: UseCase, labeled: Sequence[str], last_fitted: str) -> list[str]:
     """Return the newest labeled partitions, which the serving model wasn't fitted on and a twin isn't."""
-    return [key for key in labeled if key > last_fitted][-spec.training.step :]
+    return [key for key in labeled if key > last_fitted][-max(spec.walk_step, RECENT) :]
 
 
 def refused_before(fits: Sequence[Fit], first: str, refused: Collection[str]) -> Fit | None:

@@ -194,7 +194,7 @@ def _trainings(spec: UseCase, first: str, until: str) -> list[str]:
 def _chunks(spec: UseCase, trainings: Sequence[str], until: str) -> Iterator[list[str]]:
     """Yield consecutive partitions that a model predicts at once: those between two trainings."""
     before = spec.clock.keys(spec.schedule.start, trainings[0])
-    step = spec.training.step
+    step = spec.walk_step
     yield from (before[max(end - step, 0) : end] for end in range(len(before), 0, -step))
     for training, following in pairwise([*trainings, until]):
         yield spec.clock.keys(training, following)[1:]

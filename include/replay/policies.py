@@ -266,7 +266,7 @@ class Newest(Policy):
         """Let the newest fit of the candidate serve whose walk lost least on the newest partitions."""
         fits = self.fit_recipes(partition, rows, self.spec.training.candidates)
         walk = self.walk(partition)
-        recent = newest_partitions(walk, self.spec.training.step)
+        recent = newest_partitions(walk, self.spec.walk_step)
         means = {name: recent.mean(name) if name in recent.recipes else np.inf for name in fits}
         best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
         if self.replaces(walk, best, partition):

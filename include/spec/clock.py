@@ -98,7 +98,7 @@ class Clock:
         A schedule that fires at most once a day counts as daily: a week, month or year then stands for 7, 30
         or 365 partitions.
         """
-        return max(round(days * _average_a_day(self.cron)), days)
+        return max(round(days * fires_a_year(self.cron) / 365), days) if self.sub_daily else days
 
     def date_of(self, key: str) -> date:
         """Return the local date of a partition."""
@@ -288,12 +288,10 @@ def _fires_on(cron: str, day: date) -> bool:
 
 
 @lru_cache
-def _average_a_day(cron: str) -> float:
-    """Return how often a cron fires on an average day of a year; at most one if it isn't frequent."""
-    if not is_frequent(cron):
-        return 1.0
+def fires_a_year(cron: str) -> int:
+    """Return how often a cron fires in a year of 365 days."""
     days = sum(_fires_on(cron, date(2001, 1, 1) + timedelta(place)) for place in range(365))
-    return len(_times(cron)) * days / 365
+    return len(_times(cron)) * days
 
 
 @lru_cache(maxsize=4096)

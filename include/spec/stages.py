@@ -171,9 +171,6 @@ class Training(Strict):
         ge=1,
         description="newest partitions on which a recipe is judged, by the fit that it had before each",
     )
-    step: int = Field(
-        7, ge=1, description="partitions between two fits where a recipe's walk is filled in for the past"
-    )
     walk_rows: int = added_field(
         10_000, ge=100, description="rows of a partition that each recipe predicts for its walk, at most"
     )

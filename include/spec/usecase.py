@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from include.extensions import CodeReference, is_reference, registered
 from include.references import digest_json
-from include.spec.clock import Clock, is_frequent
+from include.spec.clock import Clock, fires_a_year, is_frequent
 from include.spec.gate import Gate, MetricBound
 from include.spec.metrics import (
     COST,
@@ -41,6 +41,7 @@ PRODUCTS = (
     "estimates",
     "monitor",
 )
+MAX_WALK_ORIGINS = 7  # fits of a recipe where its walk is filled in for the past
 # the keys whose Python results depend on; alerts' decides nothing
 PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
 
@@ -295,6 +296,17 @@ class UseCase(Strict):
         days = (clock.date_of(first).isoformat(), (clock.date_of(last) + timedelta(days=1)).isoformat())
         keys = dict.fromkeys(clock.newest(calendar.moment(key)) for key in calendar.keys(*days))
         return [key for key in keys if first <= key <= last]
+
+    @cached_property
+    def walk_step(self) -> int:
+        """The partitions between two fits where a recipe's walk is filled in for the past.
+
+        It is fitted as often as the schedule trains, so that its fits are as old as those that would have
+        served. Of ``training.test`` partitions a step is at least a seventh, which bounds a first training.
+        """
+        trainings = max(fires_a_year(self.schedule.training), 1)
+        between = round(fires_a_year(self.schedule.batch) / trainings)
+        return max(between, -(-self.training.test // MAX_WALK_ORIGINS))
 
     @model_validator(mode="after")
     def _parts_fit(self) -> UseCase:

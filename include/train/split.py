@@ -63,8 +63,8 @@ def split(rows: pa.Table, spec: UseCase, partition: str) -> Split:
 def walk_origins(labeled: Sequence[str], spec: UseCase, partition: str) -> list[str]:
     """Return the earlier partitions on which a recipe without a walk is fitted, ascending.
 
-    From the last partition before the first test partition, each ``training.step`` partitions after the one
-    before. By that time a fit must have labels.
+    From the last partition before the first test partition, each `UseCase.walk_step` partitions after the
+    one before. By that time a fit must have labels.
 
     Parameters
     ----------
@@ -79,4 +79,4 @@ def walk_origins(labeled: Sequence[str], spec: UseCase, partition: str) -> list[
         origins = clock.keys(clock.shift(first_test, -1), clock.shift(partition, -1))
     if len(labeled) < 2 or origins[0] < clock.shift(labeled[0], spec.labels.delay):
         return []
-    return origins[:: spec.training.step]
+    return origins[:: spec.walk_step]

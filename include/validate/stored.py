@@ -232,7 +232,7 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
             "labels",
             required,
             f"no published partition of {source} from {clock.shift(due[0], delay)} to {window[-1]}",
-            f"run `python -m include run ingest {spec.name} --first {clock.shift(due[0], delay)} --last "
+            f"run `python -m include run ingest {spec.name} --from {clock.shift(due[0], delay)} --until "
             f"{window[-1]}`, or correct labels.delay",
         )
         return

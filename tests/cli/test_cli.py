@@ -55,7 +55,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(folder / "shop"))
         for stage in ("ingest", "score"):
             done = CliRunner().invoke(
-                app, ["run", stage, "weekly_sales", "--first", partitions[0], "--last", partitions[-1]]
+                app, ["run", stage, "weekly_sales", "--from", partitions[0], "--until", partitions[-1]]
             )
             assert done.exit_code == 0, (done.output, done.exception)
     return folder / "lake"
@@ -576,7 +576,7 @@ def test_an_ingest_that_publishes_not_all_ends_with_1(shop: Path) -> None:
     """A refused partition fails the command: stderr says which and why, stdout what was published."""
     good, bad = world.write(shop, 2)
     spoil(shop, bad)
-    both = CliRunner().invoke(app, ["run", "ingest", "weekly_sales", "--first", good, "--last", bad])
+    both = CliRunner().invoke(app, ["run", "ingest", "weekly_sales", "--from", good, "--until", bad])
     assert both.exit_code == 1
     assert both.stdout == f"{good}  sales published: 40 rows\n"
     refusal, summary = both.stderr.splitlines()
@@ -626,7 +626,7 @@ def test_a_range_prints_each_partition_as_it_completes(
     out, err = (io.StringIO(), Deliverer(shop)) if as_json else (Deliverer(shop), io.StringIO())
     monkeypatch.setattr(sys, "stdout", out)
     monkeypatch.setattr(sys, "stderr", err)
-    ingest = ["run", "ingest", "weekly_sales", "--first", partitions[0], "--last", partitions[-1], *as_json]
+    ingest = ["run", "ingest", "weekly_sales", "--from", partitions[0], "--until", partitions[-1], *as_json]
     assert not app(ingest, standalone_mode=False)
     lines = (err if as_json else out).getvalue().splitlines()
     assert lines == [f"{partition}  sales published: 40 rows" for partition in partitions]
@@ -753,7 +753,7 @@ def test_a_champion_comes_to_be_and_serves_from_the_command_line_alone(
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
     *partitions, last = world.write(tmp_path, 16)
-    call("run", "ingest", "weekly_sales", "--first", partitions[0], "--last", last)
+    call("run", "ingest", "weekly_sales", "--from", partitions[0], "--until", last)
     trained, verdict, switched = call("run", "train", "weekly_sales", "--partition", partitions[-1])[1][
         "done"
     ]

@@ -224,7 +224,7 @@ def test_export_to_onnx(reader: Reader) -> None:
         "EVERGREEN_USECASES": str(reader.folder / "tests" / "usecases"),
         "MLFLOW_TRACKING_URI": f"sqlite:///{reader.folder}/mlflow.db",
     }
-    reader.run(f".venv/bin/python -m include run ingest weekly_sales --first {weeks[0]} --last {weeks[-1]}")
+    reader.run(f".venv/bin/python -m include run ingest weekly_sales --from {weeks[0]} --until {weeks[-1]}")
     page = HOW_TO / "export-to-onnx.md"
     reader.follow(page)
     units = json.loads(reader.output)

@@ -66,7 +66,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         _settings(patch, folder)
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(folder / "shop"))
-        call("run", "ingest", "weekly_sales", "--first", partitions[0], "--last", last)
+        call("run", "ingest", "weekly_sales", "--from", partitions[0], "--until", last)
         call("run", "train", "weekly_sales", "--partition", partitions[-1])
     return folder
 

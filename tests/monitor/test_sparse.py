@@ -36,7 +36,6 @@ CHANGES = {
     'available_at: "-3m"': 'available_at: "06:00"\n    sparse: true',
     "window: 336": "window: 70",
     "test: 48": "test: 15",
-    "step: 24": "step: 4",
     "min_partitions: 24": "min_partitions: 10",
     "block_partitions: 6": "block_partitions: 2",
     "window: 24": "window: 7\n  unseen: 0.7",  # of six rows with one rain

@@ -112,7 +112,7 @@ def test_a_declaration_names_plain_words(tmp_path: Path, name: str, key: str) ->
         read(file)
 
 
-@pytest.mark.parametrize("options", [("--partition", "../x"), ("--first", "/etc", "--last", "2024-01-01")])
+@pytest.mark.parametrize("options", [("--partition", "../x"), ("--from", "/etc", "--until", "2024-01-01")])
 @pytest.mark.parametrize("name", ["weekly_sales", "../weekly_sales"])
 def test_the_command_line_takes_no_other_keys(
     place: Path, name: str, options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch

@@ -132,7 +132,7 @@ def test_a_scheduled_run_is_never_refused(weekly: UseCase) -> None:
     [
         (["--partition", "2062-01-02"], "still to come"),
         (["--partition", "2024-01-02"], "choose 2024-01-01 or 2024-01-08"),
-        (["--first", "2023-12-20", "--last", "2024-01-08"], "one before schedule.start"),
+        (["--from", "2023-12-20", "--until", "2024-01-08"], "one before schedule.start"),
     ],
 )
 def test_the_command_line_refuses_it_too(

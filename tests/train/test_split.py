@@ -16,8 +16,9 @@ from tests.train import visits
 
 @pytest.fixture(scope="module")
 def shape(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
-    """A declaration with 8 test partitions, labels two partitions late, and a fit every third partition."""
-    return visits.usecase(tmp_path_factory.mktemp("shape"), **{"test: 8": "test: 8\n  step: 3"})
+    """A declaration with 8 test partitions, labels two partitions late, and a training every third day."""
+    changes = {'training: "0 20 * * 0"': 'training: "0 20 */3 * *"'}
+    return visits.usecase(tmp_path_factory.mktemp("shape"), **changes)
 
 
 def labeled(*partitions: str) -> pa.Table:

@@ -77,7 +77,7 @@ def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setenv("EVERGREEN_USECASES", str(SHOP.parent))
         patch.setenv("EVERGREEN_LAKE", str(folder / "lake"))
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(folder / "shop"))
-        arguments = ["run", "ingest", "weekly_sales", "--first", weeks[0], "--last", weeks[-1]]
+        arguments = ["run", "ingest", "weekly_sales", "--from", weeks[0], "--until", weeks[-1]]
         done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     return folder / "lake"
