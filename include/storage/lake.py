@@ -37,8 +37,9 @@ Where = predicates.Where
 Row = dict[str, Any]
 T = TypeVar("T")
 
-# Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years. To open a
-# table reads each commit since its last checkpoint, and each task opens many; a checkpoint lists all files.
+# Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
+# Opening a table reads each commit since its last checkpoint, and each task opens many. A checkpoint lists
+# all files, so a shorter interval makes the log larger.
 TABLE_CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
