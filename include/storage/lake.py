@@ -39,10 +39,12 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 # Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
+# Opening a table reads each commit since its last checkpoint, and each task opens many. A checkpoint lists
+# all files, so a shorter interval makes the log larger.
 TABLE_CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
-    "delta.checkpointInterval": "50",
+    "delta.checkpointInterval": "20",
 }
 KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
