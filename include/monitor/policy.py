@@ -313,24 +313,11 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),
-                replaced_since=replaced_since(line),
+                replaced_since=ledger.replaced_since(line),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )
     return history
-
-
-def replaced_since(line: Sequence[ledger.Row]) -> str:
-    """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
-
-    Refits of that recipe don't count as a better one.
-
-    Parameters
-    ----------
-    line : the switches of the champion, oldest first.
-    """
-    changes = [row for row in line if row["kind"] != ledger.REFRESHED]
-    return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
 
 
 def _to_row(state: PartitionState) -> dict[str, str]:

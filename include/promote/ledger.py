@@ -113,6 +113,19 @@ def live_champion(rows: Sequence[Row]) -> Row | None:
     return newest[0] if newest else None
 
 
+def replaced_since(line: Sequence[Row]) -> str:
+    """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
+
+    Refits of that recipe don't count as a better one.
+
+    Parameters
+    ----------
+    line : the switches of the champion, oldest first.
+    """
+    changes = [row for row in line if row["kind"] != REFRESHED]
+    return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == REPLACED else ""
+
+
 def champion_history(rows: Sequence[Row]) -> list[Row]:
     """Return the champions, each after the one that it replaced; the live one is last.
 

@@ -213,14 +213,18 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         What was switched and why, also if an earlier run switched it; empty if nothing was.
     """
     walks.extend(lake, spec, partition)
-    champion = ledger.live_champion(ledger.switches(lake))
+    switches = ledger.switches(lake)
+    champion = ledger.live_champion(switches)
     if champion is None:
         return ""
     if champion["kind"] == REPLACED and champion["effective_from"] > partition:
         return _replacement_text(champion)  # by an earlier run of this partition
     walk, serving = _with_champion(lake, spec, champion, partition)
     observed = int(np.isfinite(walk.of(serving)).sum())
-    choice = choose_replacement(spec, walk, serving) if observed >= MIN_OBSERVED else None
+    if observed < MIN_OBSERVED:
+        return ""
+    is_stand_in = bool(ledger.replaced_since(ledger.champions(switches)))
+    choice = choose_replacement(spec, walk, serving, is_stand_in=is_stand_in)
     if choice is None:
         return ""
     fit = newest_fits(accepted_fits(lake), recipe_names(spec), spec.clock.shift(partition, 1)).get(
