@@ -13,6 +13,7 @@ EvergreenError
 ├── ModelError             a stored model can't be loaded or differs from the ledger's record
 ├── StoreUnavailable       the lake can't be read or written now: retry
 ├── ClusterUnavailable     a Dask cluster doesn't answer, or has lost a worker: retry
+├── MeasurementFailed      a check of the gate had no result because of the state of the machine: retry
 ├── BackupError            a backup is damaged, or its address or the restore's can't be used
 ├── StaleDecision          another process decided first: read the ledger and decide again
 └── SettingError           an environment setting (address, account, secret) is missing or invalid
@@ -107,6 +108,10 @@ class StoreUnavailable(EvergreenError):
 
 class ClusterUnavailable(EvergreenError):
     """A Dask cluster doesn't answer, or has lost a worker in the middle of a fit; a retry may help."""
+
+
+class MeasurementFailed(EvergreenError):
+    """A check of the gate had no result because of the state of the machine; a retry may help."""
 
 
 class BackupError(EvergreenError):
