@@ -10,6 +10,7 @@ needs it alone. A lock whose owner was killed expires.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,7 @@ from include.errors import BackupError, NotPublished, SettingError, StoreUnavail
 from include.references import digest_bytes, digest_json
 from include.storage.lake import Lake
 
+log = logging.getLogger(__name__)
 ADDRESS_SETTING, COUNT_SETTING = "EVERGREEN_BACKUP", "EVERGREEN_BACKUPS_KEPT"
 DEFAULT_COUNT = "8"  # two months of weekly backups
 WORKERS = 8  # objects that are copied concurrently, each of them in memory
@@ -222,7 +224,8 @@ class StoreLock:
 
     def acquire(self) -> None:
         """Wait until no other process has a conflicting lock."""
-        end = time.monotonic() + WAIT
+        end, until = time.monotonic() + WAIT, datetime.now(UTC) + timedelta(seconds=WAIT)
+        reported: set[str] = set()
         while True:
             # an exclusive lock probes first: writing its key would make others wait for a process that waits
             conflicts = self._conflicts(self._probe) if self.mode == "exclusive" else []
@@ -241,6 +244,13 @@ class StoreLock:
                     remedy="run it again when that has ended; the lock of a killed one expires after "
                     f"{EXPIRED // 60} min",
                 )
+            for key in set(conflicts) - reported:
+                log.warning(
+                    "waiting for another process, which has the lock %s/%s, until it ends or its last "
+                    "heartbeat is %d minutes old, and not beyond %s UTC",
+                    *(self.store.uri, key, EXPIRED // 60, f"{until:%H:%M:%S}"),
+                )
+            reported.update(conflicts)
             # jitter, so that two processes don't stay in step
             time.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  # not a secret
 

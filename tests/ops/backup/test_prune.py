@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -244,9 +245,9 @@ def test_a_backup_that_is_being_restored_stays(
 
 
 def test_a_backup_waits_for_a_prune_and_then_goes_on(
-    tmp_path: Path, store: Lake, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a prune is about to remove isn't taken for there."""
+    """What a prune is about to remove isn't taken for there; what is waited for is reported once."""
     monkeypatch.setattr(backup_store, "WAIT", 30)
     names = taken(tmp_path, store, range(2))
     real, waits = pruning._remove_unreferenced, threading.Event()
@@ -271,6 +272,13 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
     with ThreadPoolExecutor(1) as pool:
         assert prune(store, 1).backups == (names[0],)
     assert len(sound(store)) == 2
+    (line,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    lock = re.escape(f"{store.uri}/locks/exclusive/")
+    assert re.fullmatch(
+        f"waiting for another process, which has the lock {lock}[0-9a-f]+, until it ends or its last "
+        r"heartbeat is 10 minutes old, and not beyond \d\d:\d\d:\d\d UTC",
+        line,
+    )
 
 
 def test_backups_and_prunes_at_once_leave_only_whole_ones(
