@@ -96,11 +96,11 @@ def _run_fresh_process(folder: Path, digest: str, spec: UseCase) -> str:
     return text
 
 
-def _failed(spec: UseCase, digest: str, found: str) -> MeasurementFailed:
+def _failed(spec: UseCase, digest: str, outcome: str) -> MeasurementFailed:
     return MeasurementFailed(
         f"{spec.name}: predictions of the model {digest[:12]} in a fresh process",
         required="an answer of the process",
-        found=found,
+        found=outcome,
         remedy="this machine may be busy, or short of memory or disk, so nothing was decided about the "
         "model: free some of it, then clear the task; if it fails again, see whether its predict ends",
     )

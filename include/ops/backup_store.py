@@ -224,11 +224,11 @@ class StoreLock:
 
     def acquire(self) -> None:
         """Wait until no other process has a conflicting lock."""
-        end, until = time.monotonic() + WAIT, datetime.now(UTC) + timedelta(seconds=WAIT)
+        end = time.monotonic() + WAIT
         reported: set[str] = set()
         while True:
             # an exclusive lock probes first: writing its key would make others wait for a process that waits
-            conflicts = self._conflicts(self._probe) if self.mode == "exclusive" else []
+            conflicts = self._conflicts(self._probe) if self.mode == "exclusive" else {}
             if not conflicts:
                 self._refreshed = _now()
                 if not (conflicts := self._conflicts(self.key)):
@@ -240,27 +240,29 @@ class StoreLock:
                 raise StoreUnavailable(
                     self.store.uri,
                     required=f"no other process that {other}",
-                    found=conflicts[0],
+                    found=next(iter(conflicts)),
                     remedy="run it again when that has ended; the lock of a killed one expires after "
                     f"{EXPIRED // 60} min",
                 )
-            for key in set(conflicts) - reported:
+            for key in conflicts.keys() - reported:
+                expires = conflicts[key].astimezone(UTC) + timedelta(seconds=EXPIRED)
                 log.warning(
-                    "waiting for another process, which has the lock %s/%s, until it ends or its last "
-                    "heartbeat is %d minutes old, and not beyond %s UTC",
-                    *(self.store.uri, key, EXPIRED // 60, f"{until:%H:%M:%S}"),
+                    "waiting for the process that has the lock %s/%s: until it ends, or until %s UTC if it "
+                    "was killed, and for at most %d minutes",
+                    *(self.store.uri, key, f"{expires:%H:%M:%S}", WAIT // 60),
                 )
-            reported.update(conflicts)
+                reported.add(key)
             # jitter, so that two processes don't stay in step
             time.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  # not a secret
 
-    def _conflicts(self, own: str) -> list[str]:
-        """Write a key, whose timestamp is the store's current time, and return the conflicting locks."""
+    def _conflicts(self, own: str) -> dict[str, datetime]:
+        """Write a key, whose timestamp is the store's time now, and return the conflicts' last heartbeats."""
         self.store.replace(own, b"")
         written = self.store.last_modified(PREFIX)
         now = written.get(own)
         alive = [key for key, at in written.items() if now is None or (now - at).total_seconds() < EXPIRED]
-        return [key for key in alive if key.split("/")[1] in CONFLICTS[self.mode] and key != self.key]
+        others = [key for key in alive if key.split("/")[1] in CONFLICTS[self.mode] and key != self.key]
+        return {key: written[key] for key in others}
 
     def refresh(self) -> None:
         """Write a heartbeat, unless the lock is lost: then it is never refreshed again."""

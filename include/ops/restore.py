@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 from include.environment import lake_uri
@@ -125,8 +124,7 @@ def _require_empty(target: Lake) -> None:
 
 
 def _mark_unfinished(target: Lake, backup: str) -> None:
-    begun = f"backup {backup}, begun at {datetime.now(UTC):%Y-%m-%d %H:%M:%S} UTC"
-    if not target.create(RESTORING, begun.encode()):
+    if not target.create(RESTORING, f"backup {backup}".encode()):
         raise BackupError(
             target.uri,
             required="one restore at a time",

@@ -248,12 +248,14 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
     tmp_path: Path, store: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a prune is about to remove isn't taken for there; what is waited for is reported once."""
-    monkeypatch.setattr(backup_store, "WAIT", 30)
+    monkeypatch.setattr(backup_store, "PAUSE", 0.01)
+    monkeypatch.setattr(backup_store, "WAIT", 60)
+    began = datetime.now(UTC)
     names = taken(tmp_path, store, range(2))
     real, waits = pruning._remove_unreferenced, threading.Event()
     look = backup_store.StoreLock._conflicts
 
-    def looks(lock: backup_store.StoreLock, own: str) -> list[str]:
+    def looks(lock: backup_store.StoreLock, own: str) -> dict[str, datetime]:
         found = look(lock, own)
         if lock.mode == "shared":
             waits.set()
@@ -274,11 +276,14 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
     assert len(sound(store)) == 2
     (line,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
     lock = re.escape(f"{store.uri}/locks/exclusive/")
-    assert re.fullmatch(
-        f"waiting for another process, which has the lock {lock}[0-9a-f]+, until it ends or its last "
-        r"heartbeat is 10 minutes old, and not beyond \d\d:\d\d:\d\d UTC",
+    match = re.fullmatch(
+        f"waiting for the process that has the lock {lock}[0-9a-f]+: until it ends, or until "
+        r"(\d\d:\d\d:\d\d) UTC if it was killed, and for at most 1 minutes",
         line,
     )
+    assert match
+    left = datetime.strptime(match[1], "%H:%M:%S") - datetime.strptime(f"{began:%H:%M:%S}", "%H:%M:%S")
+    assert 600 <= left.seconds <= 660
 
 
 def test_backups_and_prunes_at_once_leave_only_whole_ones(
