@@ -47,11 +47,11 @@ TABLE_CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.checkpointInterval": "20",
 }
+RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
 KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
-RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
 

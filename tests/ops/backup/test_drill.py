@@ -241,7 +241,7 @@ def test_a_lake_whose_restore_was_killed_is_refused_until_it_is_restored_again(
     shutil.rmtree(home.folder / "lake")
     program = KILLED_RESTORE.format(writes=writes, safe=store.uri, backup=done.name)
     killed = subprocess.run(
-        [sys.executable, "-c", program], cwd=Path(__file__).parents[3], timeout=300, check=False
+        [stand_in(), "-c", program], cwd=Path(__file__).parents[3], timeout=300, check=False
     )
     assert killed.returncode == -signal.SIGKILL
     files = {path for path in (home.folder / "lake").rglob("*") if path.is_file()}
