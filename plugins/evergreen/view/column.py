@@ -13,8 +13,6 @@ from evergreen.view.access import Opened
 from evergreen.view.html import page
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from include.reports.page_charts import Series
     from include.spec import UseCase
     from include.stats.profiles import Profile
@@ -67,8 +65,7 @@ def column_data(lake: Lake, spec: UseCase, column: str, product: str) -> dict[st
 
     where = {"product": product, "column": column}
     names = ["partition", "kind", "count", "missing", "total"]
-    table = lake.read("profiles", where, names, order=["partition"])
-    rows = [] if table is None else table.to_pylist()[-MAX_PARTITIONS:]
+    rows = lake.rows("profiles", where, names, order=["partition"])[-MAX_PARTITIONS:]
     if not rows:
         return {"partitions": 0}
     newest = rows[-1]
@@ -81,7 +78,7 @@ def column_data(lake: Lake, spec: UseCase, column: str, product: str) -> dict[st
     champion = ledger.serving_of(switches, newest["partition"]).champion
     then = _reference(lake, column, champion)
     findings = _findings(lake, column, span[0])
-    measures = _measures(lake.read("drift", {"column": column}), span[0])
+    measures = _measures(lake.rows("drift", {"column": column}), span[0])
     charts = _charts(spec, column, rows, measures, findings, _switches(switches, span), then, now)
     return {
         "partitions": len(span),
@@ -124,18 +121,17 @@ def _switches(switches: Iterable[Row], span: list[str]) -> list[str]:
 def _findings(lake: Lake, column: str, first: str) -> dict[str, dict[str, Row]]:
     """Return the column's findings from a partition on, by check and partition."""
     names = ["partition", "check", "value", "threshold", "outcome", "note"]
-    table = lake.read("findings", {"subject": column}, names)
     findings: dict[str, dict[str, Row]] = {}
-    for row in [] if table is None else table.to_pylist():
+    for row in lake.rows("findings", {"subject": column}, names):
         if row["partition"] >= first:
             findings.setdefault(row["check"], {})[row["partition"]] = row
     return {check: dict(sorted(rows.items())) for check, rows in sorted(findings.items())}
 
 
-def _measures(table: pa.Table | None, first: str) -> dict[str, dict[str, float]]:
+def _measures(rows: Iterable[Row], first: str) -> dict[str, dict[str, float]]:
     """Return the column's drift from a partition on, by measure and partition."""
     measures: dict[str, dict[str, float]] = {}
-    for row in [] if table is None else table.to_pylist():
+    for row in rows:
         if row["partition"] >= first and row["value"] is not None:
             measures.setdefault(row["measure"], {})[row["partition"]] = row["value"]
     return {measure: dict(sorted(values.items())) for measure, values in measures.items()}

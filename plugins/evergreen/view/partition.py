@@ -77,7 +77,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
     findings = _findings(lake, partition)
     earlier, later = _neighbors(lake, spec, partition)
     names = ["key", "partition", "verdict", "version", "sentence"]
-    attempts = lake.read("attempts", where, names, order=["recorded"])
+    attempts = lake.rows("attempts", where, names, order=["recorded"])
     violations = ["source", "revision", "rule", "column"]
     return {
         "earlier": earlier,
@@ -94,8 +94,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "notified": notified(lake, [partition]).get(partition, []),
         "report": drift_report_place(partition) if any(findings.values()) else "",
         "attempts": [
-            {**row, "report": _stored_report(lake, row["partition"], row["key"])}
-            for row in (attempts.to_pylist() if attempts is not None else [])
+            {**row, "report": _stored_report(lake, row["partition"], row["key"])} for row in attempts
         ],
         "labels": _with_inputs(products.get("performance")),
         "metrics": _metrics(lake, spec, partition),
@@ -106,8 +105,8 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
 
 def _neighbors(lake: Lake, spec: UseCase, partition: str) -> tuple[str, str]:
     """Return the ingested partitions before and after one, empty where there is none."""
-    ingested = lake.read("partitions", {"product": list(spec.sources)}, ["partition"])
-    keys = sorted(set(ingested["partition"].to_pylist())) if ingested is not None else []
+    ingested = lake.rows("partitions", {"product": list(spec.sources)}, ["partition"])
+    keys = sorted({row["partition"] for row in ingested})
     before, after = keys[: bisect_left(keys, partition)], keys[bisect_right(keys, partition) :]
     return next(reversed(before), ""), next(iter(after), "")
 
