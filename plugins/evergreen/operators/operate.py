@@ -10,8 +10,6 @@ from airflow.sdk.exceptions import AirflowFailException
 from evergreen.links import description_links
 from evergreen.operators.base import EvergreenOperator
 from evergreen.operators.upkeep import back_up
-from evergreen.run_note import REFUSAL
-from include.errors import EvergreenError
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -28,13 +26,8 @@ class OperateOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
-        try:
-            with self.opened() as (lake, spec):
-                return self.to_xcom(self._run_action(context, lake, spec))
-        except (AirflowFailException, EvergreenError) as error:
-            self.log.error("%s", error)
-            context["ti"].xcom_push(REFUSAL, str(error))
-            raise
+        with self.refusals_noted(context), self.opened() as (lake, spec):
+            return self.to_xcom(self._run_action(context, lake, spec))
 
     def _run_action(self, context: Context, lake: Lake, spec: UseCase) -> Ref:
         form = context["params"]
