@@ -37,7 +37,7 @@ class Desk:
         self.shown: list[Any] = []
         self.kept: dict[str, str] = {}
         self.get, self.set = self.kept.get, self.kept.__setitem__
-        self.context: Any = {"task_instance": self, "ti": self, "task_state_store": self}
+        self.context: Any = {"task_instance": self, "ti": self, "task_state_store": self, "run_id": "run"}
 
     def send(self, msg: Any) -> None:
         """Take a question."""
