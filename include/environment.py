@@ -8,6 +8,7 @@ from Airflow's secrets backends, elsewhere from ``AIRFLOW_CONN_<NAME>`` as JSON:
 
 from __future__ import annotations
 
+import ipaddress
 import json
 import logging
 import os
@@ -108,6 +109,14 @@ def lake_uri() -> str:
             remedy="set the account by AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and the like",
         )
     return uri
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether a host is this machine only."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def home() -> Path:

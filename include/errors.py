@@ -1,22 +1,4 @@
-"""The exceptions of Evergreen: each states its subject, what was required and found, where, and a remedy.
-
-EvergreenError
-├── SpecError              the declaration of a use case is invalid
-├── PartitionError         a partition key is missing or not on the schedule
-├── SourceUnavailable      a source did not answer or has no data yet: retry
-│   └── CircuitOpen        the circuit breaker of a source is open after repeated failures
-├── PartitionRefused       a source's data violates its contract: a retry won't help
-├── NotPublished           a stage needs a partition that isn't published
-├── InsufficientData       there are too few partitions, or labels in them, yet
-├── MissingMetric          the gate requires a metric that the evaluation doesn't have
-├── TrainingOutdated       the declaration or the data changed since a training: train again
-├── ModelError             a stored model can't be loaded or differs from the ledger's record
-├── StoreUnavailable       the lake can't be read or written now: retry
-├── ClusterUnavailable     a Dask cluster doesn't answer, or has lost a worker: retry
-├── BackupError            a backup is damaged, or its address or the restore's can't be used
-├── StaleDecision          another process decided first: read the ledger and decide again
-└── SettingError           an environment setting (address, account, secret) is missing or invalid
-"""
+"""The exceptions of Evergreen: each states its subject, what was required and found, where, and a remedy."""
 
 from __future__ import annotations
 
@@ -114,8 +96,22 @@ class BackupError(EvergreenError):
 
 
 class StaleDecision(EvergreenError):
-    """Another process switched first; read the ledger and decide again."""
+    """Another process decided first; read the ledger and decide again."""
+
+
+class ConcurrentCommit(StaleDecision):
+    """Another process wrote to a table first; the same attempt may succeed when repeated."""
 
 
 class SettingError(EvergreenError):
     """An environment setting (address, account, secret) is missing or invalid."""
+
+
+def unstable(subject: str, inputs: str, attempts: int) -> EvergreenError:
+    """Return the error of a result whose inputs concurrent runs changed during each of some attempts."""
+    return EvergreenError(
+        subject,
+        required=f"stable {inputs}",
+        found=f"{inputs} that changed during each of {attempts} attempts",
+        remedy="run it again when the concurrent runs have ended",
+    )

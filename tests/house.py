@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from tests.copies import LIGHT, copy
 from tests.queues.servers import free_port
 from tests.usecases.hourly_rides import world as rides
 from tests.usecases.weekly_sales import world
+from tests.warm import stand_in
 
 ROOT = Path(__file__).parents[1]
 WEEKS = 24
@@ -128,7 +128,7 @@ class House:
 
     def command(self) -> list[str]:
         """Return the start of a command line of include/."""
-        return [sys.executable, "-m", "include"]
+        return [str(stand_in()), "-m", "include"]
 
 
 @contextmanager

@@ -7,6 +7,7 @@ that runs beside the test, which may signal it.
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import runpy
@@ -60,7 +61,10 @@ server.connect({address!r})
 request = {{"arguments": sys.argv[1:], "folder": os.getcwd(), "environment": dict(os.environ)}}
 socket.send_fds(server, [json.dumps(request).encode()], [0, 1, 2])
 server.shutdown(socket.SHUT_WR)
-sys.exit(int(server.makefile().read().split()[1]))
+code = int(server.makefile().read().split()[1])
+if code < 0:  # a signal ended the command
+    os.kill(os.getpid(), -code)
+sys.exit(code)
 """
 SCRIPT = """#!/bin/sh
 case "$1 $2" in
@@ -159,8 +163,15 @@ _keep: list[Any] = []
 
 def serve(listener: socket.socket, libraries: list[str]) -> None:
     """Run a command for each client, until the process that started this one ends."""
+    gc.disable()
     for name in libraries:
         import_module(name)
+    if "mlflow.sklearn" in libraries:  # who registers a model reads once what all installed packages contain
+        from mlflow.utils.requirements_utils import warn_dependency_requirement_mismatches
+
+        warn_dependency_requirement_mismatches(["mlflow"])
+    gc.freeze()  # no command looks for garbage in the libraries
+    gc.enable()
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
         client, _ = listener.accept()

@@ -100,7 +100,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     _load_model(registry, run_id, record.baseline, test, spec)
     predictions = _walk_predictions(lake, spec, record, test)
     champion = _load_champion(lake, partition, attempt_key(spec, partition, record.data))
-    rows = _evaluation_rows(lake, spec, record, challenger, training_rows, test, predictions, champion)
+    rows = _evaluation_rows(spec, record, challenger, training_rows, test, predictions, champion)
     facts = gather_facts(lake, spec, rows)
     if champion.digest and rows.rows.num_rows:
         known_rows = KnownRows(lake, spec, partition, training_rows)
@@ -173,7 +173,6 @@ def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: p
 
 
 def _evaluation_rows(
-    lake: Lake,
     spec: UseCase,
     record: TrainingRecord,
     challenger: LoadedModel,

@@ -92,7 +92,7 @@ def _seen_by_both(
     return {
         "seen_rows": seen_rows,
         "seen_walk": walk_losses(walk, recipe.name, partitions, seen_rows),
-        "growth": growth(fits[-1], before),
+        "growth": growth(known_rows.spec, recipe, fits[-1], before),
         "seen_now": _losses(known_rows, _load(known_rows, fits[-1]), rows, partitions),
         "seen_before": _losses(known_rows, _load(known_rows, before), rows, partitions),
     }
@@ -112,9 +112,16 @@ def walk_losses(
     return tuple(float(total) if np.isfinite(total) else None for total in sums)
 
 
-def growth(fit: Fit, before: Fit) -> float:
-    """Return by what share of its rows a fit was fitted on more rows than the fit before; 0 if on fewer."""
-    return max(1 - before.rows / fit.rows, 0.0)
+def growth(spec: UseCase, recipe: Candidate, fit: Fit, before: Fit) -> float:
+    """Return by what share a row's weight in a recipe's fit fell since the fit before; 0 if it didn't.
+
+    More rows share the weight, and with a half-life older rows lose theirs to newer ones.
+    """
+    share = before.rows / fit.rows
+    if recipe.half_life:
+        age = len(spec.clock.keys(before.last_fitted, fit.last_fitted)) - 1
+        share *= 2 ** (-age / recipe.half_life)
+    return max(1 - share, 0.0)
 
 
 def accepted_before(fits: Sequence[Fit], refused: Collection[str]) -> Fit | None:

@@ -10,6 +10,7 @@ from sklearn.pipeline import Pipeline
 from include.errors import ModelError, NotPublished
 from include.export.convert import largest_difference, predict_onnx, to_onnx
 from include.features.build import features
+from include.features.windows import partitions_with_rows
 from include.judge.checks import ONNX_TOLERANCE
 from include.judge.evidence import CHALLENGER, Evidence
 from include.models import artifacts
@@ -131,9 +132,7 @@ def _find_model(lake: Lake, beginning: str) -> str:
 
 def _compare(lake: Lake, spec: UseCase, estimator: Pipeline, data: bytes) -> Comparison:
     """Compare file and model on the newest partition's rows, and refuse a file that predicts otherwise."""
-    where = {"product": spec.features.spine, "outcome": "published"}
-    published = [row["partition"] for row in lake.rows("partitions", where) if row["rows"]]
-    newest = max(published, default="")
+    newest = max(partitions_with_rows(lake, spec), default="")
     rows = features(lake, spec, [newest] if newest else [])
     if not rows.num_rows:
         return Comparison()

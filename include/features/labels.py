@@ -6,6 +6,7 @@ A training set is the features of rows beside their labels, both point-in-time.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 
 import duckdb
@@ -25,9 +26,7 @@ _LABEL_PARTITIONS = pa.schema([("partition", pa.string()), ("spine_partition", p
 
 def matured(lake: Lake, spec: UseCase, known_by: str | None) -> list[str]:
     """Return the spine's partitions whose labels were published by a partition (None: by now), sorted."""
-    where = {"product": spec.labels.source, "outcome": "published"}
-    rows = lake.read("partitions", where, ["partition"])
-    published = set() if rows is None else set(rows["partition"].to_pylist())
+    published = set(lake.published(spec.labels.source))
     last = max((key for key in published if known_by is None or key <= known_by), default="")
     if not last:
         return []
@@ -104,7 +103,7 @@ def _label_batches(
     spec: UseCase, engine: duckdb.DuckDBPyConnection, sql: str, expected: pa.Schema
 ) -> Iterator[pa.RecordBatch]:
     """Yield the labels in their declared schema."""
-    try:
+    with evaluating_labels(spec):
         for batch in engine.sql(sql).to_arrow_reader(spill.BATCH):
             rows = pa.Table.from_batches([batch])
             if spec.problem.classes:
@@ -112,6 +111,13 @@ def _label_batches(
             elif spec.problem.codes:
                 _require_zeros_and_ones(spec, rows)
             yield from point_in_time.conform(rows, expected).to_batches()
+
+
+@contextmanager
+def evaluating_labels(spec: UseCase) -> Iterator[None]:
+    """Raise a SpecError if DuckDB can't evaluate ``labels.sql`` in this block."""
+    try:
+        yield
     except spill.SQL_ERRORS as error:
         spill.raise_if_out_of_memory(error)
         source = spec.labels.source

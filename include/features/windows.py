@@ -31,6 +31,4 @@ def window_start(lake: Lake, spec: UseCase, partition: str) -> str:
 
 def partitions_with_rows(lake: Lake, spec: UseCase) -> list[str]:
     """Return the partitions whose spine was published with rows, ascending."""
-    where = {"product": spec.features.spine, "outcome": "published"}
-    rows = lake.read("partitions", where, ["partition", "rows"])
-    return [] if rows is None else sorted(row["partition"] for row in rows.to_pylist() if row["rows"])
+    return lake.published(spec.features.spine, with_rows=True)

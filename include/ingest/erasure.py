@@ -37,11 +37,19 @@ from include.ingest.snapshots import (
     to_json,
 )
 from include.spec import UseCase
+from include.spec.source import Column
 from include.storage import spill
 from include.storage.erasures import Erasures, read_erasures
 from include.storage.lake import Lake, Where
 from include.storage.schemas import PARTITIONS, validated_schema
 from include.storage.spill import Data
+
+
+def _told_by(erasures: Erasures, spec: UseCase, source: str) -> dict[str, Column]:
+    """Return a source's columns of the erasures' keys and of the use case's key."""
+    declared = spec.sources[source]
+    used = {name for key in erasures.columns_of(declared.columns) for name in key} | set(spec.key)
+    return {name: declared.column(name) for name in declared.columns if name in used}
 
 
 def key_texts(erasures: Erasures, spec: UseCase, source: str, partition: str, rows: pa.Table) -> pa.Table:
@@ -53,13 +61,10 @@ def key_texts(erasures: Erasures, spec: UseCase, source: str, partition: str, ro
         ``partition``, and as texts the columns of the erasures' keys and of the use case's key that the rows
         have, under the declared names.
     """
-    declared = spec.sources[source]
-    columns = {name: declared.column(name) for name in declared.columns}
-    used = {name for key in erasures.columns_of(columns) for name in key} | set(spec.key)
     texts = {
         name: canonical_text(clean_column(rows[column.source or name], column), column)
-        for name, column in columns.items()
-        if name in used and (column.source or name) in rows.column_names
+        for name, column in _told_by(erasures, spec, source).items()
+        if (column.source or name) in rows.column_names
     }
     return pa.table({"partition": pa.repeat(pa.scalar(partition), rows.num_rows), **texts})
 
@@ -72,15 +77,11 @@ def mask_text(erasures: Erasures, spec: UseCase, source: str, partition: str, ro
 def mask_records(erasures: Erasures, spec: UseCase, source: str, rows: pa.Table) -> Mask:
     """Return which rows of the table `quarantine` are erased; they have the clean texts of one source."""
     records = [json.loads(record) for record in rows["record"].to_pylist()]
-    declared = spec.sources.get(source)
-    if declared is None or not records:
+    if source not in spec.sources or not records:
         return np.zeros(len(records), bool)
-    names = {name for key in erasures.columns_of(declared.columns) for name in key} | set(spec.key)
     texts = {
-        name: canonical_text(
-            pa.array([record.get(name) for record in records], pa.string()), declared.column(name)
-        )
-        for name in sorted(names & set(declared.columns))
+        name: canonical_text(pa.array([record.get(name) for record in records], pa.string()), column)
+        for name, column in _told_by(erasures, spec, source).items()
     }
     return erasures.mask_source(spec, source, pa.table({"partition": rows["partition"], **texts}))
 

@@ -26,6 +26,7 @@ from include.errors import (
     PartitionRefused,
     SourceUnavailable,
     SpecError,
+    unstable,
 )
 from include.ingest.breaker import Breaker
 from include.ingest.connectors import open_source
@@ -260,12 +261,7 @@ class _IngestRun:
             latest = manifest_keys(self.lake, self.source, self.partitions)
             if all(len(keys) == len(stored.get(partition, ())) for partition, keys in latest.items()):
                 return outcomes
-        raise EvergreenError(
-            f"{self.spec.name}/{self.source}",
-            required="stable snapshots",
-            found=f"new snapshots during each of {MAX_ROUNDS} attempts",
-            remedy="run it again when the concurrent runs have ended",
-        )
+        raise unstable(f"{self.spec.name}/{self.source}", "snapshots", MAX_ROUNDS)
 
     def _update_tables(
         self, stored: Mapping[str, Sequence[Snapshot]], errors: Mapping[str, EvergreenError]

@@ -312,16 +312,19 @@ def refit(context: CheckContext) -> Sequence[Check]:
     )
     name = "loss over the fit before, on rows that both have seen"
     share = f"{100 * REFIT_TOLERANCE:g} %"
-    required = f"not shown to be > {limit_text}, {share} of its loss and what a fit on more rows may lose"
+    required = (
+        f"not shown to be > {limit_text}, {share} of its loss and what less weight of old rows may cost"
+    )
     return [_unless_changed(context, Check(name, required, text, passed, DATA_REMEDY))]
 
 
 def _increase_by_growth(measured: Refit) -> float:
-    """Return how much more a sound fit may lose per row because it was fitted on more rows.
+    """Return how much more a sound fit may lose per row because its older rows have less weight.
 
-    A fit knows its own rows better than rows that it hasn't seen. With n rows the margin falls as 1 / n, half
-    of it on its own rows. So the loss on them rises by half of the margin's relative change; twice that is
-    allowed, since the margin is measured on few partitions. It is their median, so no single one decides.
+    A fit knows its own rows better than rows that it hasn't seen. With n rows the margin falls as 1 / n, as a
+    row's weight does, half of it on its own rows. So the loss on them rises by half of the margin's relative
+    change; twice that is allowed, since the margin is measured on few partitions. It is their median, so no
+    single one decides.
     """
     partitions = zip(measured.seen_walk, measured.seen_before, measured.seen_rows, strict=False)
     margins = [(unseen - seen) / rows for unseen, seen, rows in partitions if unseen is not None and rows]

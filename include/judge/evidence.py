@@ -176,7 +176,8 @@ class Refit:
         shape (m,).
     seen_now, seen_before : sums of the losses on them by partition of the two, shape (m,).
     seen_walk : the same of the recipe's walk, whose fits hadn't seen them; None where there was no fit yet.
-    growth : by what share of its rows the fit was fitted on more rows than the fit before, from 0 to 1.
+    growth : by what share a row's weight in the fit fell since the fit before, from 0 to 1: more rows share
+        it, and with a half-life rows age.
     """
 
     moved: float | None = None
@@ -273,7 +274,7 @@ class Losses:
             raise EvergreenError("losses", required=required, found=str(list(self.rows)))
         if CHALLENGER not in self.sums:
             raise EvergreenError(
-                "losses", required=f"a model named {CHALLENGER}", found=_list_names(self.sums)
+                "losses", required=f"a model named {CHALLENGER}", found=list_names(self.sums)
             )
         for name, sums in self.sums.items():
             if len(sums) != len(self.partitions) or not all(map(math.isfinite, sums)):
@@ -378,5 +379,6 @@ def _contains(whole: Any, part: Any) -> bool:
     return bool(whole == part)
 
 
-def _list_names(names: Iterable[str]) -> str:
+def list_names(names: Iterable[str]) -> str:
+    """Return names as a text, in order."""
     return ", ".join(sorted(names)) or "none"

@@ -21,7 +21,7 @@ NOT_BLESSED = "not blessed"
 NOT_ENOUGH = "not enough evidence"
 RUBBER_STAMPED = "rubber-stamped"
 FORCED = "forced"
-PROMOTES = (BLESSED, RUBBER_STAMPED, FORCED)
+PROMOTES = (BLESSED, RUBBER_STAMPED)  # unless a person has to approve it
 
 
 @dataclass(frozen=True)

@@ -490,17 +490,11 @@ def pending_estimates(
         the ``reason`` why there is no estimate.
     """
     until = min(known or "~", last or "~")
-    status = lake.read("partitions", {"product": PRODUCT}, ["partition"])
-    estimated = sorted(set() if status is None else set(status["partition"].to_pylist()))
-    in_range = [key for key in estimated if first <= key <= until]
+    in_range = [key for key in lake.published(PRODUCT) if first <= key <= until]
     partitions = in_range if first else in_range[-MAX_PARTITIONS:]
     columns = ["partition", "known"]
-    realized = lake.read(PERFORMANCE, {"partition": partitions}, columns) if partitions else None
-    labeled = {
-        row["partition"]
-        for row in ([] if realized is None else realized.to_pylist())
-        if known is None or row["known"] <= known
-    }
+    realized = lake.rows(PERFORMANCE, {"partition": partitions}, columns) if partitions else []
+    labeled = {row["partition"] for row in realized if known is None or row["known"] <= known}
     pending = [key for key in partitions if key not in labeled]
     rows = lake.rows(PRODUCT, {"partition": pending}) if pending else []
     names = ("partition", "version", "metric", "value", "error", "low", "high", "partitions", "reason")

@@ -197,8 +197,7 @@ def loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Array]:
     """Return the newest sums of rows, loss and baseline, shape (3,), by partition with labeled rows."""
     columns = ["partition", "known", "model", "rows", "loss", "baseline"]
     # one scan of the table is faster than a filter by a list of partitions
-    table, selected = lake.read(LOSSES, None, columns, order=["known"]), set(partitions)
-    rows = [] if table is None else table.to_pylist()
+    rows, selected = lake.rows(LOSSES, None, columns, order=["known"]), set(partitions)
     newest = {(row["partition"], row["model"]): row for row in rows}
     sums: dict[str, Array] = {}
     for (partition, _), row in sorted(newest.items()):

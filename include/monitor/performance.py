@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
 
@@ -116,11 +117,40 @@ def _publish(
     list of dict
         Their rows of `partitions`, which are published in one commit.
     """
-    scored_partitions = list(arrivals)
-    metric_tables: dict[str, list[pa.Table]] = {scored: [] for scored in arrivals}
-    loss_tables: dict[str, list[pa.Table]] = {scored: [] for scored in arrivals}
+    scored, figures = list(arrivals), _figures(lake, spec, arrivals)
+    status = [row for key in scored for row in _completion_rows(spec, key, figures, arrivals[key], due[key])]
+    # the rows of `partitions` come last, so that a rerun after a kill publishes everything again
+    where = {"product": profiles.LABELS, "partition": scored}
+    lake.publish("profiles", pa.concat_tables(figures.labels.values()), where)
+    lake.publish(LOSSES, pa.concat_tables(figures.losses.values()), {"partition": scored})
+    lake.publish(PERFORMANCE, pa.concat_tables(figures.metrics.values()), {"partition": scored})
+    where = {"product": [LOSSES, PERFORMANCE], "partition": scored}
+    lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
+    return status
+
+
+@dataclass(frozen=True)
+class _Figures:
+    """The figures of some partitions, by partition.
+
+    Parameters
+    ----------
+    metrics, losses : rows of `performance` and `losses`.
+    labels : the profile of the labels as they first became known.
+    baselines : the name of the baseline that the losses are compared with; none for the constant.
+    """
+
+    metrics: dict[str, pa.Table]
+    losses: dict[str, pa.Table]
+    labels: dict[str, pa.Table]
+    baselines: Mapping[str, str]
+
+
+def _figures(lake: Lake, spec: UseCase, arrivals: Mapping[str, LabelArrival]) -> _Figures:
+    metrics: dict[str, list[pa.Table]] = {scored: [] for scored in arrivals}
+    losses: dict[str, list[pa.Table]] = {scored: [] for scored in arrivals}
     first_known: dict[str, pa.Table] = {}
-    baseline, baseline_names = baseline_predictions(lake, spec, scored_partitions)
+    baseline, names = baseline_predictions(lake, spec, list(arrivals))
     switches = ledger.switches(lake)
     for known, partitions in _joined_together(arrivals).items():
         joined = predictions_with_labels(lake, spec, partitions, labels(lake, spec, partitions, known=known))
@@ -131,36 +161,34 @@ def _publish(
             constant = ledger.serving_of(switches, scored).constant
             constant = spec.constant if constant is None else constant
             for key in [known] if known is not None else arrivals[scored].partitions:
-                metric_tables[scored].append(_metric_rows(spec, scored, key, rows, constant))
-                losses = losses_of_partition(spec, rows, key, constant, baseline, baseline_names)
-                loss_tables[scored].append(losses)
-    label_profiles = [
-        profiles.label_profile(scored, rows, spec.problem.target) for scored, rows in first_known.items()
-    ]
-    metrics = {key: _sorted_by_known(tables, "metric") for key, tables in metric_tables.items()}
-    sums = {key: _sorted_by_known(tables, "model") for key, tables in loss_tables.items()}
-    status = []
-    for scored, table in metrics.items():
-        arrival = arrivals[scored]
-        note = _note(table, arrival)
-        inputs = {
-            **due[scored],
-            "known": arrival.partitions[0],
-            "restated": list(arrival.partitions[1:]),
-            "next": arrival.next,
-            "early": arrival.early,
-        }
-        status.append(completion_row(spec, PERFORMANCE, scored, table, inputs, note))
-        loss_inputs = {"against": baseline_names.get(scored, CONSTANT), PERFORMANCE: status[-1]["digest"]}
-        status.append(completion_row(spec, LOSSES, scored, sums[scored], loss_inputs, note))
-    # the rows of `partitions` come last, so that a rerun after a kill publishes everything again
-    where = {"product": profiles.LABELS, "partition": scored_partitions}
-    lake.publish("profiles", pa.concat_tables(label_profiles), where)
-    lake.publish(LOSSES, pa.concat_tables(sums.values()), {"partition": scored_partitions})
-    lake.publish(PERFORMANCE, pa.concat_tables(metrics.values()), {"partition": scored_partitions})
-    where = {"product": [LOSSES, PERFORMANCE], "partition": scored_partitions}
-    lake.publish("partitions", pa.Table.from_pylist(status, schema=schemas.PARTITIONS), where)
-    return status
+                metrics[scored].append(_metric_rows(spec, scored, key, rows, constant))
+                losses[scored].append(losses_of_partition(spec, rows, key, constant, baseline, names))
+    return _Figures(
+        metrics={key: _sorted_by_known(tables, "metric") for key, tables in metrics.items()},
+        losses={key: _sorted_by_known(tables, "model") for key, tables in losses.items()},
+        labels={
+            key: profiles.label_profile(key, rows, spec.problem.target) for key, rows in first_known.items()
+        },
+        baselines=names,
+    )
+
+
+def _completion_rows(
+    spec: UseCase, scored: str, figures: _Figures, arrival: LabelArrival, due: Mapping[str, str]
+) -> list[Row]:
+    """Return a partition's rows of `partitions`: for its metrics, and for its losses."""
+    table, losses = figures.metrics[scored], figures.losses[scored]
+    note, known = _note(table, arrival), arrival.partitions
+    inputs = {
+        **due,
+        "known": known[0],
+        "restated": list(known[1:]),
+        "next": arrival.next,
+        "early": arrival.early,
+    }
+    row = completion_row(spec, PERFORMANCE, scored, table, inputs, note)
+    loss_inputs = {"against": figures.baselines.get(scored, CONSTANT), PERFORMANCE: row["digest"]}
+    return [row, completion_row(spec, LOSSES, scored, losses, loss_inputs, note)]
 
 
 def _sorted_by_known(tables: list[pa.Table], last: str) -> pa.Table:
@@ -272,10 +300,7 @@ def performance_by(
 
 def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
     """Return the scored partitions of a range; without a first one, the newest."""
-    where = {"product": "predictions", "outcome": "published"}
-    status = lake.read("partitions", where, ["partition", "rows"])
-    rows = [] if status is None else status.to_pylist()
-    scored = sorted({row["partition"] for row in rows if row["rows"]})
+    scored = lake.published("predictions", with_rows=True)
     partitions = [key for key in scored if key >= first and (not last or key <= last)]
     if not partitions:
         raise NotPublished(

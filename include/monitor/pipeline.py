@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import pyarrow as pa
 
-from include.errors import EvergreenError
+from include.errors import unstable
 from include.monitor import estimates
 from include.monitor.checks import drift
 from include.monitor.context import PartitionContext
@@ -61,12 +61,7 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
         completed = _publish(PartitionContext(lake, spec, state, due))
         is_monitored = True
         others = state.refresh(lake, completed) or others
-    raise EvergreenError(
-        f"{spec.name}/monitor/{partition}",
-        required="stable inputs",
-        found=f"inputs that changed during each of {MAX_ATTEMPTS} attempts",
-        remedy="run it again when the runs of neighboring partitions have ended",
-    )
+    raise unstable(f"{spec.name}/monitor/{partition}", "inputs", MAX_ATTEMPTS)
 
 
 def _is_consistent(lake: Lake, partition: str, state: State) -> bool:

@@ -21,7 +21,7 @@ from typing import Literal
 
 import pyarrow as pa
 
-from include.errors import EvergreenError
+from include.errors import unstable
 from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.findings import Finding
@@ -278,19 +278,12 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
             return final
         rows = pa.Table.from_pylist([_to_row(state) for state in changed], schema=schemas.DECISIONS)
         lake.publish("decisions", rows, {"partition": [state.key for state in changed]})
-    raise EvergreenError(
-        f"{spec.name}/decisions/{partition}",
-        required="stable findings",
-        found=f"findings that changed during each of {MAX_ATTEMPTS} attempts",
-        remedy="run it again when the runs of neighboring partitions have ended",
-    )
+    raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     """Return the states of a partition, of those its decision depends on, and of all monitored later ones."""
-    where = {"product": PRODUCT, "outcome": "published"}
-    status = lake.read("partitions", where, ["partition"])
-    monitored = set() if status is None else set(status["partition"].to_pylist())
+    monitored = set(lake.published(PRODUCT))
     first = partition_before(lake, spec, partition, policy_window(spec))
     keys = spec.clock.keys(first, max({partition, *monitored}))
     alarms = defaultdict(list)
@@ -320,24 +313,11 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),
-                replaced_since=replaced_since(line),
+                replaced_since=ledger.replaced_since(line),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )
     return history
-
-
-def replaced_since(line: Sequence[ledger.Row]) -> str:
-    """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
-
-    Refits of that recipe don't count as a better one.
-
-    Parameters
-    ----------
-    line : the switches of the champion, oldest first.
-    """
-    changes = [row for row in line if row["kind"] != ledger.REFRESHED]
-    return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == ledger.REPLACED else ""
 
 
 def _to_row(state: PartitionState) -> dict[str, str]:

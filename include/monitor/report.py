@@ -14,8 +14,6 @@ from hashlib import blake2b
 
 import numpy as np
 import pyarrow as pa
-from evidently import DataDefinition, Dataset, Report
-from evidently.metrics import ValueDrift
 
 from include.errors import NotPublished
 from include.features.build import features
@@ -121,6 +119,9 @@ def _has_values(rows: pa.Table, name: str) -> bool:
 
 def _charts(spec: UseCase, columns: Sequence[str], reference: pa.Table, current: pa.Table) -> str:
     """Return Evidently's page, deterministic for the same rows: its random ids are replaced."""
+    from evidently import DataDefinition, Dataset, Report  # seconds, which only a page with charts needs
+    from evidently.metrics import ValueDrift
+
     numeric = [c for c in columns if c not in spec.features.categorical]
     definition = DataDefinition(
         numerical_columns=numeric, categorical_columns=[c for c in columns if c not in numeric]

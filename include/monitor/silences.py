@@ -70,17 +70,14 @@ class AlertLog:
     @cached_property
     def monitored(self) -> list[str]:
         """The monitored partitions, in order."""
-        where = {"product": PRODUCT, "outcome": "published"}
-        table = self._lake.read("partitions", where, ["partition"])
-        return [] if table is None else sorted(table["partition"].to_pylist())
+        return self._lake.published(PRODUCT)
 
     @cached_property
     def _alarms(self) -> dict[Key, set[str]]:
         """The partitions of each alarm that alerts."""
         where = {"outcome": "alarm", "check": [check.name for check in CHECKS if check.alerts]}
-        table = self._lake.read("findings", where, ["partition", "check", "subject"])
         alarms = defaultdict(set)
-        for row in [] if table is None else table.to_pylist():
+        for row in self._lake.rows("findings", where, ["partition", "check", "subject"]):
             alarms[alert_key(row)].add(row["partition"])
         return alarms
 

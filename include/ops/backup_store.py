@@ -24,7 +24,7 @@ from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
 from uuid import uuid4
 
-from include.environment import lake_uri, setting
+from include.environment import setting
 from include.errors import BackupError, NotPublished, SettingError, StoreUnavailable
 from include.references import digest_bytes, digest_json
 from include.storage.lake import Lake
@@ -84,15 +84,10 @@ def backups_to_keep() -> int:
     return int(value)
 
 
-def open_store(lake: str | None = None, to: str | None = None) -> Lake:
-    """Open the backup store, which must be outside the lake.
-
-    Parameters
-    ----------
-    lake, to : the addresses; ``EVERGREEN_LAKE`` and ``EVERGREEN_BACKUP`` by default.
-    """
-    store = Lake("backups", to or address())
-    lake_prefix = _prefix(Lake("", lake or lake_uri()).uri)
+def open_store() -> Lake:
+    """Open the backup store at ``EVERGREEN_BACKUP``, which must be outside the lake."""
+    store = Lake("backups", address())
+    lake_prefix = _prefix(Lake("").uri)
     store_prefix = _prefix(store.uri.removesuffix("/backups"))
     if lake_prefix.startswith(store_prefix) or store_prefix.startswith(lake_prefix):
         raise BackupError(

@@ -16,7 +16,7 @@ import json
 import re
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -32,7 +32,6 @@ from include.errors import PartitionRefused
 from include.ingest.connectors.request import request
 from include.ingest.erasure import mask_records, mask_text, referenced_objects
 from include.ingest.parsing.parse import read_rows
-from include.ingest.snapshots import Snapshot
 from include.score.erasure import TABLES
 from include.spec import UseCase
 from include.storage import predicates
@@ -194,28 +193,32 @@ class SearchResult:
 
 
 class Search:
-    """A search of a use case's lake."""
+    """One search of a use case's lake.
+
+    Attributes
+    ----------
+    result : what was found so far.
+    """
 
     def __init__(self, lake: Lake, spec: UseCase, erasures: Erasures, terms: Terms) -> None:
         self.lake, self.spec, self.erasures, self.terms = lake, spec, erasures, terms
+        self.result = SearchResult()
+        self._references = referenced_objects(lake)
+        tables = lake.tables()
+        self._current, self._earlier = current_files(lake, tables), replaced_files(lake, tables)
 
     def run(self) -> SearchResult:
         """Read each object of the lake once, and return where the rows are."""
-        result = SearchResult()
-        references = referenced_objects(self.lake)
-        tables = self.lake.tables()
-        current, earlier = current_files(self.lake, tables), replaced_files(self.lake, tables)
+        result = self.result
         for key in self.lake.keys(""):
             data = self.lake.data(key)
             if data is None:
                 continue  # removed meanwhile
             result.objects, result.size = result.objects + 1, result.size + len(data)
             if key.startswith("raw/objects/"):
-                is_other = not self._search_raw(result, key, data, references)
+                is_other = not self._search_raw(key, data)
             elif match := TABLE_FILE.fullmatch(key):
-                is_other = not self._search_table(
-                    result, key, match[1], match[2] or "", data, current, earlier
-                )
+                is_other = not self._search_table(key, match[1], match[2] or "", data)
             elif match := COPY.fullmatch(key):
                 counts = self._count_by_partition(match[1], "", data)
                 if not (is_other := not (counts or (match[1] == "profiles" and self._list_items(key, data)))):
@@ -223,42 +226,28 @@ class Search:
             else:
                 is_other = True
             if is_other and self.terms.occur_in(data):
-                (result.replaced if key in earlier else result.texts).append(key)
+                (result.replaced if key in self._earlier else result.texts).append(key)
         return result
 
-    def _search_table(
-        self,
-        result: SearchResult,
-        key: str,
-        table: str,
-        source: str,
-        data: Data,
-        current: set[str],
-        earlier: set[str],
-    ) -> bool:
+    def _search_table(self, key: str, table: str, source: str, data: Data) -> bool:
         """Search a file of a table, and return whether rows or profiles of the key are in it."""
         counts = self._count_by_partition(table, source, data)
         items = self._list_items(key, data) if table == "profiles" else []
         items += self._list_limits(data) if table == LIMITS else []
         if not counts and not items:
             return False
-        if key in current:
+        result = self.result
+        if key in self._current:
             result.items += items
             result.files += [key] if counts else []
             of_table = result.tables.setdefault(table, {}) if counts else {}
             for partition, count in counts.items():
                 of_table[partition] = of_table.get(partition, 0) + count
         else:
-            (result.replaced if key in earlier else result.uncommitted).append(key)
+            (result.replaced if key in self._earlier else result.uncommitted).append(key)
         return True
 
-    def _search_raw(
-        self,
-        result: SearchResult,
-        key: str,
-        data: Data,
-        references: Mapping[str, Sequence[tuple[str, Snapshot]]],
-    ) -> bool:
+    def _search_raw(self, key: str, data: Data) -> bool:
         """Search a raw object as a part of each of its snapshots, or of any source if it has none.
 
         Returns
@@ -266,15 +255,15 @@ class Search:
         bool
             Whether it has rows of the key.
         """
-        count = 0
-        for manifest, snapshot in references.get(key, ()):
+        result, count = self.result, 0
+        for manifest, snapshot in self._references.get(key, ()):
             rows = self._count_raw(snapshot.source, snapshot.partition, data, key)
             if rows:
                 result.manifests.add(manifest)
                 of_source = result.sources.setdefault(snapshot.source, {})
                 of_source[snapshot.partition] = of_source.get(snapshot.partition, 0) + max(rows, 0)
             count = count or rows
-        if key not in references:
+        if key not in self._references:
             for source in self.spec.sources:
                 for partition in self._erased_partitions(source):  # of a run that was killed while erasing
                     count = count or self._count_raw(source, partition, data, key)

@@ -207,8 +207,7 @@ def _decision(lake: Lake, spec: UseCase) -> Values:
 
 def _read(lake: Lake, where: Where, columns: Sequence[str]) -> Rows:
     """Return rows of `partitions`, the oldest partition first."""
-    read = lake.read("partitions", where, columns)
-    return sorted(read.to_pylist() if read is not None else [], key=lambda row: str(row["partition"]))
+    return sorted(lake.rows("partitions", where, columns), key=lambda row: str(row["partition"]))
 
 
 @translate_store_errors
@@ -233,8 +232,7 @@ def newest_partition(lake: Lake, table: str) -> str:
 def _of_newest(lake: Lake, table: str, columns: Sequence[str] | None = None) -> Rows:
     """Return the rows of a table's newest partition."""
     partition = newest_partition(lake, table)
-    read = lake.read(table, {"partition": partition}, columns) if partition else None
-    return [] if read is None else read.to_pylist()
+    return lake.rows(table, {"partition": partition}, columns) if partition else []
 
 
 def _time(spec: UseCase, partition: str | None) -> float | None:

@@ -210,7 +210,7 @@ def _stale(
             if publish.lineage(product, by_source[product][partition]) != row["inputs"]:
                 why = "a newer snapshot exists"
         elif product == "predictions":
-            current = scoring.inputs_digest(spec, scoring.rows_known_at(lake, spec, partition))
+            current = scoring.inputs_digest(scoring.rows_known_at(lake, spec, partition))
             recorded = json.loads(row["inputs"])
             changed = [source for source, digest in current.items() if recorded.get(source) != digest]
             of_erasure = [name for name in changed if erased[name] & _visible(spec, name, partition)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from datetime import datetime
 
 from include.errors import EvergreenError, NotPublished
-from include.judge.judge import BLESSED, FORCED, RUBBER_STAMPED
+from include.judge.judge import FORCED, PROMOTES
 from include.promote import ledger
 from include.promote.ledger import Row
 from include.spec import UseCase
@@ -17,7 +17,6 @@ from include.storage.lake import Lake
 from include.storage.schemas import APPROVALS
 
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
-APPROVABLE = (BLESSED, RUBBER_STAMPED)
 WAITS = "waits for approval"
 SILENCE = "nobody answered in time"
 
@@ -85,10 +84,10 @@ def record_answer(
     attempt = ledger.attempt(lake, attempt_key)
     if spec.gate.approval == "none":
         raise EvergreenError(subject, required="gate.approval: changes or all", found=spec.gate.approval)
-    if attempt["verdict"] not in APPROVABLE:
+    if attempt["verdict"] not in PROMOTES:
         raise EvergreenError(
             subject,
-            required=f"a verdict that is {' or '.join(APPROVABLE)}",
+            required=f"a verdict that is {' or '.join(PROMOTES)}",
             found=attempt["verdict"],
             remedy="a verdict that the gate refuses can be forced, not approved",
         )
@@ -127,7 +126,7 @@ def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> 
         other["partition"]
         for other in sorted(attempts, key=lambda other: int(other["recorded"]))
         if other["recorded"] > attempt["recorded"]
-        and other["verdict"] in APPROVABLE
+        and other["verdict"] in PROMOTES
         and other["partition"] >= attempt["partition"]
     ]
     if superseding:

@@ -62,8 +62,7 @@ def switches(lake: Lake, version: int | None = None) -> list[Row]:
     ----------
     version : of the table, -1 if it didn't exist; the newest by default.
     """
-    rows = None if version == -1 else lake.read("switches", version=version)
-    return sorted([] if rows is None else rows.to_pylist(), key=_switch_order)
+    return sorted([] if version == -1 else lake.rows("switches", version=version), key=_switch_order)
 
 
 def _switch_order(row: Row) -> tuple[int, str]:
@@ -112,6 +111,19 @@ def live_champion(rows: Sequence[Row]) -> Row | None:
     """Return the newest champion; None before the first."""
     newest = champions(rows)[-1:]
     return newest[0] if newest else None
+
+
+def replaced_since(line: Sequence[Row]) -> str:
+    """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
+
+    Refits of that recipe don't count as a better one.
+
+    Parameters
+    ----------
+    line : the switches of the champion, oldest first.
+    """
+    changes = [row for row in line if row["kind"] != REFRESHED]
+    return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == REPLACED else ""
 
 
 def champion_history(rows: Sequence[Row]) -> list[Row]:
@@ -176,9 +188,7 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
 
 def served_partitions(lake: Lake) -> list[str]:
     """Return the partitions that have been scored, in order."""
-    where = {"product": "predictions", "outcome": "published"}
-    rows = lake.read("partitions", where, ["partition"])
-    return [] if rows is None else sorted(rows["partition"].to_pylist())
+    return lake.published("predictions")
 
 
 def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> Row | T:

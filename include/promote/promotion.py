@@ -17,7 +17,7 @@ from include.errors import EvergreenError, ModelError, NotPublished, TrainingOut
 from include.judge.checks import LEAKAGE_CHECKS
 from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
-from include.judge.judge import FORCED, NOT_ENOUGH, Verdict, checks_of, judge
+from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, Verdict, checks_of, judge
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
@@ -103,7 +103,7 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
         if blocker := promotion_blocker(ledgers, attempt):
             baseline = set_baseline(lake, spec, attempt)
             return _blocked(spec, attempt, "; ".join(filter(None, (blocker, baseline))))
-        copy_to_lake(lake, spec, Evidence.from_json(attempt["evidence"]), registry)
+        copy_to_lake(lake, spec, attempt, registry)
     switch = _record_promotion(lake, spec, attempt)
     mirror_aliases(lake, spec, registry)
     if isinstance(switch, str):
@@ -204,7 +204,7 @@ def force(
     if row := _switch_to_attempt(ledger.switches(lake), attempt, request):
         mirror_aliases(lake, spec, registry)
         return switch_reference(lake, row, "nothing to do: ")
-    copy_to_lake(lake, spec, Evidence.from_json(attempt["evidence"]), registry)
+    copy_to_lake(lake, spec, attempt, registry)
     forced = ledger.record_forced(lake, attempt, by, reason)
     why = {"by": by, "reason": f"{reason}; the gate said: {attempt['sentence']}", "request": request}
 
@@ -322,10 +322,8 @@ def read_ledgers(lake: Lake, spec: UseCase, switches: list[Row] | None = None) -
     approvals = lake.rows("approvals")
     if spec.gate.approval == "none":
         return LedgerSnapshot(switches, "none", [], approvals)
-    verdicts = lake.read("attempts", columns=["key", "partition", "verdict", "recorded"])
-    return LedgerSnapshot(
-        switches, spec.gate.approval, [] if verdicts is None else verdicts.to_pylist(), approvals
-    )
+    verdicts = lake.rows("attempts", columns=["key", "partition", "verdict", "recorded"])
+    return LedgerSnapshot(switches, spec.gate.approval, verdicts, approvals)
 
 
 def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
@@ -335,7 +333,7 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     ----------
     attempt : a row of `attempts`; only `force` promotes a forced one.
     """
-    if attempt["verdict"] not in approval.APPROVABLE:
+    if attempt["verdict"] not in PROMOTES:
         return str(attempt["sentence"])
     newest, partition = ledger.newest_judged(ledgers.switches), attempt["partition"]
     if partition < newest:
@@ -376,7 +374,7 @@ def switch_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     """Return why there is no switch to an attempt that passed the gate; empty if there is one."""
     keys = (attempt["key"], ledger.forced_key(attempt["key"]))
     switched = any(row["attempt"] in keys and row["role"] != "baseline" for row in ledgers.switches)
-    if switched or attempt["verdict"] not in approval.APPROVABLE:
+    if switched or attempt["verdict"] not in PROMOTES:
         return ""
     return promotion_blocker(ledgers, attempt)
 
@@ -384,7 +382,7 @@ def switch_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
 def attempt_outcome(ledgers: LedgerSnapshot, attempt: Row) -> str:
     """Return a person's answer to an attempt that passed the gate, and what blocks its switch."""
     answer = ""
-    if attempt["verdict"] in approval.APPROVABLE and ledgers.needs_approval(attempt):
+    if attempt["verdict"] in PROMOTES and ledgers.needs_approval(attempt):
         row = approval.answer_to(ledgers.approvals, attempt["key"])
         answer = approval.answer_text(row) if row else ""
     return "; ".join(text for text in dict.fromkeys((answer, switch_blocker(ledgers, attempt))) if text)
@@ -393,8 +391,8 @@ def attempt_outcome(ledgers: LedgerSnapshot, attempt: Row) -> str:
 # before and after the switch
 
 
-def copy_to_lake(lake: Lake, spec: UseCase, evidence: Evidence, registry: Registry) -> None:
-    """Copy the challenger and its strongest baseline into the lake, and check that each loads from there.
+def copy_to_lake(lake: Lake, spec: UseCase, attempt: Row, registry: Registry) -> None:
+    """Copy an attempt's challenger and its strongest baseline into the lake, and check that each loads.
 
     A model that is there and loads is left alone, so a rerun needs no registry. A damaged one is replaced.
 
@@ -403,6 +401,7 @@ def copy_to_lake(lake: Lake, spec: UseCase, evidence: Evidence, registry: Regist
     ModelError
         when the registry's copy has another digest or can't be loaded.
     """
+    evidence = Evidence.from_json(attempt["evidence"])
     for role, digest in (("challenger", evidence.model), ("baseline", evidence.baseline_model)):
         facts = {"role": role, "constant": evidence.constant, "attempt": evidence.key}
         facts |= {name: getattr(evidence, name) for name in FACTS}

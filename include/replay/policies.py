@@ -30,7 +30,7 @@ from include.judge.context import CheckContext
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses, Refit
 from include.judge.judge import BLESSED
 from include.models import outputs
-from include.monitor.policy import PartitionState, decide, policy_window, replaced_since
+from include.monitor.policy import PartitionState, decide, policy_window
 from include.promote import ledger
 from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Row, Trial, trials_on
 from include.promote.promotion import (
@@ -266,7 +266,7 @@ class Newest(Policy):
         """Let the newest fit of the candidate serve whose walk lost least on the newest partitions."""
         fits = self.fit_recipes(partition, rows, self.spec.training.candidates)
         walk = self.walk(partition)
-        recent = newest_partitions(walk, self.spec.walk_step)
+        recent = walk.newest(self.spec.walk_step)
         means = {name: recent.mean(name) if name in recent.recipes else np.inf for name in fits}
         best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
         if self.replaces(walk, best, partition):
@@ -283,7 +283,7 @@ class NotWorse(Newest):
 
     def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
         """Return whether the recipe's walk lost at most `WORSE` more than what served the same partitions."""
-        recent = newest_partitions(walk, COMPARED)
+        recent = walk.newest(COMPARED)
         if recipe not in recent.recipes:
             return True
         labeled, objective = self.past.labeled(partition), self.spec.objective
@@ -420,7 +420,7 @@ class Declared(Policy):
             seen_now=losses(challenger, seen),
             seen_before=losses(before, seen) if before else (),
             seen_walk=walk_losses(self.walk(partition), recipe.name, seen, seen_rows),
-            growth=growth(challenger, before) if before else 0.0,
+            growth=growth(self.spec, recipe, challenger, before) if before else 0.0,
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),
             serving=losses(serving),
@@ -471,7 +471,8 @@ class Declared(Policy):
             if key >= champion["effective_from"] and len(part.sampled)
         }
         walk, serving = with_live_losses(self.walk(partition), str(champion["recipe"] or ""), live)
-        choice = choose_replacement(self.spec, walk, serving)
+        is_stand_in = bool(ledger.replaced_since(ledger.champions(self.rows)))
+        choice = choose_replacement(self.spec, walk, serving, is_stand_in=is_stand_in)
         if choice is None:
             return
         key = next(key for key, name in self.names.items() if name == choice.recipe)
@@ -488,7 +489,7 @@ class Declared(Policy):
         """Return whether monitoring requests a training, after the champion was replaced."""
         line = [row for row in ledger.champions(self.rows) if row["effective_from"] <= partition]
         state = PartitionState(
-            partition, str(line[-1]["model"]) if line else "", replaced_since=replaced_since(line)
+            partition, str(line[-1]["model"]) if line else "", replaced_since=ledger.replaced_since(line)
         )
         history = [*self.states[-policy_window(self.spec) :], state]
         decision = decide(history, self.spec)
@@ -545,9 +546,3 @@ def learnable(spec: UseCase, rows: Mapping[str, Labels]) -> bool:
     """Return whether a model can be fitted on a training's rows."""
     values = np.concatenate([np.empty(0), *(part.actual for part in rows.values())])
     return is_learnable(spec, pa.table({spec.problem.target: np.unique(values)}))
-
-
-def newest_partitions(walk: Walks, count: int) -> Walks:
-    """Return the newest partitions of walks."""
-    newest = slice(-count, None)
-    return Walks(walk.partitions[newest], walk.recipes, walk.rows[newest], walk.losses[newest])

@@ -192,9 +192,7 @@ def _sentence(history: History) -> str:
 
 def monitored_partitions(lake: Lake) -> list[str]:
     """Return the last `MAX_PARTITIONS` monitored partitions, in order."""
-    monitored = lake.read("partitions", {"product": "monitor"}, ["partition"])
-    partitions = sorted(set(monitored["partition"].to_pylist()) if monitored is not None else ())
-    return partitions[-MAX_PARTITIONS:]
+    return lake.published("monitor")[-MAX_PARTITIONS:]
 
 
 def read_history(lake: Lake, spec: UseCase, partitions: Sequence[str] | None = None) -> History:
@@ -242,8 +240,8 @@ def _rows(
     lake: Lake, table: str, where: Mapping[str, str], columns: Sequence[str], partitions: Sequence[str]
 ) -> list[Row]:
     """Return the partitions' rows; one scan of the table is faster than a filter by a list of partitions."""
-    data, selected = lake.read(table, where or None, columns), set(partitions)
-    return [row for row in data.to_pylist() if row["partition"] in selected] if data is not None else []
+    selected = set(partitions)
+    return [row for row in lake.rows(table, where or None, columns) if row["partition"] in selected]
 
 
 def _realized_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, float]:

@@ -111,9 +111,14 @@ def markdown(section: Section) -> str:
     for table in section.tables:
         if table.title:
             blocks.append(f"**{escape_markdown(table.title)}**")
-        rows: list[Line] = [[*table.head], ["---"] * len(table.head), *table.rows]
-        blocks.append("\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows))
+        blocks.append(markdown_table(table))
     return "\n\n".join(block for block in blocks if block)
+
+
+def markdown_table(table: Table) -> str:
+    """Return a table's head and rows as Markdown."""
+    rows: list[Line] = [[*table.head], ["---"] * len(table.head), *table.rows]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
 
 
 def escape_markdown(text: str) -> str:

@@ -63,16 +63,7 @@ def metric_chart(
     rules = spec.monitoring.requirements
     rule = rules[0] if rules else None
     metric = rule.metric if rule else str(spec.gate.objective)
-    values, baseline_values = _realized(lake, partitions, metric), {}
-    baseline_name = next((row["recipe"] for row in reversed(switches) if row["role"] == "baseline"), "")
-    if baseline_name:
-        baseline_values = _walk(lake, partitions, baseline_name, metric)
-    if not baseline_values:
-        baseline_name, baseline_values = "constant", _realized(lake, partitions, f"{CONSTANT_PREFIX}{metric}")
-    if not values and metric == spec.gate.objective:  # one of the use case's own isn't a metric as well
-        losses = mean_losses(lake, partitions)
-        values = {partition: served for partition, (served, _) in losses.items()}
-        baseline_name, baseline_values = "baseline", {key: other for key, (_, other) in losses.items()}
+    values, baseline_name, baseline_values = _compared(lake, spec, partitions, switches, metric)
     if not values:
         return None
     newest = max(values)
@@ -111,6 +102,21 @@ def metric_chart(
         baseline_points=points(baseline_values),
         limit=height(rule.limit) if rule else None,
     )
+
+
+def _compared(
+    lake: Lake, spec: UseCase, partitions: Sequence[str], switches: Sequence[Row], metric: str
+) -> tuple[Values, str, Values]:
+    """Return a metric of the served predictions, the baseline's name, and the metric of its predictions."""
+    values = _realized(lake, partitions, metric)
+    if not values and metric == spec.gate.objective:  # one of the use case's own isn't a metric as well
+        losses = mean_losses(lake, partitions)
+        served = {partition: loss for partition, (loss, _) in losses.items()}
+        return served, "baseline", {partition: loss for partition, (_, loss) in losses.items()}
+    name = next((row["recipe"] for row in reversed(switches) if row["role"] == "baseline"), "")
+    if name and (of_baseline := _walk(lake, partitions, name, metric)):
+        return values, name, of_baseline
+    return values, "constant", _realized(lake, partitions, f"{CONSTANT_PREFIX}{metric}")
 
 
 def _realized(lake: Lake, partitions: Sequence[str], metric: str) -> dict[str, float]:

@@ -14,10 +14,10 @@ from markupsafe import Markup
 from include.errors import EvergreenError
 from include.judge.checks import alpha_shares, judgeable, loss_increase
 from include.judge.context import Check, requirement_text
-from include.judge.evidence import CHALLENGER, Evidence, Fairness, Slice
+from include.judge.evidence import CHALLENGER, Evidence, Fairness, Slice, list_names
+from include.judge.judge import PROMOTES
 from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.approval import APPROVABLE
 from include.reports import charts
 from include.reports.cards import data_card, model_card
 from include.reports.html import (
@@ -39,7 +39,6 @@ from include.reports.wording import (
     SERVING_UNITS,
     better_direction,
     constant_text,
-    deployed_note,
     headline,
     loss_unit,
     metric_label,
@@ -58,6 +57,7 @@ MAX_IMPORTANCES = 15  # in the chart
 MAX_MOVED_FEATURES = 10  # in the table
 DIGESTS = (("Declaration", "spec"), ("Training data", "data"), ("Code", "code"), ("Model", "model"))
 TONES: dict[bool | None, Tone] = {True: "good", False: "bad", None: "warn"}
+DEPLOYED = "These figures are of the deployed model, which was fitted on these rows too."
 log = logging.getLogger(__name__)
 
 
@@ -110,7 +110,7 @@ def draw_blocked(
     links: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Draw the page of an attempt again that passed the gate and isn't switched to, with the reason."""
-    if ledger.attempt(lake, key)["verdict"] in APPROVABLE:
+    if ledger.attempt(lake, key)["verdict"] in PROMOTES:
         draw_verdict(lake, spec, key, registry, links)
 
 
@@ -370,7 +370,7 @@ def importance(attempt: AttemptData) -> Section | None:
         f"The increase of the mean {metric_label(attempt.spec.gate.objective)} on the held-out partitions "
         "when one feature's values are permuted among the rows. More is more important; near 0 the model "
         "hardly uses the feature. Features with the same information share their "
-        f"importance.{deployed_note(attempt)}"
+        f"importance. {DEPLOYED}"
     )
     rows: list[Line] = [
         [name, number_cell(signed(value))]
@@ -392,7 +392,7 @@ def edge_cases(attempt: AttemptData) -> Section | None:
     lead = (
         f"Rows were corrupted on purpose. {sum(case.passed for case in cases)} of {len(cases)} cases passed, "
         "which means a finite prediction for each row, or a clear error for input that can't be predicted. "
-        f"{bound}{deployed_note(attempt)}"
+        f"{bound} {DEPLOYED}"
     )
     rows: list[Line] = [
         [
@@ -427,55 +427,56 @@ def serving(attempt: AttemptData) -> Section | None:
 
 def leakage_and_coverage(attempt: AttemptData) -> Section | None:
     """Return signs that the model is too good to be true, and scored values that it never saw in training."""
-    facts, gate, problem = attempt.evidence.facts, attempt.spec.gate, attempt.spec.problem
-    scores = sorted(facts.leakage.single_feature.items(), key=lambda item: (-item[1], item[0]))
-    shares = sorted(facts.coverage.items(), key=lambda item: (-item[1], item[0]))
-    if not scores and not shares:
+    facts, limit = attempt.evidence.facts, attempt.spec.gate.leak.alone
+    leakage = facts.leakage
+    if not leakage.single_feature and not facts.coverage:
         return None
-    measure = "ROC-AUC" if problem.codes else "R²"
-    measure += ", for its best class," if problem.classes else ""
-    limit = gate.leak.alone
     leak = f"A single feature, or a model of all, that reaches {limit:g} is considered a leak of the label."
     if limit == 1:
         leak = "Features may decide the label, since the declared bound is 1."
-    reductions = [*facts.leakage.past_loss_reductions, facts.leakage.loss_reduction]
+    reductions = [*leakage.past_loss_reductions, leakage.loss_reduction]
     texts = [percent(share) for share in reductions if share is not None]
     lead = (
         f"{leak} Reduction of the prior's loss by the earlier attempts and by this one, oldest first: "
         f"{', '.join(texts) or 'not measured'}."
     )
-    score_rows: list[Line] = [
-        [name, number_cell(figure_and_limit(score, limit)[0])] for name, score in scores
-    ]
-    score_rows += [
-        [f"all features, {model}", number_cell(figure_and_limit(score, limit)[0])]
-        for model, score in facts.leakage.all_features.items()
-    ]
-    share_rows: list[Line] = [
+    tables = [table for table in (_leakage_table(attempt), _coverage_table(attempt)) if table.rows]
+    return Section("Leakage and coverage", lead, tables)
+
+
+def _leakage_table(attempt: AttemptData) -> Table:
+    leakage, problem = attempt.evidence.facts.leakage, attempt.spec.problem
+    measure = "ROC-AUC" if problem.codes else "R²"
+    measure += ", for its best class" if problem.classes else ""
+    scores = sorted(leakage.single_feature.items(), key=lambda item: (-item[1], item[0]))
+    scores += [(f"all features, {model}", score) for model, score in leakage.all_features.items()]
+    limit = attempt.spec.gate.leak.alone
+    return Table(
+        ["Feature", measure],
+        [[name, number_cell(figure_and_limit(score, limit)[0])] for name, score in scores],
+        "How well a small tree of each feature alone, and models of all, predict the label (less is less "
+        "suspicious)",
+        folded=True,
+    )
+
+
+def _coverage_table(attempt: AttemptData) -> Table:
+    facts, limit = attempt.evidence.facts, attempt.spec.gate.coverage
+    shares = sorted(facts.coverage.items(), key=lambda item: (-item[1], item[0]))
+    return Table(
+        ["Feature", "Share of the scored rows", "With the champion"],
         [
-            name,
-            number_cell(percent(share, limit=gate.coverage)),
-            number_cell(percent(facts.champion_coverage.get(name))),
-        ]
-        for name, share in shares
-    ]
-    tables = [
-        Table(
-            ["Feature", measure.strip(",")],
-            score_rows,
-            "How well a small tree of each feature alone, and models of all, predict the label (less is less "
-            "suspicious)",
-            folded=True,
-        ),
-        Table(
-            ["Feature", "Share of the scored rows", "With the champion"],
-            share_rows,
-            f"Scored values that weren't seen in training (less is better, at most {percent(gate.coverage)} "
-            "or as many as with the champion)",
-            folded=True,
-        ),
-    ]
-    return Section("Leakage and coverage", lead, [table for table in tables if table.rows])
+            [
+                name,
+                number_cell(percent(share, limit=limit)),
+                number_cell(percent(facts.champion_coverage.get(name))),
+            ]
+            for name, share in shares
+        ],
+        f"Scored values that weren't seen in training (less is better, at most {percent(limit)} "
+        "or as many as with the champion)",
+        folded=True,
+    )
 
 
 def changes(attempt: AttemptData) -> Section:
@@ -510,7 +511,7 @@ def _change_table(attempt: AttemptData, champion: PreviousChampion) -> Table:
     old_features, new_features = (judged_features(old) if old else set()), judged_features(new)
     if old_features and new_features:
         removed, added = old_features - new_features, new_features - old_features
-        rows.append(["Features removed, features added", _list_names(removed), _list_names(added)])
+        rows.append(["Features removed, features added", list_names(removed), list_names(added)])
     return Table(["", f"Champion v{before['version']}", f"Challenger v{now['version']}"], rows)
 
 
@@ -534,10 +535,6 @@ def _test_partitions(evidence: Evidence | None) -> str:
     losses = evidence.losses
     first, last = losses.partitions[0], losses.partitions[-1]
     return f"{len(losses.partitions)}, {first} to {last}, {sum(losses.rows):,} rows"
-
-
-def _list_names(names: set[str]) -> str:
-    return ", ".join(sorted(names)) or "none"
 
 
 def _moved_features(attempt: AttemptData, champion: PreviousChampion) -> list[Table]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
-from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOTES, RUBBER_STAMPED
 from include.models import outputs
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
@@ -51,7 +51,7 @@ def headline(attempt: AttemptData) -> Headline:
     """Return the verdict in plain words."""
     verdict = str(attempt.row["verdict"])
     title = TITLES.get(verdict, verdict)
-    if attempt.newer_champion and verdict in (BLESSED, RUBBER_STAMPED):
+    if attempt.newer_champion and verdict in PROMOTES:
         title = "The new model passed, but it is too old to be deployed."
     elif attempt.blocker:
         title = "The new model passed, but it isn't deployed."
@@ -105,11 +105,6 @@ def action_rule(problem: Problem) -> str:
 def loss_unit(attempt: AttemptData) -> str:
     """Return the unit of the objective's loss."""
     return attempt.spec.objective.unit.format(target=attempt.spec.problem.target) or "no unit"
-
-
-def deployed_note(attempt: AttemptData) -> str:
-    """Return a note for figures of the deployed model, if it isn't the model that was judged."""
-    return " These figures are of the deployed model, which was fitted on these rows too."
 
 
 def _reasons(attempt: AttemptData) -> list[str]:

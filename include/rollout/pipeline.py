@@ -213,14 +213,18 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         What was switched and why, also if an earlier run switched it; empty if nothing was.
     """
     walks.extend(lake, spec, partition)
-    champion = ledger.live_champion(ledger.switches(lake))
+    switches = ledger.switches(lake)
+    champion = ledger.live_champion(switches)
     if champion is None:
         return ""
     if champion["kind"] == REPLACED and champion["effective_from"] > partition:
         return _replacement_text(champion)  # by an earlier run of this partition
     walk, serving = _with_champion(lake, spec, champion, partition)
     observed = int(np.isfinite(walk.of(serving)).sum())
-    choice = choose_replacement(spec, walk, serving) if observed >= MIN_OBSERVED else None
+    if observed < MIN_OBSERVED:
+        return ""
+    is_stand_in = bool(ledger.replaced_since(ledger.champions(switches)))
+    choice = choose_replacement(spec, walk, serving, is_stand_in=is_stand_in)
     if choice is None:
         return ""
     fit = newest_fits(accepted_fits(lake), recipe_names(spec), spec.clock.shift(partition, 1)).get(
@@ -229,8 +233,7 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     attempt = fit and next((row for row in ledger.attempts(lake) if row["partition"] == fit.partition), None)
     if not fit or not attempt:
         return ""
-    newest = slice(-spec.monitoring.window, None)
-    lost = Walks(walk.partitions[newest], walk.recipes, walk.rows[newest], walk.losses[newest])
+    lost = walk.newest(spec.monitoring.window)
     why = f"v{champion['version']} lost {lost.mean(serving):.4g} a row on the last {len(lost.partitions)} "
     why += f"matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; {choice.reason}"
 

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import pyarrow as pa
 
 from include.features.build import compute_features
-from include.score.predictions import as_published
+from include.score.predictions import as_published, profiles_of
 from include.spec import UseCase
-from include.stats import profiles
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import Erasures
@@ -60,13 +59,9 @@ def republish_summary(lake: Lake, spec: UseCase, partition: str, rows_known: dic
 def _publish_profiles(
     lake: Lake, spec: UseCase, partition: str, rows_known: dict[str, pa.Table], served: pa.Table
 ) -> None:
-    tables = [schemas.PROFILES.empty_table()]
+    described = schemas.PROFILES.empty_table()
     if served.num_rows:
-        columns = spec.features
-        rows = compute_features(spec, rows_known, [partition])
-        tables += [
-            profiles.build_profile("features", partition, rows, columns.numeric, columns.categorical),
-            profiles.build_profile("predictions", partition, served, spec.problem.outputs, []),
-        ]
+        features = compute_features(spec, rows_known, [partition])
+        described = profiles_of(spec, partition, features, served)
     where = {"product": ["features", "predictions"], "partition": partition}
-    lake.publish("profiles", pa.concat_tables(tables), where)
+    lake.publish("profiles", described, where)

@@ -17,9 +17,8 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random
 
-from include.errors import ModelError, NotPublished, SpecError, StaleDecision
+from include.errors import ModelError, NotPublished, SpecError
 from include.features import point_in_time
 from include.features.build import compute_features, known_too_late, remedy_too_late, rows_without_features
 from include.models import outputs
@@ -31,11 +30,11 @@ from include.score.erasure import erase_predictions, republish_summary
 from include.score.fallback import FallbackStep, StepPredictions
 from include.score.predictions import ACTION, ServedPart
 from include.spec import UseCase
-from include.stats import profiles
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE, read_erasures
 from include.storage.lake import Lake
+from include.storage.store_errors import retry_commit
 
 log = logging.getLogger(__name__)
 SHADOWS = "shadows"  # the table of what models on trial predict
@@ -62,8 +61,8 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
         when no rows to score were known at the partition's decision time.
     SpecError
         when the features can't be computed.
-    StaleDecision
-        when the first commit lost to other partitions fifty times.
+    ConcurrentCommit
+        when the first commit lost to other partitions a hundred times.
     """
     erasures_version = lake.version(ERASURES_TABLE)
     # read before the rows, so that a source published in between isn't "too late"
@@ -72,7 +71,7 @@ def score(lake: Lake, spec: UseCase, partition: str, *, requires_features: bool 
     missing = missing_sources(spec, partition, source_rows, states)
     with ThreadPoolExecutor(1) as background:
         # the features keep only one core busy
-        digests = background.submit(inputs_digest, spec, source_rows)
+        digests = background.submit(inputs_digest, source_rows)
         run = ScoringRun(lake, spec, partition, states, missing, digests.result)
         try:
             rows = compute_features(spec, source_rows, [partition])
@@ -271,18 +270,7 @@ class ScoringRun:
                 declaration,
                 note,
             )
-            tables = []  # in the order of their names
-            if rows is not None:
-                columns = self.spec.features
-                tables.append(
-                    profiles.build_profile(
-                        "features", self.partition, rows, columns.numeric, columns.categorical
-                    )
-                )
-            tables.append(
-                profiles.build_profile("predictions", self.partition, served, self.spec.problem.outputs, [])
-            )
-            return pa.concat_tables(tables), row.result()
+            return predictions.profiles_of(self.spec, self.partition, rows, served), row.result()
 
     def _publish_summary(self, profile_rows: pa.Table, partition_row: pa.Table) -> Ref:
         """Publish what `_summarize` returned; the row in `partitions` comes last."""
@@ -409,13 +397,7 @@ def predict_rows(
     return predictions.join_parts(spec, tables)
 
 
-# a concurrent run of another partition changes the table's version too
-@retry(
-    retry=retry_if_exception_type(StaleDecision),
-    wait=wait_random(0, 0.2),
-    stop=stop_after_attempt(50),
-    reraise=True,
-)
+@retry_commit  # a concurrent run of another partition changes the table's version too
 def _commit_first(lake: Lake, partition: str, new: pa.Table) -> pa.Table:
     """Commit a partition's first predictions, and return them or those that a concurrent run committed."""
     version = lake.version("predictions")
@@ -477,7 +459,7 @@ def missing_sources(
     return missing
 
 
-def inputs_digest(spec: UseCase, source_rows: Mapping[str, pa.Table]) -> dict[str, str]:
+def inputs_digest(source_rows: Mapping[str, pa.Table]) -> dict[str, str]:
     """Return the digest of each source's rows; rows that became known after the decision don't change it.
 
     Parameters

@@ -5,9 +5,10 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
@@ -18,11 +19,14 @@ from include.features import point_in_time
 from include.features.build import schema as features_schema
 from include.models import outputs
 from include.models.outputs import Constant
+from include.references import Ref, digest_json
 from include.score.fallback import FallbackStep, StepPredictions
 from include.spec import UseCase
+from include.stats import profiles
 from include.stats.metrics import best_actions
 from include.storage import schemas, spill
 from include.storage.digests import digest_rows, digest_table
+from include.storage.lake import Lake
 
 ACTION = "action"
 SERVED_BY = ("served_by", "version", "model", "reason")  # the columns that say which step served a row
@@ -176,6 +180,28 @@ def predictions_row(
         note=note,
     )
     return pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
+
+
+def profiles_of(spec: UseCase, partition: str, features: pa.Table | None, served: pa.Table) -> pa.Table:
+    """Return the profiles of a partition's features, unless they are lost, and of its predictions."""
+    columns = spec.features
+    tables = [profiles.build_profile("predictions", partition, served, spec.problem.outputs, [])]
+    if features is not None:
+        own = profiles.build_profile("features", partition, features, columns.numeric, columns.categorical)
+        tables.insert(0, own)
+    return pa.concat_tables(tables)
+
+
+def features_reference(lake: Lake, ref: Ref) -> Ref:
+    """Return the reference of a partition's features: the digest of the rows and the declaration behind them.
+
+    Parameters
+    ----------
+    ref : of the partition's predictions, whose row `predictions_row` returned.
+    """
+    (row,) = lake.rows("partitions", {"product": "predictions", "partition": ref.partition})
+    inputs = {name: digest for name, digest in json.loads(row["inputs"]).items() if name != "model"}
+    return replace(ref, digest=digest_json([inputs, row["spec"]]))
 
 
 def nearly_equal(spec: UseCase, served: pa.Table, current: pa.Table) -> bool:

@@ -81,7 +81,7 @@ def plan_shards(lake: Lake, spec: UseCase, partition: str) -> list[str]:
     if not pc.any(pc.equal(rows[spec.features.spine]["partition"], partition)).as_py():
         return []
     missing = pipeline.missing_sources(spec, partition, rows, states)
-    inputs = pipeline.inputs_digest(spec, rows)
+    inputs = pipeline.inputs_digest(rows)
     plan = Plan(partition, spec.scoring.shards, spec.digest, code_version(), versions, missing, inputs)
     lake.create(f"{plan.key}/plan.json", json.dumps(asdict(plan)).encode())
     return [f"{plan.key}/{number}" for number in range(plan.shards)]

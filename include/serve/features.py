@@ -82,8 +82,8 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     """
     spine = spec.features.spine
     where = {"product": ["predictions", spine], "outcome": "published"}
-    published = lake.read("partitions", where, ["product", "partition", "rows"])
-    rows = [row for row in published.to_pylist() if row["rows"]] if published is not None else []
+    published = lake.rows("partitions", where, ["product", "partition", "rows"])
+    rows = [row for row in published if row["rows"]]
     newest = max(rows, key=lambda row: (row["product"] == "predictions", row["partition"]), default=None)
     if newest is None:
         raise NotPublished(f"{spec.name}: features", required="a partition with rows", found="none")

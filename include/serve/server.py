@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 import socket
 import sys
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import uvicorn
 
+from include.environment import is_loopback
 from include.errors import SettingError
 from include.serve.app import create_app
 from include.serve.request_log import RequestLog
@@ -42,7 +42,7 @@ def token_for(host: str) -> str:
             found="another text",
             remedy="make one with `openssl rand -hex 32`",
         )
-    if not token and not _is_loopback(host):
+    if not token and not is_loopback(host):
         raise SettingError(
             TOKEN,
             required=f"a token, since --host {host} isn't a loopback address",
@@ -50,13 +50,6 @@ def token_for(host: str) -> str:
             remedy="set one, as of `openssl rand -hex 32`, or listen on 127.0.0.1",
         )
     return token
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def serve(

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from include.spec.stages import SuddenChanges
+from include.stats.drift_measures import psi
 
 Array = NDArray[np.float64]
 WEEK, YEAR = 7, 364  # days
@@ -76,11 +77,9 @@ def break_scores(counts: Array, past: int) -> Array:
     cumulative = np.concatenate([zero, sums], axis=-2)
     before, partition = cumulative[..., past:-1, :] - cumulative[..., : -past - 1, :], counts[..., past:, :]
     n, m = before.sum(axis=-1), partition.sum(axis=-1)
-    p, q = before + 0.5, partition + 0.5
-    p, q = p / p.sum(axis=-1, keepdims=True), q / q.sum(axis=-1, keepdims=True)
     with np.errstate(divide="ignore"):
         noise = (counts.shape[-1] - 1) * (1 / n + 1 / m)
-    scores = ((q - p) * np.log(q / p)).sum(axis=-1) + noise
+    scores = psi(before, partition) + noise
     scores = np.where(np.isfinite(noise), scores, np.nan)
     without_past = np.full((*scores.shape[:-1], min(past, counts.shape[-2])), np.nan)
     return np.concatenate([without_past, scores], axis=-1)

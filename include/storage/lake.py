@@ -19,12 +19,13 @@ from typing import Any, TypeVar
 
 import obstore
 import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from obstore.store import from_url
 
 from include.environment import lake_uri
-from include.errors import StaleDecision
+from include.errors import ConcurrentCommit
 from include.references import validate_key
 from include.storage import predicates, spill
 from include.storage.files import TableFiles, commit_path, small
@@ -38,16 +39,17 @@ Row = dict[str, Any]
 T = TypeVar("T")
 
 # Lineage refers to old versions, whose log would be deleted by default, so it is kept for ten years.
+# Opening a table reads each commit since its last checkpoint, and each task opens many. A checkpoint lists
+# all files, so a shorter interval makes the log larger.
 TABLE_CONFIGURATION = {
     "delta.logRetentionDuration": "interval 3650 days",
     "delta.deletedFileRetentionDuration": "interval 3650 days",
-    "delta.checkpointInterval": "50",
+    "delta.checkpointInterval": "20",
 }
+KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
-MAX_TRIES = 100  # each lost try means that a concurrent commit came first
-KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
 
 
@@ -118,20 +120,15 @@ class Lake:
 
         Raises
         ------
-        StaleDecision
+        ConcurrentCommit
             if the table has a newer version.
         """
-        stale = StaleDecision(
-            self._table_uri(table),
-            required=f"version {version}",
-            found="a newer one",
-            remedy="a concurrent run has written first: read the table again and decide again",
-        )
+        concurrent = self._concurrent_commit(table, version)
         try:
             delta = self._open_or_create(table, rows.schema)
             # two writers that create a table at once add an empty commit, so -1 means that there are no rows
             if delta.file_uris() if version < 0 else delta.version() != version:
-                raise stale
+                raise concurrent
             write_deltalake(
                 delta,
                 rows,
@@ -141,11 +138,12 @@ class Lake:
                 post_commithook_properties=NO_CLEANUP,
             )
         except CommitFailedError:
-            raise stale from None
+            raise concurrent from None
         appended = int(delta.version())
         self._merge(table)
         return appended
 
+    @retry_commit
     def append_compare_and_swap(
         self, table: str, schema: pa.Schema, decide: Callable[[list[Row]], list[Row] | T]
     ) -> Row | T:
@@ -164,23 +162,18 @@ class Lake:
 
         Raises
         ------
-        StaleDecision
+        ConcurrentCommit
             when concurrent commits came first a hundred times.
         """
-        for _ in range(MAX_TRIES):
-            version = self.version(table)
-            rows = self.read(table, version=version) if version >= 0 else None
-            decision = decide([] if rows is None else rows.to_pylist())
-            if not isinstance(decision, list):
-                return decision
-            try:
-                self.append_at(table, pa.Table.from_pylist(decision, schema), version)
-            except StaleDecision:
-                continue
-            return decision[0]
-        raise self._contention(table)
+        version = self.version(table)
+        decision = decide(self.rows(table, version=version) if version >= 0 else [])
+        if not isinstance(decision, list):
+            return decision
+        self.append_at(table, pa.Table.from_pylist(decision, schema), version)
+        return decision[0]
 
     @translate_store_errors
+    @retry_commit
     def revise(self, table: str, where: Where, change: Callable[[pa.Table], pa.Table]) -> None:
         """Replace the rows of partitions by what ``change`` returns for them, by compare-and-swap.
 
@@ -191,41 +184,37 @@ class Lake:
 
         Raises
         ------
-        StaleDecision
+        ConcurrentCommit
             when concurrent commits came first a hundred times.
         """
-        for _ in range(MAX_TRIES):
-            version = self.version(table)
-            rows = self.read(table, where, version=version)
-            delta = self.open(table)
-            if rows is None or delta is None:
-                return
-            changed = change(rows)
-            if changed.num_rows == rows.num_rows:
-                return
-            if int(delta.version()) != version:
-                continue
-            try:
-                write_deltalake(
-                    delta,
-                    changed,
-                    mode="overwrite",
-                    predicate=predicates.condition(where),
-                    commit_properties=CommitProperties(max_commit_retries=0),
-                    post_commithook_properties=NO_CLEANUP,
-                )
-                return
-            except CommitFailedError:
-                continue
-        raise self._contention(table)
+        version = self.version(table)
+        rows = self.read(table, where, version=version)
+        delta = self.open(table)
+        if rows is None or delta is None:
+            return
+        changed = change(rows)
+        if changed.num_rows == rows.num_rows:
+            return
+        if int(delta.version()) != version:
+            raise self._concurrent_commit(table, version)
+        try:
+            write_deltalake(
+                delta,
+                changed,
+                mode="overwrite",
+                predicate=predicates.condition(where),
+                commit_properties=CommitProperties(max_commit_retries=0),
+                post_commithook_properties=NO_CLEANUP,
+            )
+        except CommitFailedError:
+            raise self._concurrent_commit(table, version) from None
 
-    def _contention(self, table: str) -> StaleDecision:
-        """Return the error of a compare-and-swap that lost `MAX_TRIES` times."""
-        return StaleDecision(
+    def _concurrent_commit(self, table: str, version: int) -> ConcurrentCommit:
+        return ConcurrentCommit(
             self._table_uri(table),
-            required="a commit",
-            found=f"a concurrent commit came first {MAX_TRIES} times",
-            remedy="try again",
+            required=f"version {version}",
+            found="a newer one",
+            remedy="a concurrent run has written first: read the table again and decide again",
         )
 
     def _merge(self, table: str) -> None:
@@ -301,10 +290,21 @@ class Lake:
         ).to_pylist()
         return rows
 
-    def rows(self, table: str, where: Where | None = None) -> list[dict[str, Any]]:
-        """Return the rows of a small table as dicts, none if it doesn't exist."""
-        rows = self.read(table, where)
+    def rows(
+        self, table: str, where: Where | None = None, columns: Sequence[str] | None = None, **options: Any
+    ) -> list[Row]:
+        """Return rows of a small table as dicts, none if it doesn't exist; options are those of `read`."""
+        rows = self.read(table, where, columns, **options)
         return [] if rows is None else rows.to_pylist()
+
+    def published(self, product: str, *, with_rows: bool = False) -> list[str]:
+        """Return the partitions of a product that are published, in order: all, or those with rows."""
+        where: Where = {"product": product, "outcome": "published"}
+        rows = self.read("partitions", where, ["partition", "rows"])
+        if rows is None:
+            return []
+        rows = rows.filter(pc.greater(rows["rows"], 0)) if with_rows else rows
+        return sorted(rows["partition"].to_pylist())
 
     @translate_store_errors
     def version(self, table: str) -> int:

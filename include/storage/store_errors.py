@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from functools import wraps
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar, cast
 
 import pyarrow as pa
 from deltalake.exceptions import CommitFailedError, DeltaError, SchemaMismatchError
@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from include.environment import redact
-from include.errors import StoreUnavailable
+from include.errors import ConcurrentCommit, StoreUnavailable
 
 
 class HasUri(Protocol):
@@ -29,13 +29,19 @@ class HasUri(Protocol):
 S = TypeVar("S", bound=HasUri)
 P = ParamSpec("P")
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 _ANSI_COLOR = re.compile(r"\x1b\[\d+m")  # delta-rs colors its messages
-retry_commit = retry(
-    retry=retry_if_exception_type(CommitFailedError),
-    wait=wait_random_exponential(multiplier=0.05, max=2),
-    stop=stop_after_attempt(100),  # on a slow store, reruns of neighboring partitions lose many times
-    reraise=True,
-)
+
+
+def retry_commit(function: F) -> F:
+    """Repeat a function whose commit lost to a concurrent one; at last raise what it raises."""
+    retrying = retry(
+        retry=retry_if_exception_type((CommitFailedError, ConcurrentCommit)),
+        wait=wait_random_exponential(multiplier=0.05, max=2),
+        stop=stop_after_attempt(100),  # on a slow store, reruns of neighboring partitions lose many times
+        reraise=True,
+    )
+    return cast(F, retrying(function))
 
 
 def translate_store_errors(method: Callable[Concatenate[S, P], T]) -> Callable[Concatenate[S, P], T]:

@@ -11,7 +11,6 @@ go on without its rows. A cluster that was started for a fit ends with it, and w
 from __future__ import annotations
 
 import io
-import ipaddress
 import logging
 import os
 import signal
@@ -31,7 +30,7 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from include.environment import Endpoint, connection
+from include.environment import Endpoint, connection, is_loopback
 from include.errors import ClusterUnavailable, SettingError, StoreUnavailable
 from include.storage.lake import Lake
 
@@ -414,7 +413,7 @@ def _security(endpoint: Endpoint, store: Lake) -> Security:
     if parts.scheme not in ("tls", "tcp") or not parts.hostname or not parts.port:
         required, found = "the scheduler's address as host, tls://name:port", "another one"
         raise SettingError(subject, required=required, found=found, remedy="correct it in Airflow")
-    if not _is_loopback(parts.hostname):
+    if not is_loopback(parts.hostname):
         if parts.scheme != "tls":
             raise SettingError(
                 subject,
@@ -440,13 +439,6 @@ def _security(endpoint: Endpoint, store: Lake) -> Security:
             remedy="add the certificates that the scheduler was started with",
         )
     return Security(**{name: str(endpoint.extra[name]) for name in TLS}, require_encryption=True)
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _require_packages(name: str) -> None:

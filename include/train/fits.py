@@ -220,8 +220,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
 
 def refused_models(lake: Lake) -> set[str]:
     """Return the digests of the fits that the gate refused: a recipe's walk goes on with the fit before."""
-    rows = lake.read("attempts", {"verdict": NOT_BLESSED}, ["model"])
-    return set() if rows is None else set(rows["model"].to_pylist())
+    return {row["model"] for row in lake.rows("attempts", {"verdict": NOT_BLESSED}, ["model"])}
 
 
 def accepted_fits(lake: Lake) -> list[Fit]:

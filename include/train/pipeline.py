@@ -135,9 +135,8 @@ class SourceTable:
 def _read_table(lake: Lake, source: str) -> SourceTable:
     table = f"validated_{source}"
     version = lake.version(table)
-    rows = lake.read("partitions", {"product": source}, ["partition", "digest"], order=("partition",))
-    digest = digest_json([] if rows is None else rows.to_pylist())
-    return SourceTable(source, f"{lake.uri}/tables/{table}", version, digest)
+    rows = lake.rows("partitions", {"product": source}, ["partition", "digest"], order=("partition",))
+    return SourceTable(source, f"{lake.uri}/tables/{table}", version, digest_json(rows))
 
 
 @dataclass(frozen=True)
@@ -186,20 +185,17 @@ class TrainingAttempt:
         challenger = fits[choice.recipe]
         estimator, model = self._fitted_model(challenger, test)
         _, baseline_model = self._fitted_model(fits[baseline], test)
-        self.registry.put(
-            run,
-            {
-                fitted.path: lake.get(artifacts.model_key(fitted.digest)) or b""
-                for fitted in (model, baseline_model)
-            },
-        )
+        files = {
+            one.path: lake.get(artifacts.model_key(one.digest)) or b"" for one in (model, baseline_model)
+        }
+        self.registry.put(run, files)
         version = self.registry.register(
             run,
             spec.name,
             estimator,
             artifacts.typical_row(artifacts.model_input(test, spec)),
             {"recipe": challenger.recipe, "fitted_until": challenger.last_fitted},
-            artifacts.custom_types(spec, lake.get(artifacts.model_key(model.digest)) or b""),
+            artifacts.custom_types(spec, files[model.path]),
         )
         record = TrainingRecord(
             usecase=spec.name,
@@ -221,21 +217,9 @@ class TrainingAttempt:
                 prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
             ),
         )
-        # of rows that the predicting model was not fitted on, if there are any
-        unseen = walks.predict_walk(lake, spec, test, [choice.recipe]).get(choice.recipe, np.empty(0))
-        unseen = unseen[outputs.finite_rows(unseen)]
-        predictions = artifacts.predict(estimator, self.rows, spec)
-        profiles = monitoring_baselines.publish_reference(
-            lake, spec, record, self.rows, unseen if len(unseen) else predictions
-        )
-        monitoring_baselines.publish_alarm_limits(lake, spec, record, profiles, self.rows, predictions)
+        self._publish_monitoring_baselines(record, estimator, test)
         self.registry.put(run, {PATH: record.to_json()})
-        chosen = {
-            recipe.name: chosen_params(artifacts.load_model(lake, fits[recipe.name].model, spec))
-            for recipe in recipes(spec)
-            if recipe.name in fits and (recipe.search or recipe.early_stopping)
-        }
-        self._log(run, record, chosen)
+        self._log(run, record, fits)
         known_rows.require_current()
 
     def _fit_recipes(
@@ -276,19 +260,27 @@ class TrainingAttempt:
         served = {row["model"] for row in ledger.switches(self.lake)}
         return recipe if earlier and recipe != serving and earlier[0]["model"] not in served else ""
 
+    def _publish_monitoring_baselines(
+        self, record: TrainingRecord, estimator: Pipeline, test: pa.Table
+    ) -> None:
+        lake, spec, recipe = self.lake, self.spec, record.challenger.name
+        # of rows that the predicting model was not fitted on, if there are any
+        unseen = walks.predict_walk(lake, spec, test, [recipe]).get(recipe, np.empty(0))
+        unseen = unseen[outputs.finite_rows(unseen)]
+        predictions = artifacts.predict(estimator, self.rows, spec)
+        profiles = monitoring_baselines.publish_reference(
+            lake, spec, record, self.rows, unseen if len(unseen) else predictions
+        )
+        monitoring_baselines.publish_alarm_limits(lake, spec, record, profiles, self.rows, predictions)
+
     def _fitted_model(self, fit: Fit, test: pa.Table) -> tuple[Pipeline, FittedModel]:
         estimator = artifacts.load_model(self.lake, fit.model, self.spec)
         predictions = artifacts.predict(estimator, test, self.spec)
         digest = digest_bytes(predictions.tobytes())
         return estimator, FittedModel(fit.recipe, fit.model, digest, chosen_params(estimator))
 
-    def _log(self, run: str, record: TrainingRecord, chosen: Mapping[str, Mapping[str, Any]]) -> None:
-        """Log the parameters, metrics and tags by which a person compares runs.
-
-        Parameters
-        ----------
-        chosen : by recipe, the parameters that its fit chose.
-        """
+    def _log(self, run: str, record: TrainingRecord, fits: Mapping[str, Fit]) -> None:
+        """Log the parameters, metrics and tags by which a person compares runs."""
         params: dict[str, Any] = {
             "partition": self.partition,
             "seed": self.spec.training.seed,
@@ -300,8 +292,9 @@ class TrainingAttempt:
         metrics |= {f"walk.{name}.weight": weight for name, weight in selection.weights.items()}
         for recipe in recipes(self.spec):
             params |= flat_parameters(recipe)
-            own = chosen.get(recipe.name, {})
-            params |= {f"{recipe.name}.{name}": value for name, value in own.items()}
+            if recipe.name in fits and (recipe.search or recipe.early_stopping):
+                chosen = chosen_params(artifacts.load_model(self.lake, fits[recipe.name].model, self.spec))
+                params |= {f"{recipe.name}.{name}": value for name, value in chosen.items()}
         params |= {f"partitions.{name}": _describe_range(keys) for name, keys in record.partitions.items()}
         params |= {f"rows.{name}": rows for name, rows in record.rows.items()}
         params |= {f"lake.{table.source}": table.version for table in self.tables}

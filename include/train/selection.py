@@ -61,6 +61,11 @@ class Walks:
         names = tuple(self.recipes[column] for column in columns)
         return Walks(self.partitions, names, self.rows, self.losses[:, columns])
 
+    def newest(self, count: int) -> Walks:
+        """Return the walks on the newest partitions."""
+        newest = slice(-count, None)
+        return Walks(self.partitions[newest], self.recipes, self.rows[newest], self.losses[newest])
+
     def pooled(self, size: int) -> Walks:
         """Return the mean losses of blocks of so many partitions; the oldest that are left over don't count.
 
@@ -288,7 +293,9 @@ def best_baseline(spec: UseCase, walk: Walks, choice: Choice, failed: Collection
     return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 
 
-def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | None:
+def choose_replacement(
+    spec: UseCase, walk: Walks, serving: str, *, is_stand_in: bool = False
+) -> Choice | None:
     """Return the recipe that should replace a serving one that is worse than a baseline; None if none should.
 
     Neither a proof nor an approval is required, since what serves does harm.
@@ -296,11 +303,13 @@ def choose_replacement(spec: UseCase, walk: Walks, serving: str) -> Choice | Non
     Parameters
     ----------
     walk : with a column for ``serving``.
+    is_stand_in : whether ``serving`` replaced a broken recipe itself. Then a better recipe needn't wait for a
+        training, and what serves needn't be worse than a baseline.
     """
     baselines = [recipe.name for recipe in spec.training.baselines]
     walk = by_day(spec, walk)
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))
-    worse = max(weights.values()) >= HYSTERESIS * weights[serving]
-    return choice if worse and choice.recipe != serving else None
+    is_worse = is_stand_in or max(weights.values()) >= HYSTERESIS * weights[serving]
+    return choice if is_worse and choice.recipe != serving else None

@@ -153,7 +153,7 @@ def _weights(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Array | Non
     return np.asarray(weights / weights.mean())
 
 
-def _hold_out(spec: UseCase, rows: pa.Table, count: int) -> NDArray[np.bool_] | None:
+def _hold_out(rows: pa.Table, count: int) -> NDArray[np.bool_] | None:
     """Return which rows are of the newest partitions, at most half of all; None if there is only one."""
     keys = partitions_of(rows)
     count = min(count, len(keys) // 2)
@@ -171,7 +171,7 @@ def is_learnable(spec: UseCase, actual: Array) -> bool:
 def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, Any]:
     """Return the searched values with the lowest loss, by the objective, on the newest partitions."""
     grid, budget = ParameterGrid(candidate.search), candidate.search_fits
-    newest = _hold_out(spec, rows, spec.training.test)
+    newest = _hold_out(rows, spec.training.test)
     if newest is None or not is_learnable(spec, actual[~newest]):
         return {name: values[0] for name, values in candidate.search.items()}
     drawn = ParameterSampler(candidate.search, budget, random_state=spec.training.seed)
@@ -199,7 +199,7 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
 def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, int]:
     """Return the number of rounds with the lowest loss on the newest partitions, as a parameter."""
     entry = ESTIMATORS[spec.problem.kind][candidate.estimator]
-    newest = _hold_out(spec, rows, candidate.early_stopping or 0)
+    newest = _hold_out(rows, candidate.early_stopping or 0)
     if newest is None or not is_learnable(spec, actual[~newest]):
         return {}
     held_out_rows = newest & (np.isin(actual, actual[~newest]) if spec.problem.codes else True)
@@ -245,7 +245,7 @@ def _calibrate(
 
     As in scikit-learn's calibration with ``ensemble=False``, but with later rows in place of random folds.
     """
-    newest = _hold_out(spec, rows, spec.training.test)
+    newest = _hold_out(rows, spec.training.test)
     if (
         newest is None
         or not np.isin(actual, actual[~newest]).all()

@@ -12,8 +12,9 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -67,8 +68,7 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
     columns = ["partition", "known", "key", "model"]
-    rows = lake.read(TABLE, {"partition": partitions}, columns) if partitions else None
-    for row in [] if rows is None else rows.to_pylist():
+    for row in lake.rows(TABLE, {"partition": partitions}, columns) if partitions else ():
         stored[row["partition"]].add((row["known"], row["key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
@@ -100,35 +100,12 @@ def _publish(
     arrivals : by partition, those on which its labels became known or changed.
     is_stored : whether a model is in the lake; a row stays as it is if it isn't.
     """
-    partitions, keys = list(due), [*spec.key, "partition"]
+    partitions = list(due)
     kept = {(key, fit.key) for key, fits in due.items() for fit in fits.values() if not is_stored(fit.model)}
     due = {
         key: {name: fit for name, fit in fits.items() if is_stored(fit.model)} for key, fits in due.items()
     }
-    rows = sample(features(lake, spec, partitions), spec)
-    predicted = predict(lake, spec, rows, due)
-    order = np.asarray(rows["partition"].to_pylist(), dtype=object)
-    rows = rows.select(keys).append_column("place", pa.array(np.arange(rows.num_rows)))
-    published = []
-    for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
-        own = rows.filter(pa.array(order == partition, pa.bool_()))
-        labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
-        labeled = labeled.filter(labeled[spec.problem.target].is_valid())
-        places, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
-        for name, fit in due[partition].items():
-            values = predicted[name][places]
-            if np.isnan(values).any():  # its model can't be loaded
-                continue
-            predicts = bool(np.isfinite(values).all())
-            metrics = all_metric_values(spec, actual, values) if predicts else {}
-            losses = row_losses(spec.objective, actual, values) if predicts else values
-            published.append({
-                "partition": partition, "known": known, "recipe": name, "key": fit.key,
-                "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
-                "loss": float(losses.sum()),
-                "metrics": json.dumps(metrics, sort_keys=True),
-            })  # fmt: skip
-    table = pa.Table.from_pylist(published, schema=schemas.WALKS)
+    table = pa.Table.from_pylist([*_walk_rows(lake, spec, due, arrivals)], schema=schemas.WALKS)
     own_keys = recipe_names(spec)
     earlier = lake.read(TABLE, {"partition": partitions})
     if earlier is not None:  # the walks of recipes that were declared before stay
@@ -138,6 +115,38 @@ def _publish(
         table = pa.concat_tables([other.select(table.column_names).cast(schemas.WALKS), table])
     order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "key")]
     lake.publish(TABLE, table.sort_by(order_by), {"partition": partitions})
+
+
+def _walk_rows(
+    lake: Lake,
+    spec: UseCase,
+    due: Mapping[str, Mapping[str, Fit]],
+    arrivals: Mapping[str, Sequence[str]],
+) -> Iterator[dict[str, Any]]:
+    """Yield the walks' rows of some partitions; one whose model can't be loaded is left out."""
+    keys = [*spec.key, "partition"]
+    rows = sample(features(lake, spec, list(due)), spec)
+    predicted = predict(lake, spec, rows, due)
+    order = np.asarray(rows["partition"].to_pylist(), dtype=object)
+    rows = rows.select(keys).append_column("place", pa.array(np.arange(rows.num_rows)))
+    for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
+        own = rows.filter(pa.array(order == partition, pa.bool_()))
+        labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
+        labeled = labeled.filter(labeled[spec.problem.target].is_valid())
+        places, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
+        for name, fit in due[partition].items():
+            values = predicted[name][places]
+            if np.isnan(values).any():
+                continue
+            predicts = bool(np.isfinite(values).all())
+            metrics = all_metric_values(spec, actual, values) if predicts else {}
+            losses = row_losses(spec.objective, actual, values) if predicts else values
+            yield {
+                "partition": partition, "known": known, "recipe": name, "key": fit.key,
+                "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
+                "loss": float(losses.sum()),
+                "metrics": json.dumps(metrics, sort_keys=True),
+            }  # fmt: skip
 
 
 def sample(rows: pa.Table, spec: UseCase) -> pa.Table:
@@ -243,8 +252,7 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     first = partition_before(lake, spec, until, memory(spec))
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     where = {"partition": spec.clock.keys(first, until)}
-    table = lake.read(TABLE, where, ["partition", "known", "key", "rows", "loss"])
-    for row in [] if table is None else table.to_pylist():
+    for row in lake.rows(TABLE, where, ["partition", "known", "key", "rows", "loss"]):
         key = (row["partition"], row["key"])
         if row["key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
             losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["known"], row["rows"], row["loss"]))

@@ -10,6 +10,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -164,6 +165,7 @@ def _texts(expectations: Sequence[Expectation], characters: str) -> list[Any]:
     return list(dict.fromkeys(text for text in like if re.search(regex, text))) or plain
 
 
+@cache  # it is the same in each partition
 def text_like(regex: str, number: int) -> str:
     """Return a text that a simple regular expression matches, a different one for each small number."""
     text = ""
@@ -227,6 +229,7 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     if not rows[spec.features.spine].num_rows:
         return
     file = str(spec.features_file)
+    on_generated = partial(problem, spec, f"{spec.features_file.name} on generated rows", where=file)
     if not spec.features.python and (texts := _texts_as_numbers(spec, rows, partition)):
         yield problem(
             spec,
@@ -242,52 +245,37 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
         again, late, across = _dependent_features(spec, partition)
     except EvergreenError as error:
         if not spec.features.python and error.found.startswith(TEXT_ERRORS):
-            yield problem(
-                spec,
-                f"{spec.features_file.name} on generated rows",
+            yield on_generated(
                 "SQL that runs on texts of letters or of digits, so that joins and leaks can be checked",
                 error.found,
                 "state what the texts look like by expect_column_values_to_match_regex or _be_in_set",
-                where=file,
                 severity="hint",
             )
         else:
-            yield problem(
-                spec,
-                f"{spec.features_file.name} on generated rows",
+            yield on_generated(
                 f"{error.required}, for any rows that the contracts and keys allow",
                 error.found,
                 "join on the whole key of the other source, or aggregate its rows first; keep rows without a "
                 "match by LEFT JOIN; if a column is unique, add it to the source's key",
-                where=file,
             )
         return
     if late:
-        yield problem(
-            spec,
-            f"{spec.features_file.name} on generated rows",
+        yield on_generated(
             "features of rows that were known at the decision, within the lookback",
             f"other values of {', '.join(late)} once later or older rows are added",
             "read the views known_<source>, or limit the rows by known_at, known_until and partition",
-            where=file,
         )
     if again:
-        yield problem(
-            spec,
-            f"{spec.features_file.name} on generated rows",
+        yield on_generated(
             "the same features whenever it runs",
             f"other values of {', '.join(again)} the second time",
             "remove random numbers and the clock, and sort rows where their order matters",
-            where=file,
         )
     if across:
-        yield problem(
-            spec,
-            f"{spec.features_file.name} on generated rows",
+        yield on_generated(
             "features of a partition that don't depend on which other partitions are computed with it",
             f"other values of {', '.join(across)} if the partition before is computed too, as in a training",
             "aggregate within a partition: group by partition or for_partition as well",
-            where=file,
         )
     if spec.features.entity and not (again or late or across):
         yield from _entity_problems(spec, partition)

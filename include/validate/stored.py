@@ -85,13 +85,13 @@ def _contract_problems(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> 
         rows, unreadable = read_snapshots(lake, spec, source, newest)
         result = check_contract(rows, spec, source)
         for number, error in sorted({**result.refused, **unreadable}.items()):
-            yield _refused(spec, source, error, number in unreadable)
+            yield _refused(source, error, number in unreadable)
         broken = result.quarantine
         if not result.refused and not unreadable and broken.num_rows:
             yield _quarantined(spec, source, broken, len(rows), newest[0].partition, newest[-1].partition)
 
 
-def _refused(spec: UseCase, source: str, error: PartitionRefused, unreadable: bool) -> Problem:
+def _refused(source: str, error: PartitionRefused, unreadable: bool) -> Problem:
     part = "columns" if unreadable else "contract"
     remedy = (
         f"declare the columns as they are delivered, under sources.{source}.columns"

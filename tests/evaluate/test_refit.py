@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.evaluate.refit import measure_refit
+from include.evaluate.refit import growth, measure_refit
 from include.features.labels import training_set
 from include.judge.checks import MIN_PAST_MOVES, movement, twin
 from include.judge.context import Check, CheckContext
@@ -97,6 +97,19 @@ def refuse(lake: Lake, model: str) -> None:
 
 
 @pytest.mark.full
+def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_ones(
+    lake: Lake, spec: UseCase
+) -> None:
+    """So a fit may know the rows less well that the fit a week before has seen too."""
+    before, after = read_fits(lake)[-2:]
+    recipe = recipes(spec)[1]
+    joined = before.rows / after.rows
+    aging = recipe.model_copy(update={"half_life": 7})
+    assert growth(spec, recipe, after, before) == 1 - joined > 0
+    assert growth(spec, aging, after, before) == 1 - joined / 2
+    assert growth(spec, recipe, before, after) == 0
+
+
 def test_an_honest_refit_passes(lake: Lake, spec: UseCase) -> None:
     """A week of new rows moves the predictions as far as the weeks before did."""
     refit = measured(lake, spec, NOW)

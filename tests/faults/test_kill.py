@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import pytest
 
 from tests.copies import LIGHT, copy
 from tests.usecases.weekly_sales import world
+from tests.warm import ALL, stand_in
 
 ROOT = Path(__file__).parents[2]
 WEEKS = 20
@@ -45,9 +45,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, 
         "assert {o.outcome for o in found} == {'published'}, found"
     )
     lake = folder / "base" / "lake"
-    subprocess.run(
-        [sys.executable, "-c", code, str(lake), *world.partitions(WEEKS)], env=env, cwd=folder, check=True
-    )
+    command = [stand_in(ALL), "-c", code, str(lake), *world.partitions(WEEKS)]
+    subprocess.run(command, env=env, cwd=folder, check=True)
     return folder, env
 
 
@@ -59,7 +58,7 @@ def _killed(what: str, key: str, prepared: tuple[Path, dict[str, str]]) -> list[
 
 
 def _lines(env: dict[str, str], *module: str) -> list[dict[str, Any]]:
-    command = [sys.executable, "-m", *module]
+    command = [stand_in(ALL), "-m", *module]
     done = subprocess.run(command, env=env, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-4000:]
     return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]

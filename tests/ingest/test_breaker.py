@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from include.spec import UseCase
 from include.spec.source import Fetch
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
+from tests.warm import stand_in
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2024, 1, 1, 6, tzinfo=UTC)
@@ -128,7 +128,7 @@ def test_exactly_one_process_probes(breaker: Breaker) -> None:
     opened(breaker)
     uri = breaker.lake.uri.removesuffix("/weekly_sales")
     later = (START + timedelta(seconds=61)).isoformat()
-    processes = [subprocess.Popen([sys.executable, "-c", PROBE, uri, later], cwd=ROOT) for _ in range(3)]
+    processes = [subprocess.Popen([stand_in(), "-c", PROBE, uri, later], cwd=ROOT) for _ in range(3)]
     assert sorted(process.wait(60) for process in processes) == [0, 3, 3]
 
 

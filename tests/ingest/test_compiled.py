@@ -6,7 +6,6 @@ import itertools
 import math
 import re
 import subprocess
-import sys
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -28,6 +27,7 @@ from include.spec.source import Expectation
 from include.storage.lake import Lake
 from include.storage.schemas import TIME, column_type
 from tests.usecases.weekly_sales import world
+from tests.warm import stand_in
 
 ROOT = Path(__file__).parents[2]
 WHOLE = 2**53 - 1  # pairs of integers are asked of Great Expectations as floats
@@ -288,7 +288,7 @@ def test_no_partition_imports_great_expectations_for_what_is_compiled(
         world.partitions(2)[1],
         shop.absolute().as_uri(),
     ]
-    command = [sys.executable, "-c", PARTITION, *arguments]
+    command = [stand_in(), "-c", PARTITION, *arguments]
     ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert ran.stdout.split() == ["published", "False"]
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from include.cli.app import app
 from include.cli.status_text import status_text
 from include.errors import EvergreenError, NotPublished
-from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
+from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOTES, RUBBER_STAMPED
 from include.models import artifacts
 from include.models.registry import Registry
 from include.ops.status import status
@@ -201,7 +201,7 @@ def test_at_most_one_approved_verdict_may_act_on_each_partition(
     approvals = [{"attempt": str(n), "answer": APPROVED, "by": "ann", "reason": "x"} for n in yes]
     mixed = list(verdicts)
     order.shuffle(mixed)  # type: ignore[attr-defined]
-    asked = [row for row in verdicts if row["verdict"] in approval.APPROVABLE]
+    asked = [row for row in verdicts if row["verdict"] in PROMOTES]
     may = [row for row in asked if missing_consent(mixed, approvals, row) == ""]
     assert {row["key"] for row in may} <= {row["attempt"] for row in approvals}
     for row in may:

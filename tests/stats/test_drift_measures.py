@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pytest
-from evidently import DataDefinition, Dataset, Report
-from evidently.metrics import ValueDrift
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -49,6 +47,9 @@ def figures(reference: Any, current: Any) -> dict[str, float | None]:
 
 def evidently(reference: Any, current: Any, method: str) -> float:
     """Return what Evidently says of the same rows."""
+    from evidently import DataDefinition, Dataset, Report  # seconds, which other workers needn't spend
+    from evidently.metrics import ValueDrift
+
     text = isinstance(reference[0], str)
     definition = DataDefinition(**{"categorical_columns" if text else "numerical_columns": ["c"]})
     sides = [

@@ -283,6 +283,17 @@ def test_a_champion_that_only_a_candidate_beats_is_left_to_the_next_training(spe
     assert choose_replacement(spec, outdone, "boosting") is None
 
 
+def test_a_recipe_that_stands_in_for_a_broken_one_is_replaced_as_soon_as_another_is_better(
+    spec: UseCase,
+) -> None:
+    """What served before has lost its privilege, so nothing is gained by waiting for the next training."""
+    learned = walk(prior=[1.0] * 24, linear=[2.0] * 24, boosting=[3.0] * 10 + [0.5] * 14, forest=[2.0] * 24)
+    assert choose_replacement(spec, learned, "prior") is None
+    choice = choose_replacement(spec, learned, "prior", is_stand_in=True)
+    assert choice is not None
+    assert choice.recipe == "boosting"
+
+
 def test_a_serving_baseline_is_replaced_only_if_another_baseline_beats_it(spec: UseCase) -> None:
     """A baseline is no rival of itself."""
     fine = walk(prior=[1.0] * 24, linear=[0.9] * 24, boosting=[0.3] * 24)

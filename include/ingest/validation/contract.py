@@ -28,6 +28,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
+from include.features.labels import evaluating_labels
 from include.ingest.connectors.request import FETCH_ANEW, request
 from include.ingest.parsing.types import contradicts_time_zone, is_time, to_declared_types
 from include.ingest.validation.compiled import UNIQUE, unmet_aggregates
@@ -267,7 +268,7 @@ class _Validation:
         words = set(re.findall(r"\w+", self.spec.labels.sql.lower()))
         columns = [name for name in typed.column_names if name.lower() in words] or self.declared.key
         rule = f"class(one of {', '.join(classes)})"
-        for place, label in _labels(typed, self.spec, self.source):
+        for place, label in _labels(typed, self.spec):
             other = pc.and_(label.is_valid(), pc.invert(pc.is_in(label, value_set=declared)))
             undeclared = ~self.quarantine.mask[place] & np.asarray(other, bool)
             self.quarantine.add(undeclared, rule, *columns, start=place.start)
@@ -331,24 +332,16 @@ def _typed_schema(source: Source) -> pa.Schema:
     return pa.schema([validated_schema(source).field(name) for name in source.columns])
 
 
-def _labels(typed: pa.Table, spec: UseCase, source: str) -> Iterator[tuple[slice, pa.Array]]:
+def _labels(typed: pa.Table, spec: UseCase) -> Iterator[tuple[slice, pa.Array]]:
     start = 0
     with spill.duckdb_engine() as connection:
         connection.register("typed", typed)
-        try:
+        with evaluating_labels(spec):
             # the spec's own expression, evaluated as in `include.features.labels`
             sql = f"SELECT CAST(({spec.labels.sql}) AS VARCHAR) AS label FROM typed"  # noqa: S608
             for batch in connection.sql(sql).to_arrow_reader(spill.BATCH):
                 yield slice(start, start + batch.num_rows), batch.column(0)
                 start += batch.num_rows
-        except spill.SQL_ERRORS as error:
-            spill.raise_if_out_of_memory(error)
-            raise SpecError(
-                f"{spec.name}: labels.sql",
-                required=f"an expression over {source}'s columns: {', '.join(typed.column_names)}",
-                found=" ".join(str(error).split()),
-                where=str(spec.folder / "usecase.yaml"),
-            ) from None
 
 
 def _row_count_reason(

@@ -116,22 +116,23 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
     def _body(self, attempt: Row, deadline: datetime) -> str:
         """Return what the person reads, as Markdown: the checks, and a link to the report."""
         from include.judge.judge import checks_of
-        from include.reports.html import escape_markdown
+        from include.reports.html import Line, Table, markdown_table
 
         partition = attempt["partition"]
         report = verdict_page(self.usecase, partition, attempt["key"])
-        lines = [
-            f"Version {attempt['version']}, trained on {partition}. "
-            f"[The whole report]({report}). No answer by {deadline:%Y-%m-%d %H:%M} UTC means no.",
-            "",
-            "| check | required | found | |",
-            "|---|---|---|---|",
+        rows: list[Line] = [
+            [
+                check.name,
+                check.required,
+                check.observed + (f" ({check.note})" if check.note else ""),
+                check.outcome,
+            ]
+            for check in checks_of(attempt["checks"])
         ]
-        for check in checks_of(attempt["checks"]):
-            result = f"{check.observed} ({check.note})" if check.note else check.observed
-            cells = (check.name, check.required, result, check.outcome)
-            lines.append("| " + " | ".join(map(escape_markdown, cells)) + " |")
-        return "\n".join(lines)
+        return (
+            f"Version {attempt['version']}, trained on {partition}. "
+            f"[The whole report]({report}). No answer by {deadline:%Y-%m-%d %H:%M} UTC means no.\n\n"
+        ) + markdown_table(Table(["check", "required", "found", ""], rows))
 
     def _result(self, answer: Row) -> dict[str, Any]:
         from include.promote.approval import answer_text

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from evergreen.operators.base import EvergreenOperator, connect, log_champion
-from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
+    from include.references import Ref
     from include.spec import UseCase
     from include.storage.lake import Lake
 
@@ -82,6 +80,7 @@ class ScoreOperator(EvergreenOperator):
 
     def execute(self, context: Context, event: Any = None) -> dict[str, Any]:
         """Return the reference of the partition's predictions."""
+        from include.score.predictions import features_reference
         from include.score.shards import publish_shards
 
         with self.running(context) as (lake, spec, partition):
@@ -89,8 +88,7 @@ class ScoreOperator(EvergreenOperator):
             ref = publish_shards(lake, spec, partition, self.shards) if self.shards else None
             ref = ref or self._score(context, lake, spec, partition, event)
             self.describe_event(context, "predictions", lake, "predictions", ref)
-            features = replace(ref, digest=self._input_digest(lake, ref))
-            self.describe_event(context, "features", lake, "profiles", features)
+            self.describe_event(context, "features", lake, "profiles", features_reference(lake, ref))
             return self.to_xcom(ref)
 
     def _score(self, context: Context, lake: Lake, spec: UseCase, partition: str, event: Any) -> Ref:
@@ -110,13 +108,6 @@ class ScoreOperator(EvergreenOperator):
             self.log.warning("%s", error)
             self.defer_until_deadline(spec, partition)
             return score(lake, spec, partition, requires_features=False)
-
-    @staticmethod
-    def _input_digest(lake: Lake, ref: Ref) -> str:
-        """Return the digest of what the features come from: the sources' rows and the declaration."""
-        (row,) = lake.rows("partitions", {"product": "predictions", "partition": ref.partition})
-        inputs = {name: digest for name, digest in json.loads(row["inputs"]).items() if name != "model"}
-        return digest_json([inputs, row["spec"]])
 
 
 def _refresh_lookback(task: EvergreenOperator, lake: Lake, spec: UseCase, partition: str) -> None:

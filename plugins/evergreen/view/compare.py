@@ -81,14 +81,13 @@ def read_versions(lake: Lake) -> dict[str, Version]:
     from include.promote import ledger
 
     names = ["version", "model", "partition", "spec", "data", "code"]
-    table = lake.read("attempts", None, names, order=["recorded"])  # without the evidence, which is large
-    fitted = lake.read("fits", None, ["model", "recipe"])
+    attempts = lake.rows("attempts", None, names, order=["recorded"])  # without the evidence, which is large
     switches = ledger.switches(lake)
-    recipes = {row["model"]: row["recipe"] for row in (fitted.to_pylist() if fitted is not None else [])}
+    recipes = {row["model"]: row["recipe"] for row in lake.rows("fits", None, ["model", "recipe"])}
     recipes |= {row["model"]: recipe for row in switches if (recipe := row.get("recipe"))}
     versions: dict[str, Version] = {}
     by_model: dict[tuple[str, str], str] = {}
-    for row in [] if table is None else table.to_pylist():
+    for row in attempts:
         if row["version"] not in versions:
             recipe = recipes.get(row["model"], "")
             versions[row["version"]] = Version(name=row["version"], recipe=recipe, **row)
@@ -194,9 +193,8 @@ def _walks(lake: Lake, spec: UseCase, keys: Iterable[str]) -> dict[str, dict[str
     from include.train.walks import TABLE, memory
 
     columns = ["partition", "known", "key", "model", "rows", "loss"]
-    table = lake.read(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"])
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in [] if table is None else table.to_pylist():
+    for row in lake.rows(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"]):
         if row["rows"] and math.isfinite(row["loss"]):  # otherwise its fit couldn't predict them
             walks[row["key"]][row["partition"]] = row  # the newest knowledge comes last
     return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
@@ -244,8 +242,8 @@ def _difference(spec: UseCase, first: dict[str, Row], second: dict[str, Row]) ->
 def _live(lake: Lake, model: str) -> list[Row]:
     """Return the losses of the partitions that a model served, as known now."""
     columns = ["partition", "known", "rows", "loss", "baseline"]
-    table = lake.read("losses", {"model": model}, columns, order=["partition", "known"])
-    newest = {row["partition"]: row for row in (table.to_pylist() if table is not None else [])}
+    rows = lake.rows("losses", {"model": model}, columns, order=["partition", "known"])
+    newest = {row["partition"]: row for row in rows}
     return [row for row in newest.values() if row["rows"]]
 
 
@@ -260,10 +258,8 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
     if not served:
         return {}
     columns = ["partition", "known", "metric", "value", "rows"]
-    table = lake.read("performance", {"partition": sorted(served)}, columns, order=["known"])
-    newest = {
-        (row["metric"], row["partition"]): row for row in (table.to_pylist() if table is not None else [])
-    }
+    rows = lake.rows("performance", {"partition": sorted(served)}, columns, order=["known"])
+    newest = {(row["metric"], row["partition"]): row for row in rows}
     values: dict[str, list[tuple[float, int]]] = defaultdict(list)
     for (metric, partition), row in newest.items():
         if (
@@ -283,8 +279,7 @@ def _verdicts(lake: Lake, spec: UseCase, version: Version) -> list[Row]:
     from include.promote.promotion import attempt_outcome, read_ledgers
 
     where = {"version": version.version, "model": version.model}
-    table = lake.read("attempts", where, order=["recorded"])
-    rows, ledgers = [] if table is None else table.to_pylist(), read_ledgers(lake, spec)
+    rows, ledgers = lake.rows("attempts", where, order=["recorded"]), read_ledgers(lake, spec)
     places = [page_place(row["partition"], row["key"]) for row in rows]
     return [
         {

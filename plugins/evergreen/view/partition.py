@@ -77,7 +77,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
     decision = next(iter(lake.rows("decisions", where)), None)
     findings = _findings(lake, partition)
     earlier, later = _neighbors(lake, spec, partition)
-    attempts, ledgers = lake.read("attempts", where, order=["recorded"]), read_ledgers(lake, spec)
+    ledgers = read_ledgers(lake, spec)
     violations = ["source", "revision", "rule", "column"]
     return {
         "earlier": earlier,
@@ -99,7 +99,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
                 "outcome": attempt_outcome(ledgers, row),
                 "report": _stored_report(lake, row["partition"], row["key"]),
             }
-            for row in (attempts.to_pylist() if attempts is not None else [])
+            for row in lake.rows("attempts", where, order=["recorded"])
         ],
         "labels": _with_inputs(products.get("performance")),
         "metrics": _metrics(lake, spec, partition),
@@ -110,8 +110,8 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
 
 def _neighbors(lake: Lake, spec: UseCase, partition: str) -> tuple[str, str]:
     """Return the ingested partitions before and after one, empty where there is none."""
-    ingested = lake.read("partitions", {"product": list(spec.sources)}, ["partition"])
-    keys = sorted(set(ingested["partition"].to_pylist())) if ingested is not None else []
+    ingested = lake.rows("partitions", {"product": list(spec.sources)}, ["partition"])
+    keys = sorted({row["partition"] for row in ingested})
     before, after = keys[: bisect_left(keys, partition)], keys[bisect_right(keys, partition) :]
     return next(reversed(before), ""), next(iter(after), "")
 

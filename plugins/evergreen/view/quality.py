@@ -45,8 +45,7 @@ def quality_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
     from include.reports.history import MAX_PARTITIONS
 
     names = ["product", "partition", "outcome", "revision", "rows", "quarantined", "duplicates", "note"]
-    table = lake.read("partitions", {"product": list(spec.sources)}, names, order=["partition"])
-    rows = [] if table is None else table.to_pylist()
+    rows = lake.rows("partitions", {"product": list(spec.sources)}, names, order=["partition"])
     span = sorted({row["partition"] for row in rows})[-MAX_PARTITIONS:]
     if not span:
         return {"partitions": []}

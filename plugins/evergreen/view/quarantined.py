@@ -16,8 +16,7 @@ ORDER = ("source", "revision", "part", "row", "rule", "column")
 def quarantined_rows(lake: Lake, spec: UseCase, partition: str) -> tuple[list[dict[str, Any]], int]:
     """Return the first quarantined rows of a partition, with their fields, and how many there are."""
     where = {"source": list(spec.sources), "partition": partition}
-    table = lake.read("quarantine", where, order=ORDER, limit=MAX_ROWS)
-    rows = [] if table is None else table.to_pylist()
+    rows = lake.rows("quarantine", where, order=ORDER, limit=MAX_ROWS)
     return [{**row, "record": _fields(row["record"])} for row in rows], lake.count("quarantine", where)
 
 

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sqlite3
 import subprocess
-import sys
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -25,6 +24,7 @@ from include.ops.restore import restore
 from include.ops.verify import verify
 from include.storage.lake import Lake
 from tests.ops.backup.conftest import NEXT, NOW, Clinic, content, cut_short, flip
+from tests.warm import stand_in
 
 TABLES = ("partitions", "validated_visits", "validated_outcomes", "predictions", "findings", "drift")
 KILLED = """
@@ -184,7 +184,7 @@ def test_what_is_damaged_is_copied_anew_where_it_was_removed_or_cut_short(
 def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Clinic, store: Lake) -> None:
     """Killed before its fortieth write, it isn't offered; the next one copies the rest."""
     killed = subprocess.run(
-        [sys.executable, "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=store.uri)],
+        [stand_in(), "-c", KILLED.format(folder=home.folder, name=home.spec.name, safe=store.uri)],
         cwd=Path(__file__).parents[3],
         timeout=120,
         check=False,
@@ -240,16 +240,19 @@ def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
 
 
 @pytest.mark.parametrize("place", ["lake", "lake/safe", "lake/clinic/safe", "."])
-def test_the_backup_lies_outside_the_lake(tmp_path: Path, place: str) -> None:
+def test_the_backup_lies_outside_the_lake(
+    tmp_path: Path, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What destroys the one must leave the other, by whatever name it is called."""
     (tmp_path / "lake").mkdir()
     (tmp_path / "alias").symlink_to(tmp_path)
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     for to in (tmp_path / place, tmp_path / "alias" / place):
+        monkeypatch.setenv("EVERGREEN_BACKUP", str(to))
         with pytest.raises(BackupError, match="expected an address outside the lake"):
-            backup_store.open_store(str(tmp_path / "lake"), str(to))
-    assert backup_store.open_store(str(tmp_path / "lake"), str(tmp_path / "lakeside")).uri.endswith(
-        "/lakeside/backups"
-    )
+            backup_store.open_store()
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "lakeside"))
+    assert backup_store.open_store().uri.endswith("/lakeside/backups")
 
 
 def test_a_person_backs_up_looks_and_restores(

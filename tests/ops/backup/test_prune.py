@@ -6,7 +6,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +29,7 @@ from include.ops.restore import examine_backup, read_backup, restore
 from include.ops.upkeep import compact, vacuum
 from include.storage.lake import Lake
 from tests.ops.backup.conftest import NOW, Clinic, content, cut_short, flip
+from tests.warm import stand_in
 
 KILLED = """
 import os, signal
@@ -171,7 +171,7 @@ def test_killed_anywhere_what_stays_is_whole_and_the_next_one_ends_it(
     names = taken(tmp_path, store, range(3))
     script = KILLED.format(after=after, safe=tmp_path / "safe")
     killed = subprocess.run(
-        [sys.executable, "-c", script], cwd=Path(__file__).parents[3], timeout=60, check=False
+        [stand_in(), "-c", script], cwd=Path(__file__).parents[3], timeout=60, check=False
     )
     assert killed.returncode == -signal.SIGKILL
     assert sound(store) == names[min(after, 2) :]

@@ -6,7 +6,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ from tests.faults import clocks
 from tests.ops.erasure.conftest import Clinic
 from tests.ops.erasure.killer import CHANCE
 from tests.ops.erasure.test_erase import erased, keys_with
+from tests.warm import ALL, stand_in
 
 ROOT = Path(__file__).parents[3]
 
@@ -28,7 +28,7 @@ def test_killed_before_any_write_and_repeated_it_ends_the_same(
 ) -> None:
     """SIGKILL before every so many writes: the tables, the raw objects and the search end as without it."""
     shutil.copytree(lived, tmp_path / "base")
-    command = [sys.executable, "-m", "tests.ops.erasure.killer", str(tmp_path), str(step)]
+    command = [stand_in(ALL), "-m", "tests.ops.erasure.killer", str(tmp_path), str(step)]
     if "://" in address:
         command.append(address)
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
