@@ -158,6 +158,21 @@ def test_a_forced_champion_is_named_beside_the_version_that_served_the_labels(
         assert f"on {year.KEYS[-1]}, which version 52 served" in text
 
 
+def test_only_a_measure_that_can_raise_an_alarm_has_a_limit(client: year.Client) -> None:
+    """The measures beside the one that decides have none, so a value of theirs can't look beyond it."""
+    answer = client.get("/column/year/number_0")
+    limits = {name: row_of(answer, name)[2] for name in ("PSI decides", "Jensen–Shannon distance")}
+    assert limits == {"PSI decides": "0.25", "Jensen–Shannon distance": "—"}
+
+
+def test_a_page_names_the_glossary_and_the_runbook(client: year.Client) -> None:
+    """Their words aren't all explained on the page."""
+    for page in ("/", "/usecase/year", PAGES["partition"]):
+        assert "docs/glossary.md explains the words on this page, and docs/runbook.md" in words(
+            client.get(page)
+        )
+
+
 def test_who_switched_is_the_same_on_every_page(client: year.Client) -> None:
     """A switch that no person asked for is the gate's on the use case's page, too."""
     assert "refreshed the gate blessed: well" in words(client.get("/usecase/year"))

@@ -370,11 +370,11 @@ def test_a_page_says_that_another_switch_came_first(flights: World) -> None:
     overtaken = flights.attempt(2, SKILLS)
     (champion,) = ledger.champions(ledger.switches(flights.lake))
     ledger.record_switch(flights.lake, lambda _: [{**champion, "version": "7", "model": "7" * 64}])
-    page = Read(flights.page(overtaken))
-    assert "The new model passed, but it isn't deployed." in page.text
-    assert (
-        "What happens next. It isn't deployed. Superseded: judged against version 1 (forest), "
-        "but version 7 (forest) serves: train again." in page.text
+    result = headline(read_attempt(flights.lake, flights.spec, overtaken))
+    assert result.title == "The new model passed, but it isn't deployed."
+    assert result.next_step == (
+        "It isn't deployed. Superseded: judged against version 1 (boosting), but version 7 (boosting) serves: "
+        "train again."
     )
 
 
