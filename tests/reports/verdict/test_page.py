@@ -372,10 +372,10 @@ def test_a_page_says_that_another_switch_came_first(flights: World) -> None:
     ledger.record_switch(flights.lake, lambda _: [{**champion, "version": "7", "model": "7" * 64}])
     result = headline(read_attempt(flights.lake, flights.spec, overtaken))
     assert result.title == "The new model passed, but it isn't deployed."
-    assert result.next_step == (
-        "It isn't deployed. Superseded: judged against version 1 (boosting), but version 7 (boosting) serves: "
-        "train again."
+    superseded = (
+        "Superseded: judged against version 1 (boosting), but version 7 (boosting) serves: train again."
     )
+    assert result.next_step == f"It isn't deployed. {superseded}"
 
 
 def test_the_page_says_whose_losses_they_are(flights: World) -> None:
