@@ -401,6 +401,8 @@ def test_a_rollback_that_cannot_serve_is_refused(
     version = lake.version("switches")
     with pytest.raises(NotPublished, match=r"found v7, which never was .*; choose one of v1, v2, v3"):
         rollback(lake, weekly, "7", "ann", "slow")
+    with pytest.raises(NotPublished, match=r"found 'abc', which never was"):
+        rollback(lake, weekly, "vabc", "ann", "slow")
     for by, reason in (("", "slow"), ("ann", " ")):
         with pytest.raises(EvergreenError, match="a name and a reason"):
             rollback(lake, weekly, None, by, reason)

@@ -156,7 +156,7 @@ def test_the_command_line_refuses_it_too(
         ("2023-12-25", "2024-02-05", "found a first one before schedule.start; choose .* from 2024-01-01 on"),
         ("2024-02-19", "2024-02-26", "found a first one still to come; choose a first one up to 2024-02-12"),
         ("2024-01-30", "2024-02-02", "found none between them; choose a range with 2024-01-29 or 2024-02-05"),
-        ("2024-01-01", "soon", "expected a date such as 2013-03-01, but found 'soon'"),
+        ("2024-01-01", "soon", "expected a date such as 2013-03-01, but found 'soon'; give a partition of"),
     ],
 )
 def test_a_range_that_the_schedule_has_not_had_is_refused(
