@@ -12,7 +12,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -315,6 +315,17 @@ class Lake:
         """Return the version of a table, -1 if it doesn't exist."""
         files = self._current_files(table)
         return -1 if files is None else files.version
+
+    @translate_store_errors
+    def written_at(self, table: str, partition: str) -> datetime | None:
+        """Return when the newest file with a partition's rows was written (UTC); None if none was."""
+        delta = self.open(table)
+        times = [
+            row["modification_time"]
+            for row in (predicates.list_files(delta) if delta else [])
+            if (row.get("min.partition") or "") <= partition <= (row.get("max.partition") or "")
+        ]
+        return datetime.fromtimestamp(max(times) / 1000, UTC) if times else None
 
     def _table_uri(self, table: str) -> str:
         return f"{self.uri}/tables/{validate_key(table)}"
