@@ -2,16 +2,16 @@
 
 ## When
 
-By hand, with the range in the form. Each mapped task loads one month of one source, with the functions of the
-batch DAG, so the resulting rows are the same.
+By hand, with the range in the form; it is clipped at the newest partition. Each mapped task loads one month
+of one source, with the functions of the batch DAG, so the resulting rows are the same.
 
 ## Changes
 
-The sources' rows of these partitions, each partition replaced as a whole.
+The sources' rows of these partitions, each partition replaced as a whole. The run's note says which.
 
 ## If it is red
 
-No partition of that month and source could be published; the log has the first reason.
+No partition of that month and source could be published; the log and the run's note have the first reason.
 """
 
 from airflow.sdk import DAG, Param, TaskGroup
@@ -19,6 +19,7 @@ from airflow.sdk import DAG, Param, TaskGroup
 from evergreen.defaults import arguments, use_cases
 from evergreen.operators.base import task_doc
 from evergreen.operators.ingest import IngestRangeOperator, PlanRangeOperator
+from evergreen.timetable import RangeTimetable
 from include.spec import UseCase
 
 
@@ -28,7 +29,7 @@ def history(spec: UseCase) -> DAG:
         "first": Param(spec.schedule.start, type="string", format="date", title="First partition"),
         "last": Param(type="string", format="date", title="Last partition"),
     }
-    dag = DAG(**arguments(spec, "history", __doc__), schedule=None, params=form)
+    dag = DAG(**arguments(spec, "history", __doc__), schedule=RangeTimetable(spec.name), params=form)
     with dag, TaskGroup("ingest"):
         plan = PlanRangeOperator(task_id="plan", usecase=spec.name)
         IngestRangeOperator.partial(

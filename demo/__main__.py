@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from datetime import date, datetime
+from pathlib import Path
 
 from demo.airflow_api import POLL, AirflowApi, AirflowError, Json
 from demo.home import REPOSITORY
@@ -148,16 +149,19 @@ def summary(stack: Stack) -> str:
     return process.stdout
 
 
+def _secrets(stack: Stack) -> Path:
+    return stack.home.root / "secrets" / "secrets.json"
+
+
 def addresses(stack: Stack) -> str:
     """Return the servers' addresses and logins."""
     home = stack.home
-    secrets = home.root / "secrets" / "secrets.json"
     return "\n".join(
         [
             f"  Airflow  {home.url('airflow')}   user admin, password {home.secrets['airflow']}",
             f"  MLflow   {home.url('mlflow')}   user admin, password {home.secrets['mlflow']}",
             f"  S3       {home.url('s3')}   buckets lake, landing, mlflow",
-            f"  All passwords: {secrets}",
+            f"  All passwords: {_secrets(stack)}",
             "  `make down` stops the servers; `make clean` also removes their data.",
         ]
     )
@@ -171,7 +175,8 @@ def main() -> None:
         print("Servers, on 127.0.0.1 only:")
         stack.up(progress=show)
         booted = time.monotonic() - begin
-        print(f"\n{USECASE}, by Airflow ({stack.home.url('airflow')}):")
+        login = f"user admin, password in {_secrets(stack)}"
+        print(f"\n{USECASE}, by Airflow ({stack.home.url('airflow')}, {login}):")
         story = Story(AirflowApi.of(stack.home), stack.check)
         try:
             story.play()

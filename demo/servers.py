@@ -50,7 +50,6 @@ class Server:
     once: bool = False
     as_postgres: bool = False
     stop_signal: int = SIGTERM
-    timeout: float = 90.0
 
 
 def pid_file(home: Home, name: str) -> Path:

@@ -29,6 +29,10 @@ Progress = Callable[[str, str, float], None]  # server, what happened, seconds i
 
 LISTED = 8  # names of a folder's content
 PORT_TIMEOUT = 3.0  # seconds to wait for a port
+SLOW_START, START_TIMEOUT = (
+    90.0,
+    600.0,
+)  # seconds after which a start is slow, and fails though the process lives
 STOP_TIMEOUT = 10.0  # seconds before a server is killed
 
 # Variables of other stacks and clouds that a shell may have, and one that would slow down every import.
@@ -120,11 +124,11 @@ class Stack:
             return
         self._stop(server.name)  # it hangs, has left children, or has outdated settings
         with name_server_in_errors(self.home, server):
-            self._start(server, env)
+            self._start(server, env, partial(progress, server.name, "is still starting"))
             server.finish(self.home)
         progress(server.name, "done" if server.once else "up", time.monotonic() - begin)
 
-    def _start(self, server: Server, env: dict[str, str]) -> None:
+    def _start(self, server: Server, env: dict[str, str], still_starting: Callable[[float], None]) -> None:
         for name in server.ports:
             # The last threads of a killed server may keep its port for a moment.
             if not process.until(partial(is_free, self.home.ports[name]), PORT_TIMEOUT):
@@ -143,15 +147,19 @@ class Stack:
         def ended() -> bool:
             return started.poll() is not None
 
-        in_time = process.until(
-            lambda: ended() or (not server.once and server.ready(self.home)), server.timeout
-        )
+        def decided() -> bool:
+            return ended() or (not server.once and server.ready(self.home))
+
+        in_time = process.until(decided, SLOW_START)
+        if not in_time:
+            still_starting(SLOW_START)
+            in_time = process.until(decided, START_TIMEOUT - SLOW_START)
         if server.once and started.poll() == 0:
             pid_file(self.home, server.name).unlink()
         elif ended():
             raise server_error(self.home, server, f"stopped while starting (exit code {started.returncode})")
         elif not in_time:
-            raise server_error(self.home, server, f"was not ready after {server.timeout:.0f} s")
+            raise server_error(self.home, server, f"was not ready after {START_TIMEOUT:.0f} s")
 
     def _server_variables(self, server: Server) -> dict[str, str]:
         """Return the variables that only this server gets."""
@@ -217,7 +225,7 @@ def clean(home: Home, progress: Progress = lambda *_: None) -> str:
 
 def show(server: str, event: str, seconds: float) -> None:
     """Print a line of progress."""
-    print(f"  {server:<14} {event:<11} {seconds:5.1f} s", flush=True)
+    print(f"  {server:<14} {event:<17} {seconds:5.1f} s", flush=True)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ def server_error(home: Home, server: Server, problem: str) -> StackError:
     """Return an error with a server's problem and the end of its log."""
     path = log_file(home, server.name)
     lines = path.read_text(errors="replace").splitlines()[-LAST_LINES:] if path.exists() else []
+    lines = lines or ["(it is empty)"]
     ports = ", ".join(f"{name} {home.ports[name]}" for name in server.ports)
     return StackError(
         "\n".join(

@@ -14,7 +14,7 @@ from evergreen import run_note
 from evergreen.deadline import PredictionsDue
 from evergreen.links import PREFIX, MlflowLink, OverviewLink, ReportLink, VerdictLink, address
 from evergreen.manual_run import PartitionFromForm
-from evergreen.timetable import UseCaseTimetable
+from evergreen.timetable import RangeTimetable, UseCaseTimetable
 
 _ICON = (
     "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 24 24' fill='none'"
@@ -46,7 +46,7 @@ class EvergreenPlugin(AirflowPlugin):
         MlflowLink(),
     ]
 
-    timetables: list[Any] = [UseCaseTimetable]  # noqa: RUF012  # as above
+    timetables: list[Any] = [UseCaseTimetable, RangeTimetable]  # noqa: RUF012  # as above
     fastapi_root_middlewares: list[Any] = [  # noqa: RUF012  # as above
         {"middleware": PartitionFromForm, "name": "a run's partition from its form"}
     ]

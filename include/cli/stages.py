@@ -130,7 +130,7 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
     from include.judge.evidence import attempt_key_of
     from include.models.registry import Registry
     from include.promote.promotion import judge_and_record, promote
-    from include.reports.verdict import draw_verdict
+    from include.reports.verdict import draw_blocked, draw_verdict
     from include.train.pipeline import train
 
     registry = Registry()
@@ -143,7 +143,9 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
         draw_verdict(lake, spec, attempt, registry)
         yield Ref(f"{lake.uri}/tables/attempts", partition, attempt, note=verdict.sentence)
         promotion = promote(lake, spec, attempt, registry=registry)
-        if promotion.switch is not None:
+        if promotion.switch is None:
+            draw_blocked(lake, spec, attempt, registry)
+        else:
             yield promotion.switch
 
 

@@ -78,8 +78,8 @@ def _attempts(status: Row) -> Iterator[str]:
         yield "\nlast attempts"
         for row in status["attempts"]:
             yield f"  {row['partition']}  v{row['version']}  {row['key'][:8]}  {row['sentence']}"
-            if row["approval"]:
-                yield f"    {row['approval']}"
+            if row["outcome"]:
+                yield f"    {row['outcome']}"
 
 
 def _performance(status: Row) -> Iterator[str]:

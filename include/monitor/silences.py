@@ -149,10 +149,13 @@ def record_silence(
     keys += [alert_key(row) for row in log.silences]
     names = {alert_name(*key): key for key in keys}
     if alert not in names:
+        found = f"open are {', '.join(names)}" if names else "no open alert"
+        if (check := alert.partition(":")[0].strip()) in {check.name for check in CHECKS if not check.alerts}:
+            found = f"an alarm of {check}, which raises no alert and notifies nobody; {found}"
         raise EvergreenError(
             f"{spec.name}: alert {alert!r}",
             required="an open alert",
-            found=f"open are {', '.join(names)}" if names else "no open alert",
+            found=found,
             where=f"{lake.uri}/tables/findings",
             remedy="name one as the alerts page does, such as data: weather",
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from include.monitor.state import PERFORMANCE, never_labeled
@@ -26,6 +26,9 @@ Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 Row = dict[str, Any]
 MAX_OVERDUE = 2  # partitions whose labels may be late before the status is blind
 MAX_TRAININGS = 2  # scheduled trainings without a newer model before the status is aging
+MONITORING = timedelta(
+    hours=1
+)  # after the scoring, a monitor task that hasn't ended may be running or retried
 DEGRADING = ("performance", "concept")  # checks whose alarm says that the model is bad
 
 
@@ -52,6 +55,7 @@ def health(
     switches: Sequence[Row],
     served_by: Mapping[str, int],
     findings: Sequence[Row],
+    scored_at: datetime | None = None,
 ) -> Health:
     """Return the status of a use case.
 
@@ -61,12 +65,14 @@ def health(
     switches : rows of `switches`, oldest first.
     served_by : rows of the newest scored partition by step of the fallback chain.
     findings : those of the newest monitored partition.
+    scored_at : when the newest partition was scored; None if that isn't known.
     """
     scored, champion = scored_partitions(partitions), ledger.live_champion(switches)
     age = None
     if champion and scored:
         age = max(len(spec.clock.keys(champion["judged_on"], scored[-1])) - 1, 0)
-    status, reason = next(_problems(spec, now, scored, partitions, switches, served_by, findings))
+    problems = _problems(spec, now, scored, partitions, switches, served_by, findings, scored_at)
+    status, reason = next(problems)
     return Health(status, reason, age)
 
 
@@ -78,6 +84,7 @@ def _problems(
     switches: Sequence[Row],
     served_by: Mapping[str, int],
     findings: Sequence[Row],
+    scored_at: datetime | None = None,
 ) -> Iterator[tuple[Status, str]]:
     """Yield each status that applies with its sentence, the most urgent first, and "fresh" last."""
     if not scored:
@@ -96,8 +103,9 @@ def _problems(
         reason = ledger.why_no_champion(switches, newest) or "no model could predict them"
         yield "broken", f"A constant predicted {constant:,} of {rows:,} rows of {newest}: {reason}."
 
-    if ("monitor", newest) not in published:
-        yield "blind", f"{newest} was scored, but isn't monitored: clear its monitor task."
+    if ("monitor", newest) not in published and (scored_at is None or now - scored_at > MONITORING):
+        at = f" at {scored_at:%Y-%m-%d %H:%M} UTC" if scored_at else ""
+        yield "blind", f"{newest} was scored{at}, but isn't monitored: clear its monitor task."
     due = {
         key: spec.clock.shift(key, spec.labels.delay)
         for key in scored

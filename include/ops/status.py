@@ -9,7 +9,7 @@ from typing import Any
 from include.errors import PartitionError
 from include.promote import ledger
 from include.promote.ledger import trials_on
-from include.promote.promotion import approval_status, awaiting_approval, read_ledgers
+from include.promote.promotion import attempt_outcome, awaiting_approval, read_ledgers
 from include.spec import UseCase
 from include.storage.lake import Lake
 
@@ -128,10 +128,10 @@ def pending(lake: Lake, spec: UseCase) -> Row | None:
 
 
 def attempts(lake: Lake, spec: UseCase) -> list[Row]:
-    """Return the last verdicts, oldest first, each with the state of its approval."""
+    """Return the last verdicts, oldest first, each with its approval and what blocks its switch."""
     names = ("key", "partition", "verdict", "version", "sentence")
     ledgers, rows = read_ledgers(lake, spec), ledger.attempts(lake)[-RECENT:]
-    return [{**_select(row, *names), "approval": approval_status(ledgers, row)} for row in rows]
+    return [{**_select(row, *names), "outcome": attempt_outcome(ledgers, row)} for row in rows]
 
 
 def performance(lake: Lake) -> Row:

@@ -341,7 +341,8 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     line = ledger.champion_history(ledgers.switches)
     live, rival = line[-1]["model"] if line else "", json.loads(attempt["evidence"])["champion"]
     if live != rival:
-        return f"superseded: judged against {rival[:8] or 'no champion'}, now {live[:8]} serves"
+        judged_against, serving = (_champion_name(ledgers.switches, model) for model in (rival, live))
+        return f"superseded: judged against {judged_against}, but {serving} serves: train again"
     challenger = challenger_on_trial(ledgers.switches, line[-1]) if line else None
     if challenger is not None:
         version, since = challenger["version"], challenger["effective_from"]
@@ -354,6 +355,14 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     return approval.missing_consent(ledgers.verdicts, ledgers.approvals, attempt)
 
 
+def _champion_name(switches: Sequence[Row], model: str) -> str:
+    """Return a champion's version and recipe, ``no champion`` for no model."""
+    for row in reversed(ledger.champions(switches)):
+        if row["model"] == model:
+            return f"version {row['version']}" + (f" ({row['recipe']})" if row["recipe"] else "")
+    return model[:8] or "no champion"
+
+
 def awaiting_approval(lake: Lake, spec: UseCase) -> Row | None:
     """Return the attempt that waits for approval: at most one, since a newer one supersedes it."""
     ledgers = read_ledgers(lake, spec)
@@ -361,18 +370,22 @@ def awaiting_approval(lake: Lake, spec: UseCase) -> Row | None:
     return next((row for row in rows if promotion_blocker(ledgers, row) == approval.WAITS), None)
 
 
-def approval_status(ledgers: LedgerSnapshot, attempt: Row) -> str:
-    """Return the state of an attempt's approval, empty if the gate asks nobody.
-
-    An approval without a switch states what blocks it.
-    """
-    if attempt["verdict"] not in PROMOTES or not ledgers.needs_approval(attempt):
+def switch_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
+    """Return why there is no switch to an attempt that passed the gate; empty if there is one."""
+    keys = (attempt["key"], ledger.forced_key(attempt["key"]))
+    switched = any(row["attempt"] in keys and row["role"] != "baseline" for row in ledgers.switches)
+    if switched or attempt["verdict"] not in PROMOTES:
         return ""
-    row = approval.answer_to(ledgers.approvals, attempt["key"])
-    answer = approval.answer_text(row) if row else ""
-    switched = switch_for_request(ledgers.switches, attempt["key"])
-    blocker = "" if switched else promotion_blocker(ledgers, attempt)
-    return "; ".join(text for text in dict.fromkeys((answer, blocker)) if text)
+    return promotion_blocker(ledgers, attempt)
+
+
+def attempt_outcome(ledgers: LedgerSnapshot, attempt: Row) -> str:
+    """Return a person's answer to an attempt that passed the gate, and what blocks its switch."""
+    answer = ""
+    if attempt["verdict"] in PROMOTES and ledgers.needs_approval(attempt):
+        row = approval.answer_to(ledgers.approvals, attempt["key"])
+        answer = approval.answer_text(row) if row else ""
+    return "; ".join(text for text in dict.fromkeys((answer, switch_blocker(ledgers, attempt))) if text)
 
 
 # before and after the switch

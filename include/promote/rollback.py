@@ -85,7 +85,7 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     raise NotPublished(
         f"{spec.name}: rollback",
         required="a version that was champion" if to else "a champion before the live one",
-        found=f"v{to}, which never was" if to else versions,
+        found=f"{f'v{to}' if to.isdigit() else repr(to)}, which never was" if to else versions,
         where=f"{lake.uri}/tables/switches",
         remedy=f"{remedy}; if the champion fails, the next step of the fallback chain serves",
     )

@@ -26,6 +26,7 @@ class MetricChart:
     ----------
     metric : its name.
     newest, partition : its value on the last partition that has one.
+    versions : those that served that partition's labeled rows, such as ``version 3``; empty if unknown.
     required : such as ``at least 0.65``; empty without a requirement.
     tone : ``bad`` if the newest value misses the requirement, else ``warn`` if the baseline is better, or
         ``good``.
@@ -39,6 +40,7 @@ class MetricChart:
     metric: str
     newest: float
     partition: str
+    versions: str
     required: str
     tone: str
     why: str
@@ -65,6 +67,10 @@ def metric_chart(
     if not values:
         return None
     newest = max(values)
+    served = {row["version"] for row in lake.rows("losses", {"partition": newest}) if row["rows"]} - {
+        "",
+        None,
+    }
     every = [*values.values(), *baseline_values.values(), *([rule.limit] if rule else [])]
     low, high = min(every), max(every)
     places = {partition: place for place, partition in enumerate(partitions)}
@@ -86,6 +92,7 @@ def metric_chart(
         metric=metric,
         newest=values[newest],
         partition=newest,
+        versions=f"version{'s' if len(served) > 1 else ''} {', '.join(sorted(served))}" if served else "",
         required=f"{rule.side} {rule.limit:g}" if rule else "",
         tone="bad" if not is_met else "warn" if loses else "good",
         why=f"It {' and '.join(parts)}." if parts else "",

@@ -15,6 +15,7 @@ from include.errors import EvergreenError
 from include.judge.checks import alpha_shares, judgeable, loss_increase
 from include.judge.context import Check, requirement_text
 from include.judge.evidence import CHALLENGER, Evidence, Fairness, Slice, list_names
+from include.judge.judge import PROMOTES
 from include.models.registry import Registry
 from include.promote import ledger
 from include.reports import charts
@@ -73,7 +74,8 @@ def draw_verdict(
     ----------
     key : of the attempt, or of the forced verdict on it.
     registry : its model version gets copies of page and cards, the verdict's sentence as its description, and
-        the verdict as a tag. If it is down, that is logged and not an error, since the lake has them.
+        the verdict as a tag, both with what blocks the switch. If it is down, that is logged and not an
+        error, since the lake has them.
     links : label and URL of pages that the description leads to.
 
     Returns
@@ -100,6 +102,18 @@ def draw_verdict(
     return place
 
 
+def draw_blocked(
+    lake: Lake,
+    spec: UseCase,
+    key: str,
+    registry: Registry | None,
+    links: Sequence[tuple[str, str]] = (),
+) -> None:
+    """Draw the page of an attempt again that passed the gate and isn't switched to, with the reason."""
+    if ledger.attempt(lake, key)["verdict"] in PROMOTES:
+        draw_verdict(lake, spec, key, registry, links)
+
+
 def draw_forced(
     lake: Lake,
     spec: UseCase,
@@ -117,10 +131,13 @@ def _copy_to_registry(
     registry: Registry, attempt: AttemptData, files: dict[str, bytes], links: Sequence[tuple[str, str]]
 ) -> None:
     name, version = attempt.spec.name, attempt.evidence.version
-    paragraphs = [escape_markdown(attempt.row["sentence"]), *(f"[{label}]({url})" for label, url in links)]
+    blocker, verdict = attempt.blocker, attempt.row["verdict"]
+    texts = [attempt.row["sentence"], *([f"Not deployed: {blocker}"] if blocker else [])]
+    paragraphs = [*map(escape_markdown, texts), *(f"[{label}]({url})" for label, url in links)]
     try:
         registry.put(registry.run_of(name, version), files)
-        registry.describe(name, version, "\n\n".join(paragraphs), {"verdict": attempt.row["verdict"]})
+        tags = {"verdict": f"{verdict}, not deployed" if blocker else verdict}
+        registry.describe(name, version, "\n\n".join(paragraphs), tags)
     except EvergreenError as error:
         log.warning(
             "%s v%s: couldn't copy report and cards to MLflow; they are in the lake: %s", name, version, error

@@ -21,6 +21,8 @@ from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, CHAMPION, Eviden
 from include.judge.judge import checks_of
 from include.models import outputs
 from include.promote import ledger
+from include.promote.approval import WAITS
+from include.promote.promotion import read_ledgers, switch_blocker
 from include.spec import UseCase
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
 from include.stats.profiles import Profile
@@ -73,6 +75,7 @@ class AttemptData:
     test_rows : None if the rows weren't stored, or there are none.
     newer_champion : partition of a champion's evidence that was already newer than this attempt, empty if
         there was none; an attempt that is older than the champion is recorded and never deployed.
+    blocker : why there is no switch to an attempt that passed the gate; empty if it waits for approval.
     source_partitions : rows of `partitions` of the sources, up to the attempt's partition.
     """
 
@@ -84,6 +87,7 @@ class AttemptData:
     test_rows: ScoredTestRows | None
     champion: PreviousChampion | None
     newer_champion: str
+    blocker: str
     training_data: TrainingData
     source_partitions: Sequence[Row]
 
@@ -125,6 +129,7 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
     """
     row = ledger.attempt(lake, key)
     evidence = Evidence.from_json(row["evidence"])
+    blocker = switch_blocker(read_ledgers(lake, spec), row)
     forced = lake.rows("attempts", {"key": ledger.forced_key(evidence.key)})
     source_partitions = lake.rows("partitions", {"product": list(spec.sources)})
     return AttemptData(
@@ -136,6 +141,7 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
         test_rows=_read_test_rows(lake, evidence),
         champion=_read_champion(lake, spec, evidence),
         newer_champion=_newer_champion(lake, row),
+        blocker=blocker if blocker != WAITS else "",
         training_data=_read_training_data(lake, spec, evidence.model, evidence.partition),
         source_partitions=[row for row in source_partitions if row["partition"] <= evidence.partition],
     )

@@ -53,6 +53,8 @@ def headline(attempt: AttemptData) -> Headline:
     title = TITLES.get(verdict, verdict)
     if attempt.newer_champion and verdict in PROMOTES:
         title = "The new model passed, but it is too old to be deployed."
+    elif attempt.blocker:
+        title = "The new model passed, but it isn't deployed."
     elif verdict == BLESSED and attempt.evidence.is_refresh:
         title = "The serving recipe, fitted again on newer data, may replace the champion."
     return Headline(TONES.get(verdict, ""), title, _reasons(attempt), _next_step(attempt, verdict))
@@ -149,6 +151,8 @@ def _next_step(attempt: AttemptData, verdict: str) -> str:
             "The attempt is recorded and not deployed: a champion was judged on newer partitions, up to "
             f"{attempt.newer_champion}."
         )
+    if attempt.blocker:
+        return f"It isn't deployed. {attempt.blocker[0].upper()}{attempt.blocker[1:]}."
     if verdict == NOT_ENOUGH:
         advice = "Train again once more partitions have matured."
         return f"{_live_model(attempt)}. {advice}"

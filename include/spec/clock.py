@@ -55,7 +55,7 @@ def is_frequent(cron: str) -> bool:
 
 
 def _no_key(key: object, required: str) -> PartitionError:
-    remedy = "give the partition in the trigger form's field, or backfill a range of dates"
+    remedy = "give a partition of the schedule, as the pages and `status` list them"
     return PartitionError("partition", required=required, found=repr(key), remedy=remedy)
 
 

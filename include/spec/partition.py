@@ -1,4 +1,4 @@
-"""The partitions that a run may write: on the schedule, within its range, and not in the future."""
+"""The partitions and ranges that a run may write: on the schedule and not in the future."""
 
 from __future__ import annotations
 
@@ -57,4 +57,41 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
         f"{schedule.start} {until}",
         found=problem,
         remedy=f"{choice}, or change `schedule` in usecase.yaml",
+    )
+
+
+def last_of_range(spec: UseCase, first: str, last: str, now: datetime) -> str:
+    """Return the last partition of a range that may be loaded: ``last``, or the newest by ``now``.
+
+    Parameters
+    ----------
+    first, last : each a partition or a day.
+
+    Raises
+    ------
+    PartitionError
+        when they are swapped, one is beyond the schedule, or no partition between them has come.
+    """
+    schedule, clock = spec.schedule, spec.clock
+    begin, end, newest = clock.start_of(first), clock.end_of(last), clock.newest(now)
+    final = min(end, newest)
+    if begin > end:
+        problem, remedy = "the two swapped", f"choose {last} as the first and {first} as the last"
+    elif begin < spec.start:
+        problem, remedy = "a first one before schedule.start", f"choose a first one from {schedule.start} on"
+    elif spec.end is not None and end > spec.end:
+        problem, remedy = "a last one after schedule.end", f"choose a last one up to {schedule.end}"
+    elif begin > final:
+        problem, remedy = "a first one still to come", f"choose a first one up to {newest}"
+    elif not clock.keys(begin, final):
+        problem, remedy = "none between them", f"choose a range with {' or '.join(clock.around(first))}"
+    else:
+        return final
+    until = f"to {schedule.end}" if schedule.end else "on"
+    raise PartitionError(
+        f"{spec.name}/{first} to {last}",
+        required=f"a first and a last partition of the schedule {schedule.batch!r} ({schedule.timezone}) "
+        f"from {schedule.start} {until}",
+        found=problem,
+        remedy=remedy,
     )

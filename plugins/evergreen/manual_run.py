@@ -1,4 +1,4 @@
-"""Middleware that gives a manually triggered run the partition key from the form's *Partition* field.
+"""Middleware that gives a manually triggered run its partition key from the form's fields.
 
 Airflow's own field for the partition key is hidden under *Advanced Options*. The key of a run can't be
 changed later, and a backfill uses it to determine missing runs. So *Partition* is copied into the key when
@@ -14,14 +14,14 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from datetime import UTC, datetime
 from typing import Any
 
-from evergreen.timetable import NO_PARTITION
+from evergreen.timetable import NO_PARTITION, RANGE
 from include.spec import names
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
-PARTITIONED = ("batch", "training")
+PARTITIONED, RANGED = ("batch", "training"), ("history",)
 # the form and other clients; the same form opened from an asset; a task that triggers a DAG
 ROUTES = re.compile(
     r"/api/v2/dags/(?P<form>[^/]+)/dagRuns$|/api/v2/assets/\d+/materialize$|/execution/dag-runs/(?P<task>[^/]+)/[^/]+$"
@@ -29,7 +29,7 @@ ROUTES = re.compile(
 
 
 class PartitionFromForm:
-    """API server middleware that copies a new run's *Partition* into its partition key and its note."""
+    """API server middleware that copies a new run's *Partition*, or its range, into its key and its note."""
 
     def __init__(self, app: Callable[[Message, Receive, Send], Awaitable[None]]) -> None:
         self.app = app
@@ -66,15 +66,21 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
         if isinstance(fields.get("partition"), str):
             fields["partition"] = fields["partition"].strip()  # a pasted key may have a space
         partition, key = fields.get("partition"), request.get("partition_key")
+        bounds = [fields.get(name) or "" for name in ("first", "last")]
     except (ValueError, AttributeError):
         return body  # Airflow reports the error
     dag = form or task
-    if not (_has_partitions(dag) if dag else "partition" in fields):
+    if dag and _is_one_of(dag, RANGED):
+        note, partition = "Partitions {} to {}".format(*bounds), RANGE.join(bounds) if all(bounds) else None
+    elif _is_one_of(dag, PARTITIONED) if dag else "partition" in fields:
+        partition = partition or (None if task else NO_PARTITION)
+        note = f"Partition {key or partition}"
+    else:
         return body
-    key = key or partition or (None if task else NO_PARTITION)
+    key = key or partition
     if key is None:
         return body
-    request |= {"partition_key": key, "note": request.get("note") or f"Partition {key}"}
+    request |= {"partition_key": key, "note": request.get("note") or note}
     if form and not request.get("dag_run_id"):  # lists of runs show the run id, not the partition key
         request["dag_run_id"] = f"manual__{key}__{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%f}"
     # with a logical date after the DAG's end, the run would succeed without any task instances
@@ -82,6 +88,6 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
     return json.dumps(request).encode()
 
 
-def _has_partitions(dag: str) -> bool:
+def _is_one_of(dag: str, clocks: tuple[str, ...]) -> bool:
     usecase, _, clock = dag.rpartition("__")
-    return clock in PARTITIONED and usecase in names()
+    return clock in clocks and usecase in names()

@@ -1,4 +1,4 @@
-"""The timetable of the batch and training DAGs, which also validates partitions that a person chose.
+"""The timetables of the DAGs with partitions, which also validate what a person chose.
 
 Airflow asks the timetable for the point in time of a run's partition key. `CronPartitionTimetable` returns
 midnight even if the schedule has another hour, so a backfill would run the partition a second time. It also
@@ -13,19 +13,21 @@ from datetime import UTC, datetime, time, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.exceptions import InvalidPartitionKeyError
+from airflow.timetables.simple import NullTimetable
 from airflow.timetables.trigger import CronPartitionTimetable
 from pendulum import instance
 
 from include.errors import EvergreenError
 from include.spec import load
 from include.spec.clock import Clock, day_of
-from include.spec.partition import check_partition, missing_partition
+from include.spec.partition import check_partition, last_of_range, missing_partition
 
 if TYPE_CHECKING:
     from airflow.timetables.base import DagRunInfo
     from pendulum import DateTime
 
 NO_PARTITION = "none"  # the key of a manual run whose form has an empty Partition; Airflow takes no empty key
+RANGE = ".."  # between the first and the last partition in the key of a run of a range
 
 
 class UseCaseTimetable(CronPartitionTimetable):
@@ -96,3 +98,34 @@ class UseCaseTimetable(CronPartitionTimetable):
         scheduled = self._align_to_next(earliest)
         # a training can be triggered for a partition without a scheduled one
         return scheduled if self._format_key(scheduled) == partition_key else earliest
+
+
+class RangeTimetable(NullTimetable):
+    """No schedule: each run is started by a person, and its key is a range of partitions.
+
+    :param usecase: the use case's name; its declaration is read to validate a range.
+    """
+
+    partitioned_at_runtime = True  # Airflow takes a run's key without having a partition for it
+
+    def __init__(self, usecase: str) -> None:
+        super().__init__()
+        self.usecase = usecase
+
+    def serialize(self) -> dict[str, Any]:
+        """Return the argument, for the scheduler and the API server."""
+        return {"usecase": self.usecase}
+
+    @classmethod
+    def deserialize(cls, data: dict[str, Any]) -> RangeTimetable:
+        """Return the timetable from its serialized argument."""
+        return cls(data["usecase"])
+
+    def resolve_partition_date(self, partition_key: str | None) -> None:
+        """Raise InvalidPartitionKeyError if the range isn't valid; a range has no date."""
+        if partition_key is not None:
+            first, _, last = partition_key.partition(RANGE)
+            try:
+                last_of_range(load(self.usecase), first, last, datetime.now(UTC))
+            except EvergreenError as error:
+                raise InvalidPartitionKeyError(str(error)) from None

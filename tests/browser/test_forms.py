@@ -51,6 +51,18 @@ def test_history_loads_the_range_of_the_form(house: House, loaded: str) -> None:
     assert loaded == "Success"
     partitions = house.lake(FORMS).rows("partitions", {"product": "sales"})
     assert {row["partition"] for row in partitions} == set(NIGHTS[: WEEKS - 4])
+    (run,) = house.api.call("GET", f"/dags/{HISTORY}/dagRuns")["dag_runs"]
+    assert f"sales {NIGHTS[0]} to {CHAMPION}: {WEEKS - 4} published" in run["note"]
+
+
+def test_the_form_refuses_a_range_that_is_swapped(house: House, person: Person, loaded: str) -> None:
+    """The dialog stays open with the reason in red, and no run is made."""
+    before = _runs(house, HISTORY)
+    dialog = person.open_form(HISTORY)
+    person.fill_in(dialog, first=CHAMPION, last=OLDER)
+    person.submit(dialog)
+    expect(dialog.get_by_text(f"choose {OLDER} as the first and {CHAMPION} as the last")).to_be_visible()
+    assert _runs(house, HISTORY) == before
 
 
 def test_a_training_from_the_form_is_of_its_partition(house: House, person: Person, champion: str) -> None:

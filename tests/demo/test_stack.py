@@ -7,7 +7,10 @@ import socket
 import stat
 import subprocess
 import sys
+from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -15,7 +18,7 @@ import requests
 from demo import process
 from demo.home import Home
 from demo.postgres import connect
-from demo.servers import log_file, pid_file
+from demo.servers import Server, log_file, pid_file
 from demo.stack import Stack, StackError
 from demo.world import s3_client
 from tests.demo.processes import members, only_loopback
@@ -114,6 +117,32 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
     assert "weather stopped while starting (exit code 1)" in said
     assert str(log_file(stack.home, "weather")) in said
     assert "No module named" in said
+
+
+@pytest.mark.parametrize(
+    ("polls", "outcome"),
+    [(200, "up"), (10**6, r"weather was not ready after 600 s. The end of .*:\n    \(it is empty\)")],
+)
+def test_a_server_that_lives_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, polls: int, outcome: str
+) -> None:
+    """On a busy machine a start takes minutes, which the user reads meanwhile; here each poll is a second."""
+    stack, asked, seconds = Stack(tmp_path / "home"), count(), count()
+    server = Server("weather", lambda _: ["sleep", "600"], lambda _: next(asked) > polls)
+    monkeypatch.setattr("demo.stack.SERVERS", (server,))
+    monkeypatch.setattr("demo.stack.BY_NAME", {"weather": server})
+    monkeypatch.setattr(
+        process, "time", SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _: None)
+    )
+    progress: list[str] = []
+    try:
+        with nullcontext() if outcome == "up" else pytest.raises(StackError, match=outcome):
+            stack.up(["weather"], lambda server, event, taken: progress.append(event))
+    finally:
+        sleeper = process.running(pid_file(stack.home, "weather"))
+        assert sleeper is not None
+        sleeper.kill()
+    assert progress == ["is still starting", "up"][: 2 if outcome == "up" else 1]
 
 
 def test_a_stranger_with_our_number_is_spared(tmp_path: Path) -> None:

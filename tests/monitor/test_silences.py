@@ -164,6 +164,10 @@ def test_only_a_named_person_silences_an_open_alert(lake: Lake) -> None:
     monitored(lake, DAYS[0], STOPS)
     with pytest.raises(EvergreenError, match="expected an open alert, but found open are data: stops"):
         act("acknowledge", TEMP)
+    with pytest.raises(
+        EvergreenError, match="found an alarm of drift, which raises no alert and notifies nobody"
+    ):
+        act("acknowledge", ("drift", "temp"))
     with pytest.raises(AirflowFailException, match="mute: expected Partition, but found an empty field"):
         act("mute", STOPS)
     with pytest.raises(AirflowFailException, match="expected a date such as"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from include.spec.load import read
 
 MONDAYS = ["2024-03-04", "2024-03-11", "2024-03-18", "2024-03-25"]
 NOW = datetime(2024, 3, 26, tzinfo=UTC)
+AGES = timedelta(minutes=50), timedelta(hours=2)  # of predictions
 SCORED = [
     {"partition": partition, "product": "predictions", "outcome": "published", "rows": 40, "note": ""}
     for partition in ("2024-03-04", "2024-03-18")
@@ -79,6 +80,14 @@ def test_what_is_wrong_gives_the_status(
     result = health(weekly, NOW, **facts(**changed))
     assert result.status == status
     assert words in result.reason
+
+
+def test_a_partition_that_was_scored_just_now_isnt_blind(weekly: UseCase) -> None:
+    """Its run is still at work; an hour later the sentence says since when it waits."""
+    unmonitored = facts(partitions=rows(("monitor", MONDAYS[-1])))
+    young, old = (health(weekly, NOW, **unmonitored, scored_at=NOW - age) for age in AGES)
+    assert (young.status, old.status) == ("fresh", "blind")
+    assert "2024-03-25 was scored at 2024-03-25 22:00 UTC, but isn't monitored: clear its" in old.reason
 
 
 def test_the_most_urgent_status_is_given(weekly: UseCase) -> None:

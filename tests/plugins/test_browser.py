@@ -131,6 +131,25 @@ def test_a_page_follows_light_and_dark_and_fits_a_phone(site: Site, page: Page, 
     assert complaints == []
 
 
+@pytest.mark.parametrize(
+    "path", ["usecase/year", "partition/year/2024-11-30", "compare/year?a=10&b=10-linear"]
+)
+def test_on_a_phone_each_cell_is_a_line_behind_its_heading(site: Site, page: Page, path: str) -> None:
+    """No table is scrolled sideways, no heading is cut off its cells, and a long text has the row's width."""
+    page.set_viewport_size({"width": 390, "height": 800})
+    page.goto(f"{site.url}/evergreen/{path}", wait_until="load")
+    tables = page.locator(".scroll")
+    assert tables.count()
+    assert tables.evaluate_all("all => all.filter(box => box.scrollWidth > box.clientWidth).length") == 0
+    why = page.locator("td[data-label=Why], td[data-label=Finding]").first
+    assert why.evaluate("cell => getComputedStyle(cell, '::before').content") in ('"Why"', '"Finding"')
+    box = why.bounding_box()
+    assert box is not None
+    assert box["width"] > 300
+    page.set_viewport_size({"width": 1280, "height": 800})
+    assert why.evaluate("cell => getComputedStyle(cell, '::before').content") == "none"
+
+
 def test_a_report_in_its_frame_has_the_colors_of_airflow(site: Site, page: Page) -> None:
     """Airflow's theme wins over the system's, although the frame can't read it."""
     page.emulate_media(color_scheme="light")

@@ -59,6 +59,18 @@ def test_the_space_of_a_pasted_partition_is_dropped(airflow: TestClient) -> None
     assert (body["partition_key"], body["conf"]) == ("2013-03-01", {"partition": "2013-03-01"})
 
 
+def test_a_history_has_its_range_as_key_and_note(airflow: TestClient) -> None:
+    """So its dialog can refuse the range; without both ends the first task does."""
+    history = FORM.replace("batch", "history")
+    body = _received(airflow, history, {"conf": {"first": "2013-01-01", "last": "2013-02-28"}})
+    assert (body["partition_key"], body["note"]) == (
+        "2013-01-01..2013-02-28",
+        "Partitions 2013-01-01 to 2013-02-28",
+    )
+    assert body["dag_run_id"].startswith("manual__2013-01-01..2013-02-28__")
+    assert _received(airflow, history, {"conf": {"last": "2013-02-28"}}) == {"conf": {"last": "2013-02-28"}}
+
+
 def test_a_key_and_a_note_of_ones_own_stay(airflow: TestClient) -> None:
     """Those who know Airflow's own fields may use them."""
     own = {"conf": {}, "partition_key": "2013-03-02", "note": "once more"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import json
 import re
 import shutil
 import time
@@ -108,6 +109,79 @@ def perform(lake: Lake, **values: float) -> None:
     ]  # fmt: skip
     table = pa.Table.from_pylist(rows, schemas.PERFORMANCE)
     lake.publish("performance", table, {"partition": [year.KEYS[-1]]})
+
+
+@pytest.mark.parametrize(
+    "page", ["/usecase/year", f"/partition/year/{year.KEYS[-1]}", "/compare/year?a=overtaken&b=10"]
+)
+def test_a_challenger_that_passed_and_isnt_switched_to_says_why(
+    copied: Lake, client: year.Client, page: str
+) -> None:
+    """It was blessed against a champion that serves no longer, and looks nowhere as if it served."""
+    (row,) = copied.rows("attempts", {"key": year.digest("attempt", year.TRAININGS[-1])})
+    overtaken = {"key": "overtaken", "version": "overtaken", "model": "m", "partition": year.KEYS[-1]}
+    champion = {"champion": year.digest("boosting", year.TRAININGS[-2])}
+    row |= {**overtaken, "evidence": json.dumps(champion), "recorded": row["recorded"] + 1}
+    table = pa.Table.from_pylist([row], schemas.ATTEMPTS)
+    copied.append_at("attempts", table, copied.version("attempts"))
+    assert (
+        "blessed: well superseded: judged against version 51 (boosting), "
+        "but version 52 (boosting) serves: train again"
+    ) in words(client.get(page))
+
+
+def test_between_scoring_and_monitoring_there_are_no_alarms_yet(copied: Lake, client: year.Client) -> None:
+    """The newest partition was scored just now: it is neither blind nor without drift."""
+    key = year.KEYS[-1]
+    (scored,) = copied.rows("partitions", {"product": "predictions", "partition": key})
+    where = {"product": ["predictions", "monitor"], "partition": key}
+    copied.publish("partitions", pa.Table.from_pylist([scored], schemas.PARTITIONS), where)
+    for table, schema in (("findings", schemas.FINDINGS), ("decisions", schemas.DECISIONS)):
+        copied.publish(table, schema.empty_table(), {"partition": key})
+    text = words(client.get("/usecase/year"))
+    assert "Alarms, last partition — not monitored yet" in text
+    assert "isn't monitored" not in text
+
+
+def test_a_forced_champion_is_named_beside_the_version_that_served_the_labels(
+    copied: Lake, client: year.Client
+) -> None:
+    """The champion was forced after the newest labels, so the metric is of the version before it."""
+    champion = ledger.live_champion(ledger.switches(copied))
+    assert champion is not None
+    forced = {"version": "77", "kind": "forced", "by": "ann", "attempt": ledger.forced_key("key")}
+    ledger.record_switch(copied, lambda _: [{**champion, **forced}])
+    overview, usecase = (words(client.get(page)) for page in ("/", "/usecase/year"))
+    assert "version 77, forced" in overview
+    assert "forced by ann, serves" in usecase
+    for text in (overview, usecase):
+        assert f"on {year.KEYS[-1]}, which version 52 served" in text
+
+
+def test_only_a_measure_that_can_raise_an_alarm_has_a_limit(client: year.Client) -> None:
+    """The measures beside the one that decides have none, so a value of theirs can't look beyond it."""
+    answer = client.get("/column/year/number_0")
+    limits = {name: row_of(answer, name)[2] for name in ("PSI decides", "Jensen–Shannon distance")}
+    assert limits == {"PSI decides": "0.25", "Jensen–Shannon distance": "—"}
+
+
+def test_a_page_names_the_glossary_and_the_runbook(client: year.Client) -> None:
+    """Their words aren't all explained on the page."""
+    for page in ("/", "/usecase/year", PAGES["partition"]):
+        assert "docs/glossary.md explains the words on this page, and docs/runbook.md" in words(
+            client.get(page)
+        )
+
+
+def test_who_switched_is_the_same_on_every_page(client: year.Client) -> None:
+    """A switch that no person asked for is the gate's on the use case's page, too."""
+    assert "refreshed the gate blessed: well" in words(client.get("/usecase/year"))
+
+
+@pytest.mark.parametrize("page", ["/", "/usecase/year", "/alerts/year", f"/partition/year/{year.KEYS[-1]}"])
+def test_a_page_with_alarms_or_alerts_says_which_alarms_raise_none(client: year.Client, page: str) -> None:
+    """Drift is an alarm, and no alert."""
+    assert "An alarm of drift raises no alert" in words(client.get(page))
 
 
 @pytest.mark.parametrize(

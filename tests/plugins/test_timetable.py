@@ -11,7 +11,7 @@ from airflow.models.backfill import InvalidBackfillDateRange
 from airflow.timetables.base import TimeRestriction
 from pendulum import instance
 
-from evergreen.timetable import NO_PARTITION, UseCaseTimetable
+from evergreen.timetable import NO_PARTITION, RangeTimetable, UseCaseTimetable
 from include.spec import load
 from include.spec.clock import Clock
 
@@ -115,3 +115,12 @@ def test_a_training_is_of_the_partition_at_or_before_it(monkeypatch: pytest.Monk
     assert [made.resolve_partition_date(key) for key in keys] == [info.partition_date for info in infos]
     moment = made.resolve_partition_date("2024-03-09T1105Z")
     assert moment == datetime(2024, 3, 9, 11, 5, tzinfo=UTC)
+
+
+def test_a_range_that_isnt_valid_is_refused_before_its_run_exists() -> None:
+    """The form shows the sentence; a valid range has no date of its own."""
+    ranges = RangeTimetable.deserialize(RangeTimetable("flight_delay").serialize())
+    assert ranges.resolve_partition_date("2013-01-01..2013-02-28") is None
+    assert ranges.resolve_partition_date(None) is None
+    with pytest.raises(InvalidPartitionKeyError, match="the two swapped; choose 2013-03-01 as the first"):
+        ranges.resolve_partition_date("2013-03-10..2013-03-01")

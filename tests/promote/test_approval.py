@@ -24,7 +24,7 @@ from include.promote import approval, ledger
 from include.promote.approval import APPROVED, EXPIRED, REJECTED, WAITS, find_attempt, missing_consent
 from include.promote.promotion import (
     Promotion,
-    approval_status,
+    attempt_outcome,
     awaiting_approval,
     force,
     judge_and_record,
@@ -152,7 +152,7 @@ def test_a_refit_of_the_serving_recipe_is_asked_about_only_where_all_are(
             approval.record_answer(lake, spec, keys[0], APPROVED, "ann", "a start", AT)
         promote(lake, spec, keys[-1], registry=gone)
     kinds = [row["kind"] for row in ledger.champions(ledger.switches(lake))]
-    states = [approval_status(read_ledgers(lake, spec), ledger.attempt(lake, key)) for key in keys]
+    states = [attempt_outcome(read_ledgers(lake, spec), ledger.attempt(lake, key)) for key in keys]
     superseded = f"superseded by the verdict of {THIRD}"
     assert (kinds, states[1:]) == {
         "changes": (["promoted", "refreshed"], ["", WAITS]),
@@ -252,7 +252,7 @@ def test_the_status_says_what_waits_and_what_was_answered(
     found = status(lake, human)
     assert found["waiting"]["key"] == second
     superseded = f"approved by ann: fine; superseded by the verdict of {SECOND}"
-    assert [row["approval"] for row in found["attempts"]] == [superseded, WAITS]
+    assert [row["outcome"] for row in found["attempts"]] == [superseded, WAITS]
     said = status_text({**found, "partitions": 1})
     assert f"waits for approval: v2 of partition {SECOND}, {second[:8]}" in said
     assert superseded in said
@@ -260,9 +260,9 @@ def test_the_status_says_what_waits_and_what_was_answered(
     promote(lake, human, second, registry=gone)
     found = status(lake, human)
     assert found["waiting"] is None
-    assert found["attempts"][1]["approval"] == "approved by bob: better"
+    assert found["attempts"][1]["outcome"] == "approved by bob: better"
     assert found["champion"]["by"] == "bob"
-    assert approval_status(read_ledgers(lake, weekly), ledger.attempt(lake, second)) == ""
+    assert attempt_outcome(read_ledgers(lake, weekly), ledger.attempt(lake, second)) == ""
 
 
 def test_a_person_names_an_attempt_by_its_partition_or_its_key(lake: Lake, judged: Try) -> None:

@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from airflow.sdk.exceptions import AirflowSkipException, TaskAwaitingInput
 from airflow.sdk.execution_time import task_runner
 
 from evergreen.operators.approve import FIRST_ASKED, ApproveOperator
+from evergreen.operators.operate import OperateOperator
 from evergreen.operators.train import PromoteOperator
 from include.judge.judge import checks_of
 from include.models import artifacts
@@ -37,7 +39,7 @@ class Desk:
         self.shown: list[Any] = []
         self.kept: dict[str, str] = {}
         self.get, self.set = self.kept.get, self.kept.__setitem__
-        self.context: Any = {"task_instance": self, "ti": self, "task_state_store": self}
+        self.context: Any = {"task_instance": self, "ti": self, "task_state_store": self, "run_id": "run"}
 
     def send(self, msg: Any) -> None:
         """Take a question."""
@@ -170,3 +172,19 @@ def test_silence_is_written_down_switches_nothing_and_holds_up_no_later_training
     desk.kept.clear()  # another task, another store
     asked(desk, later).execute_complete(desk.context, desk.event("Approve", by="ann", reason="better"))
     assert PromoteOperator(**later).execute(desk.context)["note"].startswith("v2 promoted by ann, champion")
+
+
+def test_a_force_with_nothing_to_do_leaves_the_first_runs_links_in_mlflow(
+    lake: Lake, desk: Desk, judged: Callable[..., dict[str, Any]], caplog: pytest.LogCaptureFixture
+) -> None:
+    """The version's description leads to the run that forced it; here MLflow is down, which each try logs."""
+    judged(1, FIRST)
+    form = {"action": "force", "reason": "a try", "attempt": FIRST}
+    run = SimpleNamespace(triggering_user_name="ann")
+    for number, run_id in enumerate(("first", "first", "second")):
+        caplog.clear()
+        context = {**desk.context, "params": form, "dag_run": run, "run_id": run_id}
+        note = OperateOperator(task_id="operate", usecase="weekly_sales").execute(context)["note"]
+        assert note.startswith("nothing to do: " if number else "v1 forced by ann")
+        drawn = "couldn't copy report and cards to MLflow" in caplog.text
+        assert drawn == (run_id == "first")

@@ -14,6 +14,7 @@ from include.errors import EvergreenError, ModelError, NotPublished, TrainingOut
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED
 from include.models import artifacts
 from include.models.registry import Registry
+from include.ops import status
 from include.promote import ledger
 from include.promote.ledger import trials_on
 from include.promote.promotion import force, judge_and_record, mirror_aliases, promote
@@ -268,7 +269,7 @@ def test_a_backfilled_training_is_recorded_and_never_deployed(
 def test_a_verdict_about_another_champion_is_superseded(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Two challengers beat the same champion: the second to be promoted was never compared with the first."""
+    """Two challengers beat the same champion: the second, never compared with the first, is shown as such."""
     first = attempt(1, FIRST)
     judge_and_record(lake, weekly, first)
     promote(lake, weekly, _key(first), registry=registry)
@@ -277,7 +278,11 @@ def test_a_verdict_about_another_champion_is_superseded(
     assert promote(lake, weekly, _key(two), registry=registry).switch is not None
     with caplog.at_level("INFO"):
         assert promote(lake, weekly, _key(three), registry=registry).switch is None
-    assert "superseded: judged against" in caplog.text
+    superseded = "superseded: judged against version 1 (forest), but version 2 (forest) serves: train again"
+    assert superseded in caplog.text
+    assert [row["outcome"] for row in status.attempts(lake, weekly)] == ["", "", superseded]
+    force(lake, weekly, _key(three), "ann", "it is better", registry=registry)
+    assert [row["outcome"] for row in status.attempts(lake, weekly)] == ["", "", "", ""]
 
 
 def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: Attempt) -> None:
@@ -396,6 +401,8 @@ def test_a_rollback_that_cannot_serve_is_refused(
     version = lake.version("switches")
     with pytest.raises(NotPublished, match=r"found v7, which never was .*; choose one of v1, v2, v3"):
         rollback(lake, weekly, "7", "ann", "slow")
+    with pytest.raises(NotPublished, match=r"found 'abc', which never was"):
+        rollback(lake, weekly, "vabc", "ann", "slow")
     for by, reason in (("", "slow"), ("ann", " ")):
         with pytest.raises(EvergreenError, match="a name and a reason"):
             rollback(lake, weekly, None, by, reason)

@@ -12,15 +12,16 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 from typer.testing import CliRunner
 
-from evergreen.operators.ingest import IngestOperator
+from evergreen.operators.ingest import IngestOperator, PlanRangeOperator
 from evergreen.operators.monitor import MonitorOperator
 from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import ScoreOperator
 from evergreen.operators.train import TrainOperator
+from evergreen.run_note import CLIPPED, REFUSAL, history_note
 from include.cli.app import app
 from include.errors import PartitionError
 from include.spec import UseCase, load
-from include.spec.partition import check_partition
+from include.spec.partition import check_partition, last_of_range
 from include.storage.lake import Lake
 
 USECASES = Path(__file__).parents[1] / "usecases"
@@ -142,3 +143,78 @@ def test_the_command_line_refuses_it_too(
     with pytest.raises(PartitionError, match=problem):
         CliRunner().invoke(app, ["run", stage, "weekly_sales", *partitions], catch_exceptions=False)
     assert Lake("weekly_sales").keys("") == []
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "sentence"),
+    [
+        (
+            "2024-02-12",
+            "2024-01-01",
+            "found the two swapped; choose 2024-01-01 as the first and 2024-02-12 as",
+        ),
+        ("2023-12-25", "2024-02-05", "found a first one before schedule.start; choose .* from 2024-01-01 on"),
+        ("2024-02-19", "2024-02-26", "found a first one still to come; choose a first one up to 2024-02-12"),
+        ("2024-01-30", "2024-02-02", "found none between them; choose a range with 2024-01-29 or 2024-02-05"),
+        ("2024-01-01", "soon", "expected a date such as 2013-03-01, but found 'soon'; give a partition of"),
+    ],
+)
+def test_a_range_that_the_schedule_has_not_had_is_refused(
+    weekly: UseCase, first: str, last: str, sentence: str
+) -> None:
+    """The remedy names dates that may be chosen."""
+    with pytest.raises(PartitionError, match=sentence):
+        last_of_range(weekly, first, last, NOW)
+
+
+def test_a_range_ends_with_the_schedule_and_at_the_newest_partition(weekly: UseCase) -> None:
+    """A last partition after schedule.end is refused, and one still to come is clipped."""
+    assert last_of_range(weekly, "2024-01-01", "2024-02-05", NOW) == "2024-02-05"
+    assert last_of_range(weekly, "2024-01-01", "2062-01-01", NOW) == "2024-02-12"
+    schedule = weekly.schedule.model_copy(update={"end": "2024-02-05"})
+    with pytest.raises(PartitionError, match=r"a last one after schedule.end; choose .* up to 2024-02-05"):
+        last_of_range(weekly.model_copy(update={"schedule": schedule}), "2024-01-01", "2024-02-12", NOW)
+
+
+def planned(first: str, last: str) -> tuple[list[dict[str, str]], dict[str, Any]]:
+    """Return the tasks that a history run plans, and what it leaves for the run's note."""
+    task = SimpleNamespace(left={})
+    task.xcom_push = task.left.__setitem__
+    context: Any = {"params": {"first": first, "last": last}, "ti": task}
+    try:
+        return PlanRangeOperator(task_id="plan", usecase="weekly_sales").execute(context), task.left
+    except AirflowFailException:
+        return [], task.left
+
+
+def test_a_history_loads_nothing_of_the_future_and_its_note_says_so(weekly: UseCase) -> None:
+    """No task has a partition that is still to come."""
+    tasks, left = planned("2024-01-01", "2062-01-01")
+    newest = weekly.clock.newest(datetime.now(UTC))
+    assert max(task["last"] for task in tasks) == newest
+    assert left == {CLIPPED: f"Clipped at {newest}, the newest partition."}
+    assert planned("2024-01-01", "2024-02-05")[1] == {}
+
+
+def test_a_history_that_no_dialog_refused_is_refused_by_its_first_task(weekly: UseCase) -> None:
+    """So is one that the command line started; the reason is left for the run's note."""
+    tasks, left = planned("2024-02-05", "2024-01-01")
+    assert tasks == []
+    assert "the two swapped" in left[REFUSAL]
+
+
+def test_the_note_of_a_history_has_what_was_loaded_by_source() -> None:
+    """The months of a source are one range, with their outcomes; refusals and what was clipped come first."""
+    months = [
+        {"source": "sales", "first": "2024-02-05", "last": "2024-02-26", "counts": {"published": 4}},
+        {"source": "sales", "first": "2024-01-01", "last": "2024-01-29",
+         "counts": {"published": 4, "refused": 1}},
+        {"source": "prices", "first": "2024-02-05", "last": "2024-02-26", "counts": {"published": 4}},
+    ]  # fmt: skip
+    stored = [*(("loaded", month) for month in months), ("clipped", "Clipped."), ("return_value", {})]
+    assert history_note([*stored, ("refusal", "prices: not there")]) == [
+        "prices: not there",
+        "Clipped.",
+        "prices 2024-02-05 to 2024-02-26: 4 published; "
+        "sales 2024-01-01 to 2024-02-26: 8 published, 1 refused",
+    ]

@@ -20,6 +20,7 @@ from structlog.contextvars import bind_contextvars
 from evergreen import lineage
 from evergreen.assets import product
 from evergreen.links import OverviewLink, PageLink, absolute_url
+from evergreen.run_note import REFUSAL
 from include import errors
 from include.environment import Endpoint, use_connections
 from include.references import Ref
@@ -120,6 +121,16 @@ class EvergreenOperator(StoreOperator):
         """Do as `opened` does, for the run's partition, which it yields too."""
         with self.opened() as (lake, spec):
             yield lake, spec, partition_of(context, spec)
+
+    @contextmanager
+    def refusals_noted(self, context: Context) -> Iterator[None]:
+        """Log an error of the block and leave it for the run's note; see `evergreen.run_note`."""
+        try:
+            yield
+        except (AirflowFailException, errors.EvergreenError) as error:
+            self.log.error("%s", error)
+            context["ti"].xcom_push(REFUSAL, str(error))
+            raise
 
     def defer_until_deadline(self, spec: UseCase, partition: str) -> None:
         """Defer the task to try again in a few minutes, unless the scoring deadline comes first."""

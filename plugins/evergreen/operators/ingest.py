@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import EvergreenOperator, connect
+from evergreen.run_note import CLIPPED, LOADED, loaded_text
 from include.errors import SourceUnavailable
 from include.references import Ref
 
@@ -59,21 +60,29 @@ class IngestOperator(EvergreenOperator):
 
 
 class PlanRangeOperator(EvergreenOperator):
-    """Split the form's range of partitions by source and month, for one mapped task each."""
+    """Split the form's range of partitions by source and month, for one mapped task each.
+
+    A range that ends in the future is clipped at the newest partition.
+    """
 
     def execute(self, context: Context) -> list[dict[str, str]]:
         """Return the arguments of each mapped task: source, first and last partition."""
-        form, ranges = context["params"], []
-        with self.opened() as (_, spec):
+        from include.spec.partition import last_of_range
+
+        (first, last), ranges = (context["params"][name] for name in ("first", "last")), []
+        with self.refusals_noted(context), self.opened() as (_, spec):
+            final = last_of_range(spec, first, last, datetime.now(UTC))
+            if spec.clock.after(final) <= spec.clock.end_of(last):
+                context["ti"].xcom_push(CLIPPED, f"Clipped at {final}, the newest partition.")
             for source in spec.sources:
-                partitions = spec.partitions(source, form["first"], form["last"])
+                partitions = spec.partitions(source, first, final)
                 for _, group in groupby(partitions, key=lambda partition: partition[:7]):
                     month = list(group)
                     ranges.append({"source": source, "first": month[0], "last": month[-1]})
             if not ranges:
                 raise AirflowFailException(
-                    f"{self.usecase}: no partition lies between {form['first']} and {form['last']}; "
-                    f"the schedule runs from {spec.schedule.start} to {spec.schedule.end or 'today'}"
+                    f"{self.usecase}: expected a source with partitions from {first} to {final}, but found "
+                    "that all are declared to start later; choose a later range, or change `sources.X.start`"
                 )
             return ranges
 
@@ -94,6 +103,10 @@ class IngestRangeOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the range; fail if the source failed or no partition was published."""
+        with self.refusals_noted(context):
+            return self._load(context)
+
+    def _load(self, context: Context) -> dict[str, Any]:
         from include.ingest.connectors.request import NotAvailableYet
         from include.ingest.pipeline import ingest
 
@@ -109,8 +122,8 @@ class IngestRangeOperator(EvergreenOperator):
         counts = Counter(outcome.outcome for outcome in outcomes)
         if outcomes and not counts["published"]:
             raise AirflowFailException(outcomes[0].note)
-        summary = ", ".join(f"{count} {name}" for name, count in counts.items())
-        note = f"{self.source} {self.first} to {self.last}: {summary}"
+        loaded = {"source": self.source, "first": self.first, "last": self.last, "counts": dict(counts)}
+        context["ti"].xcom_push(LOADED, loaded)
         rows = sum(outcome.rows for outcome in outcomes)
         table = f"{lake.uri}/tables/validated_{self.source}"
-        return self.to_xcom(Ref(table, f"{self.first}..{self.last}", rows=rows, note=note))
+        return self.to_xcom(Ref(table, f"{self.first}..{self.last}", rows=rows, note=loaded_text([loaded])))

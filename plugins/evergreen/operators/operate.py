@@ -10,8 +10,6 @@ from airflow.sdk.exceptions import AirflowFailException
 from evergreen.links import description_links
 from evergreen.operators.base import EvergreenOperator
 from evergreen.operators.upkeep import back_up
-from evergreen.run_note import REFUSAL
-from include.errors import EvergreenError
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -28,17 +26,14 @@ class OperateOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
-        try:
-            with self.opened() as (lake, spec):
-                return self.to_xcom(self._run_action(context, lake, spec))
-        except (AirflowFailException, EvergreenError) as error:
-            self.log.error("%s", error)
-            context["ti"].xcom_push(REFUSAL, str(error))
-            raise
+        with self.refusals_noted(context), self.opened() as (lake, spec):
+            return self.to_xcom(self._run_action(context, lake, spec))
 
     def _run_action(self, context: Context, lake: Lake, spec: UseCase) -> Ref:
         form = context["params"]
         by = context["dag_run"].triggering_user_name or ""
+        if form["action"] in ("verify", "back up"):
+            self._refuse_other_fields(form)
         if form["action"] == "verify":
             return self._verify(lake, spec)
         if form["action"] == "back up":
@@ -63,6 +58,16 @@ class OperateOperator(EvergreenOperator):
         return str(value)
 
     @staticmethod
+    def _refuse_other_fields(form: Any) -> None:
+        """Refuse an action of the whole use case that was given a part of it, which it would ignore."""
+        filled = [name for name, value in form.items() if name not in ("action", "reason") and value]
+        if filled:
+            raise AirflowFailException(
+                f"{form['action']}: expected no other field, since it is of the whole use case, but found "
+                f"{', '.join(filled)}; trigger again and leave {'it' if len(filled) == 1 else 'them'} empty"
+            )
+
+    @staticmethod
     def _verify(lake: Lake, spec: UseCase) -> Ref:
         from include.ops.verify import verify
 
@@ -80,17 +85,18 @@ class OperateOperator(EvergreenOperator):
 
     def _force(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:
         from include.models.registry import Registry
+        from include.promote import ledger
         from include.promote.approval import find_attempt
-        from include.promote.ledger import forced_key
-        from include.promote.promotion import force
+        from include.promote.promotion import force, switch_for_request
         from include.reports.verdict import draw_forced
 
         reason, attempt = self._required(form, "reason", "Why"), self._required(form, "attempt", "Attempt")
         row, registry = find_attempt(lake, attempt), Registry()
         ref = force(lake, spec, row["key"], by, reason, registry=registry, request=request)
-        forced = forced_key(row["key"])
-        links = description_links(self.usecase, row["partition"], forced, self.dag_id, request)
-        draw_forced(lake, spec, row["key"], registry, links)
+        if switch_for_request(ledger.switches(lake), request):  # else it serves already, by an earlier run
+            forced = ledger.forced_key(row["key"])
+            links = description_links(self.usecase, row["partition"], forced, self.dag_id, request)
+            draw_forced(lake, spec, row["key"], registry, links)
         return ref
 
     def _withdraw(self, lake: Lake, spec: UseCase, form: Any, by: str, request: str) -> Ref:

@@ -116,7 +116,7 @@ class JudgeOperator(EvergreenOperator):
 class PromoteOperator(EvergreenOperator):
     """Promote the challenger if its verdict and the approval allow it, by one commit.
 
-    If they don't and there is no champion, its baseline is set to serve.
+    If they don't, its page says why, and without a champion its baseline is set to serve.
 
     :param verdict: the verdict's reference.
     """
@@ -133,11 +133,15 @@ class PromoteOperator(EvergreenOperator):
         from include.models.registry import Registry
         from include.promote import ledger
         from include.promote.promotion import promote
+        from include.reports.verdict import draw_blocked
 
         with self.opened() as (lake, spec):
-            add_log_fields(model_version=str(ledger.attempt(lake, self.verdict["uri"])["version"]))
-            promotion = promote(lake, spec, self.verdict["uri"], registry=Registry())
+            attempt, partition = self.verdict["uri"], self.verdict["partition"]
+            add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
+            promotion = promote(lake, spec, attempt, registry=Registry())
             if promotion.switch is None:
+                links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])
+                draw_blocked(lake, spec, attempt, Registry(), links)
                 self.skip_task(promotion.blocker)
             self.describe_event(context, "switches", lake, "switches", promotion.switch)
             return self.to_xcom(promotion.switch)

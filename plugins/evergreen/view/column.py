@@ -141,17 +141,18 @@ def _is_alarm(finding: Row | None) -> bool:
     return finding is not None and finding["outcome"] == "alarm"
 
 
-def _limit(spec: UseCase, kind: str, measure: str, finding: Row | None) -> float | None:
-    """Return a measure's limit: the one that was applied if the measure decides, else the declared one."""
-    if finding is not None and measure == getattr(spec.monitoring.measure, kind):
-        return finding["threshold"] or None
-    return getattr(spec.monitoring, measure, None)
+def _limit(spec: UseCase, decides: str, finding: Row | None) -> float | None:
+    """Return the limit of the measure that decides: the one that was applied, else the declared one."""
+    return finding["threshold"] or None if finding else getattr(spec.monitoring, decides, None)
 
 
 def _newest_measures(
     spec: UseCase, kind: str, measures: Mapping[str, Mapping[str, float]], findings: Mapping[str, Any]
 ) -> list[Row]:
-    """Return each measure's newest value with its limit, and whether it is the one that decides."""
+    """Return each measure's newest value, and the limit of those that can raise an alarm.
+
+    Those are the measure that decides and, by a check of its own, the rise of the missing values.
+    """
     from include.stats.drift_measures import BY_KIND, NAMES
 
     decides, drift = getattr(spec.monitoring.measure, kind), findings.get("drift", {})
@@ -166,13 +167,18 @@ def _newest_measures(
             "vanished": "share of training's values in categories that the window lacks",
             "missing": "rise of the share of missing values",
         }
+        limit = None
+        if measure == decides:
+            limit = _limit(spec, decides, drift.get(partition))
+        elif measure == "missing" and (rise := findings.get("missing", {}).get(partition)):
+            limit = rise["threshold"]
         newest.append(
             {
                 "name": shares.get(measure) or f"{NAMES[measure]} distance".replace("PSI distance", "PSI"),
                 "is_share": measure in shares,
                 "value": values[partition],
                 "partition": partition,
-                "limit": None if measure in shares else _limit(spec, kind, measure, drift.get(partition)),
+                "limit": limit,
                 "decides": measure == decides,
             }
         )
@@ -229,24 +235,20 @@ def _relative_drift(
     measures: Mapping[str, Mapping[str, float]],
     findings: Mapping[str, Mapping[str, Row]],
 ) -> list[Series]:
-    """Return the measures in multiples of their limits, the one that decides first; then sudden changes."""
+    """Return the measure that decides, and sudden changes, in multiples of their limits."""
     from include.reports.page_charts import Series
     from include.stats.drift_measures import NAMES
 
     decides, drift = getattr(spec.monitoring.measure, kind), findings.get("drift", {})
     series = []
-    for measure in sorted(measures, key=lambda name: (name != decides, name)):
-        values = {
-            key: value / limit
-            for key, value in measures[measure].items()
-            if (limit := _limit(spec, kind, measure, drift.get(key)))
-        }
-        if measure in ("missing", "new", "vanished") or not values:
-            continue
-        deciding = measure == decides
-        label = f"{NAMES[measure]}, which decides" if deciding else NAMES[measure]
-        alarms = [place for place, key in enumerate(values) if deciding and _is_alarm(drift.get(key))]
-        series.append(Series(label, list(values), list(values.values()), alarms))
+    values = {
+        key: value / limit
+        for key, value in measures.get(decides, {}).items()
+        if (limit := _limit(spec, decides, drift.get(key)))
+    }
+    if values:
+        alarms = [place for place, key in enumerate(values) if _is_alarm(drift.get(key))]
+        series.append(Series(NAMES[decides], list(values), list(values.values()), alarms))
     sudden = {
         key: row
         for key, row in findings.get("sudden_change", {}).items()

@@ -169,7 +169,7 @@ def _side(
         "live": _mean({row["partition"]: (row["rows"], row["loss"]) for row in live}),
         "baseline": _mean({row["partition"]: (row["rows"], row["baseline"]) for row in live}),
         "metrics": _live_metrics(lake, live),
-        "verdicts": _verdicts(lake, version),
+        "verdicts": _verdicts(lake, spec, version),
         "periods": _periods(version, switches),
     }
 
@@ -274,14 +274,19 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
     }
 
 
-def _verdicts(lake: Lake, version: Version) -> list[Row]:
-    """Return the verdicts on a version, each with its report if that is stored."""
-    names = ["key", "partition", "verdict", "sentence"]
+def _verdicts(lake: Lake, spec: UseCase, version: Version) -> list[Row]:
+    """Return the verdicts on a version, each with what blocks its switch, and its report if stored."""
+    from include.promote.promotion import attempt_outcome, read_ledgers
+
     where = {"version": version.version, "model": version.model}
-    rows = lake.rows("attempts", where, names, order=["recorded"])
+    rows, ledgers = lake.rows("attempts", where, order=["recorded"]), read_ledgers(lake, spec)
     places = [page_place(row["partition"], row["key"]) for row in rows]
     return [
-        {**row, "report": place if lake.size(f"reports/{place}") is not None else ""}
+        {
+            **row,
+            "outcome": attempt_outcome(ledgers, row),
+            "report": place if lake.size(f"reports/{place}") is not None else "",
+        }
         for row, place in zip(rows, places, strict=True)
     ]
 

@@ -44,11 +44,13 @@ def line(lake: Lake, spec: UseCase) -> dict[str, Any]:
     findings: dict[str, list[Row]] = defaultdict(list)
     for row in lake.rows("findings", {"partition": shown}) if shown else []:
         findings[row["partition"]].append(row)
+    champion = ledger.live_champion(switches)
     state = read_health(lake, spec, partitions, switches, findings)
     return {
         "statement": spec.problem.statement,
         "health": state,
-        "champion": ledger.live_champion(switches),
+        "champion": champion,
+        "is_forced": champion is not None and ledger.was_forced(champion),
         "chart": metric_chart(lake, spec, shown, switches),
         "strip": [(partition, *_strip_cell(findings.get(partition, []))) for partition in shown],
         "alerts": alerts,
@@ -76,6 +78,7 @@ def read_health(
         switches=switches,
         served_by={row["values"]: row["counts"] for row in counts},
         findings=findings[max(findings)] if findings else [],
+        scored_at=lake.written_at("predictions", scored[-1]) if scored else None,
     )
 
 
@@ -88,4 +91,4 @@ def _strip_cell(findings: Sequence[Row]) -> tuple[str, str]:
         return "bad", "alarms: " + ", ".join(others)
     if drifted:
         return "warn", "drift of " + ", ".join(drifted)
-    return ("good", "no alarm") if findings else ("", "not monitored")
+    return ("good", "no alarm") if findings else ("", "not monitored yet")

@@ -71,13 +71,13 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
     products : the partition's rows of `partitions`, by product.
     """
     from include.monitor.alerts import notified
+    from include.promote.promotion import attempt_outcome, read_ledgers
 
     where = {"partition": partition}
     decision = next(iter(lake.rows("decisions", where)), None)
     findings = _findings(lake, partition)
     earlier, later = _neighbors(lake, spec, partition)
-    names = ["key", "partition", "verdict", "version", "sentence"]
-    attempts = lake.rows("attempts", where, names, order=["recorded"])
+    ledgers = read_ledgers(lake, spec)
     violations = ["source", "revision", "rule", "column"]
     return {
         "earlier": earlier,
@@ -94,7 +94,12 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "notified": notified(lake, [partition]).get(partition, []),
         "report": drift_report_place(partition) if any(findings.values()) else "",
         "attempts": [
-            {**row, "report": _stored_report(lake, row["partition"], row["key"])} for row in attempts
+            {
+                **row,
+                "outcome": attempt_outcome(ledgers, row),
+                "report": _stored_report(lake, row["partition"], row["key"]),
+            }
+            for row in lake.rows("attempts", where, order=["recorded"])
         ],
         "labels": _with_inputs(products.get("performance")),
         "metrics": _metrics(lake, spec, partition),

@@ -64,6 +64,16 @@ def test_an_action_names_the_field_that_it_lacks(
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
 
 
+@pytest.mark.parametrize("action", ["verify", "back up"])
+def test_an_action_of_the_whole_use_case_ignores_no_field(context: Any, action: str) -> None:
+    """What it would leave out is refused; Why may be filled in."""
+    context["params"] |= {"action": action, "reason": "a look", "version": "9", "partition": None, "foo": "1"}
+    with pytest.raises(
+        AirflowFailException, match=f"{action}: expected no other field, .* found version, foo;"
+    ):
+        OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
+
+
 def test_nobody_switches_without_a_name(context: Any, capsys: pytest.CaptureFixture[str]) -> None:
     """A run that no person started changes no champion; the refusal is logged, and left for the note."""
     context["params"] |= {"action": "roll back", "reason": "a test", "version": None}

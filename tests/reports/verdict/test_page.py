@@ -364,6 +364,20 @@ def test_an_older_training_is_said_not_to_be_deployed(flights: World) -> None:
     assert "There is no champion" not in page.text
 
 
+def test_a_page_says_that_another_switch_came_first(flights: World) -> None:
+    """A challenger that passed against a champion that serves no longer doesn't read as if it served."""
+    flights.promote(flights.attempt(1, SKILLS))
+    overtaken = flights.attempt(2, SKILLS)
+    (champion,) = ledger.champions(ledger.switches(flights.lake))
+    ledger.record_switch(flights.lake, lambda _: [{**champion, "version": "7", "model": "7" * 64}])
+    result = headline(read_attempt(flights.lake, flights.spec, overtaken))
+    assert result.title == "The new model passed, but it isn't deployed."
+    superseded = (
+        "Superseded: judged against version 1 (boosting), but version 7 (boosting) serves: train again."
+    )
+    assert result.next_step == f"It isn't deployed. {superseded}"
+
+
 def test_the_page_says_whose_losses_they_are(flights: World) -> None:
     """The page says which figures are of the recipe's walk, and which of the deployed model."""
     page = Read(flights.page(flights.attempt(1, SKILLS)))

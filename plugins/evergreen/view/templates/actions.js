@@ -85,3 +85,11 @@ document.addEventListener('click', event => {
 document.querySelectorAll('iframe[data-src]').forEach(frame => {
   frame.src = `${frame.dataset.src}?theme=${document.documentElement.dataset.theme}`
 })
+
+// on a narrow screen each cell is a line of its own, behind its column's heading; see style.css
+for (const table of document.querySelectorAll('table')) {
+  const headings = [...table.querySelectorAll('th')].map((heading) => heading.textContent.trim())
+  for (const cell of table.querySelectorAll('td')) {
+    if (cell.colSpan === 1 && headings[cell.cellIndex]) cell.dataset.label = headings[cell.cellIndex]
+  }
+}
