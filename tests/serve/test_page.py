@@ -56,7 +56,7 @@ def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     ]
     service.answer(request.encode())
     assert service.log is not None
-    service.log.start()
+    service.log.start(lake.require_address)
     service.log.stop()
     endpoint = Endpoint("requests", f"{lake.uri}/{PREFIX}")
     (outcome,) = ingest(lake, spec, "requests", ["2024-04-15"], lambda name: endpoint)
