@@ -47,6 +47,7 @@ def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     spec = read(file)
     assert errors(spec) == []
     assert set(live_performance.STEP) <= set(spec.sources["requests"].columns)
+    (tmp_path / "lake").mkdir()
     lake = Lake("weekly_sales", str(tmp_path / "lake"))
     now = datetime(2024, 4, 10, tzinfo=UTC)
     service = Service(lake, spec, lambda: now, RequestLog(tmp_path / "log", lake, spec, lambda: now))
