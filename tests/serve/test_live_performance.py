@@ -34,7 +34,7 @@ def serve_and_ingest(lake: Lake, spec: UseCase, folder: Path, rows: Any, now: da
     service = Service(lake, spec, lambda: now, request_log)
     service.follower.refresh()
     service.answer(json.dumps({"rows": rows}).encode())
-    request_log.start()
+    request_log.start(lake.require_address)
     request_log.stop()
     partitions = sorted({key.split("/")[1] for key in lake.keys(PREFIX)})
 

@@ -47,6 +47,7 @@ def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     spec = read(file)
     assert errors(spec) == []
     assert set(live_performance.STEP) <= set(spec.sources["requests"].columns)
+    (tmp_path / "lake").mkdir()
     lake = Lake("weekly_sales", str(tmp_path / "lake"))
     now = datetime(2024, 4, 10, tzinfo=UTC)
     service = Service(lake, spec, lambda: now, RequestLog(tmp_path / "log", lake, spec, lambda: now))
@@ -56,7 +57,7 @@ def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     ]
     service.answer(request.encode())
     assert service.log is not None
-    service.log.start()
+    service.log.start(lake.require_address)
     service.log.stop()
     endpoint = Endpoint("requests", f"{lake.uri}/{PREFIX}")
     (outcome,) = ingest(lake, spec, "requests", ["2024-04-15"], lambda name: endpoint)

@@ -311,7 +311,7 @@ def test_an_odd_file_keeps_no_other_one_from_the_lake(
     request_log = RequestLog(tmp_path / "log", lake, use, clock)
     request_log.append([{"id": "a"}])
     request_log._seal()
-    request_log.start()
+    request_log.start(lake.require_address)
     assert until(lambda: objects(lake) == {LAST: [{"id": "a"}]}, PATIENCE)
     assert until(lambda: "Is a directory" in request_log.health()["error"], PATIENCE)
     (folder / f"{LAST}.{'0' * 32}.jsonl").rmdir()
@@ -333,7 +333,7 @@ def test_a_step_that_fails_keeps_no_other_one_from_being_taken(
         patch.setattr(os, "fsync", full_disk)
         patch.setattr(request_log, "_target", lambda: 1 / 0)
         patch.setattr("include.serve.request_log.SEAL_SECONDS", 0.0)
-        request_log.start()
+        request_log.start(lake.require_address)
         assert until(lambda: objects(lake) == {LAST: [{"id": "a"}]}, PATIENCE)
         assert request_log.health()["error"] == (
             "[Errno 28] No space left on device; ZeroDivisionError: division by zero"
@@ -365,7 +365,7 @@ def test_the_end_that_a_kill_cut_off_is_left_out(
     folder.mkdir(parents=True)
     (folder / "open.jsonl").write_text('{"id": "a"}\n{"id": "b')
     request_log = RequestLog(tmp_path / "log", lake, use, clock)
-    request_log.start()
+    request_log.start(lake.require_address)
     request_log.stop()
     assert objects(lake) == {LAST: [{"id": "a"}]}
 
