@@ -91,6 +91,10 @@ class ClusterUnavailable(EvergreenError):
     """A Dask cluster doesn't answer, or has lost a worker in the middle of a fit; a retry may help."""
 
 
+class MeasurementFailed(EvergreenError):
+    """A check of the gate had no result because of the state of the machine; a retry may help."""
+
+
 class BackupError(EvergreenError):
     """A backup is damaged, or its address or that of the restore can't be used."""
 

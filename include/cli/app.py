@@ -12,7 +12,7 @@ import sys
 from collections import Counter
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -29,6 +29,11 @@ from include.cli.serve import serving
 from include.errors import EvergreenError, PartitionError, SettingError, SpecError
 from include.references import Ref
 from include.spec.clock import time_of
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from include.validate.problems import Problem
 
 app = typer.Typer(
     help=__doc__,
@@ -73,7 +78,9 @@ def validate(
         typer.Option(
             "--data",
             help="Also check the lake's newest partitions: stored rows under the contract, when they became "
-            "known, leaks, empty and constant features, labels that don't come, unreachable requirements.",
+            "known, features that read rows from after the decision or before the lookback, empty and "
+            "constant features, labels that don't come, unreachable requirements. A column that reveals the "
+            "label isn't looked for: the gate measures that in each training.",
         ),
     ] = False,
     partition: Annotated[
@@ -92,6 +99,7 @@ def validate(
 
     good, bad = _readable(usecase)
     problems = [Problem(error) for error in bad]
+    _print_problems("", problems, as_json)
     if partition is not None:
         data, partition = True, _partition_key(partition)
     if good:
@@ -99,20 +107,25 @@ def validate(
         from include.validate.pipeline import validate as find_problems
 
         for spec in good:
-            problems += find_problems(spec, Lake(spec.name) if data else None, partition or "")
+            own = find_problems(spec, Lake(spec.name) if data else None, partition or "")
+            _print_problems(spec.name, own, as_json)
+            problems += own
+    wrong = [one.sentence for one in problems if one.severity == "error"]
+    if as_json:
+        names = [spec.name for spec in good]
+        print_result(
+            {"usecases": names, "wrong": wrong, "problems": [one.plain() for one in problems]}, "", as_json
+        )
+    raise typer.Exit(bool(wrong))
+
+
+def _print_problems(usecase: str, problems: Sequence[Problem], as_json: bool) -> None:
+    """Print a use case's problems as text, errors first, as soon as it is validated."""
     wrong = [one.sentence for one in problems if one.severity == "error"]
     other = [one.sentence for one in problems if one.severity != "error"]
-    named = ", ".join(spec.name for spec in good)
-    print_result(
-        {
-            "usecases": [spec.name for spec in good],
-            "wrong": wrong,
-            "problems": [one.plain() for one in problems],
-        },
-        "\n".join([*wrong, *other, *([] if wrong else [f"valid: {named}"])]),
-        as_json,
-    )
-    raise typer.Exit(bool(wrong))
+    lines = [*wrong, *other, *([f"valid: {usecase}"] if usecase and not wrong else [])]
+    if lines and not as_json:
+        print_result({}, "\n".join(lines), as_json)
 
 
 @app.command()

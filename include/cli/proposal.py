@@ -16,6 +16,7 @@ from functools import cached_property
 from math import floor, log10
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -178,8 +179,11 @@ class Proposal:
             sql, count = f"spine.{column.name}", len(column.values)
             if original in (self.target, self.time):
                 continue
-            if column.type in ("integer", "number") and original not in self.key:
-                proposed[column.name] = ("numeric", sql, f"sample: {column.low:g} to {column.high:g}")
+            if column.type in ("integer", "number"):
+                of_key = original in self.key
+                if not of_key or _is_scale(column):
+                    why = f"sample: {column.low:g} to {column.high:g}" + (", of the key" if of_key else "")
+                    proposed[column.name] = ("numeric", sql, why)
             elif column.type == "boolean":
                 proposed[column.name] = ("categorical", f"CAST({sql} AS VARCHAR) AS {column.name}", "boolean")
             elif column.type == "string" and count <= min(MAX_CATEGORIES, self.sample.rows.num_rows // 2):
@@ -192,6 +196,18 @@ class Proposal:
                 "from the time, 1 is Monday",
             )
         return proposed
+
+    def _why_no_feature(self, name: str) -> str:
+        """Return the comment on a column that is no feature, if it is a number of the key."""
+        column = next((one for one in self.sample.columns.values() if one.name == name), None)
+        if column is None or column.type not in ("integer", "number"):
+            return ""
+        count = len(column.values)
+        values = f"{count} different values" if count > MAX_CATEGORIES else "values that are no even steps"
+        return (
+            f"  -- no feature: a number of the key with {values}, as of an id; if it isn't one, add {name} "
+            "under numeric"
+        )
 
     @cached_property
     def _past(self) -> dict[str, tuple[str, str]]:
@@ -223,7 +239,9 @@ class Proposal:
     def sql(self) -> str:
         """Return the text of ``features.sql``."""
         own = [*self._names, "partition"]
-        selected = [f"    spine.{name}," for name in own if name not in self._current]
+        selected = [
+            f"    spine.{name},{self._why_no_feature(name)}" for name in own if name not in self._current
+        ]
         selected += [f"    {sql},  -- {why}" for _, sql, why in self._current.values()]
         head = (
             "-- One row for each row of the spine. `known_outcomes` has what was known at its decision.\n"
@@ -407,6 +425,12 @@ scoring:
         for day in self.partitions:
             pa.csv.write_csv(self.sample.rows.filter(pc.equal(days, day)), below / f"{day}.csv")
         return len(self.partitions)
+
+
+def _is_scale(column: SampleColumn) -> bool:
+    """Return whether a column's numbers are few and in even steps, as hours are, and most ids aren't."""
+    steps = np.diff(np.sort([float(text) for text in column.values]))
+    return len(column.values) <= MAX_CATEGORIES and bool(np.allclose(steps, steps[:1]))
 
 
 def widened(low: float, high: float) -> tuple[float, float]:

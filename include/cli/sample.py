@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -130,14 +131,27 @@ def _sample_error(path: Path, actual: str) -> SpecError:
     )
 
 
+def _refuse_repeated_names(path: Path, names: Sequence[str]) -> None:
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise SpecError(
+            f"--sample {path}",
+            required="columns with different names",
+            found=f"{', '.join(twice)} more than once",
+            where=str(path.absolute()),
+            remedy="rename or remove a column, in the file or in a copy of it",
+        )
+
+
 def _read_csv(path: Path) -> pa.Table:
     with path.open(newline="", encoding="utf-8-sig") as file:
         names = next(csv.reader(file))
+    _refuse_repeated_names(path, names)
     options = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
     return pa.csv.read_csv(path, convert_options=options)
 
 
 def _read_parquet(path: Path) -> pa.Table:
+    _refuse_repeated_names(path, pa.parquet.read_schema(path).names)
     table = pa.parquet.read_table(path)
     return pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
 

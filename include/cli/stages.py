@@ -116,9 +116,13 @@ def _monitor(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime
 
 def _rollout(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.models.registry import Registry
+    from include.promote.ledger import served_partitions
     from include.rollout.pipeline import advance
 
-    yield from (advance(lake, spec, partition, registry=Registry) for partition in partitions)
+    newest = max(served_partitions(lake), default="")
+    # no step is taken on those before it
+    due = [key for key in partitions if key >= newest] or partitions[-1:]
+    yield from (advance(lake, spec, partition, registry=Registry) for partition in due)
 
 
 def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:

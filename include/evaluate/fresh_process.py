@@ -7,6 +7,7 @@ folder. The module imports only what predicting needs.
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -21,6 +22,7 @@ from include.spec import UseCase
 
 MODEL, ROWS, SPEC = "model.skops", "rows.arrow", "spec.json"
 PREDICTIONS, FIGURES = "predictions.float64", "figures.json"
+MACHINE_FAILED = os.EX_TEMPFAIL  # the exit code if the files of the measurement can't be read or written
 PROC = Path("/proc/self/status")
 WARM_UP_ROWS, TIMED_ROWS, TIMED_BATCHES = 10, 200, 3
 
@@ -79,3 +81,6 @@ if __name__ == "__main__":
         predict_stored(Path(sys.argv[1]), sys.argv[2])
     except EvergreenError as error:
         sys.exit(str(error))
+    except OSError as error:  # of the files here: one that the model raises is a ModelError
+        sys.stderr.write(f"{type(error).__name__}: {error}\n")
+        sys.exit(MACHINE_FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -24,6 +24,7 @@ MAX_ROWS = 2000  # rows on which losses are compared
 FEW_ROWS = 20  # rows where only the outcome matters
 NOISE = 0.5  # standard deviations
 EXTREME = 1e12
+BATCH_VALUES = 5_000_000  # values of features that are predicted at once
 # BLAS adds up a single row in another order than a batch, so a linear model differs in the last bits
 ROUNDING = 1e-9
 BETWEEN = "expect_column_values_to_be_between"
@@ -54,7 +55,7 @@ def measure_robustness(
     if original.error:
         return (EdgeCase("original rows", "rows", passed=False, note=original.error),)
     bench = RobustnessBench(estimator, spec, rows, actual, original.values)
-    return (*_corrupted(bench, fitted), *_invalid(bench, fitted), *_rearranged(bench))
+    return (*bench.compare_losses(_corrupted(bench, fitted)), *_invalid(bench, fitted), *_rearranged(bench))
 
 
 def sample_indices(rows: pa.Table, max_rows: int, seed: int) -> NDArray[np.int64]:
@@ -94,9 +95,19 @@ class RobustnessBench:
     actual: Array
     original: Array
 
-    def compare_loss(self, name: str, kind: str, rows: pa.Table) -> EdgeCase:
-        """Predict corrupted rows and return the relative increase of the loss, None if it was 0 before."""
-        attempt = _try_predict(self.estimator, rows, self.spec)
+    def compare_losses(self, corrupted: Iterable[tuple[str, str, pa.Table]]) -> Iterator[EdgeCase]:
+        """Predict corrupted rows and yield the relative increase of each loss, None if it was 0 before.
+
+        Parameters
+        ----------
+        corrupted : name, kind and rows of each case.
+        """
+        names, kinds, tables = zip(*corrupted, strict=True)
+        attempts = _try_predict_each(self.estimator, tables, self.spec)
+        for name, kind, attempt in zip(names, kinds, attempts, strict=True):
+            yield self._compare_loss(name, kind, attempt)
+
+    def _compare_loss(self, name: str, kind: str, attempt: PredictionAttempt) -> EdgeCase:
         if attempt.error:
             return EdgeCase(name, kind, passed=False, note=attempt.error)
         before, after = (
@@ -112,8 +123,13 @@ class RobustnessBench:
         self, name: str, kind: str, variants: Mapping[str, pa.Table], *, may_reject: bool = False
     ) -> EdgeCase:
         """Predict several tables; the first that is neither predicted nor may be rejected fails the case."""
-        for variant, rows in variants.items():
-            attempt = _try_predict(self.estimator, rows, self.spec)
+        tables = list(variants.values())
+        attempts = (
+            (_try_predict(self.estimator, rows, self.spec) for rows in tables)
+            if may_reject
+            else _try_predict_each(self.estimator, tables, self.spec)
+        )
+        for variant, attempt in zip(variants, attempts, strict=True):
             if attempt.error and not (may_reject and attempt.rejected):
                 return EdgeCase(name, kind, passed=False, note=f"{variant}: {attempt.error}")
         return EdgeCase(name, kind, passed=True)
@@ -139,29 +155,53 @@ def _try_predict(estimator: Pipeline, rows: pa.Table, spec: UseCase) -> Predicti
     return PredictionAttempt(values)
 
 
-def _corrupted(bench: RobustnessBench, fitted: pa.Table) -> Iterator[EdgeCase]:
+def _try_predict_each(
+    estimator: Pipeline, tables: Sequence[pa.Table], spec: UseCase
+) -> Iterator[PredictionAttempt]:
+    """Yield the outcome for each of several tables, of as many rows each.
+
+    Many are predicted at once, since a call costs more than its rows. Where that fails they are predicted one
+    by one, so that each gets its own error.
+    """
+    size = max(BATCH_VALUES // max(tables[0].num_rows * len(spec.features.columns), 1), 1)
+    for start in range(0, len(tables), size):
+        batch = tables[start : start + size]
+        try:
+            joined = pa.concat_tables(batch, promote_options="permissive")
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # a text among numbers
+            joined = None
+        together = None if joined is None else _try_predict(estimator, joined, spec)
+        if together is None or together.error:
+            yield from (_try_predict(estimator, rows, spec) for rows in batch)
+        else:
+            yield from map(PredictionAttempt, np.split(together.values, len(batch)))
+
+
+def _corrupted(bench: RobustnessBench, fitted: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
     """Yield the cases that may raise the loss: features that are missing, noisy, or of an unseen category."""
     rows, features = bench.rows, bench.spec.features
     random = np.random.default_rng(bench.spec.training.seed)
-    all_missing = rows
     for column in features.columns:
         nulls = pa.nulls(rows.num_rows, rows[column].type)
-        all_missing = _replace_column(all_missing, column, nulls)
-        yield bench.compare_loss(f"{column} missing", "missing", _replace_column(rows, column, nulls))
-    yield bench.require_predictions("all features missing", "missing", {"no value": all_missing})
+        yield f"{column} missing", "missing", _replace_column(rows, column, nulls)
     for column in features.numeric:
         scale = NOISE * (pc.stddev(fitted[column]).as_py() or 0.0)
         noise = pa.array(random.normal(0, scale, rows.num_rows))
         noisy = pc.add(rows[column].cast(pa.float64()), noise)
-        yield bench.compare_loss(f"{column} with noise", "noise", _replace_column(rows, column, noisy))
+        yield f"{column} with noise", "noise", _replace_column(rows, column, noisy)
     for column in features.categorical:
         unseen = pa.array([_unseen_category(fitted[column])] * rows.num_rows)
-        yield bench.compare_loss(f"{column} unseen", "unseen", _replace_column(rows, column, unseen))
+        yield f"{column} unseen", "unseen", _replace_column(rows, column, unseen)
 
 
 def _invalid(bench: RobustnessBench, fitted: pa.Table) -> Iterator[EdgeCase]:
-    """Yield the cases that must not crash the model: the ends of each range, and wrong types."""
+    """Yield the cases that must not crash the model: no value at all, the ends of each range, wrong types."""
     rows, features = bench.rows.slice(0, FEW_ROWS), bench.spec.features
+    all_missing = bench.rows
+    for column in features.columns:
+        nulls = pa.nulls(all_missing.num_rows, all_missing[column].type)
+        all_missing = _replace_column(all_missing, column, nulls)
+    yield bench.require_predictions("all features missing", "missing", {"no value": all_missing})
     for column in features.numeric:
         values = [*_range_ends(bench.spec, column, fitted[column]), -EXTREME, EXTREME]
         variants = {

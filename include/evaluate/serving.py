@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,12 +15,15 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from include.environment import numeric_settings
-from include.evaluate.fresh_process import FIGURES, MODEL, PREDICTIONS, ROWS, SPEC
+from include.errors import MeasurementFailed
+from include.evaluate.fresh_process import FIGURES, MACHINE_FAILED, MODEL, PREDICTIONS, ROWS, SPEC
 from include.judge.evidence import ServingTest
 from include.spec import UseCase
 
 PROCESS_MODULE = "include.evaluate.fresh_process"
-TIMEOUT = 180.0  # seconds
+TIMEOUT = 600.0  # seconds; on a machine with 2 cores and a load of 27, 180 s were too few
+# a crash of the model has other signals; these come from who is short of memory, or stops the machine
+OUTER_SIGNALS = (-signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT, -signal.SIGHUP)
 
 
 def measure_serving(
@@ -36,7 +40,13 @@ def measure_serving(
     Returns
     -------
     ServingTest
-        With the size as its only figure if the process dies, hangs or rejects the model.
+        With the size as its only figure if the process crashes or rejects the model.
+
+    Raises
+    ------
+    MeasurementFailed
+        if the process gives no answer in time, is killed from outside, or can't use the disk: that says
+        nothing about the model.
     """
     figures = {"size_mb": len(data) / 1e6}
     if not rows.num_rows:
@@ -49,7 +59,7 @@ def measure_serving(
         features = rows.select(list(spec.features.columns))
         with pa.ipc.new_file(str(folder / ROWS), features.schema) as sink:
             sink.write_table(features)
-        if note := _run_fresh_process(folder, digest):
+        if note := _run_fresh_process(folder, digest, spec):
             return ServingTest(identical=False, figures=figures, note=note)
         figures = json.loads((folder / FIGURES).read_text())
         fresh = np.frombuffer((folder / PREDICTIONS).read_bytes(), dtype=np.float64)
@@ -60,8 +70,8 @@ def measure_serving(
     return ServingTest(identical=False, figures=figures, note=f"{count}{len(fresh)} predictions differ")
 
 
-def _run_fresh_process(folder: Path, digest: str) -> str:
-    """Run the fresh process and return its error, empty if it succeeded."""
+def _run_fresh_process(folder: Path, digest: str, spec: UseCase) -> str:
+    """Run the fresh process and return the model's error, empty if it succeeded."""
     # the rest of the environment isn't passed on, because it may contain secrets
     environment = numeric_settings() | {"PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))}
     try:
@@ -76,8 +86,21 @@ def _run_fresh_process(folder: Path, digest: str) -> str:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        return f"no answer within {TIMEOUT:g} s"
+        raise _failed(spec, digest, f"no answer within {TIMEOUT:g} s") from None
     if process.returncode == 0 and (folder / FIGURES).exists():
         return ""
     lines = process.stderr.strip().splitlines() if process.returncode > 0 else []
-    return lines[-1] if lines else f"it ended with code {process.returncode} and no message"
+    text = lines[-1] if lines else f"it ended with code {process.returncode} and no message"
+    if process.returncode in (MACHINE_FAILED, *OUTER_SIGNALS):
+        raise _failed(spec, digest, text)
+    return text
+
+
+def _failed(spec: UseCase, digest: str, outcome: str) -> MeasurementFailed:
+    return MeasurementFailed(
+        f"{spec.name}: predictions of the model {digest[:12]} in a fresh process",
+        required="an answer of the process",
+        found=outcome,
+        remedy="this machine may be busy, or short of memory or disk, so nothing was decided about the "
+        "model: free some of it, then clear the task; if it fails again, see whether its predict ends",
+    )

@@ -12,7 +12,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from include.errors import SpecError
+from include.errors import InsufficientData, SpecError
 from include.features import point_in_time
 from include.spec import UseCase
 from include.storage import schemas, spill
@@ -287,12 +287,39 @@ def known_too_late(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict
     return {key: moment for key, moment in sorted(moments.items()) if moment > spec.clock.moment(key)}
 
 
+def require_timely_spine(lake: Lake, spec: UseCase, subject: str, partitions: Sequence[str]) -> None:
+    """Refuse partitions that have no rows to learn from because the spine became known after the decision.
+
+    Raises
+    ------
+    InsufficientData
+        if that is so on one of them.
+    """
+    late = known_too_late(lake, spec, partitions)
+    if not late:
+        return
+    last = max(late)
+    raise InsufficientData(
+        f"{spec.name}: {subject}",
+        required=f"labeled partitions on which the spine {spec.features.spine} is known by the decision",
+        found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "
+        f"{late[last]:%Y-%m-%d %H:%M} UTC on, after the decision at {spec.clock.moment(last):%Y-%m-%d %H:%M}",
+        where=f"schedule.batch = {spec.schedule.batch!r}",
+        remedy=remedy_too_late(spec, last),
+    )
+
+
 def remedy_too_late(spec: UseCase, partition: str) -> str:
     """Return what to change if a partition's spine rows became known only after its decision."""
     spine = spec.features.spine
     available_at = spec.sources[spine].available_at
     if spec.clock.local(partition, available_at) <= spec.clock.moment(partition):
-        return f"move schedule.batch to a later time, when {spine} has arrived"
+        # of a first revision the stored time is the one that was declared when it was ingested
+        return (
+            f"move schedule.batch to a later time, when {spine} has arrived; or, if schedule.timezone or "
+            f"sources.{spine}.available_at was changed after the rows were ingested, ingest into a new lake, "
+            "because stored rows keep their time"
+        )
     later = f"{available_at} or later" if ":" in available_at else f"{available_at[1:-1]} minutes later"
     return (
         f"move schedule.batch to {later}; or, if the rows are available earlier, declare it "

@@ -130,6 +130,20 @@ def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], reme
     return Check(name, any_value if disabled else f"below {limit_text}", text, passed, note)
 
 
+def suspected_leaks(context: CheckContext) -> dict[str, Check]:
+    """Return the checks for leaks that would fail, by name, as not judged: the evidence is too small for it.
+
+    They are a warning, and decide nothing.
+    """
+    leakage = context.evidence.facts.leakage
+    results = {
+        "single_feature": single_feature(context) if leakage.single_feature else [],
+        "all_features": all_features(context) if leakage.all_features else [],
+    }
+    failed = {name: check for name, of_name in results.items() for check in of_name if check.passed is False}
+    return {name: replace(check, passed=None) for name, check in failed.items()}
+
+
 def shuffled_labels(context: CheckContext) -> Sequence[Check]:
     """Fitted on shuffled labels, the recipe is no better than a constant."""
     losses, shuffled_losses = context.evidence.losses, context.evidence.facts.leakage.shuffled_losses

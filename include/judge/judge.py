@@ -1,7 +1,8 @@
 """The gate: a pure function from evidence and policy to a verdict. It reads no ledger and no clock.
 
 A challenger is blessed if there is enough evidence and every blocking check in `include.judge.checks` passes.
-A failed check that isn't blocking is named in the sentence.
+A failed check that isn't blocking is named in the sentence. So are features that look like a leak before
+there is enough evidence to judge them.
 """
 
 from __future__ import annotations
@@ -69,8 +70,13 @@ def judge(
         check for check_function in checks.SUFFICIENCY_CHECKS.values() for check in check_function(context)
     ]
     if insufficient := [check for check in sufficiency if not check.passed]:
-        skipped = [Check(name, "enough evidence", "not judged", None) for name in functions]
-        return Verdict(NOT_ENOUGH, _sentence(NOT_ENOUGH, insufficient), (*sufficiency, *skipped))
+        leaks = checks.suspected_leaks(context)
+        skipped = [
+            leaks.get(name) or Check(name, "enough evidence", "not judged", None) for name in functions
+        ]
+        warning = f"; {_sentence('warning', list(leaks.values()))}" if leaks else ""
+        sentence = _sentence(NOT_ENOUGH, insufficient) + warning
+        return Verdict(NOT_ENOUGH, sentence, (*sufficiency, *skipped))
     results = {name: tuple(check_function(context)) for name, check_function in functions.items()}
     all_checks = (*sufficiency, *(check for result in results.values() for check in result))
     failed = [check for check in all_checks if not check.passed]

@@ -10,6 +10,7 @@ needs it alone. A lock whose owner was killed expires.
 from __future__ import annotations
 
 import json
+import logging
 import random
 import re
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -29,6 +30,7 @@ from include.errors import BackupError, NotPublished, SettingError, StoreUnavail
 from include.references import digest_bytes, digest_json
 from include.storage.lake import Lake
 
+log = logging.getLogger(__name__)
 ADDRESS_SETTING, COUNT_SETTING = "EVERGREEN_BACKUP", "EVERGREEN_BACKUPS_KEPT"
 DEFAULT_COUNT = "8"  # two months of weekly backups
 WORKERS = 8  # objects that are copied concurrently, each of them in memory
@@ -218,9 +220,10 @@ class StoreLock:
     def acquire(self) -> None:
         """Wait until no other process has a conflicting lock."""
         end = time.monotonic() + WAIT
+        reported: set[str] = set()
         while True:
             # an exclusive lock probes first: writing its key would make others wait for a process that waits
-            conflicts = self._conflicts(self._probe) if self.mode == "exclusive" else []
+            conflicts = self._conflicts(self._probe) if self.mode == "exclusive" else {}
             if not conflicts:
                 self._refreshed = _now()
                 if not (conflicts := self._conflicts(self.key)):
@@ -232,20 +235,29 @@ class StoreLock:
                 raise StoreUnavailable(
                     self.store.uri,
                     required=f"no other process that {other}",
-                    found=conflicts[0],
+                    found=next(iter(conflicts)),
                     remedy="run it again when that has ended; the lock of a killed one expires after "
                     f"{EXPIRED // 60} min",
                 )
+            for key in conflicts.keys() - reported:
+                expires = conflicts[key].astimezone(UTC) + timedelta(seconds=EXPIRED)
+                log.warning(
+                    "waiting for the process that has the lock %s/%s: until it ends, or until %s UTC if it "
+                    "was killed, and for at most %d minutes",
+                    *(self.store.uri, key, f"{expires:%H:%M:%S}", WAIT // 60),
+                )
+                reported.add(key)
             # jitter, so that two processes don't stay in step
             time.sleep(PAUSE * random.uniform(0.5, 1.5))  # noqa: S311  # not a secret
 
-    def _conflicts(self, own: str) -> list[str]:
-        """Write a key, whose timestamp is the store's current time, and return the conflicting locks."""
+    def _conflicts(self, own: str) -> dict[str, datetime]:
+        """Write a key, whose timestamp is the store's time now, and return the conflicts' last heartbeats."""
         self.store.replace(own, b"")
         written = self.store.last_modified(PREFIX)
         now = written.get(own)
         alive = [key for key, at in written.items() if now is None or (now - at).total_seconds() < EXPIRED]
-        return [key for key in alive if key.split("/")[1] in CONFLICTS[self.mode] and key != self.key]
+        others = [key for key in alive if key.split("/")[1] in CONFLICTS[self.mode] and key != self.key]
+        return {key: written[key] for key in others}
 
     def refresh(self) -> None:
         """Write a heartbeat, unless the lock is lost: then it is never refreshed again."""

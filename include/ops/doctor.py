@@ -53,6 +53,7 @@ def run_checks() -> Iterator[Check]:
     yield _variables("telemetry", NO_TELEMETRY, "otherwise libraries send usage data")
     yield _disk()
     yield _probe("lake", _lake, "check EVERGREEN_LAKE and AWS_*, AZURE_* or GOOGLE_*: docs/how-to/deploy.md")
+    yield _probe("restores", _restores, "docs/how-to/back-up-and-restore.md says how to go on")
     yield _probe(
         "registry", _registry, "check MLFLOW_TRACKING_URI, …_USERNAME and …_PASSWORD, and the server"
     )
@@ -149,6 +150,15 @@ def _lake() -> str:
             found=f"one without {', '.join(lacking)}",
         )
     return f"{environment.lake_uri()}: {', '.join(results)} work"
+
+
+def _restores() -> str:
+    """Open each use case's part of the lake, which is refused if a restore of it hasn't ended."""
+    from include.storage.lake import Lake
+
+    for name in names():
+        Lake(name).version("partitions")
+    return "none is unfinished"
 
 
 def _registry() -> str:

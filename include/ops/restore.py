@@ -1,7 +1,8 @@
 """Restore the lake of a backup to an empty address, and verify backups.
 
 Every object is compared with its digest before the first one is written. Table logs are written after the
-data files, and the log of `partitions` last. So an interrupted restore shows no incomplete partition.
+data files, and the log of `partitions` last. An object marks each use case as unfinished from before its
+first object until the end, and while it is there `Lake` refuses to read or write anything else.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from include.ops import backup_store
 from include.ops.backup import ARTIFACTS, ENDINGS, LOG, REMEDIES, open_address
 from include.ops.backup_store import Manifest, Objects, lock_store
 from include.references import digest_bytes
-from include.storage.lake import Lake
+from include.storage.lake import RESTORING, Lake
 
 
 def restore(
@@ -59,11 +60,17 @@ def _restore(
     for target in targets.values():
         _require_empty(target)
     examine_backup(store, manifest, [*targets])
+    marked = [targets[name] for name in names]
+    for target in marked:
+        _mark_unfinished(target, manifest.name)
     for name, target in targets.items():
         _write(store, manifest.objects[name], target)
         _require_versions(target, manifest.versions.get(name, {}))
     restored = [f"{target.uri}: {len(manifest.objects[name]):,} objects" for name, target in targets.items()]
-    return [*restored, *_write_dumps(store, manifest, dumps), *_remaining_steps(manifest, targets)]
+    steps = [*restored, *_write_dumps(store, manifest, dumps), *_remaining_steps(manifest, targets)]
+    for target in marked:
+        target.remove([RESTORING])
+    return steps
 
 
 def examine_backup(store: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
@@ -113,6 +120,16 @@ def _require_empty(target: Lake) -> None:
             found=f"{len(marks):,} objects, such as {min(marks)}",
             remedy="set EVERGREEN_LAKE to another address, or remove these objects, which an interrupted "
             "restore may have left",
+        )
+
+
+def _mark_unfinished(target: Lake, backup: str) -> None:
+    if not target.create(RESTORING, f"backup {backup}".encode()):
+        raise BackupError(
+            target.uri,
+            required="one restore at a time",
+            found="another one that has begun",
+            remedy="wait until it has ended",
         )
 
 

@@ -12,7 +12,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.features.build import features
+from include.errors import NotPublished
+from include.features.build import features, require_timely_spine
 from include.features.label_arrival import known_on, labels_known_on
 from include.features.labels import matured
 from include.features.windows import key_before
@@ -72,9 +73,24 @@ class PastRows:
 
     @classmethod
     def read(cls, lake: Lake, spec: UseCase, until: str) -> PastRows:
-        """Read the rows of the partitions from the schedule's start to ``until``."""
+        """Read the rows of the partitions from the schedule's start to ``until``.
+
+        Raises
+        ------
+        InsufficientData, NotPublished
+            if there are none that were known at the decision, or none at all.
+        """
         calendar = tuple(spec.clock.keys(spec.schedule.start, until))
         table = features(lake, spec, calendar)
+        if not table.num_rows:
+            require_timely_spine(lake, spec, "replay", calendar)
+            raise NotPublished(
+                f"{spec.name}: replay",
+                required=f"published rows of the spine {spec.features.spine}",
+                found=f"none from {calendar[0]} to {calendar[-1]}",
+                where=f"{lake.uri}/tables/validated_{spec.features.spine}",
+                remedy=f"ingest {spec.features.spine} for these partitions",
+            )
         places_of = table.select([*spec.key, "partition"]).append_column(
             PLACE, pa.array(np.arange(table.num_rows))
         )

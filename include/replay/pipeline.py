@@ -26,7 +26,7 @@ from include.errors import EvergreenError, NotPublished, SpecError
 from include.features.labels import matured
 from include.replay.fits import Fits, Job, workers
 from include.replay.history import Array, Labels, PastRows
-from include.replay.policies import BUILT_IN, Declared, Policy, job, learnable, origins
+from include.replay.policies import BUILT_IN, Declared, Policy, Refusal, job, learnable, origins
 from include.spec import UseCase
 from include.spec.load import read
 from include.stats.intervals import gain_bounds, partitions_needed
@@ -59,6 +59,7 @@ class PolicyResult:
     losses : sum of the row losses by partition, shape (n,).
     ages : partitions since the training of the model that served, NaN for the constant, shape (n,).
     switches : oldest first; the first model is none.
+    refusals : the fits that the guards refused, oldest first.
     constant, worse_than_prior : partitions that the constant served, and those on which what served lost more
         than the prior.
     difference : mean loss per row less that of the policy ``never``, and its 90 % interval; None without a
@@ -70,6 +71,7 @@ class PolicyResult:
     losses: Array
     ages: Array
     switches: tuple[Switch, ...]
+    refusals: tuple[Refusal, ...]
     constant: int
     worse_than_prior: int
     difference: tuple[float, float, float] | None
@@ -123,8 +125,8 @@ def replay(
 
     Raises
     ------
-    NotPublished
-        when there are no labels.
+    NotPublished, InsufficientData
+        when there are no labels, or no rows that were known at the decision.
     PartitionError, EvergreenError
         when the range isn't one of the schedule, or has no training.
     SpecError
@@ -260,6 +262,7 @@ def _compare(
                 losses=own,
                 ages=np.array([_age(fits.past, policy, key) for key in labels]),
                 switches=tuple(_switches(policy, served)),
+                refusals=tuple(policy.refusals),
                 constant=sum(key not in policy.served for key in labels),
                 worse_than_prior=int(worse.sum()),
                 difference=_difference(spec, own - losses["never"], rows),

@@ -10,7 +10,7 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
-from itertools import pairwise
+from itertools import pairwise, takewhile
 
 import numpy as np
 import pyarrow as pa
@@ -85,6 +85,15 @@ class Served:
     reason: str = ""
 
 
+@dataclass(frozen=True)
+class Refusal:
+    """A fit that the guards refused: of which recipe, in the training on which partition, and why."""
+
+    partition: str
+    recipe: str
+    reason: str
+
+
 @dataclass
 class Policy:
     """A policy, and what it has fitted and served so far.
@@ -94,6 +103,7 @@ class Policy:
     served : by partition; one without is served by the constant.
     own : the fits, oldest first.
     refused : digests of the models that the guards refused.
+    refusals : the same as a reader sees them, oldest first.
     used : every fit that the policy needed.
     """
 
@@ -103,6 +113,7 @@ class Policy:
     served: dict[str, Served] = field(default_factory=dict)
     own: list[Fit] = field(default_factory=list)
     refused: set[str] = field(default_factory=set)
+    refusals: list[Refusal] = field(default_factory=list)
     used: dict[FitKey, Fit] = field(default_factory=dict)
 
     def run(self, partitions: Sequence[str], trainings: Sequence[str], step: Callable[[], None]) -> None:
@@ -321,7 +332,13 @@ class Declared(Policy):
                 rows = self.past.table.take(pa.array(self.past.places[partition]))
                 chosen = canary_entities(self.spec, rows, str(trial.candidate["model"]))
                 canary = (self._fit_of(trial.candidate), np.array(chosen, dtype=bool))
-        return Served(fit, canary, str(champion["reason"]))
+        return Served(fit, canary, self._why_recipe(partition))
+
+    def _why_recipe(self, partition: str) -> str:
+        """Return why the recipe that serves began to; a training may have refitted it before it served."""
+        line = [row for row in ledger.champions(self.rows) if row["effective_from"] <= partition]
+        *_, began = takewhile(lambda row: row["recipe"] == line[-1]["recipe"], reversed(line))
+        return str(began["reason"])
 
     def advance(self, partition: str) -> bool:
         """Take due steps of trials, replace a champion that a baseline beats; maybe request a training."""
@@ -367,8 +384,10 @@ class Declared(Policy):
         self.attempts[partition] = evidence
         context = CheckContext(evidence, spec.gate, champion is not None)
         results = [check for guard in GUARDS for check in guard(context)]
-        if not all(check.passed for check in results):
+        if failed := [check for check in results if not check.passed]:
             self.refused.add(challenger.model)
+            reason = "; ".join(check.sentence() for check in failed)
+            self.refusals.append(Refusal(partition, choice.recipe, reason))
             return
         attempt = {
             "key": evidence.key,

@@ -33,6 +33,7 @@ COLUMNS = (
     "worse than prior",
     "CPU s",
 )
+MAX_REFUSALS = 10  # of a policy, in the terminal; the page has all
 ROLLING = 28  # partitions over which the chart's losses are averaged
 CHART_TITLE = "the replay"  # from which the chart's ids are derived
 PANEL_HEIGHTS = (3.0, 2.0, 1.6, 1.8)  # inches
@@ -58,9 +59,21 @@ def replay_json(replay: Replay) -> dict[str, Any]:
 
 
 def replay_text(replay: Replay) -> str:
-    """Return the table for the terminal, and what it was measured on."""
+    """Return the table for the terminal, what it was measured on, and the refused fits with the reasons."""
     rows = [dict(zip(COLUMNS, line, strict=True)) for line in table_rows(replay)]
-    return "\n".join([*text_table(rows, list(COLUMNS)), "", sentence(replay)])
+    return "\n".join([*text_table(rows, list(COLUMNS)), "", sentence(replay), *_refusals_text(replay)])
+
+
+def _refusals_text(replay: Replay) -> list[str]:
+    """Return the newest fits that the guards refused, a line each, below a line for each policy."""
+    lines = []
+    for policy in replay.policies:
+        if policy.refusals:
+            shown, count = policy.refusals[-MAX_REFUSALS:], len(policy.refusals)
+            rest = f"; the newest {len(shown)}" if len(shown) < count else ""
+            lines += ["", f"{policy.name}: {count} fit{'s' * (count != 1)} refused by a check{rest}:"]
+            lines += [f"  {one.partition}  {one.recipe}: {one.reason}" for one in shown]
+    return lines
 
 
 def sentence(replay: Replay) -> str:

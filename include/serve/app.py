@@ -208,7 +208,7 @@ def _documentation(service: Service) -> dict[str, Any]:
     rows = {"type": "array", "minItems": 1, "maxItems": MAX_ROWS, "items": row}
     schema = {"type": "object", "required": ["rows"], "properties": {"rows": rows}}
     refused = {
-        "400": "not JSON",
+        "400": "not JSON, or a key that comes twice",
         "401": "no token, or another one",
         "404": "a key that isn't in the newest partition",
         "408": "the body didn't arrive in time",

@@ -25,6 +25,7 @@ from include.spec import UseCase
 from include.storage.lake import Lake
 
 log = logging.getLogger(__name__)
+FOLLOWED = ("switches", "partitions")  # a new version of these changes who serves, or the features
 POLL, RETRY = 2.0, 10.0  # seconds between two looks at the tables, and between two tries of what failed
 
 
@@ -116,9 +117,22 @@ class LedgerFollower:
             log.warning("%s: %s; still serving the models that were loaded before", self._spec.name, error)
         self.error = error
 
+    def require_lake(self) -> None:
+        """Raise `StoreUnavailable` if the lake, or a table that was read before, isn't there any more.
+
+        A table whose folder has gone looks like one without a newer version.
+        """
+        self._lake.require_address()
+        for table, version in zip(FOLLOWED, self._versions or (), strict=False):
+            if version >= 0:
+                self._lake.require_version(table, version)
+                return
+
     def refresh(self) -> None:
         """Look at the tables once, and load and swap in what has changed."""
-        versions = self._lake.version("switches"), self._lake.version("partitions")
+        self.require_lake()
+        switches, partitions = map(self._lake.version, FOLLOWED)
+        versions = switches, partitions
         current = self.current
         incomplete = current is None or current.failures or current.features_note
         retry = bool(incomplete) and time.monotonic() - self._tried >= RETRY

@@ -82,8 +82,9 @@ class RequestLog:
         self._folder, self._lake, self._spec, self._clock = folder / spec.name, lake, spec, clock
         self._writing, self._stop = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._run, name="request log", daemon=True)
-        # by step, why rows stay in the folder; empty if the step succeeded last time
-        self._errors = {"flush": "", "seal": "", "put": ""}
+        # by step, why requests are refused or rows stay in the folder; empty if the step succeeded last time
+        self._errors = {"write": "", "flush": "", "seal": "", "put": ""}
+        self._require_lake: Callable[[], None] = lake.require_address
         self._lock_folder()
         self._open()
         self._seal()  # what a killed server left
@@ -129,6 +130,7 @@ class RequestLog:
                     raise OSError(f"{written} of {len(data)} bytes were written")
             except OSError as error:
                 os.ftruncate(self._descriptor, self._size)
+                self._errors["write"] = f"requests are refused: {error.strerror or error}"
                 log.error("%s: requests are refused, since they can't be logged: %s", self._spec.name, error)
                 raise RequestRefused(
                     503,
@@ -137,12 +139,18 @@ class RequestLog:
                     found=error.strerror or str(error),
                     remedy="free space in the folder of --log-requests",
                 ) from None
-            self._size += len(data)
+            self._size, self._errors["write"] = self._size + len(data), ""
 
     # the thread that brings the rows to the lake
 
-    def start(self) -> None:
-        """Begin to put sealed files into the lake."""
+    def start(self, require_lake: Callable[[], None]) -> None:
+        """Begin to put sealed files into the lake.
+
+        Parameters
+        ----------
+        require_lake : raises while the lake isn't there; then a put would create another one.
+        """
+        self._require_lake = require_lake
         self._thread.start()
 
     def stop(self) -> None:
@@ -217,7 +225,9 @@ class RequestLog:
 
     def _put_each(self) -> None:
         failures = []
-        for file in self._sealed():
+        if files := self._sealed():
+            self._require_lake()
+        for file in files:
             try:
                 self._put(file)
             except StoreUnavailable:  # the other files would wait for it as long, and keep rows from the disk
@@ -252,7 +262,7 @@ class RequestLog:
             os.close(descriptor)
 
     def health(self) -> dict[str, Any]:
-        """Return how many bytes aren't in the lake yet, and why they couldn't be put there."""
+        """Return how many bytes aren't in the lake yet, and why, or why requests are refused."""
         waiting = 0
         for path in self._sealed():
             try:

@@ -90,7 +90,7 @@ class RowReader:
     def _parse(self, body: bytes) -> list[dict[str, Any]]:
         required = '{"rows": [{…}, …]} with at least one row'
         try:
-            content = json.loads(body, parse_constant=_refuse_constant)
+            content = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise RequestRefused(
                 400, "body", required=f"JSON: {required}", found=str(error)[:SHOWN]
@@ -192,6 +192,16 @@ CONVERTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} isn't valid JSON; use null")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return a JSON object, which must have each key once: nothing says which value is meant."""
+    content = dict(pairs)
+    if len(content) != len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the key {_shown(twice)} twice in an object")
+    return content
 
 
 def _shown(value: Any) -> str:

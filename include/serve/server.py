@@ -73,8 +73,11 @@ def serve(
     ------
     SettingError
         if a token is required, or the address can't be listened on, or the folder can't be used.
+    StoreUnavailable
+        if the lake is to be in a folder that doesn't exist.
     """
     token = token_for(host)
+    lake.require_address()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)

@@ -76,7 +76,7 @@ class Service:
         """Begin to follow the ledger, and to bring logged requests to the lake."""
         self.follower.start()
         if self.log is not None:
-            self.log.start()
+            self.log.start(self.follower.require_lake)
 
     def stop(self) -> None:
         """Stop both, after the last request."""
@@ -183,7 +183,7 @@ class Service:
             "requested_at": now.isoformat(),
             # features that came with the request are about the partition that was decided last
             "for_partition": features_partition or self._newest_partition(now),
-            "features_partition": features_partition,
+            "features_partition": features_partition or None,
         }
         columns = dict.fromkeys((*self.spec.key, *self.spec.features.columns))
         rows = table.select([name for name in columns if name in table.column_names]).to_pylist()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -114,7 +116,7 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
     except ValidationError as error:
         at_fault = overlay or file
         _, node = _mapping(at_fault, _text(at_fault))
-        lines = sorted({_line(node, e["loc"]) for e in error.errors()})
+        lines = sorted({_line(node, _named_path(e)) for e in error.errors()})
         raise SpecError(
             str(at_fault),
             required="the keys and values of docs/reference/usecase.md",
@@ -242,11 +244,24 @@ def _scalar_text(node: yaml.Node | None, path: str) -> str:
     return str(node.value) if isinstance(node, yaml.ScalarNode) else ""
 
 
+def _named_path(error: Mapping[str, Any]) -> tuple[str | int, ...]:
+    """Return where the mistake is: an error across keys begins its message with the path of one of them."""
+    path = re.match(r"Value error, ([\w.]+): ", str(error["msg"]))
+    return (*error["loc"], *(path[1].split(".") if path else ()))
+
+
 def _line(node: yaml.Node | None, loc: tuple[str | int, ...]) -> int:
     """Return the line of the value at an error's path, or of what it is missing from."""
     for part in loc:
-        node = _children(node).get(str(part), node)
+        children = _children(node)
+        node = children.get(str(part)) or _recipe(children, str(part)) or node
     return int(node.start_mark.line) + 1 if node is not None else 1
+
+
+def _recipe(children: Mapping[str, yaml.Node], name: str) -> yaml.Node | None:
+    """Return the item with a name from the lists below a key, as a recipe of ``training``."""
+    items = (item for child in children.values() for item in _children(child).values())
+    return next((item for item in items if getattr(_children(item).get("name"), "value", "") == name), None)
 
 
 def _children(node: yaml.Node | None) -> dict[str, yaml.Node]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from math import isfinite
 from typing import Annotated, Any, Literal
 
@@ -59,8 +60,12 @@ class Features(Strict):
 
     @model_validator(mode="after")
     def _valid_columns(self) -> Features:
-        if not self.columns or len(set(self.columns)) != len(self.columns):
-            raise ValueError("declare at least one feature, each once, under numeric or categorical")
+        if not self.columns:
+            raise ValueError("declare at least one feature under numeric or categorical")
+        if twice := [name for name, count in Counter(self.columns).items() if count > 1]:
+            raise ValueError(
+                f"each feature once, under numeric or categorical, but found {', '.join(twice)} twice"
+            )
         if any('"' in name for name in self.columns):
             raise ValueError("a feature's name can't contain a double quote, by which SQL quotes it")
         for name, columns in self.groups.items():

@@ -74,13 +74,15 @@ class Schedule(Strict):
     @field_validator("batch", "training")
     @classmethod
     def _cron(cls, value: str) -> str:
-        from croniter import CroniterError, croniter
+        from croniter import CroniterBadDateError, CroniterError, croniter
 
         try:
             fields = value.split()
             if len(fields) != 5 or any(field[0] in "hHrR" for field in fields):  # seconds, random times
                 raise ValueError(value)
-            croniter(value, datetime(2000, 1, 1)).get_next()  # fails if it never fires
+            croniter(value, datetime(2000, 1, 1)).get_next()
+        except CroniterBadDateError:
+            raise ValueError(f"{value!r} never fires; correct the day of the month, or the month") from None
         except (CroniterError, ValueError):
             raise ValueError(
                 f"{value!r} is not a cron expression of five fields, such as 5 * * * * or 0 18 * * 1"
@@ -329,6 +331,7 @@ class UseCase(Strict):
             raise ValueError(
                 f"labels.source: {self.labels.source} lacks the key column(s) {', '.join(missing)}"
             )
+        self._label_key_fits()
         if self.problem.target in self.features.columns:
             raise ValueError(f"features: the target {self.problem.target!r} can't be a feature")
         for column in self.problem.never_features:
@@ -347,6 +350,20 @@ class UseCase(Strict):
                     f"registers as an entry point of evergreen.{kind}"
                 )
         return self
+
+    def _label_key_fits(self) -> None:
+        """Refuse labels with another key than the rows': a row could have several, or none of its own."""
+        labels, key = self.labels.source, self.sources[self.labels.source].key
+        missing = [column for column in self.key if column not in key]
+        other = [column for column in key if column not in self.key]
+        if not missing and not other:
+            return
+        remedies = [f"add {', '.join(missing)}"] if missing else []
+        remedies += [f"remove {', '.join(other)}"] if other else []
+        raise ValueError(
+            f"sources.{labels}.key: that of {self.features.spine}, {', '.join(self.key)}, by which labels "
+            f"join the rows; {' and '.join(remedies)}, but found {', '.join(key)}"
+        )
 
     def _metrics_fit(self) -> None:
         """Refuse an objective or a metric of another kind of problem; the use case's own fit any."""

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import unquote, urlsplit
 
 import obstore
 import pyarrow as pa
@@ -25,7 +26,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from obstore.store import from_url
 
 from include.environment import lake_uri
-from include.errors import ConcurrentCommit
+from include.errors import BackupError, ConcurrentCommit, StoreUnavailable
 from include.references import validate_key
 from include.storage import predicates, spill
 from include.storage.files import TableFiles, commit_path, small
@@ -46,6 +47,7 @@ TABLE_CONFIGURATION = {
     "delta.deletedFileRetentionDuration": "interval 3650 days",
     "delta.checkpointInterval": "20",
 }
+RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
 KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
@@ -62,6 +64,8 @@ class Lake:
         lake.
     uri : the lake's address: a folder, ``file://``, ``s3://``, ``az://`` or ``gs://``. The default is
         ``EVERGREEN_LAKE``.
+
+    Whatever is read or written, a `BackupError` is raised if a restore of this part hasn't ended.
     """
 
     def __init__(self, usecase: str, uri: str | None = None) -> None:
@@ -332,6 +336,8 @@ class Lake:
         Each thread reads a table's log once, and afterwards only the commits since.
         """
         opened: dict[str, DeltaTable] = self._tables.__dict__
+        if "_store" not in vars(self) and (self.folder is None or self.folder.is_dir()):
+            _ = self._store  # refuses an unfinished restore, of which a table's own log shows nothing
         try:
             if version is not None:
                 return DeltaTable(self._table_uri(table), version=version)
@@ -413,8 +419,48 @@ class Lake:
     # objects
 
     @cached_property
+    def folder(self) -> Path | None:
+        """The folder of this part of the lake, None in a store."""
+        return Path(unquote(urlsplit(self.uri).path)) if self.uri.startswith("file:") else None
+
+    @cached_property
     def _store(self) -> Any:
-        return from_url(self.uri, mkdir=True) if self.uri.startswith("file:") else from_url(self.uri)
+        store = from_url(self.uri, mkdir=True) if self.folder else from_url(self.uri)
+        with suppress(FileNotFoundError):
+            mark = bytes(obstore.get(store, RESTORING).bytes()).decode(errors="replace")
+            raise BackupError(
+                self.uri,
+                required="a lake whose restore has ended",
+                found=f"an unfinished restore of {mark}",
+                where=f"{self.uri}/{RESTORING}",
+                remedy="if that restore no longer runs, remove all objects at this address and restore "
+                "again, see docs/how-to/back-up-and-restore.md",
+            )
+        return store
+
+    def require_address(self) -> None:
+        """Raise `StoreUnavailable` if the lake is a folder that doesn't exist, which a write would create."""
+        lake = self.folder.parent if self.folder and self.name else self.folder
+        if lake is not None and not lake.is_dir():
+            raise StoreUnavailable(
+                "EVERGREEN_LAKE",
+                required="a folder that exists",
+                found="none",
+                where=str(lake),
+                remedy="mount its volume; if the lake is to be a new one, create the folder",
+            )
+
+    @translate_store_errors
+    def require_version(self, table: str, version: int) -> None:
+        """Raise `StoreUnavailable` if a version of a table that was read before is no longer there."""
+        key = f"tables/{validate_key(table)}/{commit_path(version)}"
+        if self.size(key) is None:
+            raise StoreUnavailable(
+                f"{self.uri}/{key}",
+                required=f"version {version} of {table}, which was read before",
+                found="none, so the lake is gone or another one",
+                remedy="mount its volume or correct its address; after a restore, start this process again",
+            )
 
     @translate_store_errors
     def create(self, key: str, data: spill.Data) -> bool:

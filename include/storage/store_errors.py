@@ -30,6 +30,8 @@ S = TypeVar("S", bound=HasUri)
 P = ParamSpec("P")
 T = TypeVar("T")
 F = TypeVar("F", bound=Callable[..., Any])
+# the libraries have no common type for it either
+FULL_DISK = ("No space left on device", "Disk quota exceeded", "StorageFull")
 _ANSI_COLOR = re.compile(r"\x1b\[\d+m")  # delta-rs colors its messages
 
 
@@ -57,11 +59,16 @@ def translate_store_errors(method: Callable[Concatenate[S, P], T]) -> Callable[C
             if "failed validation check" in str(error):  # Delta's message for a row outside of `where`
                 raise
             message = _ANSI_COLOR.sub("", f"{type(error).__name__}: {error}")
+            required, found = "a store that answers, and tables that can be read", message
+            remedy = "run `python -m include doctor` to check it"
+            if full := next((text for text in FULL_DISK if text in message), ""):
+                required, found = "space on the lake's disk", full
+                remedy = "free some space, then run it again; what was committed before is whole"
             raise StoreUnavailable(
                 store.uri,
-                required="a store that answers, and tables that can be read",
-                found=redact(" ".join(message.split()))[:300],
-                remedy="run `python -m include doctor` to check it",
+                required=required,
+                found=redact(" ".join(found.split()))[:300],
+                remedy=remedy,
             ) from None  # S3's response to a wrong signature repeats the session token
 
     return wrapper

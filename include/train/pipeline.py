@@ -22,8 +22,8 @@ import pyarrow as pa
 from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
-from include.errors import EvergreenError, InsufficientData
-from include.features.build import known_too_late, remedy_too_late
+from include.errors import EvergreenError
+from include.features.build import require_timely_spine
 from include.features.labels import matured, training_set
 from include.features.windows import window_start
 from include.judge.evidence import Evidence
@@ -83,7 +83,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables, erasures)
     run = registry.settle(spec.name, attempt.key)
     if not run:
-        _require_timely_spine(lake, spec, partition, rows)
+        _require_rows(lake, spec, partition, rows)
         require_learnable_labels(spec, partition, rows)
         try:
             with registry.recording(spec.name, attempt.key, f"{spec.name} {partition}") as own_run:
@@ -96,24 +96,13 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     return _to_ref(run, TrainingRecord.from_json(registry.get(run, PATH)), spec)
 
 
-def _require_timely_spine(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> None:
+def _require_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> None:
     """Refuse a training without rows if the spine became known only after the decision."""
     if rows.num_rows:
         return
     first = window_start(lake, spec, partition)
     partitions = [key for key in matured(lake, spec, partition) if key >= first]
-    late = known_too_late(lake, spec, partitions)
-    if not late:
-        return
-    last = max(late)
-    raise InsufficientData(
-        f"{spec.name}: training on {partition}",
-        required=f"labeled partitions on which the spine {spec.features.spine} is known by the decision",
-        found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "
-        f"{late[last]:%H:%M} UTC on",
-        where=f"schedule.batch = {spec.schedule.batch!r}",
-        remedy=remedy_too_late(spec, last),
-    )
+    require_timely_spine(lake, spec, f"training on {partition}", partitions)
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,19 @@ from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.clock import day_of
-from include.spec.source import Column, Expectation
+from include.spec.source import BaseSource, Column, Expectation
 from include.spec.stages import Candidate
 from include.storage import spill
 from include.storage.schemas import validated_schema
 from include.train.fit import fit_recipe
 from include.train.fits import serialize_fit
 from include.validate.problems import Problem, problem, problems_of
+from include.validate.query import nodes, parse
 
 ROWS = 12  # of a source's partition, at most
 KEY_VALUES, OTHER_VALUES = 6, 2  # different values of a column of the key, and of another one
 MAX_BACK = 60  # earlier partitions that are generated, at most
+SEEDS = 2  # with each kind of texts, before a feature counts as one without a value
 FITTED, FITTED_PARTITIONS = 240, 30  # rows on which a recipe is fitted, and their partitions
 LETTERS, DIGITS = "abcdef", "123456"
 FIRST_HOUR = 8  # local hour of the first timestamp
@@ -51,7 +53,13 @@ _ATOM = re.compile(r"(\\.|\[[^\]]+\]|.)(?:([?*+])|\{(\d+)(?:,\d*)?\})?")
 
 
 def generate(
-    spec: UseCase, partition: str, variety: int = OTHER_VALUES, *, first: str = "", texts: str = LETTERS
+    spec: UseCase,
+    partition: str,
+    variety: int = OTHER_VALUES,
+    *,
+    first: str = "",
+    texts: str = LETTERS,
+    recurring: int | None = None,
 ) -> dict[str, pa.Table]:
     """Return rows of each source for a partition and its lookback, in the order of `read_sources`.
 
@@ -60,13 +68,17 @@ def generate(
     variety : different values of a column outside of the key, at most.
     first : an earlier partition, whose lookback is generated too.
     texts : the characters of texts of which the contract says nothing.
+    recurring : a seed by which each partition of a source has the same rows, so that keys have a past.
     """
     tables: dict[str, pa.Table] = {}
     for name, source in spec.sources.items():
         random = np.random.default_rng(len(tables))
         back = min(spec.features.back(name), MAX_BACK)
         keys = spec.partitions(name, spec.clock.shift(first or partition, -back), partition)
-        rows = [row for key in keys for row in _rows(spec, name, key, random, variety, texts)]
+        rows = []
+        for key in keys:
+            random = random if recurring is None else np.random.default_rng(recurring)
+            rows += _rows(spec, name, key, random, variety, texts)
         table = pa.Table.from_pylist(rows, validated_schema(source))
         tables[name] = spill.sort_rows(table, ("partition", "revision", *source.key))
     return tables
@@ -281,6 +293,103 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
         yield from _entity_problems(spec, partition)
 
 
+def empty_features(spec: UseCase, partition: str) -> Iterator[Problem]:
+    """Yield a hint if features have no value in any generated row, as after a join that never matches."""
+    if spec.features.lookback > MAX_BACK:  # a feature may need rows that aren't generated
+        return
+    empty, tried = list(spec.features.columns), False
+    for seed, texts in enumerate((LETTERS, DIGITS) * SEEDS):
+        try:
+            rows = generate(spec, partition, texts=texts, recurring=seed)
+            computed = compute_features(spec, rows, [partition])
+        except EvergreenError:
+            continue  # SQL that can't run on these texts is reported as such, or runs on the others
+        empty, tried = [name for name in empty if computed[name].null_count == computed.num_rows], True
+        if not empty:
+            return
+    if tried:
+        yield problem(
+            spec,
+            f"{spec.features_file.name} on generated rows",
+            "a value of each feature in some of the rows",
+            f"no value of {', '.join(empty)}",
+            "correct the join that matches no row, or the condition that none meets (`ago` counts partitions "
+            "back, from 0); if only rows as yours meet it, state by expect_column_values_to_be_in_set or "
+            "_be_between what they have",
+            where=str(spec.features_file),
+            severity="hint",
+        )
+
+
+def label_features(spec: UseCase, partition: str) -> Iterator[Problem]:
+    """Yield a warning if the label of a row can be computed from what its features read at the decision.
+
+    That is so if the labels' source reads the same content as the spine, and some feature depends on each of
+    the columns that ``labels.sql`` reads, besides the key and the day.
+    """
+    spine, source = spec.features.spine, spec.labels.source
+    later = spec.clock.shift(partition, spec.labels.delay)
+    if _content(spec, spine, partition) != _content(spec, source, later):
+        return
+    expression = parse(f"SELECT ({spec.labels.sql})")
+    declared, spine_columns = spec.sources[source], spec.sources[spine].columns
+    read = {node["column_names"][-1].lower() for node in nodes(expression) if node.get("column_names")}
+    originals = {
+        column.source or name
+        for name, column in declared.columns.items()
+        if name.lower() in read and name not in (*spec.key, declared.day)
+    }
+    columns = {column.source or name: name for name, column in spine_columns.items()}
+    if not originals or not originals <= columns.keys():
+        return
+    for texts in (LETTERS, DIGITS):
+        rows = generate(spec, partition, texts=texts)
+        try:
+            before = compute_features(spec, rows, [partition])
+            dependent = [
+                _changed(
+                    before, compute_features(spec, _without(rows, spine, columns[name]), [partition]), spec
+                )
+                for name in sorted(originals)
+            ]
+            break
+        except EvergreenError:
+            continue
+    else:
+        return
+    if all(dependent):
+        names = ", ".join(name for name in spec.features.columns if any(name in one for one in dependent))
+        yield problem(
+            spec,
+            f"features: {names}",
+            "features that are known at the decision, which the label isn't yet",
+            f"the label itself: {source} reads of partition {later} what {spine} reads of {partition}, and "
+            f"labels.sql is computed from its {', '.join(sorted(originals))}",
+            f"remove {names} from features and from {spec.features_file.name}, unless the decision finds "
+            "another value there, such as a count until then",
+            severity="warning",
+        )
+
+
+def _content(spec: UseCase, source: str, partition: str) -> tuple[object, ...]:
+    """Return what decides which content a partition of a source has."""
+    declared, requested = spec.sources[source], request(spec, source, partition)
+    own = declared.model_dump(exclude=set(BaseSource.model_fields) - {"kind", "connection"})
+    return own, requested.day, requested.hour, requested.minute
+
+
+def _without(rows: Mapping[str, pa.Table], source: str, column: str) -> dict[str, pa.Table]:
+    """Return the rows with nulls in a column of a source."""
+    table = rows[source]
+    place = table.schema.get_field_index(column)
+    field = table.schema.field(place)
+    return {**rows, source: table.set_column(place, field, pa.nulls(table.num_rows, field.type))}
+
+
+def _changed(before: pa.Table, after: pa.Table, spec: UseCase) -> list[str]:
+    return [name for name in spec.features.columns if not before[name].equals(after[name])]
+
+
 def _dependent_features(
     spec: UseCase, partition: str, texts: str = LETTERS
 ) -> tuple[list[str], list[str], list[str]]:
@@ -333,7 +442,7 @@ def _differences(
     """Return the features of ``alone`` that differ if they are computed with all of ``together``."""
     first, second = compute_features(spec, rows, alone), compute_features(spec, rows, together)
     second = second.filter(pc.is_in(second["partition"], pa.array(alone)))
-    return [name for name in spec.features.columns if not first[name].equals(second[name])]
+    return _changed(first, second, spec)
 
 
 def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:

@@ -44,7 +44,13 @@ def _problems(spec: UseCase) -> list[Problem]:
     """Return what is wrong with a declaration, without looking at stored data."""
     from include.validate.baselines import baseline_hints
     from include.validate.declaration import declaration_problems
-    from include.validate.generated import generated_problems, label_problems, recipe_problems
+    from include.validate.generated import (
+        empty_features,
+        generated_problems,
+        label_features,
+        label_problems,
+        recipe_problems,
+    )
     from include.validate.query import query_problems
 
     problems = list(_schedule_problems(spec))
@@ -67,7 +73,11 @@ def _problems(spec: UseCase) -> list[Problem]:
     if not any(one.severity == "error" for one in problems):
         # one with a whole lookback, if the first year has one
         partition = partitions[min(spec.features.lookback + 1, len(partitions) - 1)]
-        problems += generated_problems(spec, partition)
+        of_generated = list(generated_problems(spec, partition))
+        problems += of_generated
+        if not of_generated:
+            problems += empty_features(spec, partition)
+            problems += label_features(spec, partition)
         problems += label_problems(spec, partition)
         problems += baseline_hints(spec)
     return problems

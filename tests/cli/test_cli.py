@@ -367,6 +367,37 @@ def test_validate_of_one_bad_declaration_still_checks_the_others(
     assert "broken/usecase.yaml" in found["wrong"][0]
 
 
+class Editor(io.StringIO):
+    """A terminal whose reader breaks a file once the first line is printed."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__()
+        self.file = file
+
+    def write(self, text: str) -> int:
+        """Print, and break the file."""
+        self.file.write_text("SELECT nothing")
+        return super().write(text)
+
+
+def test_each_use_case_is_printed_as_soon_as_it_is_validated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """SQL that is broken when the first line can be read is still refused in the second use case."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
+    for name in ("first", "second"):
+        folder = shutil.copytree(USECASES / "weekly_sales", tmp_path / name)
+        text = (folder / "usecase.yaml").read_text()
+        (folder / "usecase.yaml").write_text(text.replace("name: weekly_sales", f"name: {name}"))
+    terminal = Editor(tmp_path / "second" / "features.sql")
+    monkeypatch.setattr(sys, "stdout", terminal)
+    assert app(["validate"], standalone_mode=False) == 1
+    lines = terminal.getvalue().splitlines()
+    assert "valid: first" in lines
+    assert [line for line in lines if line.startswith("second: ")]
+    assert "valid: second" not in lines
+
+
 @pytest.mark.parametrize("command", ["status", "verify"])
 def test_a_declaration_that_can_not_be_read_is_in_the_answer(
     command: str, lake: Path, tmp_path: Path
@@ -632,6 +663,15 @@ def test_a_range_prints_each_partition_as_it_completes(
     assert lines == [f"{partition}  sales published: 40 rows" for partition in partitions]
     if as_json:
         assert [one["partition"] for one in json.loads(out.getvalue())["done"]] == partitions
+
+
+def test_a_rollout_over_a_range_takes_only_the_newest_served_partition(lake: Path) -> None:
+    """Those before it take no step, so they have no line."""
+    first, *_, last = world.partitions(WEEKS)
+    code, answer = call("run", "rollout", "weekly_sales", "--from", first, "--until", last)
+    assert (code, [one["partition"] for one in answer["done"]]) == (0, [last])
+    code, answer = call("run", "rollout", "weekly_sales", "--partition", first)
+    assert f"and that is {last}" in answer["done"][0]["note"]
 
 
 def test_a_stage_that_is_none_and_a_partition_that_is_none_are_refused(lake: Path) -> None:

@@ -125,6 +125,38 @@ def test_each_proposal_says_how_it_was_made(tmp_path: Path) -> None:
     assert between == {"column": "sold", "min_value": 0, "max_value": 420}
 
 
+def test_a_number_of_the_key_is_a_feature_or_has_the_reason_why_not(tmp_path: Path) -> None:
+    """Hours are few and in even steps; a number of a till is as likely a name as an amount."""
+    random = np.random.default_rng(3)
+    hours, tills = ["6", "7", "8", "9"], ["3", "10", "44"]
+    rows = [(f"2024-01-{day:02}", hour, till) for day in range(1, 31) for hour in hours for till in tills]
+    names = ("day", "hour", "till")
+    columns = {name: pa.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
+    sold = pa.array(random.integers(0, 90, len(rows)).astype(str))
+    sample = write(pa.table({**columns, "sold": sold}), tmp_path / "sample.csv")
+    folder = init(
+        tmp_path, sample, "--kind", "regression", "--target", "sold", "--key", "hour,till", "--time", "day"
+    )
+    assert problems(folder) == []
+    spec = read(folder / "usecase.yaml")
+    assert "hour" in spec.features.numeric
+    assert "till" not in spec.features.columns
+    lines = [line.strip() for line in spec.sql.splitlines()]
+    assert "spine.hour,  -- sample: 6 to 9, of the key" in lines
+    assert [line for line in lines if line.startswith("spine.till,  -- no feature: a number of the key")]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_sample_with_a_column_twice_is_refused_by_its_name(ending: str, tmp_path: Path) -> None:
+    """Neither of the two is meant for sure; nothing is written."""
+    names = ["day", "item", "sold", "item"]
+    table = pa.table([["2024-01-01"], ["tea"], ["3"], ["cake"]], names=names)
+    sample = write(table, tmp_path / f"sample.{ending}")
+    with pytest.raises(SpecError, match="expected columns with different names, but found item more than"):
+        init(tmp_path / "into", sample, *SALES)
+    assert not (tmp_path / "into").exists()
+
+
 def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
     """The outcomes are those of the week before."""
     sample = write(shop("regression", step=7), tmp_path / "sample.csv")

@@ -14,6 +14,8 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
+from evergreen.operators.base import NON_RETRYABLE
+from include.errors import MeasurementFailed
 from include.evaluate import serving
 from include.judge.evidence import ServingTest
 from include.models import artifacts
@@ -123,17 +125,38 @@ def test_one_bit_of_difference_is_a_difference(clinic: Ward, monkeypatch: pytest
 @pytest.mark.parametrize(
     ("how", "note"),
     [
-        ("killed", "it ended with code -9 and no message"),
+        ("crashes", "it ended with code -11 and no message"),
         ("silent", "it ended with code 0 and no message"),
-        ("hangs", "no answer within 2 s"),
     ],
 )
-def test_a_process_that_dies_or_hangs_is_noted(
+def test_a_process_that_crashes_is_noted(
     clinic: Ward, how: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A process that gives no figures isn't the same, whichever way it ends."""
-    monkeypatch.setattr(serving, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
+    """A process that gives no figures isn't the same, whichever way it ends by itself."""
     assert doomed(clinic, how, monkeypatch).note == note
+
+
+@pytest.mark.parametrize(
+    ("how", "found"),
+    [("killed", "it ended with code -9 and no message"), ("hangs", "no answer within 2 s")],
+)
+def test_a_process_that_the_machine_ends_or_delays_is_no_result(
+    clinic: Ward, how: str, found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine, or one without memory, says nothing about the model, so the task is to be retried."""
+    monkeypatch.setattr(serving, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
+    with pytest.raises(MeasurementFailed, match=f"an answer of the process, but found {found}; .*clear"):
+        doomed(clinic, how, monkeypatch)
+    assert MeasurementFailed not in NON_RETRYABLE
+
+
+def test_a_full_disk_is_no_result(
+    clinic: Ward, data: bytes, predictions: np.ndarray, fresh: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fresh process that can't write what it measured says nothing about the model."""
+    monkeypatch.setattr(serving, "PROCESS_MODULE", "tests.evaluate.full_disk")
+    with pytest.raises(MeasurementFailed, match=r"found OSError: \[Errno 28\] No space left on device"):
+        serving.measure_serving(data, digest_bytes(data), clinic.spec, clinic.rows, predictions)
 
 
 def test_a_process_gets_no_secret_and_leaves_nothing(

@@ -423,6 +423,20 @@ def test_too_few_partitions_are_a_verdict_of_their_own(count: int) -> None:
         assert [c.name for c in verdict.checks if c.passed is None] == list(GATE_CHECKS)
 
 
+def test_a_leak_that_is_measured_on_too_few_partitions_is_a_warning() -> None:
+    """The sentence names it, no check counts as failed, and one without a leak isn't mentioned."""
+    short = losses(np.arange(5) * 0.01, np.arange(5) * 0.01 + 1, prior=np.arange(5) * 0.01 + 2)
+    record = evidence(short)
+    leakage = replace(record.facts.leakage, all_features={"challenger": 0.985}, single_feature={"temp": 0.6})
+    verdict = _judge(replace(record, facts=replace(record.facts, leakage=leakage)))
+    assert verdict.verdict == NOT_ENOUGH
+    assert "; warning: all features together 0.985, required below 0.98 (" in verdict.sentence
+    assert "strongest single feature" not in verdict.sentence
+    assert _failed(verdict) == ["matured test partitions"]
+    (leak,) = [check for check in verdict.checks if check.name == "all features together"]
+    assert (leak.passed, leak.observed) == (None, "0.985")
+
+
 def test_a_block_needs_a_second_one() -> None:
     """Two blocks of partitions are needed whatever the declared minimum."""
     record = _good()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -12,11 +13,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
+from markupsafe import escape
 from typer.testing import CliRunner
 
 from include.cli.app import app
-from include.errors import EvergreenError, SpecError
+from include.errors import EvergreenError, InsufficientData, SpecError
 from include.evaluate.pipeline import evaluate
+from include.judge import checks
 from include.models.registry import Registry
 from include.monitor.pipeline import monitor
 from include.promote import ledger
@@ -25,7 +28,7 @@ from include.replay import pipeline
 from include.replay import policies as policies_module
 from include.replay.pipeline import Replay, replay
 from include.replay.policies import Policy
-from include.replay.report import replay_json
+from include.replay.report import render_page, replay_json, replay_text
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -91,20 +94,22 @@ def test_declared_serves_the_models_that_production_served(
 
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> Replay:
-    """The whole range under the four policies, and one that may not replace a baseline."""
+    """The whole range under the four policies, one that may not replace a baseline, and one of Fridays."""
     from tests.replay.conftest import declare, fill
 
     folder = tmp_path_factory.mktemp("replay")
     spec = declare(folder / "usecases")
-    overlay = folder / "reluctant.yaml"
-    overlay.write_text("gate: {min_gain: 0.5}\n")
-    return replay(fill(folder / "lake", spec), spec, [overlay], FIRST, LAST)
+    overlays = {"reluctant": "gate: {min_gain: 0.5}\n", "fridays": 'schedule: {training: "0 20 * * 5"}\n'}
+    for name, text in overlays.items():
+        (folder / f"{name}.yaml").write_text(text)
+    files = [folder / f"{name}.yaml" for name in overlays]
+    return replay(fill(folder / "lake", spec), spec, files, FIRST, LAST)
 
 
 def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
     """Never keeps one model, newest takes each training's, and declared leaves what a baseline beats."""
     by_name = {policy.name: policy for policy in replayed.policies}
-    assert list(by_name) == ["declared", "never", "newest", "new-not-worse", "reluctant"]
+    assert list(by_name) == ["declared", "never", "newest", "new-not-worse", "reluctant", "fridays"]
     partitions = len(replayed.partitions)
     assert by_name["never"].switches == ()
     assert by_name["never"].ages.tolist() == list(range(1, partitions + 1))
@@ -116,6 +121,46 @@ def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
     assert {switch.recipe for switch in by_name["reluctant"].switches} <= {
         *("prior", "prior_90", "prior_30", "linear", "linear_90", "linear_30")
     }
+
+
+def test_a_switch_has_its_own_reason_if_a_training_refits_the_recipe_before_it_serves(
+    replayed: Replay,
+) -> None:
+    """A replacement and a training fall on one Friday: what serves is the new fit, because of the first."""
+    fridays = next(policy for policy in replayed.policies if policy.name == "fridays")
+    (switch,) = (switch for switch in fridays.switches if not switch.is_refresh)
+    assert (switch.recipe, switch.fitted_on, switch.partition) == ("prior", "2024-03-29", "2024-03-30")
+    assert "times the weight of linear" in switch.reason
+
+
+def test_refused_fits_are_listed_with_their_reasons(
+    lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the predictions of a refit may not move at all, the page and the text say which did."""
+    monkeypatch.setattr(checks, "movement_limit", lambda past: 0.0)
+    monkeypatch.setattr(checks, "MIN_PAST_MOVES", 0)
+    own = {name: kind for name, kind in policies_module.BUILT_IN.items() if name in ("declared", "never")}
+    monkeypatch.setattr(pipeline, "BUILT_IN", own)
+    result = replay(lake, spec, (), FIRST, "2024-03-26")
+    declared = next(policy for policy in result.policies if policy.name == "declared")
+    (refusal,) = declared.refusals
+    assert (refusal.partition, refusal.recipe) == ("2024-03-24", "linear")
+    assert re.match(r"movement of the predictions 0\.\d+, required at most 0, ", refusal.reason)
+    text = replay_text(result)
+    assert "declared: 1 fit refused by a check:" in text
+    assert f"2024-03-24  linear: {refusal.reason}" in text
+    assert str(escape(refusal.reason)) in render_page(result)
+
+
+def test_rows_that_were_known_only_after_the_decision_are_named(lake: Lake, spec: UseCase) -> None:
+    """A time zone that was changed after the ingest puts each decision before its rows."""
+    schedule = spec.schedule.model_copy(update={"timezone": "Pacific/Auckland"})
+    with pytest.raises(InsufficientData) as caught:
+        replay(lake, spec.model_copy(update={"schedule": schedule}))
+    error = caught.value
+    assert error.subject == "missed_visits: replay"
+    assert "on which its rows were known only later" in error.found
+    assert "if schedule.timezone or sources.visits.available_at was changed" in error.remedy
 
 
 @pytest.mark.full

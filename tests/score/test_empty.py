@@ -106,7 +106,10 @@ def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> No
 @pytest.mark.parametrize(
     ("declared", "remedy"),
     [
-        ("12:00", r"move schedule.batch to a later time, when orders has arrived"),
+        (
+            "12:00",
+            r"move schedule.batch to a later time, .* if schedule.timezone or sources.orders.available_at",
+        ),
         ("19:00", r"move schedule.batch to 19:00 or later; or, if the rows are available earlier, declare"),
     ],
 )

@@ -17,8 +17,11 @@ from demo.process import until
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError, StoreUnavailable
 from include.ingest.pipeline import ingest
+from include.serve import follower
+from include.serve import request_log as logs
 from include.serve.request_log import PREFIX, RequestLog
 from include.serve.rows import RequestRefused
+from include.serve.server import serve as run_server
 from include.serve.service import ORIGIN, Service
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -131,7 +134,8 @@ def test_features_that_came_are_about_the_partition_that_was_decided_last(
     clock.now = NOON + timedelta(hours=5)
     service.answer(body)
     rows = map(json.loads, (tmp_path / "log" / "parcels" / "open.jsonl").read_text().splitlines())
-    assert [row["for_partition"] for row in rows] == ["2024-03-09", "2024-03-09", LAST]
+    partitions = [(row["for_partition"], row["features_partition"]) for row in rows]
+    assert partitions == [("2024-03-09", None), ("2024-03-09", None), (LAST, None)]
 
 
 def test_one_row_is_an_object_that_can_be_ingested(lake: Lake, request_log: RequestLog) -> None:
@@ -202,7 +206,7 @@ def test_what_the_lake_did_not_take_in_time_comes_to_the_next_partition(
 def test_a_request_that_cannot_be_logged_is_refused(
     lake: Lake, request_log: RequestLog, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A full disk leaves no half of it: the rows before and after stay whole."""
+    """A full disk leaves no half of it, the rows before and after stay whole, and /health says why."""
     request_log.append([{"id": "a"}])
     write = os.write
     with monkeypatch.context() as patch:
@@ -212,10 +216,57 @@ def test_a_request_that_cannot_be_logged_is_refused(
         ) as error:
             request_log.append([{"id": "b"}])
     assert error.value.status == 503
+    assert request_log.health()["error"] == "requests are refused: 5 of 12 bytes were written"
     request_log.append([{"id": "c"}])
+    assert request_log.health()["error"] == ""
     request_log._seal()
     request_log._put_sealed()
     assert objects(lake) == {LAST: [{"id": "a"}, {"id": "c"}]}
+
+
+@pytest.mark.parametrize("gone", ["lake", "lake/parcels", "lake/parcels/tables"])
+def test_a_lake_that_is_gone_is_an_error_and_the_log_makes_no_other_one(
+    lake: Lake,
+    use: UseCase,
+    deploy: Deploy,
+    request_log: RequestLog,
+    clock: Hands,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    gone: str,
+) -> None:
+    """The loaded models serve, health says why, and the log waits in its folder until the volume is back."""
+    monkeypatch.setattr(follower, "POLL", 0.05)
+    monkeypatch.setattr(logs, "RETRY", 0.05)
+    deploy(lake, "1", LAST)
+    service = Service(lake, use, clock, request_log)
+    service.start()
+    assert until(lambda: service.follower.current is not None, PATIENCE)
+    body = json.dumps({"rows": [ROW]}).encode()
+    (tmp_path / gone).rename(tmp_path / "away")
+    assert service.answer(body).predictions[0]["version"] == "1"
+    request_log._seal()
+    why = "expected a folder that exists" if gone == "lake" else "which was read before, but found none"
+    assert until(lambda: why in service.health()["ledger"]["error"], PATIENCE)
+    assert until(lambda: why in service.health()["log"]["error"], PATIENCE)
+    assert b"evergreen_serve_following 0.0" in service.metrics_text()
+    assert service.answer(body).predictions[0]["version"] == "1"
+    assert not (tmp_path / gone).exists()
+    (tmp_path / "away").rename(tmp_path / gone)
+    assert until(lambda: not service.health()["ledger"]["error"], PATIENCE)
+    service.stop()
+    assert [len(rows) for rows in objects(lake).values()] == [2]
+
+
+def test_a_server_of_a_lake_whose_folder_is_missing_does_not_start(
+    use: UseCase, clock: Hands, tmp_path: Path
+) -> None:
+    """It could serve constants only; the error names the folder, which isn't created."""
+    missing = tmp_path / "not mounted"
+    lake = Lake("parcels", str(missing))
+    with pytest.raises(StoreUnavailable, match=r"EVERGREEN_LAKE: .* that exists, .*not mounted\); mount"):
+        run_server(lake, use, "127.0.0.1", 0, tmp_path / "log", clock, pytest.fail)
+    assert not missing.exists()
 
 
 @pytest.mark.parametrize("broken", ["folder moved", "disk full"])

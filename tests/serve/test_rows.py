@@ -76,6 +76,14 @@ def test_a_key_that_is_no_time_in_utc_is_refused(tmp_path: Path, time: str) -> N
     assert refused.value.status == 422
 
 
+def test_a_key_that_comes_twice_is_refused(use: UseCase) -> None:
+    """Nothing says which of its values is meant, and each gives another prediction."""
+    body = json.dumps({"rows": [ROW]}).replace('"weight": 9.5', '"weight": 9.5, "weight": 900').encode()
+    with pytest.raises(RequestRefused, match='but found the key "weight" twice in an object') as refused:
+        RowReader(use).read(body)
+    assert refused.value.status == 400
+
+
 def test_the_row_that_lacks_a_column_is_named(use: UseCase) -> None:
     """Of several rows, the one that differs; a renamed column is shown beside the missing one."""
     other = {name: value for name, value in ROW.items() if name != "ice"}

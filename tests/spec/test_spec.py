@@ -64,7 +64,7 @@ WRONG = [
         "scoring.deadline: minutes from the partition's time, such as +20m or -5m, because schedule.batch "
         "can fire more than once a day, but found 20:00",
     ),
-    ("schedule.batch", "0 0 31 2 *", "'0 0 31 2 *' is not a cron expression of five fields"),
+    ("schedule.batch", "0 0 31 2 *", "'0 0 31 2 *' never fires; correct the day of the month, or the month"),
     ("schedule.batch", "R R * * *", "'R R * * *' is not a cron expression of five fields"),
     ("schedule.batch", "0 0 18 * * *", "'0 0 18 * * *' is not a cron expression of five fields"),
     ("schedule.training", "@hourly", "'@hourly' is not a cron expression of five fields, such as 5 * * * *"),
@@ -123,7 +123,26 @@ WRONG = [
     ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
     ("scoring.requires.champion", ["tides"], "scoring.requires.champion: no source is named 'tides'"),
     ("scoring.deadline", "25:00", "scoring.deadline: String should match pattern"),
-    ("features.numeric", ["distance", "distance"], "declare at least one feature, each once"),
+    (
+        "features.numeric",
+        ["distance", "distance"],
+        "each feature once, under numeric or categorical, but found distance twice",
+    ),
+    (
+        "features.categorical",
+        ["distance"],
+        "each feature once, under numeric or categorical, but found distance twice",
+    ),
+    (
+        "sources.outcomes.key",
+        ["carrier", "flight"],
+        "by which labels join the rows; add origin, but found carrier, flight",
+    ),
+    (
+        "sources.outcomes.key",
+        ["carrier", "flight", "origin", "scheduled"],
+        "remove scheduled, but found carrier, flight, origin, scheduled",
+    ),
     (
         "features.groups.plane",
         ["seats", "wings"],
@@ -186,6 +205,31 @@ def test_a_mistyped_key_is_refused_by_its_path(
 def test_a_value_that_cannot_be_meant_is_refused(path: str, value: Any, said: str, tmp_path: Path) -> None:
     """The error says what was found and what is valid."""
     assert said in refusal(planted(tmp_path, path, value))
+
+
+# a mistake across keys, and what the line that its error names has
+LINES = [
+    ("scoring.deadline", "17:59", "  deadline: '17:59'"),
+    ("training.test", 25, "  test: 25"),
+    ("gate.objective", "squared_error", "  objective: squared_error"),
+    ("scoring.requires.champion", ["tides"], "    - tides"),
+    ("training.candidates.0.monotone", {"dest": "increasing"}, "      dest: increasing"),
+    ("sources.outcomes.key", ["carrier", "flight"], "    - carrier"),
+    ("schedule.timezone", "New York", "  timezone: New York"),
+    ("training.candidates.0.name", "logistic", "  - name: logistic"),
+]
+
+
+@pytest.mark.parametrize(("path", "value", "line"), LINES)
+def test_an_error_names_the_line_of_the_key_in_its_message(
+    path: str, value: Any, line: str, tmp_path: Path
+) -> None:
+    """An error across keys has the line of the key that its message begins with, not that of the whole."""
+    file = planted(tmp_path, path, value)
+    with pytest.raises(SpecError) as caught:
+        read(file)
+    number = int(caught.value.where.removeprefix("line "))
+    assert file.read_text().splitlines()[number - 1] == line
 
 
 UNQUOTED = [

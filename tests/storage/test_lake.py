@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -15,14 +16,16 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any, TypeVar
 
+import obstore
 import pyarrow as pa
 import pytest
 from deltalake.exceptions import DeltaError
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from obstore.exceptions import GenericError
 
-from include.errors import EvergreenError, SpecError, StaleDecision, StoreUnavailable
-from include.storage.lake import Lake
+from include.errors import BackupError, EvergreenError, SpecError, StaleDecision, StoreUnavailable
+from include.storage.lake import RESTORING, Lake
 
 T = TypeVar("T")
 SCHEMA = pa.schema({"partition": pa.string(), "value": pa.int64()})
@@ -202,6 +205,20 @@ def test_a_store_that_does_not_answer_is_named(use: str, tmp_path: Path) -> None
     assert caught.value.__suppress_context__  # its own words may repeat a secret
 
 
+@on_every_store
+def test_an_unfinished_restore_refuses_every_use_until_its_mark_is_gone(address: str) -> None:
+    """Also of a table whose log is whole, by whoever opens the lake after the restore has begun."""
+    restoring = Lake("usecase", address)
+    restoring.publish("t", rows("a", 1), {"partition": "a"})
+    restoring.create(RESTORING, b"backup 1, begun today")
+    readers: tuple[Callable[[Lake], object], ...] = (lambda one: one.rows("t"), lambda one: one.open("t"))
+    for use in (*USES.values(), *readers, Lake.tables):
+        with pytest.raises(BackupError, match=r"found an unfinished restore of backup 1, begun today \("):
+            use(Lake("usecase", address))
+    restoring.remove([RESTORING])
+    assert len(Lake("usecase", address).rows("t")) == 1
+
+
 @pytest.mark.parametrize("lost", ["_delta_log/*.json", "*.parquet"])
 def test_a_table_that_can_not_be_read_is_named(lost: str, lake: Lake, tmp_path: Path) -> None:
     """A torn log and a torn file are said, for reading and counting alike; neither is an empty table."""
@@ -211,6 +228,33 @@ def test_a_table_that_can_not_be_read_is_named(lost: str, lake: Lake, tmp_path: 
     for use in (lambda one: one.read("t"), lambda one: one.count("t", {"value": 1})):
         with pytest.raises(StoreUnavailable, match="tables that can be read"):
             use(Lake("usecase", str(tmp_path)))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        OSError(errno.EDQUOT, "Disk quota exceeded"),
+        GenericError("Generic LocalFileSystem error: Unable to copy data to file: No space left on device"),
+        DeltaError("Failed to parse parquet: External: No space left on device (os error 28)"),
+    ],
+    ids=lambda error: f"{type(error).__name__}-{str(error)[:12]}",
+)
+def test_a_full_disk_asks_for_space(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """What each library raises there leads to one sentence, which doesn't blame the store."""
+
+    def fail(*given: Any, **more: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(obstore, "put", fail)
+    sentence = (
+        r"expected space on the lake's disk, but found (No space|Disk quota).*; free some space, then run"
+    )
+    with pytest.raises(StoreUnavailable, match=sentence) as caught:
+        Lake("u", str(tmp_path)).create("state/x", b"1")
+    assert "doctor" not in str(caught.value)
 
 
 @settings(max_examples=15)

@@ -418,7 +418,8 @@ def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Reg
     with pytest.raises(EvergreenError) as refusal:
         train(lake, spec, NIGHT, registry=registry)
     assert "the spine visits is known by the decision, but found 28 of 28 on which its" in str(refusal.value)
-    assert "as on 2024-03-28 from 12:00 UTC on" in str(refusal.value)
+    expected = "as on 2024-03-28 from 2024-03-28 12:00 UTC on, after the decision at 2024-03-28 11:00"
+    assert expected in str(refusal.value)
     assert "move schedule.batch to 12:00 or later" in str(refusal.value)
     assert "more history" not in str(refusal.value)
     assert any("sources.visits.available_at" in one.sentence for one in validate(spec))

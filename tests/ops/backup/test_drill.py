@@ -12,17 +12,19 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from airflow.sdk.exceptions import AirflowFailException
 from typer.testing import CliRunner
 
+from evergreen.operators.base import EvergreenOperator
 from include.cli.app import app
 from include.errors import BackupError, NotPublished
 from include.models.registry import Registry
 from include.ops import backup as write
-from include.ops import backup_store
+from include.ops import backup_store, doctor
 from include.ops.backup import BackupResult, backup
 from include.ops.restore import restore
 from include.ops.verify import verify
-from include.storage.lake import Lake
+from include.storage.lake import RESTORING, Lake
 from tests.ops.backup.conftest import NEXT, NOW, Clinic, content, cut_short, flip
 from tests.warm import stand_in
 
@@ -44,6 +46,29 @@ def create(place, key, data):
 Lake.create = create
 lake = Lake("{name}", "{folder}/lake")
 backup([lake], Lake("backups", "{safe}".removesuffix("/backups")), now=datetime.now(UTC), connect=None)
+"""
+
+
+KILLED_RESTORE = """
+import os, signal
+from include.ops.restore import restore
+from include.storage.lake import Lake
+
+real, written = Lake.create, []
+
+def create(place, key, data):
+    if not key.startswith("locks/"):
+        written.append(key)
+    if len(written) == {writes} + 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(place, key, data)
+
+def remove(place, keys):
+    if place.name != "backups":
+        os.kill(os.getpid(), signal.SIGKILL)
+
+Lake.create, Lake.remove = create, remove
+restore(Lake("backups", "{safe}".removesuffix("/backups")), "{backup}")
 """
 
 
@@ -200,6 +225,50 @@ def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Cl
     shutil.rmtree(home.folder / "lake")
     restore(store, done.name)
     assert verify(home.lake, home.spec).differences == ()
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [1, pytest.param(100, marks=pytest.mark.full), pytest.param(10**6, id="all")],
+)
+def test_a_lake_whose_restore_was_killed_is_refused_until_it_is_restored_again(
+    home: Clinic, store: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
+) -> None:
+    """Killed after the mark, on the way and before its removal: all refuse, and the remedy works."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(home.folder / "usecases"))
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
+    before, done = content(home.lake), copy(home, store)
+    shutil.rmtree(home.folder / "lake")
+    program = KILLED_RESTORE.format(writes=writes, safe=store.uri, backup=done.name)
+    killed = subprocess.run(
+        [stand_in(), "-c", program], cwd=Path(__file__).parents[3], timeout=300, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    files = {path for path in (home.folder / "lake").rglob("*") if path.is_file()}
+    objects = backup_store.load_manifest(store, done.name).objects[home.spec.name]
+    assert RESTORING not in objects
+    assert (len(files) == len(objects) + 1) == (writes > len(objects))
+    refusal = (
+        f"expected a lake whose restore has ended, but found an unfinished restore of backup {done.name}"
+    )
+    for command in ("verify", "status", "backup", f"run score {home.spec.name} --partition {NEXT}"):
+        output = CliRunner().invoke(app, command.split())
+        assert isinstance(output.exception, BackupError), command
+        assert refusal in str(output.exception), command
+    with (
+        pytest.raises(AirflowFailException, match=refusal),
+        EvergreenOperator(task_id="any", usecase=home.spec.name).opened() as (lake, _),
+    ):
+        lake.rows("partitions")
+    check = doctor._probe("restores", doctor._restores, "")
+    assert (check.ok, refusal in check.detail) == (False, True)
+    with pytest.raises(BackupError, match="remove all objects at this address and restore again"):
+        restore(store, done.name)
+    assert {path for path in (home.folder / "lake").rglob("*") if path.is_file()} == files
+    shutil.rmtree(home.folder / "lake")
+    restore(store, done.name)
+    assert content(home.lake) == before
+    assert doctor._probe("restores", doctor._restores, "").ok
 
 
 def test_a_place_where_something_is_stays_as_it_is(home: Clinic, store: Lake) -> None:

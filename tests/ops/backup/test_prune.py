@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -244,15 +245,17 @@ def test_a_backup_that_is_being_restored_stays(
 
 
 def test_a_backup_waits_for_a_prune_and_then_goes_on(
-    tmp_path: Path, store: Lake, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, store: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a prune is about to remove isn't taken for there."""
-    monkeypatch.setattr(backup_store, "WAIT", 30)
+    """What a prune is about to remove isn't taken for there; what is waited for is reported once."""
+    monkeypatch.setattr(backup_store, "PAUSE", 0.01)
+    monkeypatch.setattr(backup_store, "WAIT", 60)
+    began = datetime.now(UTC)
     names = taken(tmp_path, store, range(2))
     real, waits = pruning._remove_unreferenced, threading.Event()
     look = backup_store.StoreLock._conflicts
 
-    def looks(lock: backup_store.StoreLock, own: str) -> list[str]:
+    def looks(lock: backup_store.StoreLock, own: str) -> dict[str, datetime]:
         found = look(lock, own)
         if lock.mode == "shared":
             waits.set()
@@ -271,6 +274,16 @@ def test_a_backup_waits_for_a_prune_and_then_goes_on(
     with ThreadPoolExecutor(1) as pool:
         assert prune(store, 1).backups == (names[0],)
     assert len(sound(store)) == 2
+    (line,) = [record.getMessage() for record in caplog.records if "waiting" in record.getMessage()]
+    lock = re.escape(f"{store.uri}/locks/exclusive/")
+    match = re.fullmatch(
+        f"waiting for the process that has the lock {lock}[0-9a-f]+: until it ends, or until "
+        r"(\d\d:\d\d:\d\d) UTC if it was killed, and for at most 1 minutes",
+        line,
+    )
+    assert match
+    left = datetime.strptime(match[1], "%H:%M:%S") - datetime.strptime(f"{began:%H:%M:%S}", "%H:%M:%S")
+    assert 600 <= left.seconds <= 660
 
 
 def test_backups_and_prunes_at_once_leave_only_whole_ones(
