@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from pendulum import DateTime
 
 NO_PARTITION = "none"  # the key of a manual run whose form has an empty Partition; Airflow takes no empty key
-RANGE = ".."  # between the first and the last partition in the key of a run of a range
+RANGE = "--"  # as in ISO 8601, between the ends of a range in the key of its run; a run id takes no ".."
 
 
 class UseCaseTimetable(CronPartitionTimetable):

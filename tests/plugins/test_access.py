@@ -104,3 +104,22 @@ def test_a_backfill_outside_the_schedule_is_refused(
 
 def _range(dag_id: str, first: date, last: date) -> dict[str, str]:
     return {"dag_id": dag_id, "from_date": f"{first}T00:00:00Z", "to_date": f"{last}T00:00:00Z"}
+
+
+def test_a_swapped_range_of_a_history_is_refused_before_its_run_exists(site: Site, forms: list[str]) -> None:
+    """The request that the form sends gets the sentence; with a range of the schedule there is a run."""
+    dag = "weekly_sales__history"
+    assert dag in forms
+    headers = {"Authorization": f"Bearer {site.token('clerk')}"}
+    answers = [
+        site.ask(
+            f"/api/v2/dags/{dag}/dagRuns",
+            method="POST",
+            json={"logical_date": None, "conf": {"first": first, "last": last}},
+            headers=headers,
+        )
+        for first, last in (("2024-03-11", "2024-03-04"), ("2024-03-04", "2024-03-11"))
+    ]
+    assert [answer.status_code for answer in answers] == [400, 200], answers[1].text
+    assert "choose 2024-03-04 as the first and 2024-03-11 as the last" in answers[0].json()["detail"]
+    assert answers[1].json()["note"] == "Partitions 2024-03-04 to 2024-03-11"

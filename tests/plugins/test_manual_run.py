@@ -64,10 +64,10 @@ def test_a_history_has_its_range_as_key_and_note(airflow: TestClient) -> None:
     history = FORM.replace("batch", "history")
     body = _received(airflow, history, {"conf": {"first": "2013-01-01", "last": "2013-02-28"}})
     assert (body["partition_key"], body["note"]) == (
-        "2013-01-01..2013-02-28",
+        "2013-01-01--2013-02-28",
         "Partitions 2013-01-01 to 2013-02-28",
     )
-    assert body["dag_run_id"].startswith("manual__2013-01-01..2013-02-28__")
+    assert body["dag_run_id"].startswith("manual__2013-01-01--2013-02-28__")
     assert _received(airflow, history, {"conf": {"last": "2013-02-28"}}) == {"conf": {"last": "2013-02-28"}}
 
 

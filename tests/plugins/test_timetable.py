@@ -120,7 +120,7 @@ def test_a_training_is_of_the_partition_at_or_before_it(monkeypatch: pytest.Monk
 def test_a_range_that_isnt_valid_is_refused_before_its_run_exists() -> None:
     """The form shows the sentence; a valid range has no date of its own."""
     ranges = RangeTimetable.deserialize(RangeTimetable("flight_delay").serialize())
-    assert ranges.resolve_partition_date("2013-01-01..2013-02-28") is None
+    assert ranges.resolve_partition_date("2013-01-01--2013-02-28") is None
     assert ranges.resolve_partition_date(None) is None
     with pytest.raises(InvalidPartitionKeyError, match="the two swapped; choose 2013-03-01 as the first"):
-        ranges.resolve_partition_date("2013-03-10..2013-03-01")
+        ranges.resolve_partition_date("2013-03-10--2013-03-01")
