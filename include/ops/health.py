@@ -26,9 +26,8 @@ Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 Row = dict[str, Any]
 MAX_OVERDUE = 2  # partitions whose labels may be late before the status is blind
 MAX_TRAININGS = 2  # scheduled trainings without a newer model before the status is aging
-MONITORING = timedelta(
-    hours=1
-)  # after the scoring, a monitor task that hasn't ended may be running or retried
+# after the scoring; a monitor task that hasn't ended may be running, or be retried
+MONITORING = timedelta(hours=1)
 DEGRADING = ("performance", "concept")  # checks whose alarm says that the model is bad
 
 
