@@ -224,9 +224,13 @@ class TrainingAttempt:
         lake, spec, partition = self.lake, self.spec, self.partition
         walks.extend(lake, spec, partition)
         needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
-        earlier = {fit.key for fit in read_fits(lake) if fit.partition < partition}
+        origins = walk_origins(partitions_of(self.rows), spec, partition)
+        # a run of this training that was killed may have fitted some of the origins
+        earlier = {
+            fit.key for fit in read_fits(lake) if fit.partition < partition and fit.partition not in origins
+        }
         new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
-        for origin in walk_origins(partitions_of(self.rows), spec, partition) if new else ():
+        for origin in origins if new else ():
             if is_learnable(spec, known_rows.known_at(origin)):
                 ensure_fits(known_rows, origin, new, failures={})
         failures: dict[str, EvergreenError] = {}
