@@ -49,7 +49,7 @@ def lake(site: Site) -> Lake:
 
 def rows_of(site: Site) -> dict[str, list[str]]:
     """Return the texts of each open alert's cells, by the alert."""
-    table = site.get(PAGE, "reader").text.split('<table class="stack">')[1].split("</table>")[0]
+    table = site.get(PAGE, "reader").text.split("<table>")[1].split("</table>")[0]
     rows = [re.findall(r"<td[^>]*>(.*?)</td>", row, re.DOTALL) for row in table.split("<tr>")[2:]]
     texts = [[html.unescape(" ".join(re.sub(r"<[^>]+>", " ", cell).split())) for cell in row] for row in rows]
     return {row[0]: row[1:-1] for row in texts}
