@@ -71,7 +71,7 @@ def row_of(answer: httpx.Response, first: str) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_a_year_takes_less_than_two_seconds(client: year.Client, name: str) -> None:
-    """Of one core that other tests share, of 20 columns; `benchmarks pages` asks for one second of a free one."""
+    """With 20 columns, on a core that other tests share; `benchmarks pages` asks for one of a free core."""
     taken = []
     while len(taken) < 2 or (taken[-1] >= 2 and len(taken) < 6):  # other tests at work slow a core, too
         begin = time.process_time()
