@@ -29,10 +29,8 @@ Progress = Callable[[str, str, float], None]  # server, what happened, seconds i
 
 LISTED = 8  # names of a folder's content
 PORT_TIMEOUT = 3.0  # seconds to wait for a port
-SLOW_START, START_TIMEOUT = (
-    90.0,
-    600.0,
-)  # seconds after which a start is slow, and fails though the process lives
+# seconds after which a start is slow, and fails though the process lives
+SLOW_START, START_TIMEOUT = 90.0, 600.0
 STOP_TIMEOUT = 10.0  # seconds before a server is killed
 
 # Variables of other stacks and clouds that a shell may have, and one that would slow down every import.

@@ -99,7 +99,8 @@ def validate(
 
     good, bad = _readable(usecase)
     problems = [Problem(error) for error in bad]
-    _print_problems("", problems, as_json)
+    if not as_json:
+        _print_problems("", problems)
     if partition is not None:
         data, partition = True, _partition_key(partition)
     if good:
@@ -108,7 +109,8 @@ def validate(
 
         for spec in good:
             own = find_problems(spec, Lake(spec.name) if data else None, partition or "")
-            _print_problems(spec.name, own, as_json)
+            if not as_json:
+                _print_problems(spec.name, own)
             problems += own
     wrong = [one.sentence for one in problems if one.severity == "error"]
     if as_json:
@@ -119,13 +121,13 @@ def validate(
     raise typer.Exit(bool(wrong))
 
 
-def _print_problems(usecase: str, problems: Sequence[Problem], as_json: bool) -> None:
+def _print_problems(usecase: str, problems: Sequence[Problem]) -> None:
     """Print a use case's problems as text, errors first, as soon as it is validated."""
     wrong = [one.sentence for one in problems if one.severity == "error"]
     other = [one.sentence for one in problems if one.severity != "error"]
     lines = [*wrong, *other, *([f"valid: {usecase}"] if usecase and not wrong else [])]
-    if lines and not as_json:
-        print_result({}, "\n".join(lines), as_json)
+    if lines:
+        print_result({}, "\n".join(lines), as_json=False)
 
 
 @app.command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 
 import numpy as np
 import pyarrow as pa
@@ -55,7 +56,13 @@ def measure_robustness(
     if original.error:
         return (EdgeCase("original rows", "rows", passed=False, note=original.error),)
     bench = RobustnessBench(estimator, spec, rows, actual, original.values)
-    return (*bench.compare_losses(_corrupted(bench, fitted)), *_invalid(bench, fitted), *_rearranged(bench))
+    return (
+        *bench.compare_losses(_missing(bench)),
+        _all_missing(bench),
+        *bench.compare_losses(_distorted(bench, fitted)),
+        *_invalid(bench, fitted),
+        *_rearranged(bench),
+    )
 
 
 def sample_indices(rows: pa.Table, max_rows: int, seed: int) -> NDArray[np.int64]:
@@ -177,13 +184,21 @@ def _try_predict_each(
             yield from map(PredictionAttempt, np.split(together.values, len(batch)))
 
 
-def _corrupted(bench: RobustnessBench, fitted: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
-    """Yield the cases that may raise the loss: features that are missing, noisy, or of an unseen category."""
+def _missing(bench: RobustnessBench) -> Iterator[tuple[str, str, pa.Table]]:
+    """Yield the cases without a value of one feature."""
+    for column in bench.spec.features.columns:
+        yield f"{column} missing", "missing", _without_values(bench.rows, column)
+
+
+def _all_missing(bench: RobustnessBench) -> EdgeCase:
+    rows = reduce(_without_values, bench.spec.features.columns, bench.rows)
+    return bench.require_predictions("all features missing", "missing", {"no value": rows})
+
+
+def _distorted(bench: RobustnessBench, fitted: pa.Table) -> Iterator[tuple[str, str, pa.Table]]:
+    """Yield the cases with a feature that is noisy, or of an unseen category."""
     rows, features = bench.rows, bench.spec.features
     random = np.random.default_rng(bench.spec.training.seed)
-    for column in features.columns:
-        nulls = pa.nulls(rows.num_rows, rows[column].type)
-        yield f"{column} missing", "missing", _replace_column(rows, column, nulls)
     for column in features.numeric:
         scale = NOISE * (pc.stddev(fitted[column]).as_py() or 0.0)
         noise = pa.array(random.normal(0, scale, rows.num_rows))
@@ -195,13 +210,8 @@ def _corrupted(bench: RobustnessBench, fitted: pa.Table) -> Iterator[tuple[str, 
 
 
 def _invalid(bench: RobustnessBench, fitted: pa.Table) -> Iterator[EdgeCase]:
-    """Yield the cases that must not crash the model: no value at all, the ends of each range, wrong types."""
+    """Yield the cases that must not crash the model: the ends of each range, and wrong types."""
     rows, features = bench.rows.slice(0, FEW_ROWS), bench.spec.features
-    all_missing = bench.rows
-    for column in features.columns:
-        nulls = pa.nulls(all_missing.num_rows, all_missing[column].type)
-        all_missing = _replace_column(all_missing, column, nulls)
-    yield bench.require_predictions("all features missing", "missing", {"no value": all_missing})
     for column in features.numeric:
         values = [*_range_ends(bench.spec, column, fitted[column]), -EXTREME, EXTREME]
         variants = {
@@ -247,6 +257,10 @@ def _difference(values: Array, expected: Array, rounding: float = 0.0) -> str:
     off = np.abs(values - expected) > rounding * np.abs(expected)
     count = int(np.count_nonzero(off.any(axis=1) if off.ndim > 1 else off))
     return f"{count} of {len(expected)} predictions differ" if count else ""
+
+
+def _without_values(rows: pa.Table, column: str) -> pa.Table:
+    return _replace_column(rows, column, pa.nulls(rows.num_rows, rows[column].type))
 
 
 def _replace_column(rows: pa.Table, column: str, values: pa.Array) -> pa.Table:

@@ -83,7 +83,7 @@ def _problems(
     switches: Sequence[Row],
     served_by: Mapping[str, int],
     findings: Sequence[Row],
-    scored_at: datetime | None = None,
+    scored_at: datetime | None,
 ) -> Iterator[tuple[Status, str]]:
     """Yield each status that applies with its sentence, the most urgent first, and "fresh" last."""
     if not scored:

@@ -96,7 +96,6 @@ def refuse(lake: Lake, model: str) -> None:
     ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
 
 
-@pytest.mark.full
 def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_ones(
     lake: Lake, spec: UseCase
 ) -> None:
@@ -110,6 +109,7 @@ def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_
     assert growth(spec, recipe, before, after) == 0
 
 
+@pytest.mark.full
 def test_an_honest_refit_passes(lake: Lake, spec: UseCase) -> None:
     """A week of new rows moves the predictions as far as the weeks before did."""
     refit = measured(lake, spec, NOW)

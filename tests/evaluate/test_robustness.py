@@ -115,7 +115,12 @@ def test_what_was_measured_once_is_measured_again(clinic: Ward) -> None:
     estimator = clinic.fit()
     cases = measure(clinic, estimator)
     assert cases == measure(clinic, estimator)
-    assert list(cases)[:3] == ["distance missing", "earlier missing", "place missing"]
+    assert list(cases)[:4] == [
+        "distance missing",
+        "earlier missing",
+        "place missing",
+        "all features missing",
+    ]
 
 
 def test_harm_costs_what_it_does_to_the_loss(clinic: Ward) -> None:

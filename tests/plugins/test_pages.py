@@ -70,14 +70,14 @@ def row_of(answer: httpx.Response, first: str) -> list[str]:
 
 
 @pytest.mark.parametrize("name", PAGES)
-def test_a_page_of_a_year_takes_less_than_two_seconds(client: year.Client, name: str) -> None:
-    """With 20 columns, on a core that other tests share; `benchmarks pages` asks for one of a free core."""
+def test_a_page_of_a_year_takes_less_than_a_second(client: year.Client, name: str) -> None:
+    """A year of 20 columns takes less than a second of one core, once the server has drawn a chart."""
     taken = []
-    while len(taken) < 2 or (taken[-1] >= 2 and len(taken) < 6):  # other tests at work slow a core, too
+    while len(taken) < 2 or (taken[-1] >= 1 and len(taken) < 6):  # other tests at work slow a core, too
         begin = time.process_time()
         assert client.get(PAGES[name]).status_code == 200
         taken.append(time.process_time() - begin)
-    assert taken[-1] < 2, taken
+    assert taken[-1] < 1, taken
 
 
 def test_a_column_page_reads_no_other_columns_rows(year_folder: Path) -> None:

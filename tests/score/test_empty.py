@@ -108,7 +108,8 @@ def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> No
     [
         (
             "12:00",
-            r"move schedule.batch to a later time, .* if schedule.timezone or sources.orders.available_at",
+            r"move schedule.batch to a later time, when orders has arrived; or, if schedule.timezone or "
+            r"sources.orders.available_at was changed after",
         ),
         ("19:00", r"move schedule.batch to 19:00 or later; or, if the rows are available earlier, declare"),
     ],

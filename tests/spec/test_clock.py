@@ -63,7 +63,9 @@ def test_a_day_without_a_partition_is_refused_with_the_next_one() -> None:
 )
 def test_what_is_no_date_is_refused_with_the_remedy(key: str) -> None:
     """A key that is no date is refused in a sentence that says what to give."""
-    with pytest.raises(PartitionError, match=r"expected a date such as .*found .*; give a partition"):
+    with pytest.raises(
+        PartitionError, match=r"expected a date such as .*found .*; give a partition of the schedule"
+    ):
         day_of(key)
 
 

@@ -93,6 +93,17 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     assert len(partitions) == 4 * len(names)
 
 
+def test_a_training_that_was_killed_while_it_filled_in_walks_fits_what_is_left(
+    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter
+) -> None:
+    """The first of its two origins is fitted already; the second one isn't taken for a later training's."""
+    ensure_fits(known(lake, spec, "2024-03-16"), "2024-03-08", recipes(spec))
+    names = fitted()
+    train(lake, spec, "2024-03-16", registry=registry)
+    assert fitted() == sorted(2 * names)
+    assert {fit.partition for fit in read_fits(lake)} == {"2024-03-08", "2024-03-15", "2024-03-16"}
+
+
 @pytest.mark.full
 def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
     lake: Lake, spec: UseCase, registry: Registry, fitted: Counter, clinic: Path
