@@ -3,7 +3,7 @@
 - An alarm leads to an alert. An alarm that persists is alerted again only after the quiet period.
 - One bad partition is no reason to train. The same alarm several partitions in a row is a cause, and requests
   one training at a time. After a champion was replaced because a baseline was better, a training is requested
-  at once, and then each week until one leads to a switch.
+  at once, and then each week as long as a baseline serves.
 - Rollback and replacement are steps of `include.rollout` or of a person. The partition from which such a step
   takes effect has it as its decision, and alerts it.
 
@@ -87,8 +87,8 @@ class PartitionState:
     switch : the rollback or replacement that takes effect on this partition, if one does.
     switch_act : which of the two, as a decision.
     why_no_champion : why no champion serves it, and what serves instead; empty if one serves.
-    replaced_since : the partition from which its champion serves instead of a worse one; empty for a champion
-        of a training.
+    wanted_since : the partition since which a better model is wanted; empty if none is, see
+        `better_model_wanted`.
     decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
     """
 
@@ -98,7 +98,7 @@ class PartitionState:
     switch: AlertItem | None = None
     switch_act: Literal["roll back", "replace"] = "roll back"
     why_no_champion: str = ""
-    replaced_since: str = ""
+    wanted_since: str = ""
     decision: Decision | None = None
 
 
@@ -112,8 +112,8 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     """
     partition = history[-1]
     alerts, quiet = _alerts(history, spec)
-    if partition.replaced_since:
-        cause, why = _successor_training(history, partition.replaced_since)
+    if partition.wanted_since:
+        cause, why = _successor_training(history, partition.wanted_since)
     else:
         cause, why = _training(history, spec)
     parts = [why]
@@ -124,6 +124,22 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
         parts.insert(0, partition.switch.note)
     act: Act = "retrain" if cause else "alert" if alerts else "nothing"
     return Decision(partition.switch_act if partition.switch else act, cause, "; ".join(parts), alerts)
+
+
+def better_model_wanted(spec: UseCase, line: Sequence[ledger.Row], partition: str) -> str:
+    """Return the partition on which a broken champion was replaced if a better model is wanted, or empty.
+
+    One is wanted for a week, and as long as a baseline serves. For another recipe the scheduled trainings are
+    enough.
+
+    Parameters
+    ----------
+    line : the switches of the champion, oldest first, up to the partition.
+    """
+    since = ledger.replaced_since(line)
+    if not since or time_of(partition) - time_of(since) < WEEK:
+        return since
+    return since if line[-1]["recipe"] in {recipe.name for recipe in spec.training.baselines} else ""
 
 
 def policy_window(spec: UseCase) -> int:
@@ -313,7 +329,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),
-                replaced_since=ledger.replaced_since(line),
+                wanted_since=better_model_wanted(spec, line, key),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )
