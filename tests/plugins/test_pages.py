@@ -16,6 +16,7 @@ import httpx
 import pyarrow as pa
 import pytest
 
+from benchmarks.budget import loop
 from evergreen.view import column, compare, quality
 from include.promote import ledger
 from include.reports.history import read_history
@@ -26,6 +27,7 @@ from include.storage.lake import Lake
 from tests.plugins import year
 from tests.plugins.counting import Counting
 
+LOOPS_A_SECOND = 13  # of the budget's loop, on a quiet core
 PAGES = {
     "partition": f"/partition/year/{year.KEYS[-10]}",
     "column": "/column/year/number_0",
@@ -71,13 +73,13 @@ def row_of(answer: httpx.Response, first: str) -> list[str]:
 
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_a_year_takes_less_than_a_second(client: year.Client, name: str) -> None:
-    """A year of 20 columns takes less than a second of one core, once the server has drawn a chart."""
-    taken = []
-    while len(taken) < 2 or (taken[-1] >= 1 and len(taken) < 6):  # other tests at work slow a core, too
+    """A year of 20 columns takes less than a second of one quiet core, once the server has drawn a chart."""
+    taken, second = [], LOOPS_A_SECOND * loop()  # other tests at work slow a core, and machines differ
+    while len(taken) < 2 or (taken[-1] >= second and len(taken) < 6):
         begin = time.process_time()
         assert client.get(PAGES[name]).status_code == 200
         taken.append(time.process_time() - begin)
-    assert taken[-1] < 1, taken
+    assert taken[-1] < second, taken
 
 
 def test_a_column_page_reads_no_other_columns_rows(year_folder: Path) -> None:

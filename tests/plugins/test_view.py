@@ -76,7 +76,7 @@ def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Sit
         "champion 75 %",
         "constant 25 %",
         "r2 0.432",
-        "1 price",
+        "1 drift: price",
         "no labels yet",
     ):
         assert said in text, said

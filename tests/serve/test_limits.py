@@ -211,6 +211,7 @@ def test_no_page_asks_another_machine(lake: Lake, deploy: Deploy, serve: Serve) 
 
 def test_an_address_that_is_taken_is_an_error(use: UseCase, tmp_path: Path) -> None:
     """In one line, with the option and what the system said."""
+    (tmp_path / "lake").mkdir()
     with socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -183,9 +183,9 @@ class _LakeWithAttempts(Lake):
         super().__init__("", lake.uri)
         self.uri = lake.uri
 
-    def rows(self, table: str, where: object = None) -> list[dict[str, object]]:  # type: ignore[override]
+    def rows(self, table: str, where: object = None, **options: object) -> list[dict[str, object]]:  # type: ignore[override]
         if table != "attempts":
-            return super().rows(table, where)  # type: ignore[arg-type]
+            return super().rows(table, where, **options)  # type: ignore[arg-type]
         key = (where or {}).get("key")  # type: ignore[attr-defined]
         return [row for row in self._attempts if key in (None, row["key"])]
 
