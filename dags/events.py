@@ -2,7 +2,7 @@
 
 ## When
 
-Whenever messages arrived at the queue that `schedule.events` names, or by hand, which means the newest
+Whenever messages arrived at the queue that `schedule.events` names, or by hand, for the newest
 partition that is due. Messages that arrive while a run works are read together by the next one.
 
 ## Changes

@@ -11,7 +11,7 @@ both.
 serving model from the next partition on, in one commit to `switches`; a forced model stays marked as
 forced. `withdraw` removes a partition that is off the schedule, in the future, or was run too far ahead of
 the others, and stores a copy of its rows. `acknowledge` and `mute` add a row to `silences`: an acknowledged
-alert isn't sent again while it persists, a muted one isn't until the partition of the form.
+alert isn't sent again while it persists, a muted one isn't sent up to the partition that the form names.
 
 ## If it is red
 

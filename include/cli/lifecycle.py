@@ -67,7 +67,7 @@ def approve(
     if recorded["answer"] != answer:
         raise StaleDecision(
             f"{usecase}: attempt {row['key'][:8]}",
-            required=f"no answer but {answer}",
+            required=f"no earlier answer, or {answer}",
             found=approval.answer_text(recorded),
             remedy="the first answer is final; use `rollback` or `force` to change what serves",
         )

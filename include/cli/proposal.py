@@ -205,7 +205,7 @@ class Proposal:
         count = len(column.values)
         values = f"{count} different values" if count > MAX_CATEGORIES else "values that are no even steps"
         return (
-            f"  -- no feature: a number of the key with {values}, as of an id; if it isn't one, add {name} "
+            f"  -- no feature: a number of the key with {values}, like an id; if it isn't one, add {name} "
             "under numeric"
         )
 

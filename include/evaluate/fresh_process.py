@@ -22,7 +22,7 @@ from include.spec import UseCase
 
 MODEL, ROWS, SPEC = "model.skops", "rows.arrow", "spec.json"
 PREDICTIONS, FIGURES = "predictions.float64", "figures.json"
-MACHINE_FAILED = os.EX_TEMPFAIL  # the exit code if the files of the measurement can't be read or written
+EXIT_MACHINE = os.EX_TEMPFAIL  # the exit code if the files of the measurement can't be read or written
 PROC = Path("/proc/self/status")
 WARM_UP_ROWS, TIMED_ROWS, TIMED_BATCHES = 10, 200, 3
 
@@ -83,4 +83,4 @@ if __name__ == "__main__":
         sys.exit(str(error))
     except OSError as error:  # of the files here: one that the model raises is a ModelError
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
-        sys.exit(MACHINE_FAILED)
+        sys.exit(EXIT_MACHINE)

@@ -152,7 +152,7 @@ def shuffled_label_losses(
 ) -> tuple[float, ...]:
     """Return the losses of the challenger's recipe when it is fitted on shuffled labels.
 
-    Shuffled labels contain nothing to learn, so any gain over a constant comes from leakage.
+    Shuffled labels contain nothing to learn, so a gain over a constant beyond luck comes from leakage.
 
     Parameters
     ----------
@@ -167,9 +167,9 @@ def shuffled_label_losses(
 
     Notes
     -----
-    Each fit on noise is another function of the features. One of two such functions gains a little by chance,
-    on every partition alike, which no interval over partitions accounts for. All five gain by chance with a
-    probability of at most 1 in 32: since the loss is convex, noise costs more than it gains. Predictions are
+    A model that was fitted on noise gains a little by luck in up to half of all cases, and on every partition
+    at once, so an interval over partitions doesn't allow for it. All five gain by luck with a probability of
+    at most 1 in 32: since the loss is convex, noise costs more than it gains. Predictions are
     rescaled to the labels' constant for the same reason: if the label rate changed since, predictions at a
     wrong level could gain by chance.
     """

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from include.environment import numeric_settings
 from include.errors import MeasurementFailed
-from include.evaluate.fresh_process import FIGURES, MACHINE_FAILED, MODEL, PREDICTIONS, ROWS, SPEC
+from include.evaluate.fresh_process import EXIT_MACHINE, FIGURES, MODEL, PREDICTIONS, ROWS, SPEC
 from include.judge.evidence import ServingTest
 from include.spec import UseCase
 
@@ -91,7 +91,7 @@ def _run_fresh_process(folder: Path, digest: str, spec: UseCase) -> str:
         return ""
     lines = process.stderr.strip().splitlines() if process.returncode > 0 else []
     text = lines[-1] if lines else f"it ended with code {process.returncode} and no message"
-    if process.returncode in (MACHINE_FAILED, *OUTER_SIGNALS):
+    if process.returncode in (EXIT_MACHINE, *OUTER_SIGNALS):
         raise _failed(spec, digest, text)
     return text
 
@@ -99,7 +99,7 @@ def _run_fresh_process(folder: Path, digest: str, spec: UseCase) -> str:
 def _failed(spec: UseCase, digest: str, outcome: str) -> MeasurementFailed:
     return MeasurementFailed(
         f"{spec.name}: predictions of the model {digest[:12]} in a fresh process",
-        required="an answer of the process",
+        required="predictions",
         found=outcome,
         remedy="this machine may be busy, or short of memory or disk, so nothing was decided about the "
         "model: free some of it, then clear the task; if it fails again, see whether its predict ends",

@@ -50,7 +50,7 @@ def write_trees(graph: Graph, trees: Sequence[Tree], matrix: str, targets: int) 
         place = np.where(tree.leaf, leaves + np.cumsum(tree.leaf), nodes + np.cumsum(~tree.leaf)) - 1
         inner = np.flatnonzero(~tree.leaf)
         left, right = tree.left[inner], tree.right[inner]
-        if not len(inner):  # it is written as a node of which both children are the leaf
+        if not len(inner):  # it is written as a node whose children are both the leaf
             inner = left = right = np.zeros(1, dtype=np.intp)
         # a set without a code is a threshold that no value is below: TreeEnsemble has no empty sets
         empty = np.isin(inner, [node for node, codes in tree.members.items() if not len(codes)])

@@ -18,7 +18,7 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
 
-BLOCK, BLOCK_ROWS = 90, 1 << 20  # partitions whose features are computed at once, and about so many rows
+BLOCK, BLOCK_ROWS = 90, 1 << 20  # partitions whose features are computed at once, and about how many rows
 FROM_SQL = "features"  # what the SQL's result is called for Python; no source may have this name
 
 

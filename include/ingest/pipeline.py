@@ -175,13 +175,13 @@ class _IngestRun:
                         f"{spec.name}/{self.source}/{partition}",
                         required="a partition whose data can be available",
                         found=f"one that is still to come: {available_at:%Y-%m-%d %H:%M} UTC",
-                        remedy="run it then; data fetched earlier would stay this partition's content",
+                        remedy="wait until then: what is fetched first is kept as this partition's data",
                     )
         subject = f"{spec.name}/{self.source}"
         validate_expectations(subject, declared.contract.expectations, declared.columns)
 
     def _published_partitions(self) -> set[str]:
-        """Return the published partitions, of which a new revision needs a time at which it is known."""
+        """Return the published partitions: a new revision of one needs a time at which it is known."""
         rows = self._partition_rows()
         published = {partition for partition, row in rows.items() if row["outcome"] == "published"}
         if published and (self.now is None or self.now.tzinfo is None):

@@ -22,7 +22,7 @@ def group_pairs(groups: Iterable[str], reference: str | None) -> list[tuple[str,
 
 @dataclass(frozen=True)
 class Pair:
-    """Two groups, of which ``larger`` has the larger rate, and the figure that compares them."""
+    """Two groups, and the figure that compares them; ``larger`` has the larger rate."""
 
     larger: str
     smaller: str

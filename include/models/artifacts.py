@@ -381,7 +381,7 @@ def store_model(lake: Lake, data: bytes) -> str:
 
 # models that were loaded before: parsing one takes longer than predicting a small partition with it
 _recent: dict[str, Pipeline] = {}
-RECENT, RECENT_BYTES = 8, 8 << 20  # so many models, each of at most so many bytes
+RECENT, RECENT_BYTES = 8, 8 << 20  # models, and the most bytes of one
 
 
 def load_model(lake: Lake, digest: str, spec: UseCase | None = None) -> Pipeline:

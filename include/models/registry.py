@@ -204,7 +204,7 @@ class Registry:
         Parameters
         ----------
         custom_types : what it contains of the use case's own estimators, from `artifacts.custom_types`.
-        example : rows as the pipeline takes them, of which it shows the form.
+        example : rows as the pipeline takes them, which show the form.
         tags : of the version.
         """
         with self._translate_errors(), tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,7 @@ class _Stored(XGBModel):
     label_values: NDArray[np.float64] | None = None  # of a classifier; None if they are 0, 1, 2 …
 
     def fit(self, columns: NDArray[np.float64], actual: Any, **options: Any) -> Any:
-        """Fit on columns of which the first ones are categories, shape (n, any)."""
+        """Fit on columns whose first ones are categories, shape (n, any)."""
         self._complete_types(columns.shape[1])
         return super().fit(columns, actual, verbose=False, **options)
 

@@ -182,7 +182,7 @@ def _completion_rows(
     inputs = {
         **due,
         "known": known[0],
-        "restated": list(known[1:]),
+        "revised_on": list(known[1:]),
         "next": arrival.next,
         "early": arrival.early,
     }
@@ -207,8 +207,8 @@ def _joined_together(arrivals: Mapping[str, LabelArrival]) -> dict[str | None, l
 
 def _note(table: pa.Table, arrival: LabelArrival) -> str:
     rows, without = table["rows"][-1].as_py(), table["unlabeled"][-1].as_py()
-    restated = f", restated on {', '.join(arrival.partitions[1:])}" if arrival.partitions[1:] else ""
-    return f"{rows} of {rows + without} rows have labels, known on {arrival.partitions[0]}{restated}"
+    revised = f", revised on {', '.join(arrival.partitions[1:])}" if arrival.partitions[1:] else ""
+    return f"{rows} of {rows + without} rows have labels, known on {arrival.partitions[0]}{revised}"
 
 
 def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, constant: Constant) -> pa.Table:

@@ -218,8 +218,7 @@ def _successor_training(history: Sequence[PartitionState], since: str) -> tuple[
     for earlier in history[:-1]:
         recent = earlier.key >= since and time_of(partition.key) - time_of(earlier.key) < WEEK
         if recent and earlier.decision and earlier.decision.cause == cause + earlier.key:
-            why = f"a training was requested on {earlier.key}, the next one follows {WEEK.days} days later"
-            return cause + earlier.key, f"{state}; {why}"
+            return cause + earlier.key, f"{state}; a training was requested on {earlier.key}"
     return cause + partition.key, f"{state}; a better model is requested"
 
 
@@ -313,7 +312,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     champions = ledger.champions(switches)
     history = []
     for key in keys:
-        line = [row for row in champions if row["effective_from"] <= key]
+        line = ledger.in_effect(champions, key)
         serving, switch = line[-1] if line else None, None
         if serving and serving["effective_from"] == key and serving["kind"] in BACKWARD:
             version, replaced = f"v{serving['version']}", serving["kind"] == ledger.REPLACED

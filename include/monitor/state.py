@@ -92,7 +92,7 @@ class State:
             )
         self.relabeled: dict[str, list[str]] = {}
         for key in sorted(self.realized_inputs):
-            for known in self.realized_inputs[key].get("restated", []):
+            for known in self.realized_inputs[key].get("revised_on", []):
                 self.relabeled.setdefault(known, []).append(key)
         return not alone
 
@@ -137,15 +137,13 @@ class State:
 
     def champion(self, partition: str) -> Row | None:
         """Return the ledger's switch that gave a partition its champion, None before the first promotion."""
-        in_effect = [row for row in self._champions if row["effective_from"] <= partition]
-        return in_effect[-1] if in_effect else None
+        return ledger.live_champion(ledger.in_effect(self._champions, partition))
 
     def recipe_switches(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
         line: list[Row] = []
-        for row in self._champions:
-            if row["effective_from"] <= partition:
-                line = [*line, row] if row["kind"] == ledger.REFRESHED else [row]
+        for row in ledger.in_effect(self._champions, partition):
+            line = [*line, row] if row["kind"] == ledger.REFRESHED else [row]
         return line
 
     def baseline(self, partition: str) -> Row | None:
@@ -217,7 +215,7 @@ class State:
     def labels_known_on(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
         inputs = self.realized_inputs[scored]
-        return [inputs["known"], *inputs.get("restated", [])]
+        return [inputs["known"], *inputs.get("revised_on", [])]
 
     def early_labels(self, scored: str) -> int:
         """Return how many labels were known before a scored partition's decision."""

@@ -158,7 +158,7 @@ class BackupResult:
     @property
     def note(self) -> str:
         """The result in one sentence."""
-        counts = f"{self.name}: {self.objects:,} objects, of which {self.copied:,} are new"
+        counts = f"{self.name}: {self.objects:,} objects, {self.copied:,} of them new"
         missing = "; ".join((*self.failed, *self.missing))
         return f"{counts} ({self.size / 1e6:,.1f} MB), at {self.uri}" + (
             f"; not in this backup: {missing}" if missing else ""

@@ -182,7 +182,7 @@ def _dependents(lake: Lake, partition: str) -> list[str]:
     for row in lake.rows("partitions", {"product": PERFORMANCE}):
         inputs = json.loads(row["inputs"])
         partitions = {name.partition("/")[2] for name in inputs}
-        partitions |= {inputs.get("known"), *inputs.get("restated", ())}
+        partitions |= {inputs.get("known"), *inputs.get("revised_on", ())}
         if partition in partitions and row["partition"] != partition:
             dependents.append(str(row["partition"]))
     return sorted(dependents)

@@ -76,7 +76,7 @@ def serving(lake: Lake, partition: str) -> Serving:
 
 def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     """Return who may serve a partition according to the given `switches`."""
-    rows = [row for row in rows if row["effective_from"] <= partition]
+    rows = in_effect(rows, partition)
     line = champion_history(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
     newest = line[-1] if line else baselines[-1] if baselines else None
@@ -90,7 +90,7 @@ def serving_of(rows: Sequence[Row], partition: str) -> Serving:
 
 def why_no_champion(rows: Sequence[Row], partition: str) -> str:
     """Return why no champion serves a partition and what serves instead; empty if a champion serves it."""
-    if any(row["effective_from"] <= partition for row in champions(rows)):
+    if in_effect(champions(rows), partition):
         return ""
     baseline = serving_of(rows, partition).baseline
     substitute = f"baseline v{baseline['version']}" if baseline else "a constant"
@@ -100,6 +100,11 @@ def why_no_champion(rows: Sequence[Row], partition: str) -> str:
 def _constant(row: Row) -> Constant | None:
     shares = row["class_shares"]
     return tuple(json.loads(shares)) if shares else row["constant"]
+
+
+def in_effect(rows: Sequence[Row], partition: str) -> list[Row]:
+    """Return the switches that had taken effect by a partition."""
+    return [row for row in rows if row["effective_from"] <= partition]
 
 
 def champions(rows: Sequence[Row]) -> list[Row]:
@@ -180,7 +185,7 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
         raise PartitionError(
             f"{spec.name}: switch",
             required=f"a partition that the new model can serve by schedule.end, {spec.schedule.end}",
-            found=f"that the next one is {following}",
+            found=f"{following}, the next one, which is after it",
             remedy=remedy,
         )
     return following
@@ -250,7 +255,7 @@ def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]
     ----------
     rows : `switches`, oldest first.
     """
-    rows = [row for row in rows if row["effective_from"] <= partition]
+    rows = in_effect(rows, partition)
     line = champion_history(rows)
     if not line:
         return []
@@ -302,7 +307,7 @@ def attempt(lake: Lake, key: str) -> Row:
         required="a recorded verdict",
         found="none",
         where=f"{lake.uri}/tables/attempts",
-        remedy="run judge for that training first",
+        remedy="run the training of that partition again, or clear `judge.decide` in Airflow",
     )
 
 

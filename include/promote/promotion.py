@@ -45,7 +45,8 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
     """
     data = lake.get(evaluation_key)
     if data is None:
-        where, remedy = f"{lake.uri}/{evaluation_key}", "run evaluate for that training first"
+        where = f"{lake.uri}/{evaluation_key}"
+        remedy = "run the training of that partition again, or clear `evaluate.measure` in Airflow"
         raise NotPublished(f"{spec.name}: evidence", found="no such object", where=where, remedy=remedy)
     evidence = Evidence.from_json(data)
 
@@ -337,7 +338,7 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
         return str(attempt["sentence"])
     newest, partition = ledger.newest_judged(ledgers.switches), attempt["partition"]
     if partition < newest:
-        return f"recorded, not deployed: its evidence is of {partition}, a champion's is of {newest}"
+        return f"not promoted: it was evaluated on {partition}, but a champion was already on {newest}"
     line = ledger.champion_history(ledgers.switches)
     live, rival = line[-1]["model"] if line else "", json.loads(attempt["evidence"])["champion"]
     if live != rival:

@@ -70,11 +70,11 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     line = ledger.champion_history(rows)
     if instead_of is not None and line[-1]["switch"] != instead_of["switch"]:
         raise _concurrent_switch(spec, instead_of, line[-1])
-    # a version is its own model before a fit of another recipe that replaced a champion between two trainings
+    # a version has two models if a later fit of another recipe replaced the trained one, which is meant here
     champions = ledger.champions(rows)
     replaced = {row["model"] for row in champions if row["kind"] == ledger.REPLACED}
-    own_last = sorted(champions, key=lambda row: row["model"] not in replaced)
-    by_version = {row["version"]: row for row in own_last}
+    trained_last = sorted(champions, key=lambda row: row["model"] not in replaced)
+    by_version = {row["version"]: row for row in trained_last}
     to = to.removeprefix("v") if to else None  # messages and pages write v2
     if line and to in by_version:
         return by_version[to]

@@ -135,7 +135,7 @@ def replay(
     names = [*BUILT_IN, *(path.stem for path in overlays)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         found = f"{', '.join(twice)} more than once"
-        raise SpecError(f"{spec.name}: replay", required="each policy's name once", found=found)
+        raise SpecError(f"{spec.name}: replay", required="unique names of policies", found=found)
     declarations = {path.stem: read(spec.folder / "usecase.yaml", path) for path in overlays}
     last = matured(lake, spec, None)[-1:]
     if not last:

@@ -87,7 +87,7 @@ class Served:
 
 @dataclass(frozen=True)
 class Refusal:
-    """A fit that the guards refused: of which recipe, in the training on which partition, and why."""
+    """A fit that the guards refused: its training's partition, its recipe, and why."""
 
     partition: str
     recipe: str
@@ -336,7 +336,7 @@ class Declared(Policy):
 
     def _why_recipe(self, partition: str) -> str:
         """Return why the recipe that serves began to; a training may have refitted it before it served."""
-        line = [row for row in ledger.champions(self.rows) if row["effective_from"] <= partition]
+        line = ledger.in_effect(ledger.champions(self.rows), partition)
         *_, began = takewhile(lambda row: row["recipe"] == line[-1]["recipe"], reversed(line))
         return str(began["reason"])
 
@@ -506,7 +506,7 @@ class Declared(Policy):
 
     def _requests_training(self, partition: str) -> bool:
         """Return whether monitoring requests a training, after the champion was replaced."""
-        line = [row for row in ledger.champions(self.rows) if row["effective_from"] <= partition]
+        line = ledger.in_effect(ledger.champions(self.rows), partition)
         wanted_since = better_model_wanted(self.spec, line, partition)
         state = PartitionState(partition, str(line[-1]["model"]) if line else "", wanted_since=wanted_since)
         history = [*self.states[-policy_window(self.spec) :], state]

@@ -61,7 +61,7 @@ def time_chart(
             days, values = axis_times(one.partitions), np.asarray(one.values, float)
             if log_scale:
                 values = np.maximum(values, LEAST)
-            # the newest use case has one point, of which a line would show nothing
+            # the newest use case has one point, and a line would not show it
             marker = "." if np.isfinite(values).sum() < 2 else None
             axes.plot(days, values, dashes, color=color, linewidth=1.4, marker=marker, label=one.label)
             places = list(one.alarms)

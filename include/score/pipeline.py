@@ -194,7 +194,9 @@ class ScoringRun:
         recorded = self._recorded_row()
         recorded_digest = served_digest if recorded is None else recorded["digest"]
         try:
-            current: pa.Table | None = self._predict_again(rows, parts, act=ACTION in served.column_names)
+            current: pa.Table | None = self._predict_again(
+                rows, parts, with_actions=ACTION in served.column_names
+            )
         except ModelError:
             current = served if same_rows else None  # the same rows would get the same predictions
         if current is None:
@@ -223,12 +225,12 @@ class ScoringRun:
         where = {"product": "predictions", **self._where}
         return next(iter(self.lake.rows("partitions", where)), None)
 
-    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, act: bool) -> pa.Table:
+    def _predict_again(self, rows: pa.Table, parts: Sequence[ServedPart], *, with_actions: bool) -> pa.Table:
         """Return what the models that served the partition predict for its rows now.
 
         Parameters
         ----------
-        act : whether the served predictions have actions, which they lack if there were no costs yet.
+        with_actions : whether the served predictions have actions, which they lack if there were no costs.
         """
         tables = []
         for part in parts:
@@ -237,7 +239,7 @@ class ScoringRun:
             predicted = StepPredictions(part.step, part.reason, values)
             tables.append(predictions.build_predictions(self.spec, part_rows, predicted))
         joined = predictions.join_parts(self.spec, tables)
-        return joined if act else joined.select([n for n in joined.column_names if n != ACTION])
+        return joined if with_actions else joined.select([n for n in joined.column_names if n != ACTION])
 
     def _publish_restated(self, rows: pa.Table, current: pa.Table, parts: Sequence[ServedPart]) -> None:
         """Publish to `restated` what each model that served predicts now."""

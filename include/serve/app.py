@@ -167,7 +167,7 @@ class _AuthAndLimits:
 
 
 async def _body(request: Request) -> bytes:
-    """Return a request's body, of which at most `MAX_BYTES` are read."""
+    """Return a request's body; at most `MAX_BYTES` of it are read."""
     parts, size = [], 0
     try:
         async with asyncio.timeout(READ_SECONDS):

@@ -26,7 +26,7 @@ class RequestRefused(EvergreenError):
     Parameters
     ----------
     status : of HTTP.
-    parts : ``required``, ``found`` and ``remedy``, as of `EvergreenError`.
+    parts : ``required``, ``found`` and ``remedy``, as `EvergreenError` has them.
     """
 
     def __init__(self, status: int, subject: str, **parts: str) -> None:

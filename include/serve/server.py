@@ -47,7 +47,7 @@ def token_for(host: str) -> str:
             TOKEN,
             required=f"a token, since --host {host} isn't a loopback address",
             found="none",
-            remedy="set one, as of `openssl rand -hex 32`, or listen on 127.0.0.1",
+            remedy="set one, for example with `openssl rand -hex 32`, or listen on 127.0.0.1",
         )
     return token
 

@@ -93,7 +93,7 @@ class Clock:
         return len(_times(self.cron)) if self.sub_daily else 1
 
     def partitions_in(self, days: int) -> int:
-        """Return how many partitions so many days have.
+        """Return how many partitions a number of days has.
 
         A schedule that fires at most once a day counts as daily: a week, month or year then stands for 7, 30
         or 365 partitions.

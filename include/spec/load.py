@@ -196,7 +196,7 @@ def _mapping(file: Path, text: str) -> tuple[dict[str, Any], yaml.Node | None]:
 
 
 def _refuse_repeated_keys(root: yaml.Node | None) -> None:
-    """Refuse a mapping that has a key twice, of which YAML would keep the last."""
+    """Refuse a mapping that has a key twice, because YAML would keep the last."""
     nodes, visited = [root], set()  # an alias may repeat a node, even within itself
     while nodes:
         node = nodes.pop()

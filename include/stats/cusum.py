@@ -158,7 +158,7 @@ def long_run_deviation(months: Sequence[Array]) -> float:
 
 
 def alarm_level(allowance: float, partitions: float) -> float:
-    """Return the evidence that is reached once in so many partitions on average without a change.
+    """Return the evidence that is reached once in a number of partitions on average without a change.
 
     Notes
     -----

@@ -1,4 +1,4 @@
-"""Reads small parts of a Delta table from its files, of which each is decoded once.
+"""Reads small parts of a Delta table from its files, and decodes each part once.
 
 A query engine costs some milliseconds for each query and file, and a task asks for a few rows of the same
 tables dozens of times. A Delta table's data files never change. So a `TableFiles` follows the log commit by
@@ -141,7 +141,7 @@ class TableFiles:
         return rows.select(columns)
 
     def _decode(self, file: File, columns: Sequence[str]) -> dict[str, pa.ChunkedArray]:
-        """Return columns of a file, of which those that were decoded before are kept."""
+        """Return columns of a file; those that were decoded before are kept."""
         if self._bytes > CACHED_BYTES:
             self._columns.clear()
             self._bytes = 0

@@ -48,7 +48,7 @@ TABLE_CONFIGURATION = {
     "delta.checkpointInterval": "20",
 }
 RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
-KEPT, KEPT_BYTES = 8, 4 << 20  # so many results, each of at most so many bytes; see `Lake.keep`
+KEPT, KEPT_BYTES = 8, 4 << 20  # results, and the most bytes of one; see `Lake.keep`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
@@ -337,7 +337,7 @@ class Lake:
         """
         opened: dict[str, DeltaTable] = self._tables.__dict__
         if "_store" not in vars(self) and (self.folder is None or self.folder.is_dir()):
-            _ = self._store  # refuses an unfinished restore, of which a table's own log shows nothing
+            _ = self._store  # refuses an unfinished restore, which a table's own log doesn't show
         try:
             if version is not None:
                 return DeltaTable(self._table_uri(table), version=version)
@@ -458,7 +458,7 @@ class Lake:
             raise StoreUnavailable(
                 f"{self.uri}/{key}",
                 required=f"version {version} of {table}, which was read before",
-                found="none, so the lake is gone or another one",
+                found="none, so the lake isn't mounted, or another one is",
                 remedy="mount its volume or correct its address; after a restore, start this process again",
             )
 

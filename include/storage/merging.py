@@ -77,7 +77,7 @@ def _overlaps(file: File, low: str, high: str) -> bool:
 
 
 def mergeable(files: list[File]) -> list[File]:
-    """Return the files to merge: those of the largest size of which there are enough, and smaller ones."""
+    """Return the files to merge: those of the largest size that has enough files, and smaller ones."""
     for limit, least in reversed(list(zip(SIZES, (0, *SIZES), strict=False))):
         if sum(least <= file.size < limit for file in files) >= FANOUT:
             return [file for file in files if file.size < limit]

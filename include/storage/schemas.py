@@ -67,7 +67,7 @@ def partition_row(
     code: str,
     note: str,
 ) -> dict[str, Any]:
-    """Return the row in `partitions` of a product that Evergreen computes, of which no row is quarantined."""
+    """Return the row in `partitions` of a product that Evergreen computes, without quarantined rows."""
     return {
         "product": product,
         "partition": partition,

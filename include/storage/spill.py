@@ -82,7 +82,7 @@ def _translate_full_disk() -> Iterator[None]:
 
 
 def spill_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], shares: int = 1) -> pa.Table:
-    """Return the batches as a table, of which at most `MEMORY_LIMIT` / ``shares`` bytes are in memory."""
+    """Return the batches as a table; at most `MEMORY_LIMIT` / ``shares`` bytes are in memory."""
     in_memory, size, remaining = [], 0, iter(batches)
     for batch in remaining:
         in_memory.append(batch)
@@ -97,7 +97,7 @@ def spill_table(schema: pa.Schema, batches: Iterable[pa.RecordBatch], shares: in
 
 
 def spill_bytes(chunks: Iterable[bytes]) -> Data:
-    """Return the chunks as one, of which at most a share of `MEMORY_LIMIT` is in memory."""
+    """Return the chunks as one; at most a share of `MEMORY_LIMIT` is in memory."""
     in_memory, size, remaining = [], 0, iter(chunks)
     for chunk in remaining:
         in_memory.append(chunk)

@@ -215,7 +215,7 @@ class Share:
 
 
 def _write_shares(store: Lake, folder: str, batches: Iterator[Batch], bounds: Sequence[int]) -> list[Share]:
-    """Write rows to files, of which none has rows of two shares.
+    """Write rows to files, each with rows of one share only.
 
     Parameters
     ----------
@@ -342,11 +342,11 @@ class _StartedClusters:
 
     @contextmanager
     def use(self, name: str, workers: int) -> Iterator[tuple[LocalCluster, Lake]]:
-        """Return a cluster of so many workers and a store on this machine, for one fit."""
+        """Return a cluster on this machine and a store for one fit."""
         with self._turn, ExitStack() as own:
             if workers not in self._clusters:
                 stack = own if self._kept is None else self._kept
-                # not in the lake, of which the rows that a killed task leaves would be a part
+                # not in the lake, where the rows that a killed task leaves would stay
                 folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="evergreen-"))
                 try:
                     cluster = stack.enter_context(_start(workers, folder))

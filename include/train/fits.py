@@ -97,7 +97,7 @@ class KnownRows:
         return features(self.lake, self.spec, later)
 
     def require_current(self) -> None:
-        """Refuse rows of which some may have been erased since they were read.
+        """Refuse rows if some may have been erased since they were read.
 
         Raises
         ------
@@ -107,7 +107,7 @@ class KnownRows:
         if self.erasures is not None and self.lake.version(ERASURES_TABLE) != self.erasures:
             raise StaleDecision(
                 f"{self.spec.name}: training on {self.partition}",
-                required="rows of which none is erased while it runs",
+                required="no erasure while it runs",
                 found="an erasure since it began",
                 where=f"{self.lake.uri}/tables/{ERASURES_TABLE}",
                 remedy="train again, then repeat the erasure, which finds what this training has stored",

@@ -14,7 +14,7 @@ weights forget within days, and a rule of thumb that is right on most weekdays w
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,7 @@ LEARNING_RATE = 4.0  # for losses in units of the best recipe's mean loss
 MIXING_RATE = 0.02  # of the weight that is spread over all recipes after each partition
 HYSTERESIS = 1.5  # how many times heavier than the serving recipe its successor must be
 RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week
-MAX_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
+MAX_EXCESS_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's median loss
 
@@ -59,15 +59,17 @@ class Walks:
         """Return the walks of some recipes."""
         columns = [place for place, name in enumerate(self.recipes) if name in recipes]
         names = tuple(self.recipes[column] for column in columns)
-        return Walks(self.partitions, names, self.rows, self.losses[:, columns])
+        return replace(self, recipes=names, losses=self.losses[:, columns])
 
     def newest(self, count: int) -> Walks:
         """Return the walks on the newest partitions."""
         newest = slice(-count, None)
-        return Walks(self.partitions[newest], self.recipes, self.rows[newest], self.losses[newest])
+        return replace(
+            self, partitions=self.partitions[newest], rows=self.rows[newest], losses=self.losses[newest]
+        )
 
     def pooled(self, size: int) -> Walks:
-        """Return the mean losses of blocks of so many partitions; the oldest that are left over don't count.
+        """Return the mean losses of blocks of ``size`` partitions; the oldest that are left over don't count.
 
         Each block has the last of its partitions as its key, and a recipe's loss on those that it predicted.
         """
@@ -96,7 +98,7 @@ class Walks:
 
 
 def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Array:
-    """Return by how much each recipe lost more than the partition's best, shape (n, k), from 0 to `MAX_LOSS`.
+    """Return by how much each recipe lost more than the partition's best, shape (n, k), clipped.
 
     The unit is the mean loss so far of the recipe that was the best until then, so a rate fits any problem.
 
@@ -121,7 +123,7 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     # a partition of few rows is mostly noise and counts less
     size = np.minimum(walks.rows / np.median(walks.rows), 1.0)
     relative = excess / np.where(unit > 0, unit, 1.0)[:, None]
-    return np.asarray(np.minimum(relative, MAX_LOSS) * size[:, None])
+    return np.asarray(np.minimum(relative, MAX_EXCESS_LOSS) * size[:, None])
 
 
 def fixed_share_weights(losses: Array) -> Array:

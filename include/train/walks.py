@@ -44,7 +44,7 @@ from include.train.split import partitions_of
 log = logging.getLogger(__name__)
 TABLE = "walks"
 MEMORY = 400  # partitions of the walks that a decision looks at, whatever the lake's age
-MEMORY_DAYS = 60  # and at least so many days, where a day has several partitions
+MEMORY_DAYS = 60  # and at least these days, where a day has several partitions
 BLOCK = 60  # partitions whose rows are held at once
 
 

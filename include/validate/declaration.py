@@ -13,7 +13,7 @@ from include.validate.problems import Problem, problem
 PARTITIONS = 60  # on which the days of features and labels are compared
 # kinds of sources that read a path for each partition; another kind may find the partition within one file
 PATH_PER_PARTITION = ("objects", "http")
-MAX_DELAY = 60  # partitions, of which the fitting one is looked for
+MAX_DELAY = 60  # partitions among which the fitting one is looked for
 
 
 def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:

@@ -148,7 +148,7 @@ def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
             yield problem(
                 spec,
                 "features.lookback",
-                f"at least {reach}, because {spec.features.sql} reads rows of so many partitions back",
+                f"at least {reach}, because {spec.features.sql} reads rows of that many partitions back",
                 str(lookback),
                 f"write `lookback: {reach}` under features, or read fewer partitions",
                 where=_place(file, spec.sql, left),

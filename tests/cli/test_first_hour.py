@@ -167,7 +167,7 @@ def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
 
 
 WRONG = {
-    "--sample": (["--sample", "nowhere.csv"], "expected a file with rows"),
+    "--sample": (["--sample", "nowhere.csv"], "expected a .csv with a header"),
     "--kind": (["--kind", "forecast"], "expected one of binary, regression, multiclass, but found forecast"),
     "--target": (["--target", "profit"], "expected a column of the sample: day, item, price"),
     "--key": (["--key", "promoted"], "columns that identify a row within a day, but found"),

@@ -145,7 +145,7 @@ def test_a_process_that_the_machine_ends_or_delays_is_no_result(
 ) -> None:
     """A busy machine, or one without memory, says nothing about the model, so the task is to be retried."""
     monkeypatch.setattr(serving, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
-    with pytest.raises(MeasurementFailed, match=f"an answer of the process, but found {found}; .*clear"):
+    with pytest.raises(MeasurementFailed, match=f"expected predictions, but found {found}; .*clear"):
         doomed(clinic, how, monkeypatch)
     assert MeasurementFailed not in NON_RETRYABLE
 

@@ -131,7 +131,7 @@ def test_a_blessed_challenger_waits_as_the_first_one_does(
     old = judged(3, FIRST, champion=1)
     approval.record_answer(lake, human, old, APPROVED, "ann", "please", AT)
     assert promote(lake, human, old, registry=gone).switch is None
-    assert _why(lake, human, old).startswith("recorded, not deployed")
+    assert _why(lake, human, old).startswith("not promoted: it was evaluated on")
 
 
 @pytest.mark.parametrize("approval_of", ["changes", "all"])
@@ -221,7 +221,7 @@ def test_who_cannot_be_answered_is_refused(lake: Lake, weekly: UseCase, human: U
                 approval.record_answer(lake, human, good, word, by, reason, AT)
     with pytest.raises(EvergreenError, match=r"blessed or rubber-stamped, but found not blessed; .* forced"):
         approval.record_answer(lake, human, bad, APPROVED, "ann", "fine", AT)
-    with pytest.raises(NotPublished, match="run judge"):
+    with pytest.raises(NotPublished, match=r"run the training of that partition again, .*`judge\.decide`"):
         approval.record_answer(lake, human, "nobody", APPROVED, "ann", "fine", AT)
     with pytest.raises(EvergreenError, match=r"expected gate\.approval: changes or all, but found none"):
         approval.record_answer(lake, weekly, good, APPROVED, "ann", "fine", AT)

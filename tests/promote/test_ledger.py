@@ -175,7 +175,7 @@ def test_a_rerun_is_no_new_attempt(lake: Lake) -> None:
     assert len(ledger.attempts(lake)) == 1
     assert Evidence.from_json(first["evidence"]).key == first["key"]
     assert ledger.attempt(lake, first["key"]) == first
-    with pytest.raises(NotPublished, match="run judge"):
+    with pytest.raises(NotPublished, match=r"run the training of that partition again, .*`judge\.decide`"):
         ledger.attempt(lake, "nobody")
 
 

@@ -287,7 +287,7 @@ def test_a_verdict_about_another_champion_is_superseded(
 
 def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: Attempt) -> None:
     """No evidence, or evidence of another declaration, is an error and no verdict."""
-    with pytest.raises(NotPublished, match="run evaluate"):
+    with pytest.raises(NotPublished, match=r"run the training of that partition again, .*evaluate\.measure"):
         judge_and_record(lake, weekly, "evaluations/none.json")
     changed = weekly.model_copy(update={"labels": weekly.labels.model_copy(update={"sql": "units + 1"})})
     with pytest.raises(TrainingOutdated, match="train again"):

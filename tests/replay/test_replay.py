@@ -287,7 +287,7 @@ def test_an_overlay_changes_only_what_a_policy_is_about(lake: Lake, spec: UseCas
     overlay.write_text("gate: {min_gain: -1}\n")
     with pytest.raises(SpecError, match=r"policy\.yaml: .*gate\.min_gain"):
         replay(lake, spec, [overlay])
-    with pytest.raises(SpecError, match="each policy's name once, but found never more than once"):
+    with pytest.raises(SpecError, match="unique names of policies, but found never more than once"):
         replay(lake, spec, [tmp_path / "never.yaml"])
 
 

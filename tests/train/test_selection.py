@@ -15,7 +15,7 @@ from include.spec import UseCase
 from include.train.selection import (
     HYSTERESIS,
     LEARNING_RATE,
-    MAX_LOSS,
+    MAX_EXCESS_LOSS,
     MIXING_RATE,
     Walks,
     best_baseline,
@@ -73,7 +73,7 @@ def noisy(mean: float, count: int, seed: int) -> list[float]:
     arrays(
         float,
         array_shapes(min_dims=2, max_dims=2, max_side=12),
-        elements=st.one_of(st.floats(0, MAX_LOSS), st.just(np.nan)),
+        elements=st.one_of(st.floats(0, MAX_EXCESS_LOSS), st.just(np.nan)),
     )
 )
 def test_weights_are_a_distribution_and_none_dies(losses: np.ndarray) -> None:
@@ -90,7 +90,7 @@ def test_weights_are_those_by_hand() -> None:
     assert fixed_share_weights(np.array([[0.1, 0.3]])) == pytest.approx(np.array([[0.5, 0.5], expected]))
 
 
-@given(arrays(float, (6, 3), elements=st.floats(0, MAX_LOSS)), st.integers(0, 2), st.floats(0, 1))
+@given(arrays(float, (6, 3), elements=st.floats(0, MAX_EXCESS_LOSS)), st.integers(0, 2), st.floats(0, 1))
 def test_a_loss_that_all_recipes_have_in_common_changes_no_weight(
     losses: np.ndarray, partition: int, common: float
 ) -> None:
@@ -100,7 +100,7 @@ def test_a_loss_that_all_recipes_have_in_common_changes_no_weight(
     assert fixed_share_weights(harder) == pytest.approx(fixed_share_weights(losses))
 
 
-@given(st.floats(0, MAX_LOSS), st.floats(0, MAX_LOSS))
+@given(st.floats(0, MAX_EXCESS_LOSS), st.floats(0, MAX_EXCESS_LOSS))
 def test_a_recipe_without_a_loss_keeps_its_share(one: float, other: float) -> None:
     """While a recipe has no fit, the others trade their weight among themselves."""
     weights = fixed_share_weights(np.array([[one, other, np.nan]]))[1]
@@ -139,7 +139,7 @@ def test_losses_are_in_units_of_the_best_recipes_mean_loss_so_far() -> None:
 def test_one_wild_partition_decides_nothing() -> None:
     """A loss beyond the best recipe's counts for so much at most, and few rows for less."""
     wild = walk(prior=[1.0] * 20, linear=[0.8] * 19 + [1e9], boosting=[0.95] * 20)
-    assert relative_losses(wild)[-1, 1] == MAX_LOSS
+    assert relative_losses(wild)[-1, 1] == MAX_EXCESS_LOSS
     few = walk(rows=[100.0] * 19 + [1.0], prior=[1.0] * 20, linear=[0.8] * 19 + [5.0], boosting=[0.95] * 20)
     assert choose(few, "linear").recipe == "linear"
 

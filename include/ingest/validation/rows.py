@@ -90,7 +90,7 @@ class RawRows:
 
 
 def with_snapshot_indices(table: pa.Table, row_counts: Integers) -> pa.RecordBatchReader:
-    """Return the rows with the index of each row's snapshot, of which each has so many consecutive rows."""
+    """Return the rows with the index of each row's snapshot; a snapshot's rows are consecutive."""
     ends = np.cumsum(row_counts)
 
     def batches() -> Iterator[pa.RecordBatch]:

@@ -55,10 +55,10 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
     """Check the share of labels that this partition's revisions changed."""
     spec, state, partition = context.spec, context.state, context.partition
     tolerance = _tolerance(context)
-    restated = state.relabeled.get(partition, [])
+    revised = state.relabeled.get(partition, [])
     changed = rows = 0
     keys, target, previous = [*spec.key, "partition"], spec.problem.target, f"{spec.problem.target}_previous"
-    for scored in restated:
+    for scored in revised:
         before = max(key for key in state.labels_known_on(scored) if key < partition)
         old, new = (labels(context.lake, spec, [scored], known=key) for key in (before, partition))
         joined = new.join(old, keys, join_type="left outer", right_suffix="_previous")
@@ -68,10 +68,10 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
         rows += joined.num_rows
     if not rows:
         return []
-    partitions = f"partition {restated[0]}"
-    if restated[1:]:
-        partitions = f"{len(restated)} partitions, {restated[0]} to {restated[-1]},"
-    note = f"{changed} of {rows} labels of {partitions} were revised; their figures are restated"
+    partitions = f"partition {revised[0]}"
+    if revised[1:]:
+        partitions = f"{len(revised)} partitions, {revised[0]} to {revised[-1]},"
+    note = f"{changed} of {rows} labels of {partitions} were revised; their figures were computed again"
     share = changed / rows
     return [Finding("labels", "revised", share, tolerance, "alarm" if share > tolerance else "ok", note)]
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from include.storage.lake import Lake
 
-GC = "from mlflow.cli import cli; cli(auto_envvar_prefix='MLFLOW')"
+MLFLOW_GC = "from mlflow.cli import cli; cli(auto_envvar_prefix='MLFLOW')"
 # Airflow keeps tasks out of its database by these; the command needs it
 TASK_ONLY = ("AIRFLOW__DATABASE__SQL_ALCHEMY_CONN", "_AIRFLOW_PROCESS_CONTEXT")
 
@@ -133,7 +133,7 @@ class PurgeOperator(StoreOperator):
         """Return the command line."""
         if self.tool == "mlflow":
             # this wrapper reads the address from the environment: other users can read a command line
-            return [sys.executable, "-c", GC, "gc", "--older-than", f"{self.days}d"]
+            return [sys.executable, "-c", MLFLOW_GC, "gc", "--older-than", f"{self.days}d"]
         before = (datetime.now(UTC) - timedelta(days=self.days)).isoformat(timespec="seconds")
         arguments = ["airflow", "db", "clean", "--clean-before-timestamp", before, "--skip-archive", "--yes"]
         return [sys.executable, "-m", *arguments, "--error-on-cleanup-failure"]

@@ -50,7 +50,7 @@ def partition(request: Request, opened: Opened, partition: str) -> HTMLResponse:
 
 
 def _missing(lake: Lake, spec: UseCase, partition: str) -> Exception:
-    """Return the error of a partition of which nothing is published, with the reason and what to do."""
+    """Return the error of a partition without anything published, with the reason and what to do."""
     for row in lake.rows("withdrawals", {"partition": partition}):
         return HTTPException(
             404, f"{spec.name}: {partition} was withdrawn by {row['by']}: {row['reason'] or 'no reason'}."

@@ -162,7 +162,7 @@ def _rows_chart(by_source: dict[str, list[Row]]) -> str:
 
 
 def _events_chart(sources: list[Row], span: list[str]) -> str:
-    """Draw which partitions of which source were refused, unavailable, late or revised."""
+    """Draw by source which partitions were refused, unavailable, late or revised."""
     from include.reports.page_charts import event_chart
 
     lines = [
