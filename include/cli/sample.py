@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import duckdb
@@ -124,7 +124,7 @@ def read_sample(path: Path) -> Sample:
 def _sample_error(path: Path, actual: str) -> SpecError:
     return SpecError(
         f"--sample {path}",
-        required="a file with rows, as .csv with a header, .parquet, or .jsonl with one object a line",
+        required="a .csv with a header, a .parquet, or a .jsonl with one object per line, that has rows",
         found=actual,
         where=str(path.absolute()),
         remedy="give another file, or convert it",
@@ -176,12 +176,15 @@ def _plain_name(original: str) -> str:
     """Return a name that YAML and SQL read without quotes."""
     name = re.sub(r"\W+", "_", original.lower(), flags=re.ASCII).strip("_") or "column"
     name = name if name[0].isalpha() else f"c_{name}"
+    return f"{name}_" if name in {*_sql_keywords(), *OWN_COLUMNS, *YAML_WORDS} else name
+
+
+@cache
+def _sql_keywords() -> frozenset[str]:
+    """Return the words that DuckDB's SQL reserves."""
+    query = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
     with duckdb.connect() as engine:
-        query = (
-            "SELECT count(*) FROM duckdb_keywords() WHERE keyword_name = ? AND keyword_category = 'reserved'"
-        )
-        is_reserved = engine.execute(query, [name]).fetchall()[0][0] > 0
-    return f"{name}_" if is_reserved or name in (*OWN_COLUMNS, *YAML_WORDS) else name
+        return frozenset(word for (word,) in engine.execute(query).fetchall())
 
 
 def _describe(column: pa.ChunkedArray, original: str, name: str) -> SampleColumn:
@@ -199,8 +202,8 @@ def _type_of(values: pa.Array) -> str:
     if not len(values):
         return "string"
     lower = pc.utf8_lower(values)
-    is_number = [bool(re.search(r"\d", text)) for text in values.to_pylist()]
-    if pc.all(pc.or_(pc.is_in(lower, TRUE), pc.is_in(lower, FALSE))).as_py() and not all(is_number):
+    is_boolean = pc.all(pc.or_(pc.is_in(lower, TRUE), pc.is_in(lower, FALSE))).as_py()
+    if is_boolean and not _all_match(values, r"\d"):
         return "boolean"
     if pc.any(pc.match_substring_regex(values, LEADING_ZERO)).as_py() and not _all_match(values, DATE):
         return "string"

@@ -67,7 +67,7 @@ def generate(
     ----------
     variety : different values of a column outside of the key, at most.
     first : an earlier partition, whose lookback is generated too.
-    texts : the characters of texts of which the contract says nothing.
+    texts : the characters of texts that the contract says nothing about.
     recurring : a seed by which each partition of a source has the same rows, so that keys have a past.
     """
     tables: dict[str, pa.Table] = {}
@@ -90,7 +90,8 @@ def _rows(
     """Return a partition's rows: its keys are unique, and its other columns repeat."""
     declared = spec.sources[source]
     day = day_of(request(spec, source, partition).day)
-    pools = {name: _values(spec, source, name, day, texts) for name in declared.columns}
+    expectations = _expectations_by_column(spec, source)
+    pools = {name: _values(spec, source, name, expectations[name], day, texts) for name in declared.columns}
     keys = list(product(*(pools[name][:KEY_VALUES] for name in declared.key)))
     rows = []
     for number, place in enumerate(random.permutation(len(keys))[:ROWS]):
@@ -119,25 +120,32 @@ def _is_required(source: Any, name: str) -> bool:
     )
 
 
-def _values(spec: UseCase, source: str, name: str, day: date, texts: str) -> list[Any]:
-    """Return different values of a column that its contract allows.
+def _expectations_by_column(spec: UseCase, source: str) -> dict[str, list[Expectation]]:
+    """Return the expectations of each column of a source alone.
 
-    A column without limits has those of a column with the same name in another source, so that they meet.
+    A column without any has those of a column with the same name in another source, so that they meet.
     """
+    columns = spec.sources[source].columns
+    result: dict[str, list[Expectation]] = {name: [] for name in columns}
+    for one in (spec.sources[source], *spec.sources.values()):
+        for expectation in one.contract.expectations:
+            if len(expectation.columns) == 1:
+                (name,) = expectation.columns
+                if name in columns and name in one.columns and one.columns[name].type == columns[name].type:
+                    result[name].append(expectation)
+    return result
+
+
+def _values(
+    spec: UseCase, source: str, name: str, expectations: list[Expectation], day: date, texts: str
+) -> list[Any]:
+    """Return different values of a column that its expectations allow."""
     column = spec.sources[source].columns[name]
-    sources = [spec.sources[source], *spec.sources.values()]
-    of_name = [
-        expectation
-        for one in sources
-        if name in one.columns and one.columns[name].type == column.type
-        for expectation in one.contract.expectations
-        if expectation.columns == (name,)
-    ]
     if column.hashed:
         return [f"{number:064x}" for number in range(KEY_VALUES)]
     if column.type == "string":
-        return _texts(of_name, texts)
-    return _GENERATORS[column.type](of_name, column, day, spec)
+        return _texts(expectations, texts)
+    return _GENERATORS[column.type](expectations, column, day, spec)
 
 
 def _limits(expectations: Sequence[Expectation]) -> tuple[float, float]:
