@@ -267,6 +267,13 @@ class Gate(Strict):
         name, _, parameter = self.objective.partition("@")
         return float(parameter) if name == "quantile_loss" else None
 
+    @property
+    def holds_back_changes(self) -> bool:
+        """Whether another recipe must first be proven, approved, tried, or judged by rules that block."""
+        rules = (*self.requirements, *(self.fairness.requirements if self.fairness else ()))
+        waits = self.prove or self.approval != "none" or self.rollout.kind != "immediate"
+        return waits or bool(self.checks) or any(rule.hard for rule in rules)
+
     @model_validator(mode="after")
     def _valid_serving_metrics(self) -> Gate:
         for rule in self.serving:

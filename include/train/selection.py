@@ -306,12 +306,13 @@ def choose_replacement(
     ----------
     walk : with a column for ``serving``.
     is_stand_in : whether ``serving`` replaced a broken recipe itself. Then a better recipe needn't wait for a
-        training, and what serves needn't be worse than a baseline.
+        training, and what serves needn't be worse than a baseline, unless the gate holds back a change.
     """
     baselines = [recipe.name for recipe in spec.training.baselines]
     walk = by_day(spec, walk)
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))
-    is_worse = is_stand_in or max(weights.values()) >= HYSTERESIS * weights[serving]
-    return choice if is_worse and choice.recipe != serving else None
+    takes_over = is_stand_in and not spec.gate.holds_back_changes
+    is_replaced = takes_over or max(weights.values()) >= HYSTERESIS * weights[serving]
+    return choice if is_replaced and choice.recipe != serving else None

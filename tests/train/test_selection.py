@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from include.spec import UseCase
+from include.spec.gate import Requirement, Rollout
 from include.train.selection import (
     HYSTERESIS,
     LEARNING_RATE,
@@ -292,6 +293,24 @@ def test_a_recipe_that_stands_in_for_a_broken_one_is_replaced_as_soon_as_another
     choice = choose_replacement(spec, learned, "prior", is_stand_in=True)
     assert choice is not None
     assert choice.recipe == "boosting"
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"prove": True},
+        {"approval": "changes"},
+        {"rollout": Rollout(kind="shadow")},
+        {"requirements": (Requirement(metric="roc_auc", at_least=0.6, hard=True),)},
+        {"checks": ("checks:mine",)},
+    ],
+)
+def test_what_stands_in_keeps_serving_where_the_gate_holds_back_another_recipe(
+    spec: UseCase, rules: dict[str, object]
+) -> None:
+    """It does no harm, so the change waits for its proof, a person, its trial, or the rules that block."""
+    learned = walk(prior=[1.0] * 24, linear=[2.0] * 24, boosting=[3.0] * 10 + [0.5] * 14, forest=[2.0] * 24)
+    assert choose_replacement(ruled(spec, **rules), learned, "prior", is_stand_in=True) is None
 
 
 def test_a_serving_baseline_is_replaced_only_if_another_baseline_beats_it(spec: UseCase) -> None:
