@@ -139,11 +139,11 @@ def _compare(lake: Lake, spec: UseCase, estimator: Pipeline, data: bytes) -> Com
     onnx = predict_onnx(data, rows, spec)
     difference = largest_difference(onnx, artifacts.predict(estimator, rows, spec))
     if not difference <= ONNX_TOLERANCE:  # also NaN
-        infinite = np.count_nonzero(~np.isfinite(onnx))
+        not_finite = np.count_nonzero(~np.isfinite(onnx))
         raise ModelError(
             f"{spec.name}: the ONNX file",
             required=f"the model's predictions within {ONNX_TOLERANCE:g}",
-            found=f"{infinite} that are not finite" if infinite else f"a difference of {difference:.3g}",
+            found=f"{not_finite} that are not finite" if not_finite else f"a difference of {difference:.3g}",
             where=f"{rows.num_rows} rows of {newest}",
             remedy="the converter is wrong: report it",
         )

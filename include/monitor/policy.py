@@ -32,6 +32,7 @@ from include.spec import UseCase
 from include.spec.clock import time_of
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.train.fits import baseline_names
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30  # days of the limit of requested trainings
@@ -139,7 +140,7 @@ def better_model_wanted(spec: UseCase, line: Sequence[ledger.Row], partition: st
     since = ledger.replaced_since(line)
     if not since or time_of(partition) - time_of(since) < WEEK:
         return since
-    return since if line[-1]["recipe"] in {recipe.name for recipe in spec.training.baselines} else ""
+    return since if line[-1]["recipe"] in baseline_names(spec) else ""
 
 
 def policy_window(spec: UseCase) -> int:

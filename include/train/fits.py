@@ -156,6 +156,13 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ..
     return (*declared, *(v for v in variants if v.name not in names and v.unnamed not in unnamed))
 
 
+def baseline_names(spec: UseCase) -> set[str]:
+    """Return the names of the baselines, and of their variants with a short memory."""
+    names = {recipe.name for recipe in spec.training.baselines}
+    variants = recipes(spec, short_memory=True)[len(recipes(spec)) :]
+    return names | {recipe.name for recipe in variants if recipe.name.rpartition("_")[0] in names}
+
+
 def recipe_key(spec: UseCase, recipe: Candidate) -> str:
     """Return the digest of everything declared that a fit of a recipe depends on, except its name."""
     features, labels = spec.features, spec.labels

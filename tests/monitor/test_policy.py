@@ -260,6 +260,7 @@ def test_a_better_model_is_wanted_for_a_week_and_as_long_as_a_baseline_serves(us
 
     assert wanted(("promoted", "model"), ("replaced", "prior")) == ("2024-03-04", "2024-03-04")
     assert wanted(("replaced", "prior"), ("replaced", "model")) == ("2024-03-04", "")
+    assert wanted(("replaced", "prior"), ("replaced", "prior_30")) == ("2024-03-04", "2024-03-04")
     assert wanted(("replaced", "prior"), ("refreshed", "prior")) == ("2024-03-03", "2024-03-03")
     assert wanted(("replaced", "prior"), ("promoted", "prior")) == ("", "")
 
