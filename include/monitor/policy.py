@@ -88,8 +88,8 @@ class PartitionState:
     switch : the rollback or replacement that takes effect on this partition, if one does.
     switch_act : which of the two, as a decision.
     why_no_champion : why no champion serves it, and what serves instead; empty if one serves.
-    wanted_since : the partition since which a better model is wanted; empty if none is, see
-        `better_model_wanted`.
+    requests_since : the partition since which trainings are requested to succeed a replacement, see
+        `requests_since`; empty if none are.
     decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
     """
 
@@ -99,7 +99,7 @@ class PartitionState:
     switch: AlertItem | None = None
     switch_act: Literal["roll back", "replace"] = "roll back"
     why_no_champion: str = ""
-    wanted_since: str = ""
+    requests_since: str = ""
     decision: Decision | None = None
 
 
@@ -113,8 +113,8 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     """
     partition = history[-1]
     alerts, quiet = _alerts(history, spec)
-    if partition.wanted_since:
-        cause, why = _successor_training(history, partition.wanted_since)
+    if partition.requests_since:
+        cause, why = _successor_training(history, partition.requests_since)
     else:
         cause, why = _training(history, spec)
     parts = [why]
@@ -127,11 +127,10 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     return Decision(partition.switch_act if partition.switch else act, cause, "; ".join(parts), alerts)
 
 
-def better_model_wanted(spec: UseCase, line: Sequence[ledger.Row], partition: str) -> str:
-    """Return the partition on which a broken champion was replaced if a better model is wanted, or empty.
+def requests_since(spec: UseCase, line: Sequence[ledger.Row], partition: str) -> str:
+    """Return the partition on which a broken champion was replaced, as long as that requests trainings.
 
-    One is wanted for a week, and as long as a baseline serves. For another recipe the scheduled trainings are
-    enough.
+    It does for a week, and as long as a baseline serves. For another recipe the schedule's are enough.
 
     Parameters
     ----------
@@ -329,7 +328,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),
-                wanted_since=better_model_wanted(spec, line, key),
+                requests_since=requests_since(spec, line, key),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )

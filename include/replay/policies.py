@@ -30,7 +30,7 @@ from include.judge.context import CheckContext
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses, Refit
 from include.judge.judge import BLESSED
 from include.models import outputs
-from include.monitor.policy import PartitionState, better_model_wanted, decide, policy_window
+from include.monitor.policy import PartitionState, decide, policy_window, requests_since
 from include.promote import ledger
 from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Row, Trial, trials_on
 from include.promote.promotion import (
@@ -507,8 +507,8 @@ class Declared(Policy):
     def _requests_training(self, partition: str) -> bool:
         """Return whether monitoring requests a training, after the champion was replaced."""
         line = ledger.in_effect(ledger.champions(self.rows), partition)
-        wanted_since = better_model_wanted(self.spec, line, partition)
-        state = PartitionState(partition, str(line[-1]["model"]) if line else "", wanted_since=wanted_since)
+        since = requests_since(self.spec, line, partition)
+        state = PartitionState(partition, str(line[-1]["model"]) if line else "", requests_since=since)
         history = [*self.states[-policy_window(self.spec) :], state]
         decision = decide(history, self.spec)
         self.states.append(replace(state, decision=decision))

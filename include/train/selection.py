@@ -98,9 +98,10 @@ class Walks:
 
 
 def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Array:
-    """Return by how much each recipe lost more than the partition's best, shape (n, k), clipped.
+    """Return by how much each recipe lost more than the partition's best, shape (n, k).
 
-    The unit is the mean loss so far of the recipe that was the best until then, so a rate fits any problem.
+    Values are from 0 to `MAX_EXCESS_LOSS`. The unit is the mean loss so far of the recipe that was the best
+    until then, so a rate fits any problem.
 
     Parameters
     ----------

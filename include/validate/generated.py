@@ -128,11 +128,11 @@ def _expectations_by_column(spec: UseCase, source: str) -> dict[str, list[Expect
     columns = spec.sources[source].columns
     result: dict[str, list[Expectation]] = {name: [] for name in columns}
     for one in (spec.sources[source], *spec.sources.values()):
+        shared = {n for n, column in one.columns.items() if n in columns and column.type == columns[n].type}
         for expectation in one.contract.expectations:
-            if len(expectation.columns) == 1:
-                (name,) = expectation.columns
-                if name in columns and name in one.columns and one.columns[name].type == columns[name].type:
-                    result[name].append(expectation)
+            name, *others = expectation.columns or ("",)
+            if name in shared and not others:
+                result[name].append(expectation)
     return result
 
 

@@ -18,9 +18,9 @@ from include.monitor.policy import (
     AlertItem,
     Decision,
     PartitionState,
-    better_model_wanted,
     decide,
     policy_window,
+    requests_since,
 )
 from include.monitor.registry import CHECKS
 from include.spec import UseCase
@@ -222,7 +222,7 @@ def replaced(
     for place, key in enumerate(keys):
         model = str(sum(place >= refit for refit in refits)) * 16 if place >= 3 else CHAMPION
         partition = PartitionState(key, model, tuple(found("performance")))
-        history.append(replace(partition, wanted_since=keys[3] if place >= 3 else ""))
+        history.append(replace(partition, requests_since=keys[3] if place >= 3 else ""))
         history[-1] = replace(history[-1], decision=decide(history, spec))
     return [partition.decision for partition in history if partition.decision]
 
@@ -247,22 +247,22 @@ def test_a_refit_of_the_recipe_that_replaced_it_asks_no_sooner(use: UseCase) -> 
     assert [one.cause for one in refreshed[3:]] == [one.cause for one in replaced(use, 20)[3:]]
 
 
-def test_a_better_model_is_wanted_for_a_week_and_as_long_as_a_baseline_serves(use: UseCase) -> None:
+def test_a_replacement_requests_trainings_for_a_week_and_as_long_as_a_baseline_serves(use: UseCase) -> None:
     """For another recipe the scheduled trainings are enough; one that a training chose is no replacement."""
 
-    def wanted(*switches: tuple[str, str]) -> tuple[str, str]:
-        """Return since when one is wanted within a week of the last switch, on 4 March, and after it."""
+    def since_when(*switches: tuple[str, str]) -> tuple[str, ...]:
+        """Return the answers within a week of the last switch, which is on 4 March, and after that week."""
         line = [
             {"kind": kind, "recipe": recipe, "effective_from": f"2024-03-0{day}"}
             for day, (kind, recipe) in enumerate(switches, 5 - len(switches))
         ]
-        return tuple(better_model_wanted(use, line, key) for key in ("2024-03-10", "2024-03-11"))
+        return tuple(requests_since(use, line, key) for key in ("2024-03-10", "2024-03-11"))
 
-    assert wanted(("promoted", "model"), ("replaced", "prior")) == ("2024-03-04", "2024-03-04")
-    assert wanted(("replaced", "prior"), ("replaced", "model")) == ("2024-03-04", "")
-    assert wanted(("replaced", "prior"), ("replaced", "prior_30")) == ("2024-03-04", "2024-03-04")
-    assert wanted(("replaced", "prior"), ("refreshed", "prior")) == ("2024-03-03", "2024-03-03")
-    assert wanted(("replaced", "prior"), ("promoted", "prior")) == ("", "")
+    assert since_when(("promoted", "model"), ("replaced", "prior")) == ("2024-03-04", "2024-03-04")
+    assert since_when(("replaced", "prior"), ("replaced", "model")) == ("2024-03-04", "")
+    assert since_when(("replaced", "prior"), ("replaced", "prior_30")) == ("2024-03-04", "2024-03-04")
+    assert since_when(("replaced", "prior"), ("refreshed", "prior")) == ("2024-03-03", "2024-03-03")
+    assert since_when(("replaced", "prior"), ("promoted", "prior")) == ("", "")
 
 
 def test_a_replacement_of_weekly_partitions_asks_on_each(use: UseCase) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from include.spec import UseCase
-from include.spec.gate import Requirement, Rollout
+from include.spec.gate import FairnessRules, Requirement, Rollout
 from include.train.selection import (
     HYSTERESIS,
     LEARNING_RATE,
@@ -42,9 +42,18 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     return visits.usecase(tmp_path_factory.mktemp("selection"))
 
 
+HARD = Requirement(metric="tpr_difference", at_most=0.1, hard=True)
+
+
 def ruled(spec: UseCase, **rules: object) -> UseCase:
     """Return the use case with other rules of the gate."""
     return spec.model_copy(update={"gate": spec.gate.model_copy(update=rules)})
+
+
+def test_a_part_of_pooled_walks_is_still_of_days() -> None:
+    """What names their unit isn't told partitions."""
+    days = walk(prior=[1.0] * 4, linear=[0.5] * 4).pooled(2)
+    assert days.unit == days.only({"prior"}).unit == days.newest(1).unit == "days"
 
 
 def until(walks: Walks, partition: str) -> Walks:
@@ -301,7 +310,8 @@ def test_a_recipe_that_stands_in_for_a_broken_one_is_replaced_as_soon_as_another
         {"prove": True},
         {"approval": "changes"},
         {"rollout": Rollout(kind="shadow")},
-        {"requirements": (Requirement(metric="roc_auc", at_least=0.6, hard=True),)},
+        {"requirements": (HARD,)},
+        {"fairness": FairnessRules(columns=("store",), requirements=(HARD,))},
         {"checks": ("checks:mine",)},
     ],
 )
