@@ -44,7 +44,6 @@ def batch(spec: UseCase) -> DAG:
         **arguments(spec, "batch", __doc__),
         **scheduled(spec, spec.schedule.batch),
         max_active_runs=4,
-        params=partition_field(spec, fetch_anew=FETCH_ANEW),
         deadline=due(spec),
     ) as dag:
         # a failed setup also stops the tasks with trigger_rule all_done
@@ -91,6 +90,8 @@ def batch(spec: UseCase) -> DAG:
                 outlets=[asset("switches")],
             )
         check >> ingest >> score >> [monitor, rollout]
+    # after the tasks, into each of which Airflow would copy and store them
+    dag.params.update(partition_field(spec, fetch_anew=FETCH_ANEW))
     return dag
 
 

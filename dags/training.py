@@ -42,7 +42,6 @@ def training(spec: UseCase) -> DAG:
         **arguments(spec, "training", __doc__),
         **scheduled(spec, spec.schedule.training),
         max_active_runs=MAX_WAITING_RUNS if human else 1,
-        params=partition_field(spec),
     ) as dag:
         with TaskGroup("train"):
             run = TrainOperator(
@@ -73,6 +72,8 @@ def training(spec: UseCase) -> DAG:
                     task_id="ask", usecase=spec.name, verdict=verdict.output, hours=spec.gate.approval_hours
                 )
             ask >> switch
+    # after the tasks, into each of which Airflow would copy and store them
+    dag.params.update(partition_field(spec))
     return dag
 
 

@@ -168,6 +168,16 @@ def test_operate_requires_no_field_but_the_action(wired: Wired) -> None:
     assert all("null" in kind for kind in types.values())
 
 
+@pytest.mark.parametrize(
+    ("clock", "fields"), [("batch", {"partition", "fetch_anew"}), ("training", {"partition"})]
+)
+def test_the_forms_fields_are_not_copied_into_each_task(wired: Wired, clock: str, fields: set[str]) -> None:
+    """Copies take a third of the time to read a DAG, and are stored with each of its tasks."""
+    dag = wired(clock)
+    assert set(dag.params) == fields
+    assert not any(task.params for task in dag.tasks)
+
+
 def test_a_partition_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
     """The alerts wait for the monitor's task alone, also where it is red, and nothing waits for them."""
     alert = wired("batch").get_task("monitor.alert")
