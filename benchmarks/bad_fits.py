@@ -237,8 +237,8 @@ def main() -> None:
         moves = {sunday: [distance for key, distance in moved.items() if key < sunday] for sunday in sundays}
         todo = [
             (sunday, kind, variant)
-            for place, sunday in enumerate(sundays)
-            if place >= len(sundays) - WEEKS
+            for index, sunday in enumerate(sundays)
+            if index >= len(sundays) - WEEKS
             for kind in KINDS
             for variant in range(VARIANTS)
             if (sunday, kind, variant) not in done

@@ -41,7 +41,7 @@ def loop() -> float:
         values = np.random.default_rng(7).random(1_000_000)
         table = pa.table({"key": np.sort(values).astype("int32") % 1000, "value": values})
         table.group_by("key").aggregate([("value", "sum")])
-        json.loads(json.dumps([text[place : place + 50] for place in range(0, len(text), 50)]))
+        json.loads(json.dumps([text[index : index + 50] for index in range(0, len(text), 50)]))
         rounds.append(time.process_time() - begin)
     return min(rounds)
 
@@ -78,10 +78,10 @@ def measure() -> Costs:
             seconds[stage].append(time.process_time() - begin)
             peaks[stage] = peak_mb()
 
-        for place, partition in enumerate(keys):
-            for stage in STAGES if place >= HISTORY else STAGES[:2]:
+        for index, partition in enumerate(keys):
+            for stage in STAGES if index >= HISTORY else STAGES[:2]:
                 run(stage, partition)
-            if place in (HISTORY - 2, HISTORY - 1):  # the first fits what later ones needn't
+            if index in (HISTORY - 2, HISTORY - 1):  # the first fits what later ones needn't
                 run("train", partition)
         unit = loop()
     return {

@@ -114,11 +114,11 @@ def main() -> None:
         path = Path(folder) / "rows.parquet"
         rows = pa.Table.from_batches(batches(ROWS, 1))
         pq.write_table(rows, path)
-        for place, held in {"file": path, "memory": rows}.items():
+        for location, held in {"file": path, "memory": rows}.items():
             for name, asked in SUITES.items():
                 best = measured(held, asked)
                 seconds = " | ".join(f"{best[way.__name__]:.3f}" for way in WAYS)
-                print(f"| {place}, {name} | {seconds} |")
+                print(f"| {location}, {name} | {seconds} |")
                 ratios = " | ".join(f"{best[way.__name__] / best['scan']:.2f}" for way in WAYS)
                 print(f"| … in scans | {ratios} |")
 

@@ -73,11 +73,11 @@ def lived(spec: UseCase, rows: pa.Table, trained: str) -> Years:
 def outside(spec: UseCase, fitted: pa.Table, later: pa.Table) -> set[str]:
     """Return the partitions on which a tenth of a numeric feature lies beyond what was fitted on."""
     of, found = np.asarray(later["partition"].to_pylist(), dtype=object), set()
-    partitions, places = np.unique(of, return_inverse=True)
+    partitions, positions = np.unique(of, return_inverse=True)
     for name in spec.features.numeric:
         low, high = pc.min_max(fitted[name]).as_py().values()
         values = np.asarray(later[name].to_numpy(zero_copy_only=False), dtype=float)
-        share = np.bincount(places, (values < low) | (values > high)) / np.bincount(places)
+        share = np.bincount(positions, (values < low) | (values > high)) / np.bincount(positions)
         found |= set(partitions[share > spec.monitoring.unseen].tolist())
     return found
 

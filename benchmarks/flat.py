@@ -68,9 +68,9 @@ def use_case() -> UseCase:
     return spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"end": None})})
 
 
-def partition_of(spec: UseCase, place: int) -> str:
+def partition_of(spec: UseCase, index: int) -> str:
     """Return a partition by its place in the schedule, from 0."""
-    return (date.fromisoformat(spec.schedule.start) + timedelta(place)).isoformat()
+    return (date.fromisoformat(spec.schedule.start) + timedelta(index)).isoformat()
 
 
 @cache
@@ -89,9 +89,9 @@ def network() -> Values:
     }
 
 
-def generate(lake: Lake, spec: UseCase, places: Sequence[int]) -> None:
+def generate(lake: Lake, spec: UseCase, positions: Sequence[int]) -> None:
     """Publish some partitions' sources in one commit each, as ingest does."""
-    partitions = [partition_of(spec, place) for place in places]
+    partitions = [partition_of(spec, index) for index in positions]
     for source, declared in spec.sources.items():
         keys = [key for key in partitions if spec.partitions(source, key, key)]
         tables, statuses = [], []
@@ -140,8 +140,8 @@ class History:
 
     def __init__(self, lake: Lake, spec: UseCase, first: int, count: int) -> None:
         self.lake, self.spec, self.first = lake, spec, first
-        self.places = range(first + count // 2, first + count - spec.labels.delay)
-        keys = [partition_of(spec, place) for place in self.places]
+        self.positions = range(first + count // 2, first + count - spec.labels.delay)
+        keys = [partition_of(spec, index) for index in self.positions]
         self.tables: dict[tuple[str, str], pa.Table] = {}
         for table in ("partitions", "profiles", "predictions", *MONITORED, *MATURED):
             rows = lake.read(table, {"partition": keys})
@@ -152,30 +152,30 @@ class History:
         self.fits = read_fits(lake)
         self.learned: pa.Table | None = None
 
-    def add(self, places: Sequence[int], *, old: bool) -> None:
+    def add(self, positions: Sequence[int], *, old: bool) -> None:
         """Write what the stages write on some partitions, and each week a training.
 
         Parameters
         ----------
         old : whether other trainings follow, so that the refitted model may be any.
         """
-        generate(self.lake, self.spec, places)
-        self._copy(places, SCORED, STATUS[0])
-        matured = [place - self.spec.labels.delay for place in places]
+        generate(self.lake, self.spec, positions)
+        self._copy(positions, SCORED, STATUS[0])
+        matured = [index - self.spec.labels.delay for index in positions]
         self._copy(matured, {"profiles": ("labels",), **dict.fromkeys(MATURED, ())}, STATUS[1])
-        self._copy(places, dict.fromkeys(MONITORED, ()), STATUS[2])
-        if places[-1] % WEEK == 0:
-            self.refit(places[-1], old=old)
+        self._copy(positions, dict.fromkeys(MONITORED, ()), STATUS[2])
+        if positions[-1] % WEEK == 0:
+            self.refit(positions[-1], old=old)
 
-    def refit(self, place: int, *, old: bool) -> None:
+    def refit(self, index: int, *, old: bool) -> None:
         """Record a training that refits the champion's recipe, to serve from the next partition on."""
-        lake, spec, partition = self.lake, self.spec, partition_of(self.spec, place)
+        lake, spec, partition = self.lake, self.spec, partition_of(self.spec, index)
         first = next(row for row in self.switches if row["role"] == "champion")
         if self.learned is None:
             self.learned = training_set(lake, spec, str(first["judged_on"]))
         name = "logistic" if old else first["recipe"]  # which is fitted and stored in a moment
         recipe = next(recipe for recipe in recipes(spec) if recipe.name == name)
-        rows = self.learned.slice(place % HISTORY * 100, FITTED)
+        rows = self.learned.slice(index % HISTORY * 100, FITTED)
         model = artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, recipe, rows)))
         newest = {fit.key: fit for fit in self.fits}
         fits = [
@@ -198,7 +198,7 @@ class History:
         limits = _replaced(limits, "model", model)
         lake.publish("limits", limits, {"partition": partition, "model": model})
         reference = lake.read("profiles", {"product": REFERENCE, "partition": first["judged_on"]})
-        reference = _varied(_replaced(reference, "partition", partition), place)
+        reference = _varied(_replaced(reference, "partition", partition), index)
         publish_reference_profiles(lake, model, partition, [reference])
         status = lake.rows("partitions", {"product": "limits", "partition": first["judged_on"]})[0]
         row = {**status, "partition": partition, "inputs": json.dumps({"training_set": "", "model": model})}
@@ -216,7 +216,7 @@ class History:
             lambda rows: [{**attempt, **changes, "recorded": len(rows) + 1}],
         )
         changes = {"kind": ledger.REFRESHED, "judged_on": partition, "attempt": key, "request": key}
-        changes["effective_from"] = partition_of(spec, place + 1)
+        changes["effective_from"] = partition_of(spec, index + 1)
         newest_rows = [row for row in self.switches if row["switch"] == first["switch"]]
         rows_of_switch = [
             {**row, **changes, **({"model": model} if row["role"] == "champion" else {})}
@@ -226,11 +226,11 @@ class History:
         self.switches = ledger.switches(lake)
 
     def _copy(
-        self, places: Sequence[int], tables: Mapping[str, Sequence[str]], products: Sequence[str]
+        self, positions: Sequence[int], tables: Mapping[str, Sequence[str]], products: Sequence[str]
     ) -> None:
-        partitions = [partition_of(self.spec, place) for place in places]
+        partitions = [partition_of(self.spec, index) for index in positions]
         for table, of_table in tables.items():
-            rows = pa.concat_tables([self._copied(table, place, of_table) for place in places])
+            rows = pa.concat_tables([self._copied(table, index, of_table) for index in positions])
             where: Where = {"partition": partitions}
             if of_table:
                 where = {"product": list(of_table), **where}
@@ -238,15 +238,15 @@ class History:
                 self.lake.append_at(table, rows, self.lake.version(table))
             else:
                 self.lake.publish(table, rows, where)
-        rows = pa.concat_tables([self._copied("partitions", place, products) for place in places])
+        rows = pa.concat_tables([self._copied("partitions", index, products) for index in positions])
         if "performance" in products:
-            rows = self._with_inputs(rows, places)
+            rows = self._with_inputs(rows, positions)
         self.lake.publish("partitions", rows, {"product": list(products), "partition": partitions})
 
-    def _copied(self, table: str, place: int, products: Sequence[str]) -> pa.Table:
+    def _copied(self, table: str, index: int, products: Sequence[str]) -> pa.Table:
         """Return a template's rows of a table as those of another partition."""
-        partition = partition_of(self.spec, place)
-        template = partition_of(self.spec, self.places[place % len(self.places)])
+        partition = partition_of(self.spec, index)
+        template = partition_of(self.spec, self.positions[index % len(self.positions)])
         rows = self.tables[table, template]
         if products:
             rows = rows.filter(pc.is_in(rows["product"], pa.array(products)))
@@ -254,7 +254,7 @@ class History:
         if table == "walks":
             return self._walks(rows, partition)
         if table == "profiles":
-            return _varied(rows, place)
+            return _varied(rows, index)
         if "model" not in rows.column_names:
             return rows
         serving, before = (ledger.serving_of(self.switches, key).champion for key in (partition, template))
@@ -270,10 +270,10 @@ class History:
             changed.append({**row, "fitted_on": fit.partition, "model": fit.model})
         return pa.Table.from_pylist(changed, schemas.WALKS)
 
-    def _with_inputs(self, rows: pa.Table, places: Sequence[int]) -> pa.Table:
+    def _with_inputs(self, rows: pa.Table, positions: Sequence[int]) -> pa.Table:
         """Return the rows of `partitions` with the digests of what their figures were computed from."""
-        last = places[-1] + self.spec.labels.delay
-        keys = [partition_of(self.spec, place) for place in range(places[0], last + 1)]
+        last = positions[-1] + self.spec.labels.delay
+        keys = [partition_of(self.spec, index) for index in range(positions[0], last + 1)]
         where: Where = {"product": ["predictions", self.spec.labels.source], "partition": keys}
         published = self.lake.rows("partitions", where)
         digests = {f"{row['product']}/{row['partition']}": row["digest"] for row in published}
@@ -298,10 +298,10 @@ def _moved(rows: pa.Table, days: timedelta) -> pa.Table:
     return rows
 
 
-def _varied(profiles: pa.Table, place: int) -> pa.Table:
+def _varied(profiles: pa.Table, index: int) -> pa.Table:
     """Return profiles with slightly other quantiles, as equal ones would hardly take any space in a file."""
     quantiles = [
-        each and (np.frombuffer(each) * (1 + 1e-6 * place)).tobytes()
+        each and (np.frombuffer(each) * (1 + 1e-6 * index)).tobytes()
         for each in profiles["quantiles"].to_pylist()
     ]
     column = profiles.column_names.index("quantiles")
@@ -339,37 +339,37 @@ def build(folder: str, begin: int, end: int) -> None:
         os.environ["MLFLOW_TRACKING_URI"] = f"sqlite:///{folder}/mlflow.db"
         refs = list(stages._train(lake, spec, [partition_of(spec, HISTORY - 1)], None))  # type: ignore[arg-type]
         _progress(f"{time.perf_counter() - start:5.0f} s: {HISTORY} partitions of sources; {refs[-1].note}")
-        for place in range(HISTORY, HISTORY + end):
-            generate(lake, spec, [place])
-            taken = _run(lake, spec, partition_of(spec, place))
-            if (place - HISTORY) % 10 == 9:
+        for index in range(HISTORY, HISTORY + end):
+            generate(lake, spec, [index])
+            taken = _run(lake, spec, partition_of(spec, index))
+            if (index - HISTORY) % 10 == 9:
                 cpu = ", ".join(f"{name} {seconds:.2f}" for name, seconds in taken.items())
                 _progress(
-                    f"{time.perf_counter() - start:5.0f} s: {place - HISTORY + 1} partitions; CPU s {cpu}"
+                    f"{time.perf_counter() - start:5.0f} s: {index - HISTORY + 1} partitions; CPU s {cpu}"
                 )
         return
     history = History(lake, spec, HISTORY, SIZES[0])
-    place, last = HISTORY + begin, HISTORY + end
-    while place < last:
-        old = place < last - NEWEST
-        until = min(place // WEEK * WEEK + WEEK, last - NEWEST - 1) if old else place
-        places = range(place, until + 1)
-        history.add(places, old=old)
-        place = until + 1
-        _progress(f"{time.perf_counter() - start:5.0f} s: {place - HISTORY} partitions")
+    index, last = HISTORY + begin, HISTORY + end
+    while index < last:
+        old = index < last - NEWEST
+        until = min(index // WEEK * WEEK + WEEK, last - NEWEST - 1) if old else index
+        positions = range(index, until + 1)
+        history.add(positions, old=old)
+        index = until + 1
+        _progress(f"{time.perf_counter() - start:5.0f} s: {index - HISTORY} partitions")
 
 
 def measure(folder: str, size: int) -> dict[str, float]:
     """Score, monitor and step the next partitions; return the median CPU seconds, and the peak memory."""
     spec = use_case()
     lake = Lake(spec.name, folder)
-    places, taken = range(HISTORY + size, HISTORY + size + WARM + MEASURED), []
-    for place in places:
-        generate(lake, spec, [place])
-        taken.append(_run(lake, spec, partition_of(spec, place)))
+    positions, taken = range(HISTORY + size, HISTORY + size + WARM + MEASURED), []
+    for index in positions:
+        generate(lake, spec, [index])
+        taken.append(_run(lake, spec, partition_of(spec, index)))
     with Anonymous() as memory:  # which takes time itself
-        generate(lake, spec, [places.stop])
-        _run(lake, spec, partition_of(spec, places.stop))
+        generate(lake, spec, [positions.stop])
+        _run(lake, spec, partition_of(spec, positions.stop))
     figures = {name: median(each[name] for each in taken[WARM:]) for name in taken[0]}
     return {**figures, "peak": memory.most}
 

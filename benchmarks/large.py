@@ -65,10 +65,10 @@ def write(folder: Path, spec: UseCase, rows: int) -> None:
     writer = None
     for batch_rows in batch.flights(spec, "schedule", batch.LARGE, rows):
         table = pa.Table.from_batches([batch_rows]).select(list(names))
-        for place, own in enumerate(names):
+        for index, own in enumerate(names):
             if source.columns[own].type == "hhmm":
                 hours = pc.divide(table[own], 60)
-                table = table.set_column(place, own, pc.add(pc.multiply(hours, 40), table[own]))
+                table = table.set_column(index, own, pc.add(pc.multiply(hours, 40), table[own]))
         table = table.rename_columns(list(names.values()))
         writer = writer or pq.ParquetWriter(path, table.schema, compression="zstd")
         writer.write_table(table)

@@ -44,8 +44,8 @@ def common_course(kind: str, count: int, random: np.random.Generator) -> Array:
     day = np.arange(count) + random.integers(YEAR)
     steps = random.standard_t(4, count) / np.sqrt(2) if kind == "heavy-tailed" else random.normal(size=count)
     if kind == "autocorrelated":
-        for place in range(1, count):
-            steps[place] = 0.5 * steps[place - 1] + np.sqrt(1 - 0.5**2) * steps[place]
+        for index in range(1, count):
+            steps[index] = 0.5 * steps[index - 1] + np.sqrt(1 - 0.5**2) * steps[index]
     if kind == "weekly":
         return np.asarray(steps + 2 * (day % 7 >= 5) - 4 / 7)
     if kind == "yearly":  # the mean moves by a twentieth of the prior's loss
@@ -171,13 +171,13 @@ def _series(spec: UseCase, rows: pa.Table, predicted: Array, prior: Array, *, tu
     actual = 1 - actual if turn else actual
     losses, of_prior = (row_losses(spec.objective, actual, values) for values in (predicted, prior))
     partitions = partitions_of(rows)
-    places = [np.flatnonzero(partition == key) for key in partitions]
-    own = np.array([self_expected_loss(spec, predicted[place]) for place in places], dtype=float)
+    positions = [np.flatnonzero(partition == key) for key in partitions]
+    own = np.array([self_expected_loss(spec, predicted[index]) for index in positions], dtype=float)
     loss, prior_loss, observed, expected = (
-        np.array([values[place].sum() for place in places])
+        np.array([values[index].sum() for index in positions])
         for values in (losses, of_prior, actual, predicted)
     )
-    sizes = np.array([float(len(place)) for place in places])
+    sizes = np.array([float(len(index)) for index in positions])
     return LossSeries(
         tuple(partitions),
         sizes,
@@ -187,7 +187,7 @@ def _series(spec: UseCase, rows: pa.Table, predicted: Array, prior: Array, *, tu
         own,
         observed,
         expected,
-        ("constant",) * len(places),
+        ("constant",) * len(positions),
     )
 
 

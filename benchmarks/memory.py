@@ -72,11 +72,11 @@ def memory_limit(limit: int) -> Iterator[Callable[[], None] | None]:
     parts = [line.split(":", 2) for line in Path("/proc/self/cgroup").read_text().splitlines()]
     own = {name: path.lstrip("/") for _, names, path in parts for name in names.split(",")}
     old = "memory" in own  # of version 1
-    place = GROUPS / "memory" / own["memory"] if old else GROUPS / own.get("", "")
-    group = place / f"evergreen-{os.getpid()}"
+    index = GROUPS / "memory" / own["memory"] if old else GROUPS / own.get("", "")
+    group = index / f"evergreen-{os.getpid()}"
     try:
-        if not (place / "cgroup.procs").exists():
-            raise FileNotFoundError(place)  # a plain folder holds nobody
+        if not (index / "cgroup.procs").exists():
+            raise FileNotFoundError(index)  # a plain folder holds nobody
         group.mkdir()
         (group / ("memory.limit_in_bytes" if old else "memory.max")).write_text(str(limit))
     except OSError:

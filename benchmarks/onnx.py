@@ -71,7 +71,7 @@ def real_time() -> Iterator[None]:
 def microseconds(data: bytes, rows: pa.Table, spec: UseCase) -> Any:
     """Return the median and the 99th percentile of a call with one row."""
     session, times = open_session(data), []
-    feeds = [session_input(rows.slice(place, 1), spec) for place in range(DISTINCT)]
+    feeds = [session_input(rows.slice(index, 1), spec) for index in range(DISTINCT)]
     with real_time():
         for call in range(WARM_UP + CALLS):
             feed = feeds[call % DISTINCT]

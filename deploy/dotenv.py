@@ -59,5 +59,5 @@ def write(path: Path) -> bool:
 
 
 if __name__ == "__main__":
-    place = Path(sys.argv[1] if len(sys.argv) > 1 else ".env")
-    print(f"{place} {'was written, with new secrets' if write(place) else 'exists and is unchanged'}")
+    file = Path(sys.argv[1] if len(sys.argv) > 1 else ".env")
+    print(f"{file} {'was written, with new secrets' if write(file) else 'exists and is unchanged'}")

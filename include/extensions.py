@@ -134,7 +134,7 @@ class CodeReference:
         cause = problem if isinstance(problem, BaseException) else None
         text = describe(cause) if cause else str(problem)
         text = type(cause).__name__ if cause and has_secrets else text
-        place = place_of(cause, self.folder, self.file) if cause else _definition(value)
+        location = location_of(cause, self.folder, self.file) if cause else _definition(value)
         remedy = "correct the code there, or what usecase.yaml declares"
         if isinstance(cause, ModuleNotFoundError) and own_file(self.folder, cause.name or ""):
             remedy = f"write `from . import {cause.name}`, since the file lies beside it"
@@ -142,7 +142,7 @@ class CodeReference:
             f"{self.folder.name}: {self.key}",
             required=f"{required} ({self.name})",
             found=text,
-            where=place or str(self.file or self.folder),
+            where=location or str(self.file or self.folder),
             remedy=remedy,
         ) from (None if has_secrets else cause)
 
@@ -187,7 +187,7 @@ def describe(error: BaseException) -> str:
     return redact(" ".join(f"{type(error).__name__}: {error}".split()))[:300]
 
 
-def place_of(error: BaseException, folder: Path, file: Path | None = None) -> str:
+def location_of(error: BaseException, folder: Path, file: Path | None = None) -> str:
     """Return ``file:line`` of the innermost place of an exception in a folder or a file, or empty."""
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}"

@@ -103,7 +103,7 @@ def calibrate(lake: Lake, spec: UseCase, years: int) -> tuple[dict[str, Any], st
         "as_it_was": real.plain(),
         "share_of_partitions": float(walk.alarm.mean()),
         "made_up": clean.plain(),
-        "alerts": [_alert(walk, partitions, start + int(place)) for place in np.flatnonzero(told)],
+        "alerts": [_alert(walk, partitions, start + int(index)) for index in np.flatnonzero(told)],
         "faults": list(faults(rows, partitions, cuts, spreads, walk)),
     }
     html = page.alarms(found, partitions[start:], _heights(walk))
@@ -147,27 +147,27 @@ def _cuts(spec: UseCase, rows: pa.Table) -> tuple[dict[str, Binning], dict[str, 
 def _clean(counts: Mapping[str, Counts], rules: SuddenChanges, start: int, years: int, seed: int) -> Rate:
     """Return the rate of alerts in made-up years of the same partitions."""
     partitions = min(len(rows) for rows in counts.values())
-    places = resample_years(partitions, partitions, years, seed + 1)
+    positions = resample_years(partitions, partitions, years, seed + 1)
     told = judged = 0
-    for year in places:
+    for year in positions:
         walk = walked({name: rows[year] for name, rows in counts.items()}, rules, start, seed)
         told += int(alert_starts(walk.alarm, rules.quiet).sum())
         judged += len(walk.alarm)
     return Rate(told, judged / DAYS)
 
 
-def _alert(walk: Walk, partitions: list[str], place: int) -> dict[str, Any]:
-    columns = [name for name, high in walk.high.items() if persistent(high, walk.rules)[place]]
-    return {"partition": partitions[place], "columns": columns}
+def _alert(walk: Walk, partitions: list[str], index: int) -> dict[str, Any]:
+    columns = [name for name, high in walk.high.items() if persistent(high, walk.rules)[index]]
+    return {"partition": partitions[index], "columns": columns}
 
 
 def _heights(walk: Walk) -> tuple[Counts, Counts]:
     """Return for each judged partition the largest break in spreads, and the height of the limits."""
     most, height = [], []
     far = {name: np.log(break_scores(rows, walk.rules.past)) for name, rows in walk.counts.items()}
-    for place in range(walk.start, len(walk.by)):
-        made = walk.by[place]
-        scaled = [(far[n][place] - made.middle[n]) / made.spread[n] for n in made.middle] if made else []
+    for index in range(walk.start, len(walk.by)):
+        made = walk.by[index]
+        scaled = [(far[n][index] - made.middle[n]) / made.spread[n] for n in made.middle] if made else []
         most.append(max(scaled, default=np.nan))
         height.append(made.height if made else np.nan)
     return np.array(most), np.array(height)

@@ -385,10 +385,10 @@ def _comments(source: str) -> dict[str, tuple[str, dict[str, str]]]:
         if not (named := re.match(r"([A-Z]+) = _schema\(", line)):
             continue
         above: list[str] = []
-        place = number - 1
-        while place in comments and comments[place][1]:
-            above.insert(0, comments[place][0])
-            place -= 1
+        index = number - 1
+        while index in comments and comments[index][1]:
+            above.insert(0, comments[index][0])
+            index -= 1
         columns: dict[str, str] = {}
         pending: list[str] = []
         last = number

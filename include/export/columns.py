@@ -30,7 +30,7 @@ def write_columns(graph: Graph, columns: ColumnTransformer) -> str:
     parts = []
     for _, transformer, selected in columns.transformers_:
         if isinstance(transformer, OneHotEncoder | OrdinalEncoder):
-            parts += [_write_table(graph, transformer, place) for place in range(len(selected))]
+            parts += [_write_table(graph, transformer, index) for index in range(len(selected))]
         elif transformer != "drop" and len(selected):
             parts.append(_write_numbers(graph, transformer, selected))
     return join(graph, parts)
@@ -41,10 +41,10 @@ def join(graph: Graph, parts: Sequence[str]) -> str:
     return graph.add("Concat", *parts, axis=1) if len(parts) > 1 else parts[0]
 
 
-def _write_table(graph: Graph, encoder: OneHotEncoder | OrdinalEncoder, place: int) -> str:
+def _write_table(graph: Graph, encoder: OneHotEncoder | OrdinalEncoder, index: int) -> str:
     """Return what an encoder returns for its column at ``place``, shape (rows, any)."""
-    column = str(encoder.feature_names_in_[place])
-    texts, results = encoder_table(encoder, place)
+    column = str(encoder.feature_names_in_[index])
+    texts, results = encoder_table(encoder, index)
 
     def look_up(values: NDArray[Any], default: NDArray[Any]) -> str:
         tensors = {"keys_tensor": texts, "values_tensor": values, "default_tensor": default}
@@ -57,12 +57,12 @@ def _write_table(graph: Graph, encoder: OneHotEncoder | OrdinalEncoder, place: i
     return graph.add("Squeeze", encoded, graph.constant([1], np.int64))
 
 
-def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, place: int) -> tuple[NDArray[Any], Values]:
+def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, index: int) -> tuple[NDArray[Any], Values]:
     """Return the texts that an encoder knows in one of its columns, and what it returns for each.
 
     Parameters
     ----------
-    place : of the column.
+    index : of the column.
 
     Returns
     -------
@@ -75,8 +75,8 @@ def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, place: int) -> tuple[
         if `MISSING` is a category itself.
     """
     columns = list(encoder.feature_names_in_)
-    column = columns[place]
-    known = [text for text in encoder.categories_[place] if isinstance(text, str)]
+    column = columns[index]
+    known = [text for text in encoder.categories_[index] if isinstance(text, str)]
     if MISSING in known:
         raise ModelError(
             f"feature {column}",
@@ -91,10 +91,10 @@ def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, place: int) -> tuple[
         warnings.simplefilter("ignore")  # that a text is unknown is the purpose
         encoded = encoder.transform(rows)
     if isinstance(encoder, OrdinalEncoder):
-        block = slice(place, place + 1)
+        block = slice(index, index + 1)
     else:
         ends = np.cumsum([0, *encoder._n_features_outs])
-        block = slice(ends[place], ends[place + 1])
+        block = slice(ends[index], ends[index + 1])
         encoded = encoded.toarray() if encoder.sparse_output else encoded
     return np.array([*known, MISSING], dtype=object), np.asarray(encoded[:, block], dtype=np.float64)
 

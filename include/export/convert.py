@@ -80,19 +80,19 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
     classes = spec.problem.classes
     if not classes:
         prediction = graph.add("Squeeze", prediction, graph.constant([1], np.int64))
-    elif len(places := artifacts.known_classes(estimator, spec.problem)) < len(classes):
-        prediction = _write_unknown_classes(graph, prediction, places, len(classes))
+    elif len(positions := artifacts.known_classes(estimator, spec.problem)) < len(classes):
+        prediction = _write_unknown_classes(graph, prediction, positions, len(classes))
     inputs = {name: name in spec.features.numeric for name in spec.features.columns}
     texts = {"missing_text": MISSING, "outputs": ", ".join(spec.problem.outputs)}
     return graph.model(inputs, prediction, len(classes), {**texts, **(metadata or {})})
 
 
-def _write_unknown_classes(graph: Graph, prediction: str, places: Sequence[int], count: int) -> str:
+def _write_unknown_classes(graph: Graph, prediction: str, positions: Sequence[int], count: int) -> str:
     """Return the probabilities of all classes, with 0 for those that the model wasn't fitted on."""
-    if len(places) == 2:  # then it is the second's alone
+    if len(positions) == 2:  # then it is the second's alone
         first = graph.add("Sub", graph.constant([[1.0]]), prediction)
         prediction = graph.add("Concat", first, prediction, axis=1)
-    return graph.add("MatMul", prediction, graph.constant(np.eye(count)[list(places)]))
+    return graph.add("MatMul", prediction, graph.constant(np.eye(count)[list(positions)]))
 
 
 def convertible(spec: UseCase) -> list[str]:

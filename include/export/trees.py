@@ -47,7 +47,7 @@ def write_trees(graph: Graph, trees: Sequence[Tree], matrix: str, targets: int) 
     columns: dict[str, list[NDArray[Any]]] = {}
     for tree in trees:
         # a node's place among the inner nodes of all trees, or among the leaves
-        place = np.where(tree.leaf, leaves + np.cumsum(tree.leaf), nodes + np.cumsum(~tree.leaf)) - 1
+        index = np.where(tree.leaf, leaves + np.cumsum(tree.leaf), nodes + np.cumsum(~tree.leaf)) - 1
         inner = np.flatnonzero(~tree.leaf)
         left, right = tree.left[inner], tree.right[inner]
         if not len(inner):  # it is written as a node whose children are both the leaf
@@ -60,9 +60,9 @@ def write_trees(graph: Graph, trees: Sequence[Tree], matrix: str, targets: int) 
             "nodes_splits": np.select([is_member, empty], [0.0, -np.inf], tree.threshold[inner]),
             "nodes_modes": np.where(is_member, MEMBER, AT_MOST),
             "nodes_missing_value_tracks_true": tree.missing_left[inner],
-            "nodes_truenodeids": place[left],
+            "nodes_truenodeids": index[left],
             "nodes_trueleafs": tree.leaf[left],
-            "nodes_falsenodeids": place[right],
+            "nodes_falsenodeids": index[right],
             "nodes_falseleafs": tree.leaf[right],
             "leaf_weights": tree.value[tree.leaf],
             "leaf_targetids": np.full(tree.leaf.sum(), tree.target),

@@ -57,10 +57,10 @@ def require_equal(spec: UseCase, whole: pa.Table, joined: pa.Table) -> None:
         return
     differ = {name: _differ(whole[name], joined[name]) for name in spec.features.columns}
     columns = [name for name, mask in differ.items() if pc.any(mask).as_py()]
-    places = pc.indices_nonzero(reduce(pc.or_, differ.values()))
-    first = whole.select(spec.key).take(places[:SHOWN]).to_pylist()
+    positions = pc.indices_nonzero(reduce(pc.or_, differ.values()))
+    first = whole.select(spec.key).take(positions[:SHOWN]).to_pylist()
     rows = "; ".join(" ".join(f"{name}={value}" for name, value in row.items()) for row in first)
-    where = f"in {len(places)} of {whole.num_rows} rows: {rows}{' …' if len(places) > SHOWN else ''}"
+    where = f"in {len(positions)} of {whole.num_rows} rows: {rows}{' …' if len(positions) > SHOWN else ''}"
     difference = f"other values of {', '.join(columns)} without the other entities' rows, {where}"
     raise _error(spec, whole["partition"][0].as_py(), difference)
 

@@ -58,10 +58,10 @@ def label_arrivals(
     for partition in partitions:
         later = keys[label_places[partition] :]
         moments = dict(sorted(counts[later[0]].items()))
-        places = {at: bisect_left(later, at, key=moment) for at in moments}
-        after = [at.isoformat() for at, place in places.items() if place == len(later)]
+        positions = {at: bisect_left(later, at, key=moment) for at in moments}
+        after = [at.isoformat() for at, index in positions.items() if index == len(later)]
         arrivals[partition] = LabelArrival(
-            partitions=tuple(dict.fromkeys(later[place] for place in places.values() if place < len(later))),
+            partitions=tuple(dict.fromkeys(later[i] for i in positions.values() if i < len(later))),
             next=after[0] if after else "",
             early=sum(count for at, count in moments.items() if at < moment(partition)),
         )

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError, SpecError
-from include.extensions import place_of
+from include.extensions import location_of
 from include.models import encoding, outputs
 from include.references import digest_bytes
 from include.spec import Problem, UseCase
@@ -325,7 +325,7 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
         values = np.ascontiguousarray(predictions, dtype=np.float64)
     except (Exception, SystemExit) as error:
         # a broken model may raise anything, and scoring must be able to fall back to the next one
-        where = place_of(error, spec.folder)
+        where = location_of(error, spec.folder)
         raise ModelError(
             f"{spec.name}: model", found=f"{type(error).__name__}: {error}", where=where
         ) from error
@@ -342,14 +342,14 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
 def _raw_predictions(estimator: Pipeline, frame: pd.DataFrame, problem: Problem) -> Values:
     if not problem.codes:
         return cast("Values", estimator.predict(frame))
-    places = known_classes(estimator, problem)
+    positions = known_classes(estimator, problem)
     probabilities = cast("Values", estimator.predict_proba(frame))
     if not problem.classes:
         return probabilities[:, 1]
-    if len(places) == len(problem.classes):
+    if len(positions) == len(problem.classes):
         return probabilities
     values = np.zeros((len(frame), len(problem.classes)))
-    values[:, places] = probabilities
+    values[:, positions] = probabilities
     return values
 
 

@@ -167,8 +167,8 @@ def _draw_labels(probabilities: Array, random: Array) -> Array:
     """Return a label for each row: 1 or 0, or the position of the class."""
     if probabilities.ndim == 1:
         return np.asarray(random < probabilities, dtype=np.float64)
-    places = (random[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)
-    return np.asarray(np.minimum(places, probabilities.shape[1] - 1), dtype=np.float64)
+    positions = (random[:, None] > probabilities.cumsum(axis=1)).sum(axis=1)
+    return np.asarray(np.minimum(positions, probabilities.shape[1] - 1), dtype=np.float64)
 
 
 @dataclass(frozen=True)

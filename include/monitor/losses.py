@@ -68,16 +68,16 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     champions : switches, oldest first; each serves from its partition on until the next one does.
     """
     newest: dict[str, int] = {}  # by partition, the place of its newest row
-    by_effect = sorted(range(len(champions)), key=lambda place: str(champions[place]["effective_from"]))
-    effects = [str(champions[place]["effective_from"]) for place in by_effect]
+    by_effect = sorted(range(len(champions)), key=lambda index: str(champions[index]["effective_from"]))
+    effects = [str(champions[index]["effective_from"]) for index in by_effect]
     serving = list(accumulate(by_effect, max))  # from each of these partitions on
     where = {"model": sorted({row["model"] for row in champions})}
     published = lake.read(LOSSES, where, order=("partition", "known"))
     published = schemas.LOSSES.empty_table() if published is None else published
     columns = [published[name].to_pylist() for name in ("partition", "known", "model", "rows")]
     for row, (scored, known, model, count) in enumerate(zip(*columns, strict=True)):
-        place = bisect_right(effects, scored)
-        served = place and champions[serving[place - 1]]["model"] == model
+        index = bisect_right(effects, scored)
+        served = index and champions[serving[index - 1]]["model"] == model
         if known <= partition and served and count:
             newest[scored] = row
     rows = published.take(pa.array(list(newest.values()), pa.int64()))
@@ -174,9 +174,9 @@ def self_expected_loss(spec: UseCase, predicted: Array) -> float | None:
     log loss, and p (1 - p) for the Brier score.
     """
     if spec.problem.classes:
-        places = enumerate(predicted.T)
+        positions = enumerate(predicted.T)
         return sum(
-            float((p * row_losses(spec.objective, np.full(len(p), k), predicted)).sum()) for k, p in places
+            float((p * row_losses(spec.objective, np.full(len(p), k), predicted)).sum()) for k, p in positions
         )
     if spec.problem.kind != "binary":
         return None

@@ -295,7 +295,9 @@ def performance_by(
         return []
     partitions = known_labels["partition"].unique().to_pylist()
     rows = predictions_with_labels(lake, spec, partitions, known_labels)
-    return [_group_row(spec, by, name, rows.take(places)) for name, places in _groups(lake, spec, by, rows)]
+    return [
+        _group_row(spec, by, name, rows.take(positions)) for name, positions in _groups(lake, spec, by, rows)
+    ]
 
 
 def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
@@ -337,8 +339,8 @@ def _groups(lake: Lake, spec: UseCase, by: str, rows: pa.Table) -> Iterator[Grou
     if by == "slice":
         for name, column in _slice_columns(lake, spec, rows).items():
             parts = slice_column(column)
-            for place, part in enumerate(parts.names):
-                yield f"{name} {part}", np.flatnonzero(parts.codes == place)
+            for index, part in enumerate(parts.names):
+                yield f"{name} {part}", np.flatnonzero(parts.codes == index)
         return
     keys = rows["partition" if by in ("day", "week") else by].to_pylist()
     if by in ("day", "week"):

@@ -127,19 +127,19 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     return Decision(partition.switch_act if partition.switch else act, cause, "; ".join(parts), alerts)
 
 
-def requests_since(spec: UseCase, line: Sequence[ledger.Row], partition: str) -> str:
+def requests_since(spec: UseCase, champions: Sequence[ledger.Row], partition: str) -> str:
     """Return the partition on which a broken champion was replaced, as long as that requests trainings.
 
     It does for a week, and as long as a baseline serves. For another recipe the schedule's are enough.
 
     Parameters
     ----------
-    line : the switches of the champion, oldest first, up to the partition.
+    champions : the switches of the champion, oldest first, up to the partition.
     """
-    since = ledger.replaced_since(line)
+    since = ledger.replaced_since(champions)
     if not since or time_of(partition) - time_of(since) < WEEK:
         return since
-    return since if line[-1]["recipe"] in baseline_names(spec) else ""
+    return since if champions[-1]["recipe"] in baseline_names(spec) else ""
 
 
 def policy_window(spec: UseCase) -> int:
@@ -231,19 +231,19 @@ def _request(history: Sequence[PartitionState], spec: UseCase, kind: str, why: s
     partition, last = history[-1], len(history) - 1
     rules, month = spec.retraining, spec.clock.partitions_in(MONTH)
     first: dict[str, int] = {}
-    for place in range(max(last - month - rules.cooldown, 0), last):
-        decision = history[place].decision
+    for index in range(max(last - month - rules.cooldown, 0), last):
+        decision = history[index].decision
         if decision and decision.cause and not decision.cause.startswith(REPLACED_CAUSE):
-            first.setdefault(decision.cause, place)
+            first.setdefault(decision.cause, index)
     own = f"{kind}-{partition.model[:12]}"
-    for cause, place in first.items():
-        if last - place <= rules.cooldown:
-            since = f"requested on {history[place].key}"
+    for cause, index in first.items():
+        if last - index <= rules.cooldown:
+            since = f"requested on {history[index].key}"
             if cause.startswith(own):
                 return cause, f"{why}, {since}"
             wait = f"the next is allowed {rules.cooldown + 1} partitions later"
             return "", f"{why}; a training was {since}, {wait}"
-    recent = sum(last - place <= month for place in first.values())
+    recent = sum(last - index <= month for index in first.values())
     if recent >= rules.max_per_month:
         limit = f"at most {rules.max_per_month} are allowed"
         return "", f"{why}; {recent} trainings were requested in {month} partitions, {limit}"
@@ -280,13 +280,13 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
     for _ in range(MAX_ATTEMPTS):
         history = _history(lake, spec, partition)
         changed = []
-        for place, state in enumerate(history):
+        for index, state in enumerate(history):
             if state.key < partition or state.decision is None:
                 continue
-            decision = decide(history[: place + 1], spec)
+            decision = decide(history[: index + 1], spec)
             if decision != state.decision:
-                history[place] = replace(state, decision=decision)
-                changed.append(history[place])
+                history[index] = replace(state, decision=decision)
+                changed.append(history[index])
         if not changed:
             final = next(state.decision for state in history if state.key == partition)
             assert final is not None
@@ -312,8 +312,8 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     champions = ledger.champions(switches)
     history = []
     for key in keys:
-        line = ledger.in_effect(champions, key)
-        serving, switch = line[-1] if line else None, None
+        in_effect = ledger.in_effect(champions, key)
+        serving, switch = in_effect[-1] if in_effect else None, None
         if serving and serving["effective_from"] == key and serving["kind"] in BACKWARD:
             version, replaced = f"v{serving['version']}", serving["kind"] == ledger.REPLACED
             what = f"{serving['recipe']} of {version} serves" if replaced else f"{version} serves again"
@@ -328,7 +328,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 switch=switch,
                 switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),
-                requests_since=requests_since(spec, line, key),
+                requests_since=requests_since(spec, in_effect, key),
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
             )
         )

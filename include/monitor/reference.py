@@ -226,10 +226,10 @@ def _unseen_elsewhere(partition: NDArray[np.intp], values: pa.Array, partitions:
         return np.asarray(beyond / np.maximum(rows, 1))
     numbers = values.to_numpy(zero_copy_only=False)
     share = np.zeros(partitions)
-    for place in range(partitions):
-        own, others = numbers[partition == place], numbers[partition != place]
+    for index in range(partitions):
+        own, others = numbers[partition == index], numbers[partition != index]
         if len(own) and len(others):
-            share[place] = np.mean((own < others.min()) | (own > others.max()))
+            share[index] = np.mean((own < others.min()) | (own > others.max()))
     return share
 
 
@@ -237,13 +237,13 @@ def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Tab
     """Return a seeded sample of the training features, with columns of predictions on held-out rows."""
     random = np.random.default_rng(spec.training.seed)
     size = min(spec.monitoring.report_rows, rows.num_rows)
-    places = np.sort(random.choice(rows.num_rows, size, replace=False))
-    sample = rows.take(places).select(list(spec.features.columns))
+    positions = np.sort(random.choice(rows.num_rows, size, replace=False))
+    sample = rows.take(positions).select(list(spec.features.columns))
     count = 0 if predicted is None else min(size, predicted.num_rows)
     if predicted is not None:
-        places = np.sort(random.choice(predicted.num_rows, count, replace=False))
+        positions = np.sort(random.choice(predicted.num_rows, count, replace=False))
     for name in spec.problem.outputs:
-        values = pa.array([], pa.float64()) if predicted is None else predicted[name].take(places)
+        values = pa.array([], pa.float64()) if predicted is None else predicted[name].take(positions)
         padded = pa.chunked_array([*pa.chunked_array([values]).chunks, pa.nulls(size - count, pa.float64())])
         sample = sample.append_column(name, padded)
     return sample

@@ -141,8 +141,8 @@ def _fixed_ids(page: str) -> str:
     last = page.index("</script>", first) + ID_MARGIN
     # the megabytes between are Evidently's own JavaScript, which has no ids
     data, script, end = page[:last], page[last:-ID_MARGIN], page[-ID_MARGIN:]
-    for place, uuid in enumerate(dict.fromkeys(_UUID.findall(data[first:]))):
-        fixed = blake2b(str(place).encode(), digest_size=16).hexdigest()
+    for index, uuid in enumerate(dict.fromkeys(_UUID.findall(data[first:]))):
+        fixed = blake2b(str(index).encode(), digest_size=16).hexdigest()
         data, end = data.replace(uuid, fixed), end.replace(uuid, fixed)
     return data + script + end
 

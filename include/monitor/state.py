@@ -57,7 +57,7 @@ class State:
             later = [key for key in keys if key > partition]
             last = spec.clock.shift((later[:reach] or [partition])[-1], reach)
         self.span = spec.clock.keys(first, last)
-        self._place = {key: place for place, key in enumerate(self.span)}
+        self._index = {key: index for index, key in enumerate(self.span)}
         self._version = -1  # of `partitions`, when it was read
         self.refresh(lake)
 
@@ -74,7 +74,7 @@ class State:
         if alone:
             rows = pa.Table.from_pylist(list(own), schemas.PARTITIONS).to_pylist()
             self._partitions |= {
-                (row["product"], row["partition"]): row for row in rows if row["partition"] in self._place
+                (row["product"], row["partition"]): row for row in rows if row["partition"] in self._index
             }
             self._add_history(rows)
         else:
@@ -141,10 +141,10 @@ class State:
 
     def recipe_switches(self, partition: str) -> list[Row]:
         """Return the switch by which a partition's recipe came into service, and its refreshes since then."""
-        line: list[Row] = []
+        champions: list[Row] = []
         for row in ledger.in_effect(self._champions, partition):
-            line = [*line, row] if row["kind"] == ledger.REFRESHED else [row]
-        return line
+            champions = [*champions, row] if row["kind"] == ledger.REFRESHED else [row]
+        return champions
 
     def baseline(self, partition: str) -> Row | None:
         """Return the switch that gave a partition its deployed baseline, None if it has none."""
@@ -157,7 +157,7 @@ class State:
     @property
     def later(self) -> list[str]:
         """The partitions whose findings may depend on this one."""
-        return self.span[self._place[self.partition] + 1 :]
+        return self.span[self._index[self.partition] + 1 :]
 
     def window(self, partition: str) -> list[str]:
         """Return the scored partitions that are compared with the reference, up to the partition itself."""
@@ -223,8 +223,8 @@ class State:
 
     def labels_due_on(self, scored: str) -> str:
         """Return the partition on which a scored partition's labels are due; empty beyond the span."""
-        place = self._place[scored] + self.spec.labels.delay
-        return self.span[place] if place < len(self.span) else ""
+        index = self._index[scored] + self.spec.labels.delay
+        return self.span[index] if index < len(self.span) else ""
 
     def inputs(self, partition: str) -> dict[str, str]:
         """Return the digest of everything that a partition's findings depend on."""
@@ -276,11 +276,11 @@ class State:
 
         Of a sparse spine only those with rows count, and the partition itself.
         """
-        keys, place = self.span, self._place[partition]
+        keys, index = self.span, self._index[partition]
         if self.spec.sparse:
             keys = sorted({*self._counted, partition})
-            place = keys.index(partition)
-        return keys[max(place - first, 0) : max(place - last + 1, 0)]
+            index = keys.index(partition)
+        return keys[max(index - first, 0) : max(index - last + 1, 0)]
 
 
 def never_labeled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:

@@ -333,15 +333,15 @@ def _occurs(store: Lake, name: str, terms: Terms) -> bool:
     return data is not None and terms.occur_in(data)
 
 
-def _remedy(place: str) -> str:
-    if "/tables/" in place:
+def _remedy(location: str) -> str:
+    if "/tables/" in location:
         return (
             "don't remove a table's file, without which the table can't be read: run what publishes the row "
             "again, then erase again; a ledger's rows stay"
         )
-    if ".skops" in place or "/artifacts/" in place or "/models/" in place:
+    if ".skops" in location or "/artifacts/" in location or "/models/" in location:
         return "train, let the new model serve, then remove this one and erase again"
-    if "/reports/" in place:
+    if "/reports/" in location:
         return "it is drawn again by the next run; then erase again"
     return "remove it by hand, then erase again"
 

@@ -77,12 +77,12 @@ def serving(lake: Lake, partition: str) -> Serving:
 def serving_of(rows: Sequence[Row], partition: str) -> Serving:
     """Return who may serve a partition according to the given `switches`."""
     rows = in_effect(rows, partition)
-    line = champion_history(rows)
+    history = champion_history(rows)
     baselines = [row for row in rows if row["role"] == "baseline"]
-    newest = line[-1] if line else baselines[-1] if baselines else None
+    newest = history[-1] if history else baselines[-1] if baselines else None
     return Serving(
-        champion=line[-1] if line else None,
-        previous=line[-2] if len(line) > 1 else None,
+        champion=history[-1] if history else None,
+        previous=history[-2] if len(history) > 1 else None,
         baseline=baselines[-1] if baselines else None,
         constant=_constant(newest) if newest else None,
     )
@@ -118,36 +118,36 @@ def live_champion(rows: Sequence[Row]) -> Row | None:
     return newest[0] if newest else None
 
 
-def replaced_since(line: Sequence[Row]) -> str:
+def replaced_since(history: Sequence[Row]) -> str:
     """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
 
     Refits of that recipe don't count as a better one.
 
     Parameters
     ----------
-    line : the switches of the champion, oldest first.
+    history : the switches of the champion, oldest first.
     """
-    changes = [row for row in line if row["kind"] != REFRESHED]
+    changes = [row for row in history if row["kind"] != REFRESHED]
     return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == REPLACED else ""
 
 
 def champion_history(rows: Sequence[Row]) -> list[Row]:
     """Return the champions, each after the one that it replaced; the live one is last.
 
-    A rollback ends the line after the champion that it restores. So a model that was rolled back from is
+    A rollback ends the history after the champion that it restores. So a model that was rolled back from is
     never a fallback, and a second rollback goes further back. Nor is one that a better recipe replaced.
     """
-    line: list[Row] = []
+    history: list[Row] = []
     for row in champions(rows):
-        models = [earlier["model"] for earlier in line]
+        models = [earlier["model"] for earlier in history]
         if row["kind"] == ROLLED_BACK and row["model"] in models:
-            line = line[: models.index(row["model"])]
+            history = history[: models.index(row["model"])]
         elif models and row["kind"] == REPLACED:
-            line.pop()
-        if line and line[-1]["model"] == row["model"]:
-            line.pop()
-        line.append(row)
-    return line
+            history.pop()
+        if history and history[-1]["model"] == row["model"]:
+            history.pop()
+        history.append(row)
+    return history
 
 
 def champion_to_beat(lake: Lake, partition: str, key: str = "") -> Row | None:
@@ -256,12 +256,12 @@ def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]
     rows : `switches`, oldest first.
     """
     rows = in_effect(rows, partition)
-    line = champion_history(rows)
-    if not line:
+    history = champion_history(rows)
+    if not history:
         return []
-    champion, trials = line[-1], []
-    if len(line) > 1 and champion["kind"] in (PROMOTED, FORCED):
-        replaced = line[-2]
+    champion, trials = history[-1], []
+    if len(history) > 1 and champion["kind"] in (PROMOTED, FORCED):
+        replaced = history[-2]
         watch = Trial(WATCH, champion, replaced)
         watched = len(spec.clock.keys(watch.since, partition))
         # of a sparse spine the next switch ends it, since few of the partitions have rows

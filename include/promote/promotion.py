@@ -339,12 +339,12 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     newest, partition = ledger.newest_judged(ledgers.switches), attempt["partition"]
     if partition < newest:
         return f"not promoted: it was evaluated on {partition}, but a champion was already on {newest}"
-    line = ledger.champion_history(ledgers.switches)
-    live, rival = line[-1]["model"] if line else "", json.loads(attempt["evidence"])["champion"]
+    history = ledger.champion_history(ledgers.switches)
+    live, rival = history[-1]["model"] if history else "", json.loads(attempt["evidence"])["champion"]
     if live != rival:
         judged_against, serving = (_champion_name(ledgers.switches, model) for model in (rival, live))
         return f"superseded: judged against {judged_against}, but {serving} serves: train again"
-    challenger = challenger_on_trial(ledgers.switches, line[-1]) if line else None
+    challenger = challenger_on_trial(ledgers.switches, history[-1]) if history else None
     if challenger is not None:
         version, since = challenger["version"], challenger["effective_from"]
         return f"v{version} is on trial since {since}: train again when the trial has ended"
@@ -422,17 +422,17 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     The champion's version is also tagged with the first partition that it may serve. A failure is only
     logged: the switch stands, and the next call sets the aliases.
     """
-    line = ledger.champion_history(ledger.switches(lake))
+    history = ledger.champion_history(ledger.switches(lake))
     # a recipe that replaced a worse one is another model than the version's
-    serves = bool(line) and line[-1]["kind"] != ledger.REPLACED
-    aliases = {"champion": line[-1]["version"] if serves else ""}
-    aliases["previous"] = line[-2]["version"] if len(line) > 1 else ""
+    serves = bool(history) and history[-1]["kind"] != ledger.REPLACED
+    aliases = {"champion": history[-1]["version"] if serves else ""}
+    aliases["previous"] = history[-2]["version"] if len(history) > 1 else ""
     try:
         current = registry.aliases(spec.name)
         for alias, version in aliases.items():
             if current.get(alias, "") != version:
                 if alias == "champion":  # before the alias, so that a call after a kill finds it to do
-                    since = line[-1]["effective_from"] if line else ""
+                    since = history[-1]["effective_from"] if history else ""
                     registry.mark_serving(spec.name, version, since, current.get(alias, ""))
                 registry.set_alias(spec.name, alias, version)
     except EvergreenError as error:

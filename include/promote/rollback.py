@@ -67,19 +67,19 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     StaleDecision
         when another champion is live than ``instead_of``.
     """
-    line = ledger.champion_history(rows)
-    if instead_of is not None and line[-1]["switch"] != instead_of["switch"]:
-        raise _concurrent_switch(spec, instead_of, line[-1])
+    history = ledger.champion_history(rows)
+    if instead_of is not None and history[-1]["switch"] != instead_of["switch"]:
+        raise _concurrent_switch(spec, instead_of, history[-1])
     # a version has two models if a later fit of another recipe replaced the trained one, which is meant here
     champions = ledger.champions(rows)
     replaced = {row["model"] for row in champions if row["kind"] == ledger.REPLACED}
     trained_last = sorted(champions, key=lambda row: row["model"] not in replaced)
     by_version = {row["version"]: row for row in trained_last}
     to = to.removeprefix("v") if to else None  # messages and pages write v2
-    if line and to in by_version:
+    if history and to in by_version:
         return by_version[to]
-    if to is None and len(line) > 1:
-        return line[-2]
+    if to is None and len(history) > 1:
+        return history[-2]
     versions = ", ".join(f"v{version}" for version in by_version) or "no champion yet"
     remedy = f"choose one of {versions}" if to and by_version else "there is nothing to roll back to"
     raise NotPublished(

@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 
 from include.models import artifacts, outputs
 from include.references import digest_bytes, digest_json
-from include.replay.history import Array, Labels, PastRows, Places
+from include.replay.history import Array, Labels, PastRows, RowPositions
 from include.spec import UseCase
 from include.spec.metrics import Objective
 from include.spec.stages import Candidate
@@ -63,7 +63,7 @@ class Job:
     def fit(self) -> Fit:
         """The fit without its model and movement."""
         data = digest_json([part.digest for part in self.rows.values()])
-        count = sum(len(part.places) for part in self.rows.values())
+        count = sum(len(part.row_positions) for part in self.rows.values())
         key = recipe_key(self.spec, self.recipe)
         return Fit(self.partition, self.recipe.name, key, "", data, count, max(self.rows), None)
 
@@ -81,7 +81,7 @@ class Fits:
         self, lake: Lake, past: PastRows, chunks: Sequence[Sequence[str]], pool: ProcessPoolExecutor
     ) -> None:
         self.lake, self.past, self._pool = lake, past, pool
-        self._chunks = [tuple(key for key in chunk if key in past.places) for chunk in chunks]
+        self._chunks = [tuple(key for key in chunk if key in past.row_positions) for chunk in chunks]
         self._chunk_of = {key: number for number, chunk in enumerate(self._chunks) for key in chunk}
         self._stored: dict[FitKey, tuple[str, float]] = {}  # the model's digest, seconds
         self._pending: dict[FitKey, tuple[Future[FittedModel], list[int]]] = {}
@@ -112,9 +112,9 @@ class Fits:
                     _fit,
                     job.spec,
                     job.recipe,
-                    np.concatenate([part.places for part in parts]),
+                    np.concatenate([part.row_positions for part in parts]),
                     np.concatenate([part.actual for part in parts]),
-                    [self._places(number) for number in chunks],
+                    [self._row_positions(number) for number in chunks],
                 )
                 self._pending[key] = (future, chunks)
         return lambda: self._finish(fit)
@@ -154,8 +154,8 @@ class Fits:
                 missing.remove(number)
         if missing:
             data = self.lake.get(f"{folder_of(fit)}/model.skops") or b""
-            places = [self._places(number) for number in missing]
-            predicted = self._pool.submit(_predict, self.past.spec, data, fit.model, places).result()
+            positions = [self._row_positions(number) for number in missing]
+            predicted = self._pool.submit(_predict, self.past.spec, data, fit.model, positions).result()
             for number, values in zip(missing, predicted, strict=True):
                 self._store_predictions(fit, number, values)
         return [own[key] for key in partitions]
@@ -175,8 +175,8 @@ class Fits:
     def _chunks_between(self, after: str, until: str) -> list[int]:
         return sorted({number for key, number in self._chunk_of.items() if after < key <= until})
 
-    def _places(self, number: int) -> Places:
-        return np.concatenate([self.past.places[key] for key in self._chunks[number]])
+    def _row_positions(self, number: int) -> RowPositions:
+        return np.concatenate([self.past.row_positions[key] for key in self._chunks[number]])
 
     def _object(self, fit: Fit, number: int) -> str:
         return f"{folder_of(fit)}/{self.past.digest(self._chunks[number])}.npy"
@@ -189,7 +189,7 @@ class Fits:
 
     def _split(self, fit: Fit, number: int, values: Array) -> None:
         keys = self._chunks[number]
-        ends = np.cumsum([len(self.past.places[key]) for key in keys])[:-1]
+        ends = np.cumsum([len(self.past.row_positions[key]) for key in keys])[:-1]
         own = self._predictions.setdefault(key_of(fit), {})
         own.update(zip(keys, np.split(values, ends), strict=True))
 
@@ -242,9 +242,13 @@ def _end_with_parent() -> None:
 
 
 def _fit(
-    spec: UseCase, recipe: Candidate, places: Places, actual: Array, predicted: Sequence[Places]
+    spec: UseCase,
+    recipe: Candidate,
+    positions: RowPositions,
+    actual: Array,
+    predicted: Sequence[RowPositions],
 ) -> FittedModel:
-    rows = _worker["rows"].take(pa.array(places))
+    rows = _worker["rows"].take(pa.array(positions))
     rows = rows.append_column(spec.problem.target, pa.array(actual, pa.float64()))
     began = time.process_time()
     # these processes share the cores already, and each has the rows in memory
@@ -254,12 +258,12 @@ def _fit(
     return FittedModel(data, seconds, [_predict_rows(spec, estimator, part) for part in predicted])
 
 
-def _predict(spec: UseCase, data: bytes, model: str, places: Sequence[Places]) -> list[Array]:
+def _predict(spec: UseCase, data: bytes, model: str, positions: Sequence[RowPositions]) -> list[Array]:
     estimator = artifacts.deserialize(data, model, spec)
-    return [_predict_rows(spec, estimator, part) for part in places]
+    return [_predict_rows(spec, estimator, part) for part in positions]
 
 
-def _predict_rows(spec: UseCase, estimator: Any, places: Places) -> NDArray[np.float64]:
-    if not len(places):
+def _predict_rows(spec: UseCase, estimator: Any, positions: RowPositions) -> NDArray[np.float64]:
+    if not len(positions):
         return np.empty(outputs.predictions_shape(spec, 0))
-    return artifacts.predict(estimator, _worker["rows"].take(pa.array(places)), spec)
+    return artifacts.predict(estimator, _worker["rows"].take(pa.array(positions)), spec)

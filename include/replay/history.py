@@ -23,8 +23,8 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import walks
 
-PLACE = "place in the table"  # a column's name that no declaration can have
-Places = NDArray[np.int64]
+POSITION = "position in the table"  # a column's name that no declaration can have
+RowPositions = NDArray[np.int64]
 Array = NDArray[np.float64]
 
 
@@ -35,7 +35,7 @@ class Labels:
     Parameters
     ----------
     since : the partition from which on they were known.
-    places : positions in `PastRows.table` of the rows with a label, ascending, shape (n,).
+    row_positions : positions in `PastRows.table` of the rows with a label, ascending, shape (n,).
     actual : their labels, shape (n,).
     sampled : positions of the labeled rows among those that a walk predicts, shape (m,).
     sampled_actual : their labels, shape (m,).
@@ -43,9 +43,9 @@ class Labels:
     """
 
     since: str
-    places: Places
+    row_positions: RowPositions
     actual: Array
-    sampled: Places
+    sampled: RowPositions
     sampled_actual: Array
     digest: str
 
@@ -59,7 +59,7 @@ class PastRows:
     spec : the declaration whose features, labels and sample of rows they are.
     calendar : the partitions of the schedule, ascending; some may have no rows.
     table : features, sorted by partition and key, shape (n, any).
-    places : by partition, the positions in ``table`` of the rows that a walk predicts.
+    row_positions : by partition, the positions in ``table`` of the rows that a walk predicts.
     labels : by partition, its labels from the oldest revision to the newest; none for a partition without.
     digests : by partition, of its features.
     """
@@ -67,7 +67,7 @@ class PastRows:
     spec: UseCase
     calendar: tuple[str, ...]
     table: pa.Table
-    places: Mapping[str, Places]
+    row_positions: Mapping[str, RowPositions]
     labels: Mapping[str, tuple[Labels, ...]]
     digests: Mapping[str, str]
 
@@ -91,14 +91,14 @@ class PastRows:
                 where=f"{lake.uri}/tables/validated_{spec.features.spine}",
                 remedy=f"ingest {spec.features.spine} for these partitions",
             )
-        places_of = table.select([*spec.key, "partition"]).append_column(
-            PLACE, pa.array(np.arange(table.num_rows))
+        positions = table.select([*spec.key, "partition"]).append_column(
+            POSITION, pa.array(np.arange(table.num_rows))
         )
         partition = np.asarray(table["partition"].to_pylist(), dtype=object)
         keys, first = np.unique(partition.astype(str), return_index=True)
         bounds = dict(zip(keys.tolist(), zip(first, [*first[1:], len(partition)], strict=True), strict=True))
-        predicted = walks.sample(places_of, spec)[PLACE].to_numpy()
-        places = {key: predicted[(predicted >= a) & (predicted < b)] for key, (a, b) in bounds.items()}
+        predicted = walks.sample(positions, spec)[POSITION].to_numpy()
+        row_positions = {key: predicted[(predicted >= a) & (predicted < b)] for key, (a, b) in bounds.items()}
         digests = {key: digest_table(table.slice(a, b - a)) for key, (a, b) in bounds.items()}
         mature = [key for key in matured(lake, spec, None) if key in bounds]
         by_partition: dict[str, list[Labels]] = defaultdict(list)
@@ -107,33 +107,40 @@ class PastRows:
             names = [*spec.key, "partition"]
             for key, since, labeled in labels_known_on(lake, spec, {k: v for k, v in arrivals.items() if v}):
                 start, stop = bounds[key]
-                own = places_of.slice(start, stop - start)
-                own = own.join(labeled, names, join_type="inner").sort_by(PLACE)
+                own = positions.slice(start, stop - start)
+                own = own.join(labeled, names, join_type="inner").sort_by(POSITION)
                 own = own.filter(own[spec.problem.target].is_valid())
-                at, actual = own[PLACE].to_numpy(), own[spec.problem.target].to_numpy()
-                sampled = np.isin(at, places[key])
+                at, actual = own[POSITION].to_numpy(), own[spec.problem.target].to_numpy()
+                sampled = np.isin(at, row_positions[key])
                 digest = digest_json(
                     [digests[key], digest_bytes(at.tobytes()), digest_bytes(actual.tobytes())]
                 )
                 by_partition[key].append(
                     Labels(
-                        since, at, actual, np.searchsorted(places[key], at[sampled]), actual[sampled], digest
+                        since,
+                        at,
+                        actual,
+                        np.searchsorted(row_positions[key], at[sampled]),
+                        actual[sampled],
+                        digest,
                     )
                 )
         labels = {key: tuple(parts) for key, parts in sorted(by_partition.items())}
-        return cls(spec, calendar, table, places, labels, digests)
+        return cls(spec, calendar, table, row_positions, labels, digests)
 
     @cached_property
     def positions(self) -> dict[str, int]:
         """The place of each partition in the calendar, by which distances are counted fast."""
-        return {key: place for place, key in enumerate(self.calendar)}
+        return {key: index for index, key in enumerate(self.calendar)}
 
     @cached_property
     def counts(self) -> dict[str, int]:
         """How many partitions come up to each one of the calendar; of a sparse spine, those with rows."""
         if not self.spec.sparse:
             return self.positions
-        return dict(zip(self.calendar, accumulate(key in self.places for key in self.calendar), strict=True))
+        return dict(
+            zip(self.calendar, accumulate(key in self.row_positions for key in self.calendar), strict=True)
+        )
 
     @cached_property
     def newest(self) -> dict[str, Labels]:
@@ -147,7 +154,7 @@ class PastRows:
             for key, parts in self.labels.items()
             if key <= partition
         }
-        return {key: parts[0] for key, parts in latest.items() if parts and len(parts[0].places)}
+        return {key: parts[0] for key, parts in latest.items() if parts and len(parts[0].row_positions)}
 
     def training_set(self, spec: UseCase, partition: str) -> dict[str, Labels]:
         """Return the labels of the rows that a training on a partition uses, by partition."""
@@ -155,9 +162,9 @@ class PastRows:
         first = ""
         if window:
             shifted = spec.clock.shift(partition, -window)
-            first = key_before(list(self.places), partition, window) if spec.sparse else shifted
+            first = key_before(list(self.row_positions), partition, window) if spec.sparse else shifted
         return {key: part for key, part in self.labeled(partition).items() if key >= first}
 
     def digest(self, partitions: Sequence[str]) -> str:
         """Return the digest of the rows of some partitions that a walk predicts."""
-        return digest_json([[self.digests[key], len(self.places[key])] for key in partitions])
+        return digest_json([[self.digests[key], len(self.row_positions[key])] for key in partitions])

@@ -125,7 +125,7 @@ class Policy:
         step : is called after each partition.
         """
         for partition in partitions:
-            is_served = partition > partitions[0] and partition in self.past.places
+            is_served = partition > partitions[0] and partition in self.past.row_positions
             if is_served and (serving := self.serving(partition)):
                 self.served[partition] = serving
             requested = self.advance(partition)
@@ -208,7 +208,7 @@ class Policy:
         Of a partition that the training has labels of, its labeled rows count.
         """
         newest = max(labeled)
-        keys = [key for key in self.past.places if fit.last_fitted < key <= partition]
+        keys = [key for key in self.past.row_positions if fit.last_fitted < key <= partition]
         chosen = {
             key: slice(None) if key > newest else labeled[key].sampled
             for key in keys
@@ -238,8 +238,8 @@ class Policy:
             partitions.append(key)
             rows.append(float(len(part.sampled)))
             sums = [
-                self.fits.loss(accepted[own][place], key, part, objective) if place >= 0 else np.nan
-                for own, place in newest.items()
+                self.fits.loss(accepted[own][index], key, part, objective) if index >= 0 else np.nan
+                for own, index in newest.items()
             ]
             losses.append(np.array(sums) / rows[-1])
         values = np.array(losses).reshape(len(partitions), len(accepted))
@@ -329,22 +329,24 @@ class Declared(Policy):
         fit, canary = self._fit_of(champion), None
         for trial in trials_on(self.rows, self.spec, partition):
             if trial.kind == CANARY:
-                rows = self.past.table.take(pa.array(self.past.places[partition]))
+                rows = self.past.table.take(pa.array(self.past.row_positions[partition]))
                 chosen = canary_entities(self.spec, rows, str(trial.candidate["model"]))
                 canary = (self._fit_of(trial.candidate), np.array(chosen, dtype=bool))
         return Served(fit, canary, self._why_recipe(partition))
 
     def _why_recipe(self, partition: str) -> str:
         """Return why the recipe that serves began to; a training may have refitted it before it served."""
-        line = ledger.in_effect(ledger.champions(self.rows), partition)
-        *_, began = takewhile(lambda row: row["recipe"] == line[-1]["recipe"], reversed(line))
+        in_effect = ledger.in_effect(ledger.champions(self.rows), partition)
+        *_, began = takewhile(lambda row: row["recipe"] == in_effect[-1]["recipe"], reversed(in_effect))
         return str(began["reason"])
 
     def advance(self, partition: str) -> bool:
         """Take due steps of trials, replace a champion that a baseline beats; maybe request a training."""
         for trial in trials_on(self.rows, self.spec, partition):
             since = [
-                key for key, rows in self.past.places.items() if trial.since <= key <= partition and len(rows)
+                key
+                for key, rows in self.past.row_positions.items()
+                if trial.since <= key <= partition and len(rows)
             ]
             decision = next_step(trial.kind, self._live_losses(trial, partition), len(since), self.spec.gate)
             if decision.step != STAY:
@@ -506,9 +508,11 @@ class Declared(Policy):
 
     def _requests_training(self, partition: str) -> bool:
         """Return whether monitoring requests a training, after the champion was replaced."""
-        line = ledger.in_effect(ledger.champions(self.rows), partition)
-        since = requests_since(self.spec, line, partition)
-        state = PartitionState(partition, str(line[-1]["model"]) if line else "", requests_since=since)
+        in_effect = ledger.in_effect(ledger.champions(self.rows), partition)
+        since = requests_since(self.spec, in_effect, partition)
+        state = PartitionState(
+            partition, str(in_effect[-1]["model"]) if in_effect else "", requests_since=since
+        )
         history = [*self.states[-policy_window(self.spec) :], state]
         decision = decide(history, self.spec)
         self.states.append(replace(state, decision=decision))

@@ -179,10 +179,10 @@ def _differences(axes: Axes, replay: Replay) -> None:
 
 def _switches(axes: Axes, replay: Replay) -> None:
     axes.set_title("switches to another recipe (long) and to a refit (short)")
-    for place, (policy, style) in enumerate(_styles(replay)):
+    for index, (policy, style) in enumerate(_styles(replay)):
         for is_refresh, size in ((True, 4), (False, 14)):
             days = axis_times(s.partition for s in policy.switches if s.is_refresh == is_refresh)
-            axes.plot(days, [place] * len(days), "|", color=style["color"], ms=size)
+            axes.plot(days, [index] * len(days), "|", color=style["color"], ms=size)
     names = [policy.name for policy in replay.policies]
     axes.set(yticks=range(len(names)), yticklabels=names, ylim=(len(names) - 0.5, -0.5))
 

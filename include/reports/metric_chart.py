@@ -73,14 +73,14 @@ def metric_chart(
     }
     every = [*values.values(), *baseline_values.values(), *([rule.limit] if rule else [])]
     low, high = min(every), max(every)
-    places = {partition: place for place, partition in enumerate(partitions)}
+    positions = {partition: index for index, partition in enumerate(partitions)}
 
     def height(value: float) -> float:
         return round(2 + (HEIGHT - 4) * (high - value) / ((high - low) or 1), 1)
 
     def points(series: Values) -> str:
         step = WIDTH / max(len(partitions) - 1, 1)
-        return " ".join(f"{places[key] * step:.1f},{height(series[key])}" for key in sorted(series))
+        return " ".join(f"{positions[key] * step:.1f},{height(series[key])}" for key in sorted(series))
 
     is_met = rule is None or rule.is_met(values[newest])
     baseline, sign = baseline_values.get(newest), 1 if greater_is_better(metric, spec) else -1

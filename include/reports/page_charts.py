@@ -64,8 +64,8 @@ def time_chart(
             # the newest use case has one point, and a line would not show it
             marker = "." if np.isfinite(values).sum() < 2 else None
             axes.plot(days, values, dashes, color=color, linewidth=1.4, marker=marker, label=one.label)
-            places = list(one.alarms)
-            axes.plot(days[places], values[places], "o", color=BAD, markersize=3)
+            positions = list(one.alarms)
+            axes.plot(days[positions], values[positions], "o", color=BAD, markersize=3)
         for one, (_, dashes) in zip(limits, STYLES[1:], strict=False):
             axes.plot(
                 axis_times(one.partitions), one.values, dashes, color=BAD, linewidth=0.9, label=one.label
@@ -89,9 +89,9 @@ def stacked_shares(title: str, series: Sequence[Series], *, limit: tuple[str, fl
     with chart(title, "partition", "% of the partition's rows") as drawing:
         axes = drawing.axes
         bottom = np.zeros(len(series[0].partitions))
-        for place, one in enumerate(series):
+        for index, one in enumerate(series):
             top = bottom + 100 * np.asarray(one.values, float)
-            color = STYLES[place % len(STYLES)][0]
+            color = STYLES[index % len(STYLES)][0]
             days = axis_times(one.partitions)
             axes.fill_between(
                 days, bottom, top, step="mid", color=color, alpha=0.75, linewidth=0, label=one.label
@@ -107,9 +107,9 @@ def stacked_shares(title: str, series: Sequence[Series], *, limit: tuple[str, fl
 def event_chart(title: str, lines: Sequence[tuple[str, Sequence[str]]], span: tuple[str, str]) -> str:
     """Draw one line for each kind of event, with a mark for each partition that has it."""
     with chart(title, "partition", "", 0.9 + 0.24 * len(lines)) as drawing:
-        for place, (_, partitions) in enumerate(lines):
+        for index, (_, partitions) in enumerate(lines):
             days = axis_times(partitions)
-            drawing.axes.plot(days, [place] * len(days), "|", color=BAD, markersize=8)
+            drawing.axes.plot(days, [index] * len(days), "|", color=BAD, markersize=8)
         drawing.axes.set_yticks(range(len(lines)), [name for name, _ in lines])
         drawing.axes.set_ylim(len(lines) - 0.5, -0.5)
         drawing.axes.set_xlim(*axis_times(span))
@@ -157,14 +157,14 @@ def _categories(title: str, sides: Sequence[tuple[Profile, str, str]]) -> str:
     labels = [name[:40] for name in names]
     if len(largest) > len(names):
         labels.append(f"{len(largest) - len(names):,} others")
-    places = np.arange(len(labels))
+    positions = np.arange(len(labels))
     with chart(title, "% of the values", "", 1.2 + 0.3 * len(labels)) as drawing:
         for number, ((_, color, label), of) in enumerate(zip(sides, shares, strict=True)):
             values = [of.get(name, 0.0) for name in names]
             values += [max(100 - sum(values), 0.0)] * (len(labels) - len(names))
             offset = (number - (len(sides) - 1) / 2) * 0.38
-            drawing.axes.barh(places + offset, values, color=color, height=0.36, label=label)
-        drawing.axes.set_yticks(places, labels)
+            drawing.axes.barh(positions + offset, values, color=color, height=0.36, label=label)
+        drawing.axes.set_yticks(positions, labels)
         drawing.axes.invert_yaxis()
         drawing.axes.grid(visible=False, axis="y")
     return drawing.svg

@@ -33,7 +33,7 @@ from include.reports.html import (
     signed,
     templates,
 )
-from include.reports.paths import data_card_place, model_card_place, page_place
+from include.reports.paths import data_card_path, model_card_path, page_path
 from include.reports.verdict_data import AttemptData, PreviousChampion, read_attempt
 from include.reports.wording import (
     SERVING_UNITS,
@@ -81,7 +81,7 @@ def draw_verdict(
     Returns
     -------
     str
-        The page's place below ``reports/``.
+        The page's path below ``reports/``.
 
     Raises
     ------
@@ -89,17 +89,17 @@ def draw_verdict(
         if there is no such attempt.
     """
     attempt = read_attempt(lake, spec, key)
-    place, model = page_place(attempt.evidence.partition, key), attempt.evidence.model
+    path, model = page_path(attempt.evidence.partition, key), attempt.evidence.model
     sections = page_sections(attempt)
     texts = render_page(attempt, sections), model_card(attempt, sections), data_card(attempt)
     page, model_text, data_text = (text.encode() for text in texts)
-    lake.replace(f"reports/{place}", page)
-    lake.replace(model_card_place(model), model_text)
-    lake.replace(data_card_place(model), data_text)
+    lake.replace(f"reports/{path}", page)
+    lake.replace(model_card_path(model), model_text)
+    lake.replace(data_card_path(model), data_text)
     if registry is not None:
         files = {PAGE: page, MODEL: model_text, DATA: data_text}
         _copy_to_registry(registry, attempt, files, links)
-    return place
+    return path
 
 
 def draw_blocked(

@@ -117,12 +117,12 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Loss
     rows = rows.sort_by([(name, "ascending") for name in ("partition", *spec.key)])
     row_partitions = np.asarray(rows["partition"].to_pylist(), dtype=object)
     actual = rows[target].to_numpy()
-    places = {key: np.flatnonzero(row_partitions == key) for key in sorted(set(row_partitions))}
+    positions = {key: np.flatnonzero(row_partitions == key) for key in sorted(set(row_partitions))}
     sums = {}
     for name, suffix in ((CHALLENGER, ""), (CHAMPION, INCUMBENT_SUFFIX)):
         each = row_losses(spec.objective, actual, outputs.from_columns(spec, rows, suffix))
-        sums[name] = tuple(float(each[place].sum()) for place in places.values())
-    return Losses(tuple(places), tuple(len(place) for place in places.values()), sums)
+        sums[name] = tuple(float(each[index].sum()) for index in positions.values())
+    return Losses(tuple(positions), tuple(len(index) for index in positions.values()), sums)
 
 
 def _predictions_by(lake: Lake, spec: UseCase, partitions: Sequence[str], model: str) -> pa.Table:

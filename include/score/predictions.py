@@ -64,7 +64,7 @@ def build_predictions(spec: UseCase, rows: pa.Table, predicted: StepPredictions)
     # made once: all batches share its memory
     constants = pa.table({name: pa.repeat(pa.scalar(text), size) for name, text in texts.items()})
     tables = spill.map_batches(
-        lambda place, batch: _build_batch(spec, batch, constants, predicted.values[place]), rows
+        lambda index, batch: _build_batch(spec, batch, constants, predicted.values[index]), rows
     )
     batches = (batch for table in tables for batch in table.to_batches())
     return spill.spill_table(predictions_schema(spec), batches)
@@ -87,8 +87,8 @@ def _build_batch(spec: UseCase, rows: pa.Table, constants: pa.Table, values: NDA
 
 def actions(spec: UseCase, values: NDArray[np.float64]) -> pa.Array:
     """Return each prediction's action with the lowest expected cost; of a use case with `problem.costs`."""
-    places = best_actions(values, spec.problem.cost_matrix)
-    return pa.array(spec.problem.actions, pa.string()).take(pa.array(places))
+    positions = best_actions(values, spec.problem.cost_matrix)
+    return pa.array(spec.problem.actions, pa.string()).take(pa.array(positions))
 
 
 @dataclass(frozen=True)
@@ -214,12 +214,12 @@ def nearly_equal(spec: UseCase, served: pa.Table, current: pa.Table) -> bool:
     )
     return same_steps and all(
         np.allclose(
-            outputs.from_columns(spec, served[place.start : place.stop]),
+            outputs.from_columns(spec, served[index.start : index.stop]),
             outputs.from_columns(spec, batch),
             rtol=TOLERANCE,
             atol=0,
         )
-        for place, batch in spill.batches(current)
+        for index, batch in spill.batches(current)
     )
 
 
@@ -229,8 +229,8 @@ def same_rows(spec: UseCase, rows: pa.Table, predictions: pa.Table) -> bool:
         predictions[name].equals(rows[name].cast(predictions[name].type)) for name in spec.key
     )
     return same_keys and all(
-        pa.chunked_array([_row_digests(spec, batch)]).equals(predictions["row_digest"][place])
-        for place, batch in spill.batches(rows)
+        pa.chunked_array([_row_digests(spec, batch)]).equals(predictions["row_digest"][index])
+        for index, batch in spill.batches(rows)
     )
 
 

@@ -49,9 +49,9 @@ class NewestFeatures:
             with 404 for a key that isn't in the partition.
         """
         wanted = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
-        places = [self.positions.get(key, -1) for key in wanted]
-        if -1 in places:
-            row = places.index(-1)
+        row_positions = [self.positions.get(key, -1) for key in wanted]
+        if -1 in row_positions:
+            row = row_positions.index(-1)
             names = ", ".join(keys.column_names)
             raise RequestRefused(
                 404,
@@ -60,7 +60,7 @@ class NewestFeatures:
                 found=", ".join(map(str, wanted[row]))[:200],
                 remedy="send the features with the request",
             )
-        return self.table.take(places)
+        return self.table.take(row_positions)
 
     def age(self, now: datetime) -> dict[str, Any]:
         """Return the partition, the seconds since its decision, and whether newer features are overdue."""
@@ -111,7 +111,7 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
         input_digests,
         table,
         missing,
-        positions={key: place for place, key in enumerate(keys)},
+        positions={key: index for index, key in enumerate(keys)},
         decision=spec.clock.moment(partition),
         due=spec.clock.local(spec.clock.after(partition), spec.scoring.deadline),
     )

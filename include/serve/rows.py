@@ -80,9 +80,9 @@ class RowReader:
         only_keys = names <= self._key.keys()
         has_keys = only_keys or not self._other_key.isdisjoint(names) or not self._other_key
         expected = dict(self._key) if only_keys else {**(self._key if has_keys else {}), **self._features}
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             if row.keys() != expected.keys():
-                self._refuse_columns(place, row, expected)
+                self._refuse_columns(index, row, expected)
         columns = [self._column(name, rows) for name in expected]
         fields = [self._fields[name] for name in expected]
         return Rows(pa.Table.from_arrays(columns, schema=pa.schema(fields)), only_keys, has_keys)
@@ -111,19 +111,19 @@ class RowReader:
             )
         return rows
 
-    def _refuse_columns(self, place: int, row: dict[str, Any], expected: dict[str, None]) -> NoReturn:
+    def _refuse_columns(self, index: int, row: dict[str, Any], expected: dict[str, None]) -> NoReturn:
         missing = [name for name in expected if name not in row]
         unknown = [name for name in row if name not in expected]
         if missing:
             found = f"no such column, but {_shown(unknown)}" if unknown else "no such column"
-            self._refuse(place, missing[0], found, "null stands for a missing feature, not for a key")
+            self._refuse(index, missing[0], found, "null stands for a missing feature, not for a key")
         required = f"only the columns {', '.join(expected)}"
-        raise RequestRefused(422, f"rows[{place}]", required=required, found=_shown(unknown))
+        raise RequestRefused(422, f"rows[{index}]", required=required, found=_shown(unknown))
 
     def _column(self, name: str, rows: list[dict[str, Any]]) -> pa.Array:
         convert, nullable = self._takes[name][1], name not in self._key
         values: list[Any] = []
-        for place, row in enumerate(rows):
+        for index, row in enumerate(rows):
             value = row[name]
             if value is None and nullable:
                 values.append(None)
@@ -131,12 +131,12 @@ class RowReader:
             try:
                 values.append(convert(value))
             except (ValueError, TypeError, OverflowError):
-                self._refuse(place, name, _shown(value))
+                self._refuse(index, name, _shown(value))
         return pa.array(values, self._fields[name].type)
 
-    def _refuse(self, place: int, name: str, value: str, remedy: str = "") -> NoReturn:
+    def _refuse(self, index: int, name: str, value: str, remedy: str = "") -> NoReturn:
         raise RequestRefused(
-            422, f"rows[{place}].{name}", required=self.example[name], found=value, remedy=remedy
+            422, f"rows[{index}].{name}", required=self.example[name], found=value, remedy=remedy
         )
 
 

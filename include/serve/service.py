@@ -144,11 +144,11 @@ class Service:
         predictions: list[Prediction] = [{}] * rows.num_rows
         for group, chain in fallback.split_canary(self.spec, rows, steps, trials, missing):
             served = fallback.predict_with_fallback(self.lake, self.spec, group, chain, loaded.predictor)
-            places = group[ROW_NUMBER].to_pylist() if trials else range(group.num_rows)
-            for place, one in zip(
-                places, self._predictions(served.step, served.reason, served.values), strict=True
+            positions = group[ROW_NUMBER].to_pylist() if trials else range(group.num_rows)
+            for index, one in zip(
+                positions, self._predictions(served.step, served.reason, served.values), strict=True
             ):
-                predictions[place] = one
+                predictions[index] = one
             self.metrics.rows.labels(served.step.served_by, served.step.version).inc(group.num_rows)
         return predictions
 
@@ -187,7 +187,7 @@ class Service:
         }
         columns = dict.fromkeys((*self.spec.key, *self.spec.features.columns))
         rows = table.select([name for name in columns if name in table.column_names]).to_pylist()
-        return [{"request_row": f"{request_id}-{place}", **same, **row} for place, row in enumerate(rows)]
+        return [{"request_row": f"{request_id}-{index}", **same, **row} for index, row in enumerate(rows)]
 
     def _newest_partition(self, now: datetime) -> str:
         """Return the partition that was decided last; reading the cron takes longer than a prediction."""

@@ -134,7 +134,7 @@ class Clock:
     def moment(self, key: str) -> datetime:
         """Return the partition's decision time (UTC)."""
         if self.sub_daily:
-            self._place(key)
+            self._index(key)
             return self._utc(key)
         return self._tick(key).replace(tzinfo=self.zone).astimezone(UTC)
 
@@ -217,15 +217,15 @@ class Clock:
     def _midnight(self, day: date) -> datetime:
         return datetime.combine(day, time(), self.zone).astimezone(UTC)
 
-    def _place(self, key: str) -> tuple[date, int]:
+    def _index(self, key: str) -> tuple[date, int]:
         """Return a partition's local day and its place among the day's partitions."""
         day = self.date_of(key)
         keys = _keys_of_day(self, day)
-        place = bisect_left(keys, key)
-        if place == len(keys) or keys[place] != key:
+        index = bisect_left(keys, key)
+        if index == len(keys) or keys[index] != key:
             before, after = self.around(key)
             raise self._not_scheduled(key, f"none at that time; {before} and {after} are the nearest", "one")
-        return day, place
+        return day, index
 
     def _first(self, bound: str) -> str:
         """Return the first partition from a point in time on."""
@@ -290,7 +290,7 @@ def _fires_on(cron: str, day: date) -> bool:
 @lru_cache
 def fires_a_year(cron: str) -> int:
     """Return how often a cron fires in a year of 365 days."""
-    days = sum(_fires_on(cron, date(2001, 1, 1) + timedelta(place)) for place in range(365))
+    days = sum(_fires_on(cron, date(2001, 1, 1) + timedelta(index)) for index in range(365))
     return len(_times(cron)) * days
 
 
@@ -319,16 +319,16 @@ def _keys_of_day(clock: Clock, day: date) -> tuple[str, ...]:
 @lru_cache(maxsize=1024)
 def _shifted(clock: Clock, key: str, partitions: int) -> str:
     if clock.sub_daily:
-        day, place = clock._place(key)
-        keys, place = _keys_of_day(clock, day), place + partitions
-        while place < 0:
+        day, index = clock._index(key)
+        keys, index = _keys_of_day(clock, day), index + partitions
+        while index < 0:
             day -= timedelta(days=1)
             keys = _keys_of_day(clock, day)
-            place += len(keys)
-        while place >= len(keys):
-            day, place = day + timedelta(days=1), place - len(keys)
+            index += len(keys)
+        while index >= len(keys):
+            day, index = day + timedelta(days=1), index - len(keys)
             keys = _keys_of_day(clock, day)
-        return keys[place]
+        return keys[index]
     tick = clock._tick(key)
     if _daily(clock.cron):
         return (tick.date() + timedelta(partitions)).isoformat()
@@ -344,6 +344,6 @@ def _keys(clock: Clock, first: str, last: str) -> tuple[str, ...]:
         return tuple(clock._ticks(day_of(first), day_of(last)))
     first, last = clock.start_of(first), clock.end_of(last)
     day, until = clock.date_of(first), clock.date_of(last)
-    days = (day + timedelta(place) for place in range((until - day).days + 1))
+    days = (day + timedelta(index) for index in range((until - day).days + 1))
     keys = [key for one in days for key in _keys_of_day(clock, one)]
     return tuple(keys[bisect_left(keys, first) : bisect_right(keys, last)])

@@ -328,8 +328,8 @@ class PythonSource(BaseSource):
         try:
             return value.model_validate(self.model_dump(by_alias=True))
         except ValidationError as error:
-            places = ((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
-            self.code.fail(required, "; ".join(f"{path}: {text}" for path, text in places), value)
+            errors = ((".".join(map(str, one["loc"])), one["msg"]) for one in error.errors())
+            self.code.fail(required, "; ".join(f"{path}: {text}" for path, text in errors), value)
 
     @property
     def path_templates(self) -> tuple[str, ...]:

@@ -206,7 +206,7 @@ class Training(Strict):
                 f"candidates: {', '.join(twice)} is the name of a baseline too; use another name"
             )
         unnamed = [recipe.unnamed for recipe in (*self.baselines, *self.candidates)]
-        if same := [name for place, name in enumerate(names) if unnamed[place] in unnamed[:place]]:
+        if same := [name for index, name in enumerate(names) if unnamed[index] in unnamed[:index]]:
             raise ValueError(f"candidates: {', '.join(same)} is the same recipe as an earlier one; remove it")
         engines = {recipe.engine for recipe in (*self.baselines, *self.candidates)}
         if self.dask_connection and "dask" not in engines:

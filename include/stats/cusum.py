@@ -91,9 +91,9 @@ class Ordinary:
         deviation = self.deviation * np.sqrt(harder)
         steps = live.excess(self.ratio) * np.minimum(live.rows / self.rows, 1.0) / deviation
         evidence, total = np.empty(len(steps)), 0.0
-        for place, step in enumerate(np.clip(steps, -MAX_STEP, MAX_STEP)):
+        for index, step in enumerate(np.clip(steps, -MAX_STEP, MAX_STEP)):
             total = min(max(total + step - self.allowance, 0.0), MAX_EVIDENCE * self.level)
-            evidence[place] = total
+            evidence[index] = total
         return evidence
 
 

@@ -198,8 +198,8 @@ def best_actions(predicted: Array, costs: Costs) -> NDArray[np.intp]:
 
 def action_costs(actual: Array, predicted: Array, costs: Costs) -> Array:
     """Return what each row's best action by its prediction costs, see `best_actions`."""
-    places = actual.astype(np.intp), best_actions(predicted, costs)
-    return np.asarray(np.asarray(costs, dtype=np.float64)[places])
+    positions = actual.astype(np.intp), best_actions(predicted, costs)
+    return np.asarray(np.asarray(costs, dtype=np.float64)[positions])
 
 
 def squared_errors(actual: Array, predicted: Array) -> Array:

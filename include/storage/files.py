@@ -53,8 +53,8 @@ class File:
                 if self.values[column] not in selected:
                     return False
             elif column == "partition" and self.low is not None and self.high is not None:
-                place = bisect_left(selected, self.low)
-                if place == len(selected) or selected[place] > self.high:
+                index = bisect_left(selected, self.low)
+                if index == len(selected) or selected[index] > self.high:
                     return False
         return True
 

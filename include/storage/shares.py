@@ -37,8 +37,8 @@ class Share:
     def filter(self, rows: pa.RecordBatch | pa.Table) -> pa.RecordBatch | pa.Table:
         """Return the rows of the share, in their order."""
         hashes = entity_hashes([rows[name] for name in self.columns])
-        places = ((hashes >> np.uint64(32)) * np.uint64(self.of)) >> np.uint64(32)
-        return rows.filter(pa.array(places == self.number))
+        positions = ((hashes >> np.uint64(32)) * np.uint64(self.of)) >> np.uint64(32)
+        return rows.filter(pa.array(positions == self.number))
 
 
 def entity_hashes(columns: list[pa.Array | pa.ChunkedArray]) -> Bits:
@@ -64,10 +64,10 @@ def _mix_texts(states: Bits, texts: pa.StringArray, missing: NDArray[np.bool_], 
     mix(states, np.where(missing, MISSING, sizes.astype(np.uint64)), scratch)
     padded = np.frombuffer(bytes(data or b"") + bytes(WORD), np.uint8)
     words = np.ndarray(padded.size - WORD + 1, "<u8", padded, strides=(1,))  # one from each byte on
-    for place in range(0, int(sizes.max(initial=0)), WORD):
-        rows = np.flatnonzero(sizes > place)
-        unused = np.maximum(WORD - (sizes[rows] - place), 0).astype(np.uint64) * np.uint64(8)  # bits
-        bits = words[starts[:-1][rows] + place].astype(np.uint64) << unused
+    for index in range(0, int(sizes.max(initial=0)), WORD):
+        rows = np.flatnonzero(sizes > index)
+        unused = np.maximum(WORD - (sizes[rows] - index), 0).astype(np.uint64) * np.uint64(8)  # bits
+        bits = words[starts[:-1][rows] + index].astype(np.uint64) << unused
         mixed = states[rows]
         mix(mixed, bits, scratch[: rows.size])
         states[rows] = mixed

@@ -142,8 +142,8 @@ def map_batches(function: Callable[[slice, pa.Table], Result], rows: pa.Table) -
         return
     pending: deque[Future[Result]] = deque()
     with ThreadPoolExecutor(WORKERS) as workers:
-        for place, batch in batches(rows):
-            pending.append(workers.submit(function, place, batch))
+        for span, batch in batches(rows):
+            pending.append(workers.submit(function, span, batch))
             if len(pending) > WORKERS:
                 yield pending.popleft().result()
         while pending:
@@ -154,7 +154,7 @@ def filter_rows(rows: pa.Table, mask: pa.Array | pa.ChunkedArray) -> pa.Table:
     """Return the rows for which a mask without nulls is true."""
     if pc.all(mask).as_py():
         return rows
-    filtered = (batch.filter(mask[place.start : place.stop]) for place, batch in batches(rows))
+    filtered = (batch.filter(mask[span.start : span.stop]) for span, batch in batches(rows))
     return spill_table(rows.schema, chain.from_iterable(batch.to_batches() for batch in filtered))
 
 

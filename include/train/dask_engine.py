@@ -94,7 +94,7 @@ class Cluster:
         folder = f"{ROWS}/{uuid.uuid4().hex}"
         # an empty share would be a rank without rows
         workers = self.workers[:rows]
-        bounds = [rows * place // len(workers) for place in range(len(workers) + 1)]
+        bounds = [rows * index // len(workers) for index in range(len(workers) + 1)]
         try:
             shares = _write_shares(self.store, folder, batches(), bounds)
             return self._watch(workers, partial(self._train, params, rounds, types, workers, shares))
@@ -122,8 +122,8 @@ class Cluster:
                 own: dict[str, Any] = {"workers": [worker], "allow_other_workers": True, "pure": False}
                 loaded = self.client.submit(load_share, self.store.name, self.store.uri, share, **own)
                 shapes = ((share.rows, len(types)), (share.rows,), (share.rows,))
-                for place, (column, shape) in enumerate(zip(columns, shapes, strict=True)):
-                    part = dask.delayed(self.client.submit(_part, loaded, place, **own))
+                for index, (column, shape) in enumerate(zip(columns, shapes, strict=True)):
+                    part = dask.delayed(self.client.submit(_part, loaded, index, **own))
                     column.append(da.from_delayed(part, shape=shape, dtype=np.float32))
             values, labels, weights = (da.concatenate(column) for column in columns)
             matrix = xgboost_dask.DaskQuantileDMatrix(
@@ -226,13 +226,13 @@ def _write_shares(store: Lake, folder: str, batches: Iterator[Batch], bounds: Se
     for columns, labels, weights in batches:
         weighted = weights is not None
         rows = np.column_stack([columns, labels, *([] if weights is None else [weights])]).astype(np.float32)
-        for place, (begin, end) in enumerate(pairwise(bounds)):
+        for index, (begin, end) in enumerate(pairwise(bounds)):
             part = rows[max(begin - first, 0) : max(end - first, 0)]
             if len(part):
                 data = io.BytesIO()
                 np.save(data, part, allow_pickle=False)
-                keys[place].append(f"{folder}/{place}/{len(keys[place])}.npy")
-                store.create(keys[place][-1], data.getvalue())
+                keys[index].append(f"{folder}/{index}/{len(keys[index])}.npy")
+                store.create(keys[index][-1], data.getvalue())
         first += len(rows)
     counts = np.diff(bounds).tolist()
     return [Share(tuple(own), count, weighted) for own, count in zip(keys, counts, strict=True)]
@@ -255,15 +255,15 @@ def load_share(usecase: str, uri: str, share: Share) -> tuple[NDArray[np.float32
         part = np.load(io.BytesIO(data), allow_pickle=False)
         width = part.shape[1] - 1 - share.weighted
         values = np.empty((share.rows, width), np.float32) if values is None else values
-        place = slice(first, first + len(part))
-        values[place], ends[: 1 + share.weighted, place] = part[:, :width], part[:, width:].T
+        index = slice(first, first + len(part))
+        values[index], ends[: 1 + share.weighted, index] = part[:, :width], part[:, width:].T
         first += len(part)
     assert values is not None
     return values, ends[0], ends[1]
 
 
-def _part(loaded: tuple[NDArray[np.float32], ...], place: int) -> NDArray[np.float32]:
-    return loaded[place]
+def _part(loaded: tuple[NDArray[np.float32], ...], index: int) -> NDArray[np.float32]:
+    return loaded[index]
 
 
 def _identify(client: Client) -> dict[str, dict[str, Any]]:

@@ -273,12 +273,12 @@ def newest_fits_by_partition(
     partitions : ascending.
     """
     newest: dict[str, Fit] = {}
-    by_partition, place = {}, 0
+    by_partition, index = {}, 0
     for partition in partitions:
-        before = place
-        while place < len(fits) and fits[place].partition < partition:
-            place += 1
-        declared = {names[fit.key]: fit for fit in fits[before:place] if fit.key in names}
+        before = index
+        while index < len(fits) and fits[index].partition < partition:
+            index += 1
+        declared = {names[fit.key]: fit for fit in fits[before:index] if fit.key in names}
         newest = {**newest, **declared} if declared else newest
         by_partition[partition] = newest
     return by_partition

@@ -57,7 +57,7 @@ class Walks:
 
     def only(self, recipes: Collection[str]) -> Walks:
         """Return the walks of some recipes."""
-        columns = [place for place, name in enumerate(self.recipes) if name in recipes]
+        columns = [index for index, name in enumerate(self.recipes) if name in recipes]
         names = tuple(self.recipes[column] for column in columns)
         return replace(self, recipes=names, losses=self.losses[:, columns])
 
@@ -137,13 +137,13 @@ def fixed_share_weights(losses: Array) -> Array:
     """
     n, k = losses.shape
     weights = np.full((n + 1, k), 1 / k)
-    for place, row in enumerate(losses):
-        awake, before = np.isfinite(row), weights[place]
+    for index, row in enumerate(losses):
+        awake, before = np.isfinite(row), weights[index]
         after = before.copy()
         if awake.any():
             gains = before[awake] * np.exp(-LEARNING_RATE * (row[awake] - row[awake].min()))
             after[awake] = gains / gains.sum() * before[awake].sum()
-        weights[place + 1] = (1 - MIXING_RATE) * after + MIXING_RATE / k
+        weights[index + 1] = (1 - MIXING_RATE) * after + MIXING_RATE / k
     return weights
 
 

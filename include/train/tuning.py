@@ -185,15 +185,15 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
 
     losses: dict[int, float] = {}
     errors = []
-    for place, point in enumerate(points):
+    for index, point in enumerate(points):
         try:
-            losses[place] = loss(point)
+            losses[index] = loss(point)
         except (ValueError, ModelError) as error:  # a fit that diverges is no choice, and no reason to stop
             log.warning("%s: skipped parameters %s of %s: %s", spec.name, point, candidate.name, error)
             errors.append(error)
     if not losses:
         raise errors[-1]
-    return points[min(losses, key=lambda place: (math.isnan(losses[place]), losses[place]))]
+    return points[min(losses, key=lambda index: (math.isnan(losses[index]), losses[index]))]
 
 
 def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, int]:

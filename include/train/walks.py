@@ -133,9 +133,9 @@ def _walk_rows(
         own = rows.filter(pa.array(order == partition, pa.bool_()))
         labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
         labeled = labeled.filter(labeled[spec.problem.target].is_valid())
-        places, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
+        positions, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
-            values = predicted[name][places]
+            values = predicted[name][positions]
             if np.isnan(values).any():
                 continue
             predicts = bool(np.isfinite(values).all())
@@ -167,8 +167,8 @@ def sample(rows: pa.Table, spec: UseCase) -> pa.Table:
     hashes = hash_pandas_object(keys, index=False).to_numpy()
     partition = np.asarray(rows["partition"].to_pylist(), dtype=object)
     chosen = [
-        places[np.sort(np.argsort(hashes[places], kind="stable")[:limit])]
-        for places in (np.flatnonzero(partition == count["values"]) for count in counts)
+        positions[np.sort(np.argsort(hashes[positions], kind="stable")[:limit])]
+        for positions in (np.flatnonzero(partition == count["values"]) for count in counts)
     ]
     return rows.take(pa.array(np.sort(np.concatenate(chosen))))
 
@@ -197,8 +197,8 @@ def predict(
     predicted: dict[str, artifacts.Values] = {}
     for (name, model), keys in by_model.items():
         values = predicted.setdefault(name, np.full(outputs.predictions_shape(spec, rows.num_rows), np.nan))
-        places = np.flatnonzero(np.isin(partition, keys))
-        if not len(places):
+        positions = np.flatnonzero(np.isin(partition, keys))
+        if not len(positions):
             continue
         try:
             estimator = artifacts.load_model(lake, model, spec)
@@ -210,7 +210,7 @@ def predict(
                 error,
             )
             continue
-        values[places] = _predict_each(spec, name, estimator, rows.take(pa.array(places)))
+        values[positions] = _predict_each(spec, name, estimator, rows.take(pa.array(positions)))
     return predicted
 
 
@@ -261,8 +261,8 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     order = [key for key in names if key in present]
     values = np.full((len(partitions), len(order)), np.nan)
     rows = np.zeros(len(partitions))
-    places = {partition: place for place, partition in enumerate(partitions)}
+    positions = {partition: position for position, partition in enumerate(partitions)}
     for (partition, name), (_, count, loss) in losses.items():
-        place = places[partition]
-        rows[place], values[place, order.index(name)] = count, loss / count
+        position = positions[partition]
+        rows[position], values[position, order.index(name)] = count, loss / count
     return Walks(partitions, tuple(names[key] for key in order), rows, values)

@@ -71,7 +71,7 @@ def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
             continue
         later = partitions[partitions.index(key) :][:MAX_DELAY]
         labels_partition = (features_day - timedelta(days=labels.offset)).isoformat()
-        fitting = [place for place, one in enumerate(later) if one == labels_partition]
+        fitting = [index for index, one in enumerate(later) if one == labels_partition]
         offset = (features_day - day_of(late)).days
         remedy = f"write `offset: {offset}` under sources.{spec.labels.source}"
         if fitting and fitting[0] > 0:

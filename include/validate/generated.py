@@ -94,8 +94,8 @@ def _rows(
     pools = {name: _values(spec, source, name, expectations[name], day, texts) for name in declared.columns}
     keys = list(product(*(pools[name][:KEY_VALUES] for name in declared.key)))
     rows = []
-    for number, place in enumerate(random.permutation(len(keys))[:ROWS]):
-        row: dict[str, Any] = dict(zip(declared.key, keys[place], strict=True))
+    for number, index in enumerate(random.permutation(len(keys))[:ROWS]):
+        row: dict[str, Any] = dict(zip(declared.key, keys[index], strict=True))
         for name, column in declared.columns.items():
             missing = number % 5 == 4 and not column.required and not _is_required(declared, name)
             value = pools[name][int(random.integers(min(variety, len(pools[name]))))]
@@ -389,9 +389,9 @@ def _content(spec: UseCase, source: str, partition: str) -> tuple[object, ...]:
 def _without(rows: Mapping[str, pa.Table], source: str, column: str) -> dict[str, pa.Table]:
     """Return the rows with nulls in a column of a source."""
     table = rows[source]
-    place = table.schema.get_field_index(column)
-    field = table.schema.field(place)
-    return {**rows, source: table.set_column(place, field, pa.nulls(table.num_rows, field.type))}
+    index = table.schema.get_field_index(column)
+    field = table.schema.field(index)
+    return {**rows, source: table.set_column(index, field, pa.nulls(table.num_rows, field.type))}
 
 
 def _changed(before: pa.Table, after: pa.Table, spec: UseCase) -> list[str]:

@@ -232,13 +232,13 @@ def _limit_problems(spec: UseCase) -> Iterator[Problem]:
         for number, expectation in enumerate(contract.expectations):
             subject = (f"{path}.expectations.{number}.kwargs", "min_value up to max_value")
             pairs[subject] = (expectation.kwargs.get("min_value"), expectation.kwargs.get("max_value"))
-        for (place, required), limits in pairs.items():
+        for (location, required), limits in pairs.items():
             # other types are compared by Great Expectations alone
             numbers = all(isinstance(limit, int | float) for limit in limits)
             comparable = numbers or {type(limit) for limit in limits} == {date}
             if comparable and limits[0] > limits[1]:
                 found = f"{limits[0]} and {limits[1]}"
-                yield problem(spec, place, required, found, "exchange or correct them")
+                yield problem(spec, location, required, found, "exchange or correct them")
 
 
 def _python_problems(spec: UseCase) -> Iterator[Problem]:

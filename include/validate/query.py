@@ -98,11 +98,11 @@ def _nondeterministic(spec: UseCase, subject: str, sql: str, tree: Node, file: s
                     else ("compare with columns of the source; labels.delay says when a label is known")
                 )
             yield problem(
-                spec, subject, REPRODUCIBLE, name, remedy, where=_place(file, sql, node) if file else ""
+                spec, subject, REPRODUCIBLE, name, remedy, where=_location(file, sql, node) if file else ""
             )
 
 
-def _place(file: str, sql: str, node: Node) -> str:
+def _location(file: str, sql: str, node: Node) -> str:
     location, text = node.get("query_location", 0), sql.encode()
     if not 0 <= location <= len(text):  # DuckDB has none for this node
         return file
@@ -113,7 +113,7 @@ def _place(file: str, sql: str, node: Node) -> str:
 def _unordered(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
     """Yield what depends on an order of rows that the SQL doesn't state."""
     for node in nodes(tree):
-        name, place = str(node.get("function_name", "")).lower(), _place(file, spec.sql, node)
+        name, location = str(node.get("function_name", "")).lower(), _location(file, spec.sql, node)
         kinds = [modifier["type"] for modifier in node.get("modifiers") or ()]
         is_window = node.get("class") == "WINDOW" and name in ORDERED_WINDOWS
         is_aggregate = node.get("class") == "FUNCTION" and name in ORDERED_AGGREGATES
@@ -125,7 +125,9 @@ def _unordered(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
             unordered, remedy = "LIMIT without ORDER BY", "add ORDER BY before LIMIT"
         else:
             continue
-        yield problem(spec, "features.sql", REPRODUCIBLE, unordered, remedy, where=place, severity="warning")
+        yield problem(
+            spec, "features.sql", REPRODUCIBLE, unordered, remedy, where=location, severity="warning"
+        )
 
 
 def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
@@ -151,7 +153,7 @@ def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
                 f"at least {reach}, because {spec.features.sql} reads rows of that many partitions back",
                 str(lookback),
                 f"write `lookback: {reach}` under features, or read fewer partitions",
-                where=_place(file, spec.sql, left),
+                where=_location(file, spec.sql, left),
                 severity="warning" if reads_less else "error",
             )
 

@@ -266,7 +266,7 @@ def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]
     distinct = set(pc.unique(values).to_pylist())
     names = spec.problem.classes or tuple(f"{code:g}" for code in spec.problem.codes)
     codes = spec.problem.codes
-    if missing := [names[place] for place, code in enumerate(codes) if code not in distinct]:
+    if missing := [names[index] for index, code in enumerate(codes) if code not in distinct]:
         yield problem(
             spec,
             subject,

@@ -13,7 +13,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from airflow.sdk import BaseOperatorLink, conf
 
 from include.environment import setting
-from include.reports.paths import drift_report_place, page_place
+from include.reports.paths import drift_report_path, page_path
 
 if TYPE_CHECKING:
     from airflow.sdk import BaseOperator
@@ -54,7 +54,7 @@ def absolute_url(path: str) -> str:
 
 def verdict_page(usecase: str, partition: str, attempt: str) -> str:
     """Return the path of the page of an attempt's verdict, by the attempt's key."""
-    return inside(f"/report/{quote(usecase)}/{quote(page_place(partition, attempt))}")
+    return inside(f"/report/{quote(usecase)}/{quote(page_path(partition, attempt))}")
 
 
 def description_links(
@@ -77,7 +77,7 @@ def _usecase(usecase: str) -> str:
 
 
 def _report(usecase: str, partition: str) -> str:
-    return inside(f"/report/{quote(usecase)}/{quote(drift_report_place(partition))}")
+    return inside(f"/report/{quote(usecase)}/{quote(drift_report_path(partition))}")
 
 
 def _root() -> str:

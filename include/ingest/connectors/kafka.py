@@ -118,7 +118,7 @@ def _read_messages(request: Request, topic: str, configuration: dict[str, Any]) 
     messages: Messages = {}
     size = 0
     with _consumer(configuration) as consumer:
-        unread = {place.partition: place for place in _start(consumer, request, topic, since)}
+        unread = {position.partition: position for position in _start(consumer, request, topic, since)}
         consumer.assign(list(unread.values()))
         answered = time.monotonic()
         while unread:
@@ -152,11 +152,11 @@ def _start(consumer: Consumer, request: Request, topic: str, since: int) -> list
     if metadata.error is not None:
         raise TransientError(metadata.error.name())
     times = [TopicPartition(topic, number, since) for number in metadata.partitions]
-    places = consumer.offsets_for_times(times, timeout=timeout)
-    for place in places:
-        if place.error is not None:
-            raise TransientError(place.error.name())
-    return [place for place in places if place.offset != OFFSET_END]
+    positions = consumer.offsets_for_times(times, timeout=timeout)
+    for position in positions:
+        if position.error is not None:
+            raise TransientError(position.error.name())
+    return [position for position in positions if position.offset != OFFSET_END]
 
 
 @contextmanager

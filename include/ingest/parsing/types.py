@@ -80,7 +80,7 @@ def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa
     rows : with text from `clean_text`.
     """
     later = {name: _later_times(rows, source, name) for name in source.columns if _is_local(source, name)}
-    for place, batch in spill.batches(rows.text):
+    for span, batch in spill.batches(rows.text):
         typed, invalid = {}, {}
         for name in source.columns:
             column, text = source.column(name), _without_ignored_offsets(batch[name], source, name)
@@ -88,10 +88,10 @@ def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa
                 typed[name], invalid[name] = text, np.zeros(len(text), bool)
             else:
                 typed[name], invalid[name] = _convert(text, column)
-                if name in later and later[name][place].any():
+                if name in later and later[name][span].any():
                     second_occurrence = _to_moments(text, column)[1]
-                    typed[name] = pc.if_else(pa.array(later[name][place]), second_occurrence, typed[name])
-        yield place, pa.table(typed), invalid
+                    typed[name] = pc.if_else(pa.array(later[name][span]), second_occurrence, typed[name])
+        yield span, pa.table(typed), invalid
 
 
 def _without_ignored_offsets(text: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
@@ -251,10 +251,10 @@ def is_time(column: Column) -> bool:
 def _later_times(rows: RawRows, source: Source, name: str) -> Mask:
     """Return which ambiguous local times repeat an earlier row with the same partition and key."""
     ambiguous = np.zeros(len(rows), bool)
-    for place, batch in spill.batches(rows.text):
+    for span, batch in spill.batches(rows.text):
         encoded = _without_ignored_offsets(batch[name], source, name).dictionary_encode()
         differs = pc.not_equal(*_to_moments(encoded.dictionary, source.column(name)))
-        ambiguous[place] = to_mask(pc.fill_null(differs.take(encoded.indices), False))
+        ambiguous[span] = to_mask(pc.fill_null(differs.take(encoded.indices), False))
     if not ambiguous.any():
         return ambiguous
     columns = dict.fromkeys([*source.key, name])

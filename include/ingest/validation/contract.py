@@ -128,8 +128,8 @@ class _Validation:
 
     def _apply_row_rules(self) -> Iterator[pa.RecordBatch]:
         """Yield typed rows, and quarantine those that break a rule by themselves."""
-        for place, typed, invalid in to_declared_types(self.rows, self.declared):
-            start = place.start
+        for span, typed, invalid in to_declared_types(self.rows, self.declared):
+            start = span.start
             for name, mask in invalid.items():
                 self.quarantine.add(mask, "type", name, start=start)
             self._check_time_zones(self.rows.text.slice(start, typed.num_rows), start)
@@ -244,14 +244,14 @@ class _Validation:
         """Quarantine rows that a row check of the use case refuses, by its name and reason."""
         for code in self.spec.python_of(f"sources.{self.source}.contract"):
             name = code.name.partition(":")[2]
-            for place, part in spill.batches(typed):
-                passed = ~(self.quarantine.mask | self.dropped)[place]
+            for span, part in spill.batches(typed):
+                passed = ~(self.quarantine.mask | self.dropped)[span]
                 reasons = refusals(code, part.filter(pa.array(passed)))
                 for reason in sorted(reasons.drop_null().unique().to_pylist()):
                     broken = np.zeros(len(passed), bool)
                     broken[passed] = to_mask(pc.fill_null(pc.equal(reasons, reason), False))
                     rule = f"{name}({reason})" if reason else name
-                    self.quarantine.add(broken, rule, *self.declared.key, start=place.start)
+                    self.quarantine.add(broken, rule, *self.declared.key, start=span.start)
 
     def _check_classes(self, typed: pa.Table) -> None:
         """Quarantine rows whose label is not one of the declared classes; a missing label passes.
@@ -268,10 +268,10 @@ class _Validation:
         words = set(re.findall(r"\w+", self.spec.labels.sql.lower()))
         columns = [name for name in typed.column_names if name.lower() in words] or self.declared.key
         rule = f"class(one of {', '.join(classes)})"
-        for place, label in _labels(typed, self.spec):
+        for span, label in _labels(typed, self.spec):
             other = pc.and_(label.is_valid(), pc.invert(pc.is_in(label, value_set=declared)))
-            undeclared = ~self.quarantine.mask[place] & np.asarray(other, bool)
-            self.quarantine.add(undeclared, rule, *columns, start=place.start)
+            undeclared = ~self.quarantine.mask[span] & np.asarray(other, bool)
+            self.quarantine.add(undeclared, rule, *columns, start=span.start)
 
     # what becomes of each snapshot
 

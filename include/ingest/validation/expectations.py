@@ -63,11 +63,11 @@ def broken_expectations(
             conditions[number] = condition
     if conditions:
         with duckdb.connect(config={"threads": 1}) as connection:
-            for place, batch in spill.batches(rows):
+            for span, batch in spill.batches(rows):
                 connection.register("rows", batch)
                 masks = compiled.breaking_rows(connection, list(conditions.values()))
                 for number, mask in zip(conditions, masks, strict=True):
-                    yield number, place.start, mask & candidates[place]
+                    yield number, span.start, mask & candidates[span]
     if others := [number for number in numbers if number not in conditions]:
         from include.ingest.validation import great_expectations
 

@@ -94,8 +94,8 @@ def with_snapshot_indices(table: pa.Table, row_counts: Integers) -> pa.RecordBat
     ends = np.cumsum(row_counts)
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for place, part in spill.batches(table):
-            rows = np.arange(place.start, place.start + part.num_rows)
+        for span, part in spill.batches(table):
+            rows = np.arange(span.start, span.start + part.num_rows)
             indices = pa.array(np.searchsorted(ends, rows, side="right").astype(np.int64))
             yield from part.append_column(SNAPSHOT_INDEX, indices).to_batches()
 
@@ -279,17 +279,17 @@ def _likely_duplicates(rows: pa.Table, row_counts: Integers, candidates: Mask) -
         return candidates
     hashes = spill.allocate_array((count,)).view(np.uint64)
     end = 0
-    for place, batch_hashes in _row_hashes(rows, row_counts):
-        selected = batch_hashes[candidates[place]]
+    for span, batch_hashes in _row_hashes(rows, row_counts):
+        selected = batch_hashes[candidates[span]]
         hashes[end : end + selected.size] = selected
         end += selected.size
     hashes.sort()
     repeated = np.unique(hashes[1:][hashes[1:] == hashes[:-1]])
     mask = np.zeros(rows.num_rows, bool)
     if repeated.size:
-        for place, batch_hashes in _row_hashes(rows, row_counts):
+        for span, batch_hashes in _row_hashes(rows, row_counts):
             nearest = np.minimum(np.searchsorted(repeated, batch_hashes), repeated.size - 1)
-            mask[place] = (repeated[nearest] == batch_hashes) & candidates[place]
+            mask[span] = (repeated[nearest] == batch_hashes) & candidates[span]
     return mask
 
 

@@ -99,17 +99,17 @@ def evidence_sums(lake: Lake, spec: UseCase, champions: Sequence[Mapping[str, An
     predicted, actual = outputs.from_single_column(rows[CHALLENGER]), rows["actual"].to_numpy()
     losses = row_losses(spec.objective, actual, predicted)
     keys = np.array(rows["partition"].to_pylist())
-    places = [np.flatnonzero(keys == key) for key in sorted(set(keys))]
-    if len(places) < 2:
+    positions = [np.flatnonzero(keys == key) for key in sorted(set(keys))]
+    if len(positions) < 2:
         return None
-    sizes = np.array([len(place) for place in places], dtype=float)
+    sizes = np.array([len(index) for index in positions], dtype=float)
 
     def sums(values: Array) -> Array:
-        return np.array([values[place].sum() for place in places])
+        return np.array([values[index].sum() for index in positions])
 
     expected = sizes * losses.mean()
     if spec.problem.kind != "regression":
-        expected = np.array([self_expected_loss(spec, predicted[place]) or 0.0 for place in places])
+        expected = np.array([self_expected_loss(spec, predicted[index]) or 0.0 for index in positions])
     is_binary = spec.problem.kind == "binary"
     rates = PairedSums(sums(actual), sums(predicted), sizes) if is_binary else None
     return EvidenceSums(PairedSums(sums(losses), expected, sizes), rates)

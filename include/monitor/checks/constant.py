@@ -81,5 +81,5 @@ def constant_partitions(
 
 def _before_last_run(constant: Sequence[bool]) -> Sequence[bool]:
     """Return the partitions before the constant ones with which a sequence ends."""
-    last_varied = max((place for place, value in enumerate(constant) if not value), default=-1)
+    last_varied = max((index for index, value in enumerate(constant) if not value), default=-1)
     return constant[: last_varied + 1]

@@ -176,7 +176,7 @@ def judge_excess(
     zeros = np.flatnonzero(evidence == 0)
     rise = slice(int(zeros[-1]) + 1 if value and len(zeros) else 0, None)
     excess = live.sums[rise].sum() - limits.ratio * live.reference[rise].sum()
-    rows, keys = live.rows[rise].sum(), [partitions[place] for place in judged[rise]]
+    rows, keys = live.rows[rise].sum(), [partitions[index] for index in judged[rise]]
     outcome: Outcome = "alarm" if value >= limits.level else "ok"
     text, level = figure_and_limit(value, limits.level, 3)
     expected = f"{limits.ratio:.3g} times the reference" if own else "the reference"

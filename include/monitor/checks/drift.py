@@ -274,9 +274,9 @@ def check_unseen(
         why = f"{name} has no value in the {'reference' if present else 'partition'}"
         return Finding("unseen", name, None, threshold, "not enough", why)
     values: list[PartitionValues] = []
-    for place, row in enumerate(row for row in familiar if row["kind"] == reference.kind):
+    for index, row in enumerate(row for row in familiar if row["kind"] == reference.kind):
         profile = merge_profiles([row])[reference.column]
-        if place < BASE_PARTITIONS or (_unfamiliar_share(reference, profile, values) or 0.0) <= BROKEN_SHARE:
+        if index < BASE_PARTITIONS or (_unfamiliar_share(reference, profile, values) or 0.0) <= BROKEN_SHARE:
             values.append(_common_values(profile, rules.unseen / 2))
     share = _unfamiliar_share(reference, partition, values)
     if share is None:

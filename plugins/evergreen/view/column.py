@@ -247,7 +247,7 @@ def _relative_drift(
         if (limit := _limit(spec, decides, drift.get(key)))
     }
     if values:
-        alarms = [place for place, key in enumerate(values) if _is_alarm(drift.get(key))]
+        alarms = [index for index, key in enumerate(values) if _is_alarm(drift.get(key))]
         series.append(Series(NAMES[decides], list(values), list(values.values()), alarms))
     sudden = {
         key: row
@@ -256,7 +256,7 @@ def _relative_drift(
     }
     if sudden:
         values = {key: row["value"] / row["threshold"] for key, row in sudden.items()}
-        alarms = [place for place, row in enumerate(sudden.values()) if _is_alarm(row)]
+        alarms = [index for index, row in enumerate(sudden.values()) if _is_alarm(row)]
         series.append(Series("sudden change", list(values), list(values.values()), alarms))
     return series
 
@@ -295,5 +295,5 @@ def _column(rows: Mapping[str, Row], name: str) -> dict[str, float]:
 def _percent(label: str, shares: Mapping[str, float], findings: Mapping[str, Row]) -> Series:
     from include.reports.page_charts import Series
 
-    alarms = [place for place, key in enumerate(shares) if _is_alarm(findings.get(key))]
+    alarms = [index for index, key in enumerate(shares) if _is_alarm(findings.get(key))]
     return Series(label, list(shares), [100 * share for share in shares.values()], alarms)

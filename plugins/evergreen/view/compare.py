@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from evergreen.view.access import Opened
 from evergreen.view.html import page
-from include.reports.paths import page_place
+from include.reports.paths import page_path
 from include.spec.metrics import greater_is_better
 
 if TYPE_CHECKING:
@@ -280,14 +280,14 @@ def _verdicts(lake: Lake, spec: UseCase, version: Version) -> list[Row]:
 
     where = {"version": version.version, "model": version.model}
     rows, ledgers = lake.rows("attempts", where, order=["recorded"]), read_ledgers(lake, spec)
-    places = [page_place(row["partition"], row["key"]) for row in rows]
+    paths = [page_path(row["partition"], row["key"]) for row in rows]
     return [
         {
             **row,
             "outcome": attempt_outcome(ledgers, row),
-            "report": place if lake.size(f"reports/{place}") is not None else "",
+            "report": path if lake.size(f"reports/{path}") is not None else "",
         }
-        for row, place in zip(rows, places, strict=True)
+        for row, path in zip(rows, paths, strict=True)
     ]
 
 

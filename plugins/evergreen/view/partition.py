@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.links import runs_path
 from evergreen.view.access import Opened
 from evergreen.view.html import page
-from include.reports.paths import data_docs_place, drift_report_place, page_place
+from include.reports.paths import data_docs_path, drift_report_path, page_path
 from include.spec.clock import time_of
 from include.spec.partition import check_partition
 from include.spec.usecase import PRODUCTS
@@ -92,7 +92,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "decision": decision,
         "alerts": json.loads(decision["alerts"] or "[]") if decision else [],
         "notified": notified(lake, [partition]).get(partition, []),
-        "report": drift_report_place(partition) if any(findings.values()) else "",
+        "report": drift_report_path(partition) if any(findings.values()) else "",
         "attempts": [
             {
                 **row,
@@ -128,7 +128,7 @@ def _source(spec: UseCase, name: str, partition: str, row: Row | None) -> Row:
         "name": name,
         "row": row,
         "raw": str(inputs.get(f"raw/{name}", "")),
-        "docs": data_docs_place(name, partition),
+        "docs": data_docs_path(name, partition),
         "declared": partition in spec.partitions(name, partition, partition),
     }
 
@@ -181,9 +181,9 @@ def _model_facts(lake: Lake, models: Sequence[str]) -> dict[str, Row]:
 
 
 def _stored_report(lake: Lake, partition: str, key: str) -> str:
-    """Return the place of an attempt's report, empty if it isn't stored."""
-    place = page_place(partition, key)
-    return place if lake.size(f"reports/{place}") is not None else ""
+    """Return the path of an attempt's report, empty if it isn't stored."""
+    path = page_path(partition, key)
+    return path if lake.size(f"reports/{path}") is not None else ""
 
 
 def _findings(lake: Lake, partition: str) -> dict[str, list[Row]]:

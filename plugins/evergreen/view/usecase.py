@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse
 from evergreen.view.access import MayOperate, Named, Opened
 from evergreen.view.html import guarded, page
 from evergreen.view.overview import read_health
-from include.reports.paths import REPLAY, drift_report_place, page_place
+from include.reports.paths import REPLAY, drift_report_path, page_path
 from include.spec.stages import STEPS
 
 if TYPE_CHECKING:
@@ -143,7 +143,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
             "alerts": [alert for row in decisions[partition] for alert in json.loads(row["alerts"] or "[]")],
             "notified": recipients.get(partition, []),
             "decision": next(iter(decisions[partition]), None),
-            "report": drift_report_place(partition) if findings[partition] else "",
+            "report": drift_report_path(partition) if findings[partition] else "",
         }
         for partition in reversed(partitions)
     ]
@@ -166,8 +166,8 @@ def _reported(attempts: Rows, reports: set[str]) -> Rows:
 
 def _report(partition: str, attempt: str, reports: set[str]) -> str:
     """Return the path of the report of an attempt's verdict; empty if there is none."""
-    place = page_place(partition, attempt) if attempt else ""
-    return place if f"reports/{place}" in reports else ""
+    path = page_path(partition, attempt) if attempt else ""
+    return path if f"reports/{path}" in reports else ""
 
 
 def _served_by(lake: Lake, partitions: Sequence[str]) -> dict[str, Counter[str]]:

@@ -12,7 +12,7 @@ from include.models.registry import Registry
 from include.promote import ledger
 from include.reports.cards import model_card
 from include.reports.html import escape_markdown
-from include.reports.paths import data_card_place, model_card_place, page_place
+from include.reports.paths import data_card_path, model_card_path, page_path
 from include.reports.verdict import DATA, MODEL, PAGE, draw_verdict
 from include.reports.verdict_data import read_attempt
 from include.reports.wording import action_rule
@@ -25,7 +25,7 @@ from tests.reports.verdict.conftest import SKILLS, World
 def cards(world: World, key: str) -> tuple[str, str]:
     """Return the stored cards of an attempt's model and its data."""
     model = ledger.attempt(world.lake, key)["model"]
-    objects = (world.lake.get(place(model)) for place in (model_card_place, data_card_place))
+    objects = (world.lake.get(place(model)) for place in (model_card_path, data_card_path))
     return tuple((data or b"").decode() for data in objects)  # type: ignore[return-value]
 
 
@@ -140,11 +140,11 @@ def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: Wo
     ]
     run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
 
-    assert place == page_place(ledger.attempt(weekly.lake, key)["partition"], key)
+    assert place == page_path(ledger.attempt(weekly.lake, key)["partition"], key)
     for path, there in (
         (PAGE, f"reports/{place}"),
-        (MODEL, model_card_place(digest)),
-        (DATA, data_card_place(digest)),
+        (MODEL, model_card_path(digest)),
+        (DATA, data_card_path(digest)),
     ):
         assert registry.get(run, path) == weekly.lake.get(there)
 

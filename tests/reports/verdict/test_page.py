@@ -9,7 +9,7 @@ import pytest
 
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, checks_of
 from include.promote import ledger
-from include.reports.paths import page_place
+from include.reports.paths import page_path
 from include.reports.verdict import draw_forced
 from include.reports.verdict import render_page as render
 from include.reports.verdict_data import read_attempt
@@ -278,12 +278,12 @@ def test_what_a_person_forced_says_so_for_good(judged: tuple[World, str], flight
         flights.lake, ledger.attempt(flights.lake, key), "ann <b>", "the champion is broken"
     )
     draw_forced(flights.lake, flights.spec, key, None)
-    forced = (flights.lake.get("reports/" + page_place(row["partition"], row["key"])) or b"").decode()
+    forced = (flights.lake.get("reports/" + page_path(row["partition"], row["key"])) or b"").decode()
 
     assert Read(before).texts[2] == TITLES[NOT_BLESSED]
     assert Read(forced).texts[2] == TITLES[FORCED]
     assert "forced by ann <b>: the champion is broken; the gate said: not blessed" in Read(forced).text
-    assert (flights.lake.get("reports/" + page_place(row["partition"], key)) or b"").decode() == before
+    assert (flights.lake.get("reports/" + page_path(row["partition"], key)) or b"").decode() == before
     assert len(flights.lake.keys("reports/verdict")) == 2
 
 
