@@ -1,9 +1,9 @@
-"""The evaluate stage: measure challenger, baselines and champion on the same unseen rows.
+"""The evaluate stage: measure challenger, baselines and champion on the same test rows.
 
-A recipe is judged by its walk: each test partition is predicted by the fit that the recipe had before it. The
-model that would serve is the recipe's newest fit. It is loaded from the registry by digest, and must
-reproduce the predictions that it gave when it was fitted, bit by bit. So a training-serving difference is
-an error here and not a surprise in production.
+Each recipe predicts a test partition by the fit that it had before it: its walk. The challenger is the
+recipe's newest fit. It was fitted on the test rows too, so its own predictions of them don't judge its
+accuracy. It is loaded from the registry by digest, and must reproduce the predictions that it gave when it
+was fitted, bit by bit. So a training-serving difference is an error here and not a surprise in production.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class LoadedModel:
 
 @dask_engine.keep_started()
 def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry: Registry) -> Ref:
-    """Measure all models on the test partitions, which none of them was fitted or tuned on.
+    """Measure all recipes on the test partitions, by fits that were made before them.
 
     Parameters
     ----------
@@ -157,19 +157,20 @@ def _load_champion(lake: Lake, partition: str, key: str) -> Incumbent:
 def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: pa.Table) -> dict[str, Array]:
     """Return the walks' predictions of the test rows by the names that the evidence has for the recipes.
 
-    A baseline that couldn't be fitted, or can't predict some of the rows, isn't compared with.
+    Nobody is compared with a baseline that couldn't be fitted, and with none and no serving recipe that can't
+    predict some of the rows.
     """
     walk, selection = walks.predict_walk(lake, spec, test), record.selection
     missing = np.full(outputs.predictions_shape(spec, test.num_rows), np.nan)
     predictions = {CHALLENGER: walk.get(selection.recipe, missing)}
-    predictions |= {
+    others = {
         f"{BASELINE_PREFIX}{baseline.name}": walk.get(baseline.name, missing)
         for baseline in spec.training.baselines
-        if baseline.name not in selection.failed and not np.isinf(walk.get(baseline.name, missing)).any()
+        if baseline.name not in selection.failed
     }
     if selection.serving in walk and selection.serving != selection.recipe:
-        predictions[CHAMPION] = walk[selection.serving]
-    return predictions
+        others[CHAMPION] = walk[selection.serving]
+    return predictions | {name: values for name, values in others.items() if not np.isinf(values).any()}
 
 
 def _evaluation_rows(

@@ -25,7 +25,16 @@ from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.train import walks
 from include.train.fit import fit_recipe, is_learnable, target
-from include.train.fits import Fit, KnownRows, fitting_rows, read_fits, recipe_key, recipes, refused_models
+from include.train.fits import (
+    Fit,
+    FitId,
+    KnownRows,
+    fitting_rows,
+    read_fits,
+    recipe_key,
+    recipes,
+    refused_fits,
+)
 from include.train.record import TrainingRecord
 from include.train.selection import RECENT, Walks
 from include.train.split import partitions_of, split
@@ -45,7 +54,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     """
     lake, spec, partition = known_rows.lake, known_rows.spec, record.partition
     recipe = next(r for r in recipes(spec, short_memory=True) if r.name == record.challenger.name)
-    key, refused = recipe_key(spec, recipe), refused_models(lake)
+    key, refused = recipe_key(spec, recipe), refused_fits(lake)
     fits = [fit for fit in read_fits(lake) if fit.key == key and fit.partition <= partition]
     moved = measure_movement(fits, refused)
     newest = twin_partitions(spec, partitions_of(known_rows.labeled), last_fitted)
@@ -77,7 +86,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
 
 
 def _seen_by_both(
-    known_rows: KnownRows, recipe: Candidate, fits: Sequence[Fit], refused: Collection[str]
+    known_rows: KnownRows, recipe: Candidate, fits: Sequence[Fit], refused: Collection[FitId]
 ) -> dict[str, Any]:
     """Return the losses of the newest fit and the recipe's fit before on test rows that both have seen."""
     before = accepted_before(fits, refused)
@@ -124,9 +133,9 @@ def growth(spec: UseCase, recipe: Candidate, fit: Fit, before: Fit) -> float:
     return max(1 - share, 0.0)
 
 
-def accepted_before(fits: Sequence[Fit], refused: Collection[str]) -> Fit | None:
+def accepted_before(fits: Sequence[Fit], refused: Collection[FitId]) -> Fit | None:
     """Return the newest fit before the last that the gate didn't refuse, None if there is none."""
-    return next((fit for fit in reversed(fits[:-1]) if fit.model not in refused), None)
+    return next((fit for fit in reversed(fits[:-1]) if fit.id not in refused), None)
 
 
 def seen_partitions(
@@ -141,15 +150,16 @@ def seen_partitions(
     return [key for key in test if first <= key <= before.last_fitted]
 
 
-def measure_movement(fits: Sequence[Fit], refused: Collection[str]) -> Refit:
+def measure_movement(fits: Sequence[Fit], refused: Collection[FitId]) -> Refit:
     """Return how far the last of a recipe's fits moved, and how far those before it did.
 
     Parameters
     ----------
     fits : of one recipe, oldest first, the challenger's last.
-    refused : digests of the models that the gate refused.
+    refused : the fits that the gate refused.
     """
-    moves = [fit.moved for fit in fits[:-1] if fit.moved is not None and fit.model not in refused]
+    # a fit of the same rows is the same model: it says nothing of how far others move
+    moves = [fit.moved for fit in fits[:-1] if fit.moved and fit.id not in refused]
     return Refit(moved=fits[-1].moved, past_moves=tuple(moves[-PAST_MOVES:]))
 
 
@@ -158,10 +168,10 @@ def twin_partitions(spec: UseCase, labeled: Sequence[str], last_fitted: str) -> 
     return [key for key in labeled if key > last_fitted][-max(spec.walk_step, RECENT) :]
 
 
-def refused_before(fits: Sequence[Fit], first: str, refused: Collection[str]) -> Fit | None:
+def refused_before(fits: Sequence[Fit], first: str, refused: Collection[FitId]) -> Fit | None:
     """Return the recipe's newest fit before a partition if the gate refused it."""
     previous = [fit for fit in fits[:-1] if fit.last_fitted < first][-1:]
-    return previous[0] if previous and previous[0].model in refused else None
+    return previous[0] if previous and previous[0].id in refused else None
 
 
 def _load(known_rows: KnownRows, fit: Fit) -> Pipeline:

@@ -143,7 +143,9 @@ def champion_history(rows: Sequence[Row]) -> list[Row]:
         if row["kind"] == ROLLED_BACK and row["model"] in models:
             history = history[: models.index(row["model"])]
         elif models and row["kind"] == REPLACED:
-            history.pop()
+            recipe = history[-1]["recipe"]
+            while history and history[-1]["recipe"] == recipe:  # its older fits are no better
+                history.pop()
         if history and history[-1]["model"] == row["model"]:
             history.pop()
         history.append(row)
@@ -290,6 +292,12 @@ def challenger_on_trial(rows: Sequence[Row], champion: Row) -> Row | None:
 def attempts(lake: Lake) -> list[Row]:
     """Return every verdict, oldest first."""
     return sorted(lake.rows("attempts"), key=lambda row: int(row["recorded"]))
+
+
+def judged_trainings(lake: Lake) -> dict[str, str]:
+    """Return the key of each training's newest attempt, by the training's partition."""
+    rows = lake.rows("attempts", columns=["recorded", "partition", "key"])
+    return {row["partition"]: row["key"] for row in sorted(rows, key=lambda row: int(row["recorded"]))}
 
 
 def attempt(lake: Lake, key: str) -> Row:

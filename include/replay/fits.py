@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from include.errors import EvergreenError
 from include.models import artifacts, outputs
 from include.references import digest_bytes, digest_json
 from include.replay.history import Array, Labels, PastRows, RowPositions
@@ -35,6 +36,7 @@ from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 from include.train.fits import Fit, recipe_key
+from include.train.walks import predict_each
 
 FOLDER = "replays"
 FitKey = tuple[str, str, str]
@@ -85,6 +87,8 @@ class Fits:
         self._chunk_of = {key: number for number, chunk in enumerate(self._chunks) for key in chunk}
         self._stored: dict[FitKey, tuple[str, float]] = {}  # the model's digest, seconds
         self._pending: dict[FitKey, tuple[Future[FittedModel], list[int]]] = {}
+        self._failed: dict[FitKey, EvergreenError] = {}
+        self._specs: dict[FitKey, UseCase] = {}  # a policy may declare estimators of its own
         self._predictions: dict[FitKey, dict[str, Array]] = {}  # by partition
         self._losses: dict[tuple[FitKey, str, str, str], float] = {}
 
@@ -93,13 +97,16 @@ class Fits:
     def request(self, job: Job, until: str) -> Callable[[], Fit]:
         """Begin a fit that isn't stored, and return a function that waits for it.
 
+        That function raises the `EvergreenError` of a recipe that can't be fitted.
+
         Parameters
         ----------
         until : the fit also predicts its test partitions and those after them, up to this one.
         """
         fit = job.fit
         key = key_of(fit)
-        if key not in self._stored and key not in self._pending:
+        self._specs[key] = job.spec
+        if not any(key in known for known in (self._stored, self._pending, self._failed)):
             if data := self.lake.get(f"{folder_of(fit)}/fit.json"):
                 stored = json.loads(data)
                 self._stored[key] = (stored["model"], stored["seconds"])
@@ -131,15 +138,21 @@ class Fits:
         key, folder = key_of(fit), folder_of(fit)
         if key in self._pending:
             future, chunks = self._pending.pop(key)
-            fitted = future.result()
-            model = digest_bytes(fitted.data)
-            for number, values in zip(chunks, fitted.predictions, strict=True):
-                self._store_predictions(fit, number, values)
-            self.lake.replace(f"{folder}/model.skops", fitted.data)
-            # last, so that a fit that is stored is complete
-            stored = {**asdict(fit), "model": model, "seconds": fitted.seconds}
-            self.lake.replace(f"{folder}/fit.json", json.dumps(stored, sort_keys=True).encode())
-            self._stored[key] = (model, fitted.seconds)
+            try:
+                fitted = future.result()
+            except EvergreenError as error:
+                self._failed[key] = error
+            else:
+                model = digest_bytes(fitted.data)
+                for number, values in zip(chunks, fitted.predictions, strict=True):
+                    self._store_predictions(fit, number, values)
+                self.lake.replace(f"{folder}/model.skops", fitted.data)
+                # last, so that a fit that is stored is complete
+                stored = {**asdict(fit), "model": model, "seconds": fitted.seconds}
+                self.lake.replace(f"{folder}/fit.json", json.dumps(stored, sort_keys=True).encode())
+                self._stored[key] = (model, fitted.seconds)
+        if key in self._failed:
+            raise self._failed[key]
         return replace(fit, model=self._stored[key][0])
 
     # predictions
@@ -155,14 +168,19 @@ class Fits:
         if missing:
             data = self.lake.get(f"{folder_of(fit)}/model.skops") or b""
             positions = [self._row_positions(number) for number in missing]
-            predicted = self._pool.submit(_predict, self.past.spec, data, fit.model, positions).result()
+            predicted = self._pool.submit(_predict, self._specs[key_of(fit)], fit, data, positions).result()
             for number, values in zip(missing, predicted, strict=True):
                 self._store_predictions(fit, number, values)
         return [own[key] for key in partitions]
 
     def row_losses(self, fit: Fit, partition: str, labels: Labels, objective: Objective) -> Array:
-        """Return a fit's loss on each labeled row of a partition that a walk predicts, shape (n,)."""
+        """Return a fit's loss on each labeled row of a partition that a walk predicts, shape (n,).
+
+        It is infinite if the fit can't predict the partition.
+        """
         values = self.predictions(fit, [partition])[0][labels.sampled]
+        if np.isinf(values).any():
+            return np.full(len(values), np.inf)
         return row_losses(objective, labels.sampled_actual, values)
 
     def loss(self, fit: Fit, partition: str, labels: Labels, objective: Objective) -> float:
@@ -255,15 +273,17 @@ def _fit(
     estimator = fit_recipe(spec, recipe.model_copy(update={"engine": "local"}), rows)
     seconds = time.process_time() - began
     data = artifacts.serialize(estimator)
-    return FittedModel(data, seconds, [_predict_rows(spec, estimator, part) for part in predicted])
+    return FittedModel(
+        data, seconds, [_predict_rows(spec, recipe.name, estimator, part) for part in predicted]
+    )
 
 
-def _predict(spec: UseCase, data: bytes, model: str, positions: Sequence[RowPositions]) -> list[Array]:
-    estimator = artifacts.deserialize(data, model, spec)
-    return [_predict_rows(spec, estimator, part) for part in positions]
+def _predict(spec: UseCase, fit: Fit, data: bytes, positions: Sequence[RowPositions]) -> list[Array]:
+    estimator = artifacts.deserialize(data, fit.model, spec)
+    return [_predict_rows(spec, fit.recipe, estimator, part) for part in positions]
 
 
-def _predict_rows(spec: UseCase, estimator: Any, positions: RowPositions) -> NDArray[np.float64]:
+def _predict_rows(spec: UseCase, recipe: str, estimator: Any, positions: RowPositions) -> NDArray[np.float64]:
     if not len(positions):
         return np.empty(outputs.predictions_shape(spec, 0))
-    return artifacts.predict(estimator, _worker["rows"].take(pa.array(positions)), spec)
+    return predict_each(spec, recipe, estimator, _worker["rows"].take(pa.array(positions)))

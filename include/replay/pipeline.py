@@ -14,6 +14,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as count_from
@@ -220,10 +221,12 @@ def _fit_planned(
     for number, (planned_job, until) in enumerate(jobs):
         pending.append(fits.request(planned_job, until))
         if len(pending) > 2 * count:
-            pending.popleft()()
+            with suppress(EvergreenError):  # of a recipe that can't be fitted, which each policy leaves out
+                pending.popleft()()
             progress("fits", number + 1 - len(pending), len(jobs))
     while pending:
-        pending.popleft()()
+        with suppress(EvergreenError):
+            pending.popleft()()
         progress("fits", len(jobs) - len(pending), len(jobs))
 
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from include.errors import EvergreenError
 from include.evaluate.refit import (
     accepted_before,
     growth,
@@ -52,7 +53,7 @@ from include.spec.metrics import Objective
 from include.spec.stages import Candidate
 from include.stats.metrics import row_losses
 from include.train.fit import is_learnable
-from include.train.fits import Fit, distance, recipe_key, recipe_names, recipes
+from include.train.fits import Fit, FitId, distance, recipe_key, recipe_names, recipes
 from include.train.record import Selection
 from include.train.selection import (
     Walks,
@@ -60,6 +61,7 @@ from include.train.selection import (
     choose_recipe,
     choose_replacement,
     recipes_to_fit,
+    refresh_instead,
 )
 from include.train.split import first_test_partition, walk_origins
 from include.train.walks import memory
@@ -102,7 +104,7 @@ class Policy:
     ----------
     served : by partition; one without is served by the constant.
     own : the fits, oldest first.
-    refused : digests of the models that the guards refused.
+    refused : the fits that the guards refused.
     refusals : the same as a reader sees them, oldest first.
     used : every fit that the policy needed.
     """
@@ -112,7 +114,7 @@ class Policy:
     fits: Fits
     served: dict[str, Served] = field(default_factory=dict)
     own: list[Fit] = field(default_factory=list)
-    refused: set[str] = field(default_factory=set)
+    refused: set[FitId] = field(default_factory=set)
     refusals: list[Refusal] = field(default_factory=list)
     used: dict[FitKey, Fit] = field(default_factory=dict)
 
@@ -182,14 +184,22 @@ class Policy:
     ) -> dict[str, Fit]:
         """Return the fits as of a partition by name, and add them to the policy's.
 
+        A recipe that can't be fitted is left out, unless it is the prior.
+
         Parameters
         ----------
         until : the fits predict the partitions up to this one.
         labeled : the rows of the training.
         """
-        jobs = [job(self.spec, recipe, partition, rows) for recipe in needed]
+        finish = [self.fits.request(job(self.spec, recipe, partition, rows), until) for recipe in needed]
         result = {}
-        for recipe, fit in zip(needed, self.fits.ensure(jobs, until), strict=True):
+        for recipe, finish_fit in zip(needed, finish, strict=True):
+            try:
+                fit = finish_fit()
+            except EvergreenError:
+                if recipe.estimator == "prior":
+                    raise
+                continue
             self.used[key_of(fit)] = fit
             previous = [f for f in self._accepted(fit.key) if f.partition < partition][-1:]
             moved = self._movement(fit, previous[0], partition, labeled) if previous else None
@@ -198,7 +208,7 @@ class Policy:
         return result
 
     def _accepted(self, key: str) -> list[Fit]:
-        return [fit for fit in self.own if fit.key == key and fit.model not in self.refused]
+        return [fit for fit in self.own if fit.key == key and fit.id not in self.refused]
 
     def _movement(
         self, fit: Fit, previous: Fit, partition: str, labeled: Mapping[str, Labels]
@@ -221,7 +231,10 @@ class Policy:
             ]
             for f in (fit, previous)
         )
-        return distance(np.concatenate(now), np.concatenate(before)) if any(map(len, now)) else None
+        if not any(map(len, now)):
+            return None
+        moved = distance(np.concatenate(now), np.concatenate(before))
+        return moved if np.isfinite(moved) else None  # a fit that can't predict moved nowhere
 
     def walk(self, until: str) -> Walks:
         """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
@@ -250,17 +263,21 @@ class Policy:
     def served_loss(self, partition: str, part: Labels, objective: Objective) -> float:
         """Return the sum of the losses on a partition's labeled rows of what served it.
 
-        Where no model did, that is the declared constant.
+        Where no model did, or it can't predict the partition, that is the declared constant.
         """
         serving = self.served.get(partition)
         if serving is None:
-            constant = outputs.repeat_constant(self.spec.constant, len(part.sampled))
-            return float(row_losses(objective, part.sampled_actual, constant).sum())
-        if serving.canary is None:
-            return self.fits.loss(serving.fit, partition, part, objective)
-        fit, chosen = serving.canary
-        own, others = (self.fits.row_losses(f, partition, part, objective) for f in (fit, serving.fit))
-        return float(np.where(chosen[part.sampled], own, others).sum())
+            return self._constant_loss(part, objective)
+        loss = self.fits.loss(serving.fit, partition, part, objective)
+        if serving.canary is not None:
+            fit, chosen = serving.canary
+            own, others = (self.fits.row_losses(f, partition, part, objective) for f in (fit, serving.fit))
+            loss = float(np.where(chosen[part.sampled], own, others).sum())
+        return loss if np.isfinite(loss) else self._constant_loss(part, objective)
+
+    def _constant_loss(self, part: Labels, objective: Objective) -> float:
+        constant = outputs.repeat_constant(self.spec.constant, len(part.sampled))
+        return float(row_losses(objective, part.sampled_actual, constant).sum())
 
 
 @dataclass
@@ -279,6 +296,8 @@ class Newest(Policy):
         walk = self.walk(partition)
         recent = walk.newest(self.spec.walk_step)
         means = {name: recent.mean(name) if name in recent.recipes else np.inf for name in fits}
+        if not fits:
+            return
         best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
         if self.replaces(walk, best, partition):
             text = f"{best} lost {means[best]:.4g} a row on the newest {len(recent.partitions)} partitions"
@@ -360,9 +379,14 @@ class Declared(Policy):
         champion = ledger.live_champion(self.rows)
         serving = str(champion["recipe"] or "") if champion else ""
         fits = self.fit_recipes(partition, rows, recipes_to_fit(spec, self.walk(partition), serving))
-        walk = self.walk(partition)
+        walk = self.walk(partition).only([*fits, serving])
         choice = choose_recipe(spec, walk, serving)
-        baseline = best_baseline(spec, walk, choice)
+        if serving in fits and (declined := self._declined_change(partition, serving)):
+            choice = refresh_instead(choice, serving, declined)
+        if choice.recipe not in fits:
+            return
+        unfit = [recipe.name for recipe in recipes(spec) if recipe.name not in fits]
+        baseline = best_baseline(spec, walk, choice, unfit)
         challenger = fits[choice.recipe]
         evidence = Evidence(
             usecase=spec.name,
@@ -387,7 +411,7 @@ class Declared(Policy):
         context = CheckContext(evidence, spec.gate, champion is not None)
         results = [check for guard in GUARDS for check in guard(context)]
         if failed := [check for check in results if not check.passed]:
-            self.refused.add(challenger.model)
+            self.refused.add(challenger.id)
             reason = "; ".join(check.sentence() for check in failed)
             self.refusals.append(Refusal(partition, choice.recipe, reason))
             return
@@ -408,6 +432,15 @@ class Declared(Policy):
                 "request": evidence.key,
             }
             self._record(switch_rows(evidence, switched_roles(kind), effective_from=effective_from, **why))
+
+    def _declined_change(self, partition: str, serving: str) -> str:
+        """Return the other recipe that the training before proposed in vain, empty without one."""
+        earlier = max((key for key in self.attempts if key < partition), default="")
+        if not earlier or not serving:
+            return ""
+        evidence = self.attempts[earlier]
+        served = {row["model"] for row in self.rows}
+        return evidence.recipe if evidence.recipe != serving and evidence.model not in served else ""
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""
@@ -473,6 +506,9 @@ class Declared(Policy):
     def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
         effective_from = self.spec.clock.shift(partition, 1)
         if trial.kind != WATCH:
+            newest = [row for row in self.rows if row["role"] != "baseline"][-1]
+            if newest["switch"] != trial.candidate["switch"]:
+                return  # the watch's rollback has ended the trial
             evidence = self.attempts[str(trial.candidate["judged_on"])]
             self._record(step_rows(self.spec, trial, decision, evidence, effective_from))
             return
@@ -497,8 +533,9 @@ class Declared(Policy):
         if choice is None:
             return
         key = next(key for key, name in self.names.items() if name == choice.recipe)
-        newest = self._accepted(key)[-1]
-        if evidence := self.attempts.get(newest.partition):
+        judged = [fit for fit in self._accepted(key) if fit.partition in self.attempts]
+        if judged:
+            newest, evidence = judged[-1], self.attempts[judged[-1].partition]
             effective_from = self.spec.clock.shift(partition, 1)
             self._record(
                 replacement_rows(

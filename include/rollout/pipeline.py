@@ -49,7 +49,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 AUTOMATIC = "evergreen"  # who switches when no person does
-MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 INCUMBENT_SUFFIX = " of the incumbent"  # of the incumbent's columns in a join
 
 
@@ -220,19 +219,16 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     if champion["kind"] == REPLACED and champion["effective_from"] > partition:
         return _replacement_text(champion)  # by an earlier run of this partition
     walk, serving = _with_champion(lake, spec, champion, partition)
-    observed = int(np.isfinite(walk.of(serving)).sum())
-    if observed < MIN_OBSERVED:
-        return ""
     is_stand_in = bool(ledger.replaced_since(ledger.champions(switches)))
     choice = choose_replacement(spec, walk, serving, is_stand_in=is_stand_in)
     if choice is None:
         return ""
-    fit = newest_fits(accepted_fits(lake), recipe_names(spec), spec.clock.shift(partition, 1)).get(
-        choice.recipe
-    )
-    attempt = fit and next((row for row in ledger.attempts(lake) if row["partition"] == fit.partition), None)
-    if not fit or not attempt:
+    judged = ledger.judged_trainings(lake)  # one that failed on its way is no reason to wait
+    fits = [fit for fit in accepted_fits(lake) if fit.partition in judged]
+    fit = newest_fits(fits, recipe_names(spec), spec.clock.shift(partition, 1)).get(choice.recipe)
+    if fit is None:
         return ""
+    attempt = ledger.attempt(lake, judged[fit.partition])
     lost = walk.newest(spec.monitoring.window)
     why = f"v{champion['version']} lost {lost.mean(serving):.4g} a row on the last {len(lost.partitions)} "
     why += f"matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; {choice.reason}"

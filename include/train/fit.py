@@ -42,6 +42,7 @@ def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
             required=f"parameters with which {candidate.estimator} can be fitted on {rows.num_rows} rows",
             found=" ".join(str(error).split())[:300],
             where=str(spec.folder / "usecase.yaml"),
+            remedy="correct the params of this recipe in usecase.yaml",
         ) from error
 
 

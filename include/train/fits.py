@@ -43,6 +43,9 @@ MARGIN = 60  # partitions before the test partitions whose fits may still be nee
 SHORT_WINDOWS = (90, 30)  # days that the variants of a recipe with a short memory are fitted on
 
 
+FitId = tuple[str, str]
+
+
 @dataclass(frozen=True)
 class Fit:
     """One fit of a recipe.
@@ -67,6 +70,11 @@ class Fit:
     rows: int
     last_fitted: str
     moved: float | None
+
+    @property
+    def id(self) -> FitId:
+        """What identifies the fit in `attempts`: its training's partition and its model."""
+        return self.partition, self.model
 
 
 _FIELDS = tuple(field.name for field in fields(Fit))  # each training adds rows, and each task reads them all
@@ -225,15 +233,23 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
     return recorded if recorded in declared else declared[-1] if declared else ""
 
 
-def refused_models(lake: Lake) -> set[str]:
-    """Return the digests of the fits that the gate refused: a recipe's walk goes on with the fit before."""
-    return {row["model"] for row in lake.rows("attempts", {"verdict": NOT_BLESSED}, ["model"])}
+def refused_fits(lake: Lake) -> set[FitId]:
+    """Return the fits that the gate refused, and that nobody forced: a walk goes on with the fit before.
+
+    An equal model of another training is another fit: a rule of thumb is the same in most trainings.
+    """
+    verdicts = lake.rows("attempts", columns=["recorded", "partition", "model", "verdict"])
+    last = {
+        (row["partition"], row["model"]): row["verdict"]
+        for row in sorted(verdicts, key=lambda row: int(row["recorded"]))
+    }
+    return {fit for fit, verdict in last.items() if verdict == NOT_BLESSED}
 
 
 def accepted_fits(lake: Lake) -> list[Fit]:
     """Return the recorded fits that the gate didn't refuse, oldest first."""
-    refused = refused_models(lake)
-    return [fit for fit in read_fits(lake) if fit.model not in refused]
+    refused = refused_fits(lake)
+    return [fit for fit in read_fits(lake) if fit.id not in refused]
 
 
 def recent_models(lake: Lake, spec: UseCase) -> set[str]:
@@ -303,9 +319,9 @@ def ensure_fits(
         when a recipe can't be fitted and there are no ``failures`` to add it to.
     """
     lake, spec = known_rows.lake, known_rows.spec
-    all_fits, refused = read_fits(lake), refused_models(lake)
+    all_fits, refused = read_fits(lake), refused_fits(lake)
     recorded = {fit.key: fit for fit in all_fits if fit.partition == partition}
-    before = {fit.key: fit for fit in all_fits if fit.partition < partition and fit.model not in refused}
+    before = {fit.key: fit for fit in all_fits if fit.partition < partition and fit.id not in refused}
     rows, result, missing = known_rows.known_at(partition), {}, []
     for recipe in needed:
         key, own = recipe_key(spec, recipe), fitting_rows(spec, recipe, partition, rows)

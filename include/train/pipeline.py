@@ -48,7 +48,7 @@ from include.train.fits import (
 )
 from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
-from include.train.selection import best_baseline, choose_recipe, recipes_to_fit
+from include.train.selection import best_baseline, choose_recipe, recipes_to_fit, refresh_instead
 from include.train.split import partitions_of, split, walk_origins
 from include.train.tuning import chosen_params
 
@@ -161,11 +161,11 @@ class TrainingAttempt:
         serving = serving_recipe(lake, spec, champion)
         known_rows = KnownRows(lake, spec, partition, self.rows, self.erasures)
         fits, failures = self._fit_recipes(known_rows, serving)
-        declined = self._declined_change(serving)
         # the serving recipe stays if its walk is the best, also when it can't be fitted now
-        compared = [name for name in (*fits, serving) if name != declined]
-        walk = walks.read(lake, spec, partition).only(compared)
+        walk = walks.read(lake, spec, partition).only([*fits, serving])
         choice = choose_recipe(spec, walk, serving)
+        if serving in fits and (declined := self._declined_change(serving)):
+            choice = refresh_instead(choice, serving, declined)
         if choice.recipe in failures:
             raise failures[choice.recipe]
         baseline = best_baseline(spec, walk, choice, failures)
@@ -225,9 +225,10 @@ class TrainingAttempt:
         walks.extend(lake, spec, partition)
         needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
         origins = walk_origins(partitions_of(self.rows), spec, partition)
-        # a run of this training that was killed may have fitted some of the origins
+        # a training that was killed may have fitted some of its origins
+        judged = ledger.judged_trainings(lake)
         earlier = {
-            fit.key for fit in read_fits(lake) if fit.partition < partition and fit.partition not in origins
+            fit.key for fit in read_fits(lake) if fit.partition < partition and fit.partition in judged
         }
         new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
         for origin in origins if new else ():
@@ -243,15 +244,15 @@ class TrainingAttempt:
         return fits, failures
 
     def _declined_change(self, serving: str) -> str:
-        """Return the other recipe that the last training proposed in vain; empty if there is none.
-
-        This training then refreshes the recipe that serves, so that it isn't stale while the gate or a person
-        refuses another one. The next training may propose it again.
-        """
-        earlier = [row for row in ledger.attempts(self.lake) if row["partition"] < self.partition][-1:]
-        recipe = Evidence.from_json(earlier[0]["evidence"]).recipe if earlier and serving else ""
+        """Return the other recipe that the training before proposed in vain, empty without one."""
+        judged = ledger.judged_trainings(self.lake)
+        earlier = max((key for key in judged if key < self.partition), default="")
+        if not earlier or not serving:
+            return ""
+        attempt = ledger.attempt(self.lake, judged[earlier])
+        recipe = Evidence.from_json(attempt["evidence"]).recipe
         served = {row["model"] for row in ledger.switches(self.lake)}
-        return recipe if earlier and recipe != serving and earlier[0]["model"] not in served else ""
+        return recipe if recipe != serving and attempt["model"] not in served else ""
 
     def _publish_monitoring_baselines(
         self, record: TrainingRecord, estimator: Pipeline, test: pa.Table

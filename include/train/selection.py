@@ -21,6 +21,7 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from include.spec import UseCase
+from include.spec.clock import time_of
 from include.spec.stages import Candidate
 from include.stats.intervals import gain_sequence
 from include.train.fits import SHORT_WINDOWS, recipes
@@ -31,6 +32,7 @@ LEARNING_RATE = 4.0  # for losses in units of the best recipe's mean loss
 MIXING_RATE = 0.02  # of the weight that is spread over all recipes after each partition
 HYSTERESIS = 1.5  # how many times heavier than the serving recipe its successor must be
 RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week
+MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 MAX_EXCESS_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's median loss
@@ -68,23 +70,24 @@ class Walks:
             self, partitions=self.partitions[newest], rows=self.rows[newest], losses=self.losses[newest]
         )
 
-    def pooled(self, size: int) -> Walks:
-        """Return the mean losses of blocks of ``size`` partitions; the oldest that are left over don't count.
+    def by_day(self) -> Walks:
+        """Return the mean losses of blocks of a day, which end with the newest partition and days before it.
 
-        Each block has the last of its partitions as its key, and a recipe's loss on those that it predicted.
+        Each block has the last of its partitions as its key, and a recipe's loss on those that it had a fit
+        for. Days without partitions are left out.
         """
-        size = min(size, len(self.partitions))
-        if size < 2:
+        if not self.partitions:
             return self
-        count = len(self.partitions) // size
-        newest = slice(len(self.partitions) - count * size, None)
-        rows = self.rows[newest].reshape(count, size, 1)
-        losses = self.losses[newest].reshape(count, size, -1)
-        predicted = np.where(np.isfinite(losses), rows, 0.0).sum(axis=1)
-        sums = np.nansum(losses * rows, axis=1)
-        means = np.divide(sums, predicted, out=np.full_like(sums, np.nan), where=predicted > 0)
-        keys = self.partitions[newest][size - 1 :: size]
-        return Walks(keys, self.recipes, rows.sum(axis=(1, 2)), means, unit="days")
+        times = np.array([time_of(key) for key in self.partitions], dtype="datetime64[s]")
+        age = (times[-1] - times) // np.timedelta64(1, "D")
+        first = np.flatnonzero(np.diff(age, prepend=age[0] + 1))
+        weights = np.where(np.isnan(self.losses), 0.0, self.rows[:, None])
+        sums = np.add.reduceat(np.where(weights > 0, self.losses, 0.0) * weights, first)
+        counts = np.add.reduceat(weights, first)
+        means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        last = [*(first[1:] - 1), len(age) - 1]
+        keys = tuple(self.partitions[index] for index in last)
+        return Walks(keys, self.recipes, np.add.reduceat(self.rows, first), means, unit="days")
 
     def of(self, recipe: str) -> Array:
         """Return a recipe's losses, shape (n,)."""
@@ -204,7 +207,8 @@ def lost_less(walks: Walks, recipe: str, serving: str) -> bool:
     if serving not in walks.recipes:
         return True
     losses = np.column_stack([walks.of(recipe), walks.of(serving)])
-    both = np.flatnonzero(np.isfinite(losses).all(axis=1))[-RECENT:]
+    losses = np.where(np.isposinf(losses), LARGEST, losses)  # a fit that can't predict loses the most
+    both = np.flatnonzero(~np.isnan(losses).any(axis=1))[-RECENT:]
     return not len(both) or bool(np.diff(walks.rows[both] @ losses[both])[0] > 0)
 
 
@@ -232,7 +236,7 @@ def by_day(spec: UseCase, walk: Walks) -> Walks:
 
     One recipe may be better in the morning and another at night, and neither should serve only for that.
     """
-    return walk.pooled(spec.clock.times_a_day)
+    return walk.by_day() if spec.clock.sub_daily else walk
 
 
 def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
@@ -252,6 +256,21 @@ def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
             why = f"{serving} stays: {choice.reason}, but a lower loss isn't proven"
             return Choice(serving, choice.weights, f"{why}, gain {gain[0]:.4g} [{gain[1]:.4g}, inf)")
     return choice
+
+
+def refresh_instead(choice: Choice, serving: str, declined: str) -> Choice:
+    """Return the serving recipe instead of another one, so that it isn't stale while others are refused.
+
+    The next training may propose another recipe again.
+
+    Parameters
+    ----------
+    declined : the recipe that the training before proposed, and that doesn't serve.
+    """
+    if choice.recipe == serving:
+        return choice
+    why = f"the training before proposed {declined}, which doesn't serve; {choice.reason}"
+    return Choice(serving, choice.weights, f"{serving} is refreshed: {why}")
 
 
 def has_relation_changed(spec: UseCase, walk: Walks) -> bool:
@@ -309,11 +328,17 @@ def choose_replacement(
     is_stand_in : whether ``serving`` replaced a broken recipe itself. Then a better recipe needn't wait for a
         training, and what serves needn't be worse than a baseline, unless the gate holds back a change.
     """
+    if (~np.isnan(walk.of(serving))).sum() < MIN_OBSERVED:
+        return None
     baselines = [recipe.name for recipe in spec.training.baselines]
     walk = by_day(spec, walk)
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))
+    is_broken = any(
+        weights[name] >= HYSTERESIS * weights[serving] and lost_less(walk, name, serving)
+        for name in baselines
+        if name in weights
+    )
     takes_over = is_stand_in and not spec.gate.holds_back_changes
-    is_replaced = takes_over or max(weights.values()) >= HYSTERESIS * weights[serving]
-    return choice if is_replaced and choice.recipe != serving else None
+    return choice if (is_broken or takes_over) and choice.recipe != serving else None

@@ -210,11 +210,11 @@ def predict(
                 error,
             )
             continue
-        values[positions] = _predict_each(spec, name, estimator, rows.take(pa.array(positions)))
+        values[positions] = predict_each(spec, name, estimator, rows.take(pa.array(positions)))
     return predicted
 
 
-def _predict_each(spec: UseCase, recipe: str, estimator: Pipeline, rows: pa.Table) -> artifacts.Values:
+def predict_each(spec: UseCase, recipe: str, estimator: Pipeline, rows: pa.Table) -> artifacts.Values:
     """Return a fit's predictions, infinite for a partition if it can't predict one of its rows."""
     try:
         return artifacts.predict(estimator, rows, spec)
@@ -227,7 +227,7 @@ def _predict_each(spec: UseCase, recipe: str, estimator: Pipeline, rows: pa.Tabl
     values = np.empty(outputs.predictions_shape(spec, rows.num_rows))
     for key in keys:
         own = partition == key
-        values[own] = _predict_each(spec, recipe, estimator, rows.filter(pa.array(own, pa.bool_())))
+        values[own] = predict_each(spec, recipe, estimator, rows.filter(pa.array(own, pa.bool_())))
     return values
 
 

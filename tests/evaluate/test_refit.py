@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from include.evaluate.refit import growth, measure_refit
+from include.evaluate.refit import growth, measure_movement, measure_refit
 from include.features.labels import training_set
 from include.judge.checks import MIN_PAST_MOVES, movement, twin
 from include.judge.context import Check, CheckContext
@@ -90,9 +91,9 @@ def failed(spec: UseCase, refit: Refit) -> list[str]:
     return [name for name, check in checks(spec, refit).items() if not check.passed]
 
 
-def refuse(lake: Lake, model: str) -> None:
-    """Record that the gate refused a model."""
-    record = evidence(losses([1.0]), model=model, data=model)
+def refuse(lake: Lake, refused: Fit) -> None:
+    """Record that the gate refused a fit."""
+    record = replace(evidence(losses([1.0]), model=refused.model), partition=refused.partition)
     ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
 
 
@@ -107,6 +108,15 @@ def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_
     assert growth(spec, recipe, after, before) == 1 - joined > 0
     assert growth(spec, aging, after, before) == 1 - joined / 2
     assert growth(spec, recipe, before, after) == 0
+
+
+def test_a_fit_of_the_same_rows_says_nothing_of_how_far_fits_move(lake: Lake, spec: UseCase) -> None:
+    """Its movement is zero, whose logarithm would allow any movement, or none at all."""
+    fits = [fit for fit in read_fits(lake) if fit.recipe == "linear"]
+    moves = [fit.moved for fit in fits[1:-1]]
+    fits = [*fits[:-1], replace(fits[-2], partition=fits[-1].partition, moved=0.0), fits[-1]]
+    assert measure_movement(fits, set()).past_moves == tuple(moves)
+    assert measure_movement([replace(fit, moved=0.0) for fit in fits], set()).past_moves == ()
 
 
 @pytest.mark.full
@@ -137,7 +147,7 @@ def test_a_refit_after_a_real_change_passes_a_week_later(lake: Lake, spec: UseCa
     visits.revise(lake, spec.clock.keys("2024-05-19", LATER))
     first = measured(lake, spec, NOW)
     assert failed(spec, first) == ["movement"]
-    refuse(lake, fit(lake, spec, NOW).model)
+    refuse(lake, fit(lake, spec, NOW))
     second = measured(lake, spec, LATER)
     assert second.moved is not None
     assert first.moved is not None
@@ -154,7 +164,7 @@ def test_a_fit_on_labels_that_were_repaired_is_compared_with_the_fit_before_the_
     """After a refusal for flipped labels that were then put right, the next fit passes at once."""
     broken = spec.clock.keys("2024-05-19", NOW)
     visits.revise(lake, broken)
-    refuse(lake, fit(lake, spec, NOW).model)
+    refuse(lake, fit(lake, spec, NOW))
     visits.revise(lake, broken)
     refit = measured(lake, spec, LATER)
     assert sum(refit.refused) > sum(refit.serving)

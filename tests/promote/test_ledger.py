@@ -97,6 +97,24 @@ def test_a_model_that_was_replaced_is_nobodys_fallback(lake: Lake) -> None:
     assert _serving(lake, "2013-03-09") == ("c", "a")
 
 
+def test_older_fits_of_a_recipe_that_was_replaced_are_nobodys_fallback(lake: Lake) -> None:
+    """Its refreshes go with it, and a rollback goes to the recipe before."""
+    _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"))
+    refreshes = [_row(n, f"b{n}", f"2013-03-{n:02}", "refreshed", recipe="recipe of b") for n in (7, 8)]
+    _write(lake, *refreshes)
+    assert _serving(lake, "2013-03-08") == ("b8", "b7")
+    _write(lake, _row(9, "c", "2013-03-09", "replaced"))
+    assert _serving(lake, "2013-03-09") == ("c", "a")
+
+
+def test_a_training_has_its_newest_attempt(lake: Lake) -> None:
+    """Evaluated again on other data, it counts once."""
+    for data in ("first", "second"):
+        record = replace(evidence(losses([1.0]), data=data), partition="2013-03-05")
+        ledger.record_attempt(lake, record, lambda: Verdict(BLESSED, "blessed", ()))
+    assert ledger.judged_trainings(lake) == {"2013-03-05": record.key}
+
+
 def test_without_a_champion_the_baseline_serves(lake: Lake) -> None:
     """Where only a baseline was set there is its constant and no champion, and why is stated."""
     baseline = _row(1, "a", "2013-03-01", "baseline only") | {"role": "baseline"}

@@ -34,7 +34,8 @@ from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage.lake import Lake
 from include.train.pipeline import train
-from tests.replay.conftest import BREAK, FIRST, LAST, UNTIL
+from tests.replay.conftest import BREAK, FIRST, LAST, UNTIL, fill
+from tests.train import visits
 
 SUNDAY = 6
 ROOT = Path(__file__).parents[2]
@@ -95,7 +96,7 @@ def test_declared_serves_the_models_that_production_served(
 @pytest.fixture(scope="module")
 def replayed(tmp_path_factory: pytest.TempPathFactory) -> Replay:
     """The whole range under the four policies, one that may not replace a baseline, and one of Fridays."""
-    from tests.replay.conftest import declare, fill
+    from tests.replay.conftest import declare
 
     folder = tmp_path_factory.mktemp("replay")
     spec = declare(folder / "usecases")
@@ -104,6 +105,17 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Replay:
         (folder / f"{name}.yaml").write_text(text)
     files = [folder / f"{name}.yaml" for name in overlays]
     return replay(fill(folder / "lake", spec), spec, files, FIRST, LAST)
+
+
+def test_a_recipe_that_cannot_be_fitted_is_left_out(tmp_path: Path) -> None:
+    """As in production, the others are compared, and one of them serves."""
+    broken = {"max_iter: 15": "max_iter: none", "n_estimators: 10": "n_estimators: 4"}
+    spec = visits.usecase(tmp_path / "usecases", **broken)
+    result = replay(fill(tmp_path / "lake", spec), spec, (), FIRST, spec.clock.shift(FIRST, 8))
+    assert [policy.constant for policy in result.policies] == [0] * 4
+    recipes = {switch.recipe for policy in result.policies for switch in policy.switches}
+    assert recipes
+    assert "boosting" not in recipes
 
 
 def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:

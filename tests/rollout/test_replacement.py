@@ -97,6 +97,15 @@ def test_without_another_fit_the_champion_stays(depot: Callable[..., RolloutLake
     assert set(partitions(warehouse, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
 
 
+def test_a_training_that_failed_before_its_verdict_holds_it_up_no_longer(broken: RolloutLake) -> None:
+    """Its fits are stored and newer, but what serves next is the newest one of a judged training."""
+    fit(broken, "2024-03-16")
+    partitions(broken, "2024-03-16", "2024-03-18")
+    assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
+    (logistic,) = (f for f in read_fits(broken.lake) if (f.recipe, f.partition) == ("logistic", TRAINED))
+    assert newest_by_role(broken.lake)["champion"]["model"] == logistic.model
+
+
 def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: RolloutLake) -> None:
     """The newest partition acts once, however often it runs, and says each time what it did."""
     score(broken.lake, broken.spec, "2024-03-17")

@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from include.features.build import features
 from include.features.labels import training_set
-from include.judge.judge import NOT_BLESSED, Verdict
+from include.judge.judge import BLESSED, NOT_BLESSED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
 from include.spec import UseCase
 from include.spec.stages import Candidate
+from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import fits, tuning
 from include.train.fit import fit_recipe
 from include.train.fits import (
+    Fit,
     KnownRows,
     accepted_fits,
     ensure_fits,
@@ -68,10 +71,16 @@ def quick(spec: UseCase) -> tuple[Candidate, ...]:
     return recipes(spec)[:2]
 
 
-def refuse(lake: Lake, model: str) -> None:
-    """Record that the gate refused a model."""
-    record = evidence(losses([1.0]), model=model, data=model)
+def refuse(lake: Lake, fit: Fit) -> None:
+    """Record that the gate refused a fit."""
+    record = replace(evidence(losses([1.0]), model=fit.model), partition=fit.partition)
     ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
+
+
+def judge(lake: Lake, partition: str) -> None:
+    """Record a verdict on a training."""
+    record = replace(evidence(losses([1.0]), data=partition), partition=partition)
+    ledger.record_attempt(lake, record, lambda: Verdict(BLESSED, "blessed", ()))
 
 
 # once
@@ -84,6 +93,7 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     names = sorted(recipe.name for recipe in recipes(spec))
     train(lake, spec, "2024-03-16", registry=registry)  # the walk's origins: 8 and 15 March
     assert fitted() == sorted(3 * names)
+    judge(lake, "2024-03-16")
     train(lake, spec, NIGHT, registry=registry)
     assert fitted() == names
     train(lake, spec, NIGHT, registry=registry)
@@ -104,12 +114,29 @@ def test_a_training_that_was_killed_while_it_filled_in_walks_fits_what_is_left(
     assert {fit.partition for fit in read_fits(lake)} == {"2024-03-08", "2024-03-15", "2024-03-16"}
 
 
+def test_a_training_after_one_that_was_killed_for_good_fills_in_the_walks(
+    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter
+) -> None:
+    """What the first one had fitted isn't taken for whole walks, and its fits count too."""
+    ensure_fits(known(lake, spec, "2024-03-16"), "2024-03-08", recipes(spec))
+    names = fitted()
+    train(lake, spec, "2024-03-24", registry=registry)
+    assert fitted() == sorted(3 * names)
+    assert {fit.partition for fit in read_fits(lake)} == {
+        "2024-03-08",
+        "2024-03-16",
+        "2024-03-23",
+        "2024-03-24",
+    }
+
+
 @pytest.mark.full
 def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
     lake: Lake, spec: UseCase, registry: Registry, fitted: Counter, clinic: Path
 ) -> None:
     """The others have theirs, whatever else of the declaration changes."""
     train(lake, spec, EARLIER, registry=registry)
+    judge(lake, EARLIER)
     fitted()
     changed = visits.usecase(
         clinic / "usecases", **{"max_iter: 15": "max_iter: 5", "min_partitions: 3": "min_partitions: 4"}
@@ -204,7 +231,7 @@ def test_a_refused_fit_predicts_nothing(lake: Lake, spec: UseCase) -> None:
     visits.revise(lake, ["2024-03-14", "2024-03-15", "2024-03-16"], later=3)
     second = ensure_fits(known(lake, spec, EARLIER), EARLIER, needed)["linear"]
     assert newest_fits(accepted_fits(lake), recipe_names(spec), NIGHT) == {"linear": second}
-    refuse(lake, second.model)
+    refuse(lake, second)
     assert newest_fits(accepted_fits(lake), recipe_names(spec), NIGHT) == {"linear": first}
     third = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)["linear"]
     rows = features(lake, spec, ["2024-03-29", NIGHT])
@@ -212,6 +239,26 @@ def test_a_refused_fit_predicts_nothing(lake: Lake, spec: UseCase) -> None:
         artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec) for fit in (first, third)
     )
     assert third.moved == pytest.approx(np.sqrt(np.mean((after - before) ** 2)))
+
+
+def test_an_equal_model_of_another_training_is_not_refused(lake: Lake, spec: UseCase) -> None:
+    """The prior of unchanged labels is the same model in each training, and its walk goes on."""
+    needed = quick(spec)[:1]
+    fit = ensure_fits(known(lake, spec, EARLIER), EARLIER, needed)["prior"]
+    copy = replace(fit, partition=NIGHT)
+    lake.publish("fits", pa.Table.from_pylist([asdict(copy)], schemas.FITS), {"partition": NIGHT})
+    refuse(lake, copy)
+    assert accepted_fits(lake) == [fit]
+
+
+def test_a_fit_that_a_person_forced_is_accepted(lake: Lake, spec: UseCase) -> None:
+    """The newest word on it counts, which is no longer the gate's."""
+    fit = ensure_fits(known(lake, spec, NIGHT), NIGHT, quick(spec)[1:])["linear"]
+    refuse(lake, fit)
+    assert accepted_fits(lake) == []
+    (attempt,) = ledger.attempts(lake)
+    ledger.record_forced(lake, attempt, "a person", "it is right")
+    assert accepted_fits(lake) == [fit]
 
 
 def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: UseCase) -> None:

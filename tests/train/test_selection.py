@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,7 @@ from include.train.selection import (
     fixed_share_weights,
     lost_less,
     proven_gain,
+    refresh_instead,
     relation_changed,
     relative_losses,
 )
@@ -50,9 +52,15 @@ def ruled(spec: UseCase, **rules: object) -> UseCase:
     return spec.model_copy(update={"gate": spec.gate.model_copy(update=rules)})
 
 
+def hours(count: int, first: int = 0) -> tuple[str, ...]:
+    """Return the keys of consecutive hours from the first one of 1 March 2024."""
+    begin = datetime(2024, 3, 1) + timedelta(hours=first)
+    return tuple(f"{begin + timedelta(hours=hour):%Y-%m-%dT%H%MZ}" for hour in range(count))
+
+
 def test_a_part_of_pooled_walks_is_still_of_days() -> None:
     """What names their unit isn't told partitions."""
-    days = walk(prior=[1.0] * 4, linear=[0.5] * 4).pooled(2)
+    days = walk(prior=[1.0] * 4, linear=[0.5] * 4).by_day()
     assert days.unit == days.only({"prior"}).unit == days.newest(1).unit == "days"
 
 
@@ -367,17 +375,15 @@ def test_a_recipe_that_is_better_at_night_only_replaces_none_in_the_morning(spec
     """Hours are judged by whole days: what a recipe gains at night and loses by day switches nothing."""
     night = np.arange(24 * 10 + 12) % 24 < 12
     table = np.column_stack([np.full(night.size, 3.0), np.where(night, 1.0, 1.5), np.where(night, 1.5, 1.0)])
-    keys = tuple(f"2024-03-{1 + hour // 24:02}T{hour % 24:02}05Z" for hour in range(night.size))
+    keys = hours(night.size)
     walk = Walks(keys, ("prior", "ridge", "boosting"), np.full(night.size, 6.0), table)
     assert choose(walk, "boosting").recipe == "ridge"  # after a night
-    assert choose(walk.pooled(24), "boosting").recipe == "boosting"
-    days = walk.pooled(24)
-    assert choose(days, "").reason.endswith("over 10 days")
-    assert len(days.partitions) == 10
-    assert days.partitions[-1] == keys[-1]
-    assert days.rows.tolist() == [144.0] * 10
-    assert days.of("ridge") == pytest.approx(1.25)
-    assert walk.pooled(1) is walk
+    days = walk.by_day()
+    assert choose(days, "boosting").recipe == "boosting"
+    assert choose(days, "").reason.endswith("over 11 days")
+    assert days.partitions == keys[11::24]
+    assert days.rows.tolist() == [72.0, *[144.0] * 10]  # the oldest is half a day
+    assert days.of("ridge")[1:] == pytest.approx(1.25)
     hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "5 * * * *"})})
     assert by_day(hourly, walk).partitions == days.partitions
     assert by_day(spec, walk) is walk
@@ -386,12 +392,73 @@ def test_a_recipe_that_is_better_at_night_only_replaces_none_in_the_morning(spec
 def test_a_block_has_the_loss_of_the_partitions_that_a_recipe_predicted() -> None:
     """Weighted by their rows; of a recipe without a fit in the whole block there is none."""
     table = np.array([[1.0, np.nan], [3.0, np.nan], [2.0, np.nan], [4.0, 5.0]])
-    walk = Walks(("a", "b", "c", "d"), ("prior", "ridge"), np.array([1.0, 3.0, 1.0, 1.0]), table)
-    assert walk.pooled(2).of("prior").tolist() == [2.5, 3.0]
-    assert np.isnan(walk.pooled(2).of("ridge")[0])
-    assert walk.pooled(2).of("ridge")[1] == 5.0
-    assert walk.pooled(3).partitions == ("d",)
-    assert walk.pooled(9).partitions == ("d",)
+    keys = (*hours(2), *hours(2, first=24))
+    days = Walks(keys, ("prior", "ridge"), np.array([1.0, 3.0, 1.0, 1.0]), table).by_day()
+    assert days.partitions == keys[1::2]
+    assert days.of("prior").tolist() == [2.5, 3.0]
+    assert np.isnan(days.of("ridge")[0])
+    assert days.of("ridge")[1] == 5.0
+    empty = Walks((), ("prior",), np.empty(0), np.empty((0, 1)))
+    assert empty.by_day() is empty
+
+
+@pytest.mark.parametrize("each", [1, 2, 12, 24])
+def test_a_day_is_a_day_however_many_of_its_hours_have_rows(spec: UseCase, each: int) -> None:
+    """Of a sparse hourly spine a week isn't 168 partitions: a recipe that breaks is replaced within days."""
+    keys = tuple(key for day in range(60) for key in hours(each, first=24 * day))
+    broken = np.arange(len(keys)) >= 55 * each
+    table = np.column_stack([np.full(len(keys), 3.0), np.where(broken, 6.0, 1.0), np.full(len(keys), 1.2)])
+    walk = Walks(keys, ("prior", "boosting", "linear"), np.full(len(keys), 6.0), table)
+    hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "0 * * * *"})})
+    days = by_day(hourly, walk)
+    assert len(days.partitions) == 60
+    assert choose(days, "boosting").recipe == "linear"
+
+
+def test_an_hour_that_a_fit_cannot_predict_counts_on_its_day() -> None:
+    """Also where it can't predict any of the day: that isn't a day without a fit."""
+    table = np.array([[1.0, np.inf], [1.0, 1.0], [1.0, np.inf]])
+    days = Walks((*hours(2), *hours(1, first=24)), ("prior", "ridge"), np.ones(3), table).by_day()
+    assert np.isinf(days.of("ridge")).all()
+    assert days.of("prior").tolist() == [1.0, 1.0]
+
+
+def test_a_recipe_that_cannot_predict_is_replaced(spec: UseCase) -> None:
+    """An infinite loss is the largest, on the newest week too; one wild partition replaces nobody."""
+    table = {"prior": [0.7] * 40, "linear": [0.5] * 40, "boosting": [0.3] * 30 + [np.inf] * 10}
+    chosen = choose_replacement(spec, walk(**table), "boosting")
+    assert chosen is not None
+    assert chosen.recipe == "linear"
+    assert choose(walk(**table), "boosting").recipe == "linear"
+    once = {**table, "boosting": [0.3] * 35 + [np.inf] + [0.3] * 4}
+    assert choose_replacement(spec, walk(**once), "boosting") is None
+
+
+def test_a_baseline_that_is_heavy_for_a_few_days_replaces_nobody(spec: UseCase) -> None:
+    """It must have lost less over the newest week too, also if a candidate that did is as heavy."""
+    from_tuesday_on = ([4.0] + [0.3] * 4 + [4.0] * 2) * 5
+    walks = walk(prior=[9.0] * 33, linear=from_tuesday_on[:33], boosting=[1.0] * 33, forest=[0.4] * 33)
+    weights = final_weights(walks.only({"boosting", "linear"}))
+    assert weights["linear"] > HYSTERESIS * weights["boosting"]
+    assert choose(walks, "boosting").recipe == "forest"
+    assert choose_replacement(spec, walks, "boosting") is None
+
+
+def test_a_champion_is_not_replaced_before_it_was_observed(spec: UseCase) -> None:
+    """Two partitions are too few, in production and in a replay."""
+    few = [np.nan] * 28 + [9.0, 9.0]
+    assert choose_replacement(spec, walk(prior=[1.0] * 30, boosting=few), "boosting") is None
+    assert choose_replacement(spec, walk(prior=[1.0] * 30, boosting=[*few[1:], 9.0]), "boosting") is not None
+
+
+def test_a_serving_recipe_is_refreshed_after_another_one_was_proposed_in_vain() -> None:
+    """Also where a third recipe has the largest weight, so that what serves isn't stale."""
+    choice = choose(walk(prior=[1.0] * 20, linear=[0.9] * 20, boosting=[0.3] * 20), "linear")
+    assert choice.recipe == "boosting"
+    refreshed = refresh_instead(choice, "linear", "forest")
+    assert (refreshed.recipe, refreshed.weights) == ("linear", choice.weights)
+    assert "proposed forest" in refreshed.reason
+    assert refresh_instead(refreshed, "linear", "forest") is refreshed
 
 
 def test_the_order_of_the_recipes_is_the_declared_one(tmp_path: Path) -> None:

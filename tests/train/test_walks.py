@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -152,7 +153,7 @@ def test_a_refused_fit_is_taken_out_of_the_walk(lake: Lake, spec: UseCase) -> No
     walks.extend(lake, spec, NIGHT)
     assert [row for row in table(lake) if row["recipe"] == "linear"] != expected
     (model,) = (f.model for f in read_fits(lake) if (f.partition, f.recipe) == (ORIGINS[2], "linear"))
-    record = evidence(losses([1.0]), model=model)
+    record = replace(evidence(losses([1.0]), model=model), partition=ORIGINS[2])
     ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
     walks.extend(lake, spec, NIGHT)
     assert [row for row in table(lake) if row["recipe"] == "linear"] == expected
