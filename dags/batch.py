@@ -12,8 +12,9 @@ partition a model in shadow or canary, or a newly promoted one, may also step fo
 ## If it is red
 
 The log of an `ingest` task names the file or rows, what was required and the remedy; the partition goes on
-without that source. A red `monitor` means that nothing was predicted. A red `check_partition` states what is
-wrong with the partition; nothing else has run. The Overview link of any task leads to the use case's page.
+without that source. A red `monitor.watch` means that nothing was predicted; a red `monitor.alert`, that a
+recipient couldn't be reached. A red `check_partition` states what is wrong with the partition; nothing else
+has run. The Overview link of any task leads to the use case's page.
 """
 
 from functools import partial

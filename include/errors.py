@@ -63,6 +63,10 @@ class PartitionRefused(EvergreenError):
     """A source's data violates its contract; a retry with the same bytes won't help."""
 
 
+class StoredDataError(EvergreenError):
+    """What is stored is missing or damaged; restoring it helps, a retry doesn't."""
+
+
 class NotPublished(EvergreenError):
     """A stage needs a partition that isn't published."""
 

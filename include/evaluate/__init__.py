@@ -1,1 +1,1 @@
-"""The evaluate stage: facts about a challenger on unseen rows."""
+"""The evaluate stage: facts about a challenger on the test rows."""

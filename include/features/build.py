@@ -104,9 +104,9 @@ def compute_features(
     """
     cutoff = until or spec.clock.moment(partitions[-1])
     with point_in_time.create_views(spec, rows, partitions, cutoff) as engine:
-        if spec.sql:
+        if (sql := spec.sql) or not spec.features.python:
             try:
-                _register_result(engine, spec.sql, FROM_SQL if spec.features.python else "result")
+                _register_result(engine, sql, FROM_SQL if spec.features.python else "result")
             except duckdb.Error as error:
                 spill.raise_if_out_of_memory(error)
                 raise _sql_error(spec, error) from None

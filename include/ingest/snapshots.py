@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from include.errors import EvergreenError
+from include.errors import StoredDataError
 from include.ingest.connectors.request import Part
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
@@ -146,14 +146,14 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
 
     Raises
     ------
-    EvergreenError
+    StoredDataError
         if bytes are missing or don't match their digest.
     """
     parts = []
     for part in snapshot.parts:
         data = lake.data(part.key)
         if data is None or digest_bytes(data) != part.sha256:
-            raise EvergreenError(
+            raise StoredDataError(
                 f"{snapshot.source}/{snapshot.partition}, revision {snapshot.revision}: {part.name}",
                 required=f"bytes with the SHA-256 {part.sha256}",
                 found="no object" if data is None else "different bytes",
@@ -173,7 +173,7 @@ def read_manifest(lake: Lake, key: str) -> Snapshot:
 
     Raises
     ------
-    EvergreenError
+    StoredDataError
         for an object that isn't a manifest.
     """
     data = lake.get(key)
@@ -181,7 +181,7 @@ def read_manifest(lake: Lake, key: str) -> Snapshot:
         fields = json.loads(data or b"")
         return Snapshot(**{**fields, "parts": tuple(StoredPart(**part) for part in fields["parts"])})
     except (ValueError, TypeError, KeyError):
-        raise EvergreenError(
+        raise StoredDataError(
             key,
             required="the manifest of a snapshot",
             found="an object that can't be read as one",

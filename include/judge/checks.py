@@ -59,7 +59,7 @@ def enough_partitions(context: CheckContext) -> Sequence[Check]:
 
 
 def unseen_partitions(context: CheckContext) -> Sequence[Check]:
-    """No model was fitted or tuned on a test partition; evidence that doesn't state this fails."""
+    """The fit behind each test prediction was made before; evidence that doesn't state this fails."""
     first = min(context.evidence.losses.partitions, default="none")
     last = context.evidence.last_fitted
     required = f"after {last or 'not stated'}, when the last labels used for fitting were known"

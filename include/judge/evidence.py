@@ -17,7 +17,7 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from include.errors import EvergreenError
+from include.errors import EvergreenError, StoredDataError
 from include.models.outputs import Constant
 from include.references import digest_json
 
@@ -350,7 +350,7 @@ class Evidence:
 
         Raises
         ------
-        EvergreenError
+        StoredDataError
             if the schema is another one, a field without a default is missing, or a field is unknown.
         """
         raw: dict[str, Any] = json.loads(text)
@@ -362,7 +362,7 @@ class Evidence:
             problem = f"schema {raw.get('schema')} with {', '.join(sorted(raw))}"
         except ValidationError as error:
             problem = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()[:3])
-        raise EvergreenError(
+        raise StoredDataError(
             "evidence",
             required=f"schema {SCHEMA} with {', '.join(sorted(f.name for f in fields(cls)))}",
             found=problem,

@@ -59,7 +59,7 @@ def judge(
 
     Parameters
     ----------
-    evidence : losses, metrics and facts on rows that neither model was fitted or tuned on.
+    evidence : losses, metrics and facts; see `include.evaluate.pipeline` for whose predictions they are of.
     gate : the spec's policy.
     champion : whether a champion is live.
     custom : the use case's custom checks by name, from `include.judge.custom_checks`.

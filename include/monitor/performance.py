@@ -283,10 +283,18 @@ def performance_by(
         required, found = f"one of {', '.join(BY)}", by
         if by in BY:
             required, found = "columns under gate.slices.columns", "none"
-        raise EvergreenError(f"{spec.name}: performance by {by}", required=required, found=found)
+        remedy = (
+            "declare them in usecase.yaml, or choose another grouping" if by in BY else "choose one of these"
+        )
+        raise EvergreenError(
+            f"{spec.name}: performance by {by}", required=required, found=found, remedy=remedy
+        )
     if first and last and first > last:
         required = "a first partition that isn't after the last"
-        raise EvergreenError(f"{spec.name}: performance", required=required, found=f"{first} to {last}")
+        found = f"{first} to {last}"
+        raise EvergreenError(
+            f"{spec.name}: performance", required=required, found=found, remedy="exchange the two"
+        )
     partitions = _scored(lake, spec, first, last)
     if by == "day" and not spec.clock.sub_daily:
         return _by_day(lake, partitions, known)
@@ -310,6 +318,7 @@ def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
             required=f"scored partitions from {first or 'the first'} to {last or 'the last'}",
             found=f"those from {scored[0]} to {scored[-1]}" if scored else "none yet",
             where=f"{lake.uri}/tables/predictions",
+            remedy="choose a range within these" if scored else "score a partition first",
         )
     return partitions if first else partitions[-MAX_PARTITIONS:]
 

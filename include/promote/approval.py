@@ -83,7 +83,12 @@ def record_answer(
         require_person_and_reason(subject, by, reason)
     attempt = ledger.attempt(lake, attempt_key)
     if spec.gate.approval == "none":
-        raise EvergreenError(subject, required="gate.approval: changes or all", found=spec.gate.approval)
+        raise EvergreenError(
+            subject,
+            required="gate.approval: changes or all",
+            found=spec.gate.approval,
+            remedy="nobody is asked; to let it serve, force it",
+        )
     if attempt["verdict"] not in PROMOTES:
         raise EvergreenError(
             subject,

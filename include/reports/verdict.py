@@ -191,12 +191,16 @@ def _outcome(check: Check) -> Cell:
 
 def comparison(attempt: AttemptData) -> Section:
     """Return the losses and metrics of every model on the same rows, with curves."""
-    evidence, objective, title = attempt.evidence, attempt.spec.gate.objective, "Comparison on unseen rows"
+    evidence, objective, title = (
+        attempt.evidence,
+        attempt.spec.gate.objective,
+        "Comparison on the test partitions",
+    )
     if not attempt.rows:
         lead = f"No labeled test partition after {evidence.last_fitted}: there is nothing to compare yet."
         return Section(title, lead)
     partitions, metrics = evidence.losses.partitions, overall_metrics(attempt)
-    fitted = "No model was fitted or tuned on any of these partitions."
+    fitted = "Each partition was predicted by fits that were made before it."
     if (refit_loss := evidence.facts.refit_loss) is not None:
         fitted = (
             "Each partition was predicted by a model that was fitted on earlier partitions; the deployed "

@@ -151,6 +151,7 @@ def test_a_partition_that_the_clock_lacks(lake: Lake, tmp_path: Path) -> None:
         ("s.weight,", "CAST('x' || s.parcel AS DOUBLE) AS weight,", "Could not convert string 'x"),
         ("s.parcel,", "'x' || s.parcel AS parcel,", "as a scalar of type int64"),
         ("FROM known_arrivals", "FROM read_csv('/etc/passwd')", "disabled"),
+        (parcels.SQL, "", "syntax error"),
     ],
 )
 def test_a_wrong_sql(lake: Lake, tmp_path: Path, old: str, new: str, said: str) -> None:

@@ -38,6 +38,7 @@ NON_RETRYABLE = (
     errors.SpecError,
     errors.PartitionError,
     errors.PartitionRefused,
+    errors.StoredDataError,
     errors.NotPublished,
     errors.InsufficientData,
     errors.MissingMetric,

@@ -42,7 +42,10 @@ class MonitorOperator(EvergreenOperator):
                 extra = {name: decision[name] for name in ("partition", "decision", "cause")}
                 context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
             if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
-                raise AirflowFailException(f"{self.usecase} {partition}: nothing was predicted; {ref.note}")
+                raise AirflowFailException(
+                    f"{self.usecase} {partition}: nothing was predicted; {ref.note}; "
+                    "see the log of score.predict, then clear it"
+                )
             return self.to_xcom(ref)
 
 
