@@ -27,7 +27,7 @@ from benchmarks.memory import Anonymous, apart
 from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import dask_engine
@@ -64,7 +64,7 @@ def measure(folder: Path, last: str, workers: int) -> list[dict[str, Any]]:
     """Fit in this process and on workers, and return what each fit cost and how far its predictions are."""
     spec = declare(folder)
     rows = training_set(Lake(spec.name, str(folder / "lake")), spec, last)
-    plain = Candidate(name="xgboost", estimator="xgboost", params={"n_estimators": ROUNDS})
+    plain = Recipe(name="xgboost", estimator="xgboost", params={"n_estimators": ROUNDS})
     spread = plain.model_copy(update={"engine": "dask", "workers": workers})
     newest = rows.slice(rows.num_rows - PARTITION)
     children, results, models = Children(), [], list[Pipeline]()

@@ -19,7 +19,7 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
@@ -168,7 +168,7 @@ def _check_enough_partitions(spec: UseCase, partition: str, test: pa.Table) -> N
         )
 
 
-def _chosen_recipe(spec: UseCase, parts: Split, registry: Registry, run: str) -> Candidate:
+def _chosen_recipe(spec: UseCase, parts: Split, registry: Registry, run: str) -> Recipe:
     """Return the recipe that the training chose; without a run, the candidate with the lowest test loss."""
     if run:
         name = TrainingRecord.from_json(registry.get(run, PATH)).challenger.name
@@ -180,7 +180,7 @@ def _chosen_recipe(spec: UseCase, parts: Split, registry: Registry, run: str) ->
     return min(spec.training.candidates, key=lambda recipe: losses[recipe.name])
 
 
-def _losses_by_partition(spec: UseCase, recipe: Candidate, parts: Split) -> list[Array]:
+def _losses_by_partition(spec: UseCase, recipe: Recipe, parts: Split) -> list[Array]:
     """Fit the recipe and return its losses on the test rows, one array per partition."""
     estimator = fit_recipe(spec, recipe, parts.train)
     predictions = artifacts.predict(estimator, parts.test, spec)

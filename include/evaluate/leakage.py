@@ -25,7 +25,7 @@ from include.promote import ledger
 from include.promote.ledger import Row
 from include.spec import UseCase
 from include.spec.metrics import Objective, find_objective
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import metric_values, row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
@@ -85,7 +85,7 @@ def all_feature_scores(
     """
     sample = _sample_of_each_class(spec, fitted, MAX_FITTED_ROWS, np.random.default_rng(spec.training.seed))
     estimator = "logistic_regression" if spec.problem.codes else "ridge"
-    linear = fit_recipe(spec, Candidate(name="linear", estimator=estimator), sample)
+    linear = fit_recipe(spec, Recipe(name="linear", estimator=estimator), sample)
     models = {CHALLENGER: challenger, "a linear model": artifacts.predict(linear, test, spec)}
     scores: dict[str, float] = {}
     for model, values in models.items():
@@ -148,7 +148,7 @@ def _as_column(values: pd.Series) -> Array:
 
 
 def shuffled_label_losses(
-    spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
+    spec: UseCase, candidate: Recipe, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
 ) -> tuple[float, ...]:
     """Return the losses of the challenger's recipe when it is fitted on shuffled labels.
 

@@ -31,7 +31,7 @@ from include.judge.evidence import (
 )
 from include.models import artifacts, outputs
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -63,7 +63,7 @@ class EvaluationRows:
     """
 
     partition: str
-    recipe: Candidate
+    recipe: Recipe
     estimator: Pipeline
     data: bytes
     digest: str
@@ -113,9 +113,9 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
         edge_cases=robustness.measure_robustness(estimator, spec, rows, actual, evaluation.fitted),
         serving=_serving(lake, spec, evaluation),
         leakage=_leakage(lake, spec, evaluation, losses),
-        coverage=uncovered_shares(spec, evaluation.deployed_fit, scored),
-        champion_coverage=(
-            {} if (fit := evaluation.champion_fit) is None else uncovered_shares(spec, fit, scored)
+        unseen_shares=unseen_shares(spec, evaluation.deployed_fit, scored),
+        champion_unseen_shares=(
+            {} if (fit := evaluation.champion_fit) is None else unseen_shares(spec, fit, scored)
         ),
         importance=permutation_importance(estimator, spec, rows, actual),
         refit_loss=refit_loss,
@@ -236,7 +236,7 @@ def permutation_importance(
     return importance
 
 
-def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[str, float]:
+def unseen_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[str, float]:
     """Return by feature the share of the rows to score whose value wasn't seen in training, in [0, 1].
 
     A category counts if it isn't among the fitted ones, a number if it is outside of their range, and a
@@ -251,12 +251,12 @@ def uncovered_shares(spec: UseCase, fitted: pa.Table, scored: pa.Table) -> dict[
         return {}
     numeric = spec.features.numeric
     return {
-        column: pc.mean(_uncovered(fitted[column], scored[column], numeric=column in numeric)).as_py()
+        column: pc.mean(_unseen(fitted[column], scored[column], numeric=column in numeric)).as_py()
         for column in spec.features.columns
     }
 
 
-def _uncovered(fitted: pa.ChunkedArray, scored: pa.ChunkedArray, *, numeric: bool) -> pa.ChunkedArray:
+def _unseen(fitted: pa.ChunkedArray, scored: pa.ChunkedArray, *, numeric: bool) -> pa.ChunkedArray:
     """Tell of each value whether it wasn't seen in training; if there was no value at all, none was."""
     bounds = pc.min_max(fitted).as_py() if numeric else None
     if bounds and bounds["min"] is not None:

@@ -20,7 +20,7 @@ from include.errors import ModelError
 from include.judge.evidence import Refit
 from include.models import artifacts
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.train import walks
@@ -86,7 +86,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
 
 
 def _seen_by_both(
-    known_rows: KnownRows, recipe: Candidate, fits: Sequence[Fit], refused: Collection[FitId]
+    known_rows: KnownRows, recipe: Recipe, fits: Sequence[Fit], refused: Collection[FitId]
 ) -> dict[str, Any]:
     """Return the losses of the newest fit and the recipe's fit before on test rows that both have seen."""
     before = accepted_before(fits, refused)
@@ -121,7 +121,7 @@ def walk_losses(
     return tuple(float(total) if np.isfinite(total) else None for total in sums)
 
 
-def growth(spec: UseCase, recipe: Candidate, fit: Fit, before: Fit) -> float:
+def growth(spec: UseCase, recipe: Recipe, fit: Fit, before: Fit) -> float:
     """Return by what share a row's weight in a recipe's fit fell since the fit before; 0 if it didn't.
 
     More rows share the weight, and with a half-life older rows lose theirs to newer ones.
@@ -138,9 +138,7 @@ def accepted_before(fits: Sequence[Fit], refused: Collection[FitId]) -> Fit | No
     return next((fit for fit in reversed(fits[:-1]) if fit.id not in refused), None)
 
 
-def seen_partitions(
-    spec: UseCase, recipe: Candidate, fit: Fit, before: Fit, test: Sequence[str]
-) -> list[str]:
+def seen_partitions(spec: UseCase, recipe: Recipe, fit: Fit, before: Fit, test: Sequence[str]) -> list[str]:
     """Return those test partitions that two fits of a recipe were both fitted on."""
     window = recipe.window or spec.training.window
     if spec.sparse and window:

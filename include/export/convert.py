@@ -19,7 +19,7 @@ from include.errors import EvergreenError, ModelError, SpecError
 from include.models import artifacts, outputs
 from include.models.encoding import MISSING
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train.recipes import ESTIMATORS
 
 if TYPE_CHECKING:
@@ -105,7 +105,7 @@ def convertible(spec: UseCase) -> list[str]:
     return [name for name, entry in entries if type(entry.build(spec)) in types]
 
 
-def require_convertible(spec: UseCase, candidate: Candidate) -> None:
+def require_convertible(spec: UseCase, candidate: Recipe) -> None:
     """Refuse a recipe whose estimator has no converter."""
     if candidate.estimator not in (names := convertible(spec)):
         raise SpecError(

@@ -72,13 +72,14 @@ def requirements(context: CheckContext) -> Sequence[Check]:
     return [check_requirement(metrics, requirement) for requirement in context.gate.requirements]
 
 
-def coverage(context: CheckContext) -> Sequence[Check]:
+def unseen_values(context: CheckContext) -> Sequence[Check]:
     """The rows to score have few values (categories, ranges) that the model never saw in training.
 
     A challenger may lack as many of a feature's values as the champion, which serves with that gap already.
     """
-    name, limit = "rows with values not seen in training", context.gate.coverage
-    shares, champion_shares = context.evidence.facts.coverage, context.evidence.facts.champion_coverage
+    name, limit = "rows with values not seen in training", context.gate.max_unseen
+    facts = context.evidence.facts
+    shares, champion_shares = facts.unseen_shares, facts.champion_unseen_shares
     if not shares:
         return [Check(name, f"at most {limit:g}", "missing", False, EVALUATE_AGAIN)]
     limits = {feature: max(limit, champion_shares.get(feature, 0.0)) for feature in shares}
@@ -433,7 +434,7 @@ SUFFICIENCY_CHECKS: dict[str, CheckFunction] = {
 }
 CHECKS: dict[str, CheckFunction] = {
     "requirements": requirements,
-    "coverage": coverage,
+    "unseen_values": unseen_values,
     "single_feature": single_feature,
     "all_features": all_features,
     "shuffled_labels": shuffled_labels,

@@ -200,9 +200,9 @@ class Facts:
     Parameters
     ----------
     rival : the model that slices are compared with: ``champion``, or else the strongest baseline.
-    coverage : feature -> share of the scored rows whose value the deployed model never saw in training: an
+    unseen_shares : feature -> share of the scored rows whose value the challenger never saw in training: an
         unseen category, or a number outside the range.
-    champion_coverage : the same of the champion, on the same rows; empty if there is none to compare with.
+    champion_unseen_shares : the same of the champion, on the same rows; empty without one to compare with.
     importance : feature -> mean increase of the objective's loss when its values are permuted.
     refit_loss : the mean loss on the test partitions of the deployed model, which was fitted on them as well.
     refit : None without a champion.
@@ -215,8 +215,8 @@ class Facts:
     edge_cases: tuple[EdgeCase, ...] = ()
     serving: ServingTest | None = None
     leakage: Leakage = Leakage()
-    coverage: dict[str, float] = field(default_factory=dict)
-    champion_coverage: dict[str, float] = field(default_factory=dict)
+    unseen_shares: dict[str, float] = field(default_factory=dict)
+    champion_unseen_shares: dict[str, float] = field(default_factory=dict)
     importance: dict[str, float] = field(default_factory=dict)
     refit_loss: float | None = None
     refit: Refit | None = None

@@ -31,7 +31,7 @@ from include.references import digest_bytes, digest_json
 from include.replay.history import Array, Labels, PastRows, RowPositions
 from include.spec import UseCase
 from include.spec.metrics import Objective
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
@@ -57,7 +57,7 @@ class Job:
     """A fit to ensure: the recipe of a declaration, its training, and the labels of its rows by partition."""
 
     spec: UseCase
-    recipe: Candidate
+    recipe: Recipe
     partition: str
     rows: Mapping[str, Labels]
 
@@ -261,7 +261,7 @@ def _end_with_parent() -> None:
 
 def _fit(
     spec: UseCase,
-    recipe: Candidate,
+    recipe: Recipe,
     positions: RowPositions,
     actual: Array,
     predicted: Sequence[RowPositions],

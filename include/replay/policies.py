@@ -50,7 +50,7 @@ from include.rollout.policy import STAY, RolloutStep, next_step
 from include.score.fallback import canary_entities
 from include.spec import UseCase
 from include.spec.metrics import Objective
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.train.fit import is_learnable
 from include.train.fits import Fit, FitId, distance, recipe_key, recipe_names, recipes
@@ -165,7 +165,7 @@ class Policy:
         return recipe_names(self.spec)
 
     def fit_recipes(
-        self, partition: str, rows: Mapping[str, Labels], needed: Sequence[Candidate]
+        self, partition: str, rows: Mapping[str, Labels], needed: Sequence[Recipe]
     ) -> dict[str, Fit]:
         """Return the fits of recipes in a training by name; a new recipe is fitted as of its origins too."""
         earlier = {fit.key for fit in self.own if fit.partition < partition}
@@ -176,7 +176,7 @@ class Policy:
 
     def _fit(
         self,
-        needed: Sequence[Candidate],
+        needed: Sequence[Recipe],
         partition: str,
         rows: Mapping[str, Labels],
         until: str,
@@ -578,7 +578,7 @@ BUILT_IN: dict[str, type[Policy]] = {
 }
 
 
-def job(spec: UseCase, recipe: Candidate, partition: str, rows: Mapping[str, Labels]) -> Job:
+def job(spec: UseCase, recipe: Recipe, partition: str, rows: Mapping[str, Labels]) -> Job:
     """Return the fit of a recipe in a training on a partition, whose rows these are."""
     if recipe.window and spec.sparse:
         return Job(spec, recipe, partition, dict(list(rows.items())[-recipe.window :]))

@@ -92,7 +92,7 @@ def _verdict(attempt: AttemptData) -> Section:
 
 def _limits(attempt: AttemptData) -> Section:
     spec, facts = attempt.spec, attempt.evidence.facts
-    uncovered = sorted((name, share) for name, share in facts.coverage.items() if share > 0)
+    unseen = sorted((name, share) for name, share in facts.unseen_shares.items() if share > 0)
     failed = [case.name for case in facts.edge_cases if not case.passed]
     groups = ", ".join(spec.gate.fairness.columns) if spec.gate.fairness else "no column"
     rows: list[Line] = [
@@ -102,7 +102,7 @@ def _limits(attempt: AttemptData) -> Section:
         ["Most reliable for", "values that occur in its training data"],
         [
             "Features with values not seen in training",
-            ", ".join(f"{name} {percent(share)}" for name, share in uncovered) or "none",
+            ", ".join(f"{name} {percent(share)}" for name, share in unseen) or "none",
         ],
         ["Failed edge cases", ", ".join(failed) or "none"],
     ]

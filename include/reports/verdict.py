@@ -429,11 +429,11 @@ def serving(attempt: AttemptData) -> Section | None:
     return Section("Latency and size", lead, [Table(["Figure", "Observed", "Unit", "Required"], rows)])
 
 
-def leakage_and_coverage(attempt: AttemptData) -> Section | None:
+def leakage_and_unseen_values(attempt: AttemptData) -> Section | None:
     """Return signs that the model is too good to be true, and scored values that it never saw in training."""
     facts, limit = attempt.evidence.facts, attempt.spec.gate.leak.alone
     leakage = facts.leakage
-    if not leakage.single_feature and not facts.coverage:
+    if not leakage.single_feature and not facts.unseen_shares:
         return None
     leak = f"A single feature, or a model of all, that reaches {limit:g} is considered a leak of the label."
     if limit == 1:
@@ -444,8 +444,8 @@ def leakage_and_coverage(attempt: AttemptData) -> Section | None:
         f"{leak} Reduction of the prior's loss by the earlier attempts and by this one, oldest first: "
         f"{', '.join(texts) or 'not measured'}."
     )
-    tables = [table for table in (_leakage_table(attempt), _coverage_table(attempt)) if table.rows]
-    return Section("Leakage and coverage", lead, tables)
+    tables = [table for table in (_leakage_table(attempt), _unseen_values_table(attempt)) if table.rows]
+    return Section("Leakage and unseen values", lead, tables)
 
 
 def _leakage_table(attempt: AttemptData) -> Table:
@@ -464,16 +464,16 @@ def _leakage_table(attempt: AttemptData) -> Table:
     )
 
 
-def _coverage_table(attempt: AttemptData) -> Table:
-    facts, limit = attempt.evidence.facts, attempt.spec.gate.coverage
-    shares = sorted(facts.coverage.items(), key=lambda item: (-item[1], item[0]))
+def _unseen_values_table(attempt: AttemptData) -> Table:
+    facts, limit = attempt.evidence.facts, attempt.spec.gate.max_unseen
+    shares = sorted(facts.unseen_shares.items(), key=lambda item: (-item[1], item[0]))
     return Table(
         ["Feature", "Share of the scored rows", "With the champion"],
         [
             [
                 name,
                 number_cell(percent(share, limit=limit)),
-                number_cell(percent(facts.champion_coverage.get(name))),
+                number_cell(percent(facts.champion_unseen_shares.get(name))),
             ]
             for name, share in shares
         ],
@@ -522,7 +522,7 @@ def _change_table(attempt: AttemptData, champion: PreviousChampion) -> Table:
 def judged_features(evidence: Evidence) -> set[str]:
     """Return the features that a model was judged with, as far as its evidence names them."""
     facts = evidence.facts
-    return set(facts.coverage) | set(facts.importance) | set(facts.leakage.single_feature)
+    return set(facts.unseen_shares) | set(facts.importance) | set(facts.leakage.single_feature)
 
 
 def _digest_change(before: str, now: str) -> str:
@@ -574,6 +574,6 @@ SECTIONS: dict[str, Callable[[AttemptData], Section | None]] = {
     "importance": importance,
     "edge cases": edge_cases,
     "serving": serving,
-    "leakage and coverage": leakage_and_coverage,
+    "leakage and unseen values": leakage_and_unseen_values,
     "changes": changes,
 }

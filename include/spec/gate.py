@@ -231,7 +231,7 @@ class Gate(Strict):
         description="share by which a candidate's mean loss must be lower than a baseline's to replace it",
     )
     block_partitions: int = Field(3, ge=1, description="partitions per block of the block bootstrap")
-    coverage: Share = Field(
+    max_unseen: Share = Field(
         0.3,
         description="tolerated share of rows to score whose value of a feature wasn't in the training data",
     )

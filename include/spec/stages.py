@@ -87,7 +87,7 @@ class Labels(Strict):
     delay: int = Field(ge=0, description="partitions from a scored partition to the one with its labels")
 
 
-class Candidate(Strict):
+class Recipe(Strict):
     """A recipe: an estimator and its parameters."""
 
     name: Name = Field(description="shown in reports and in MLflow; unique in its list")
@@ -145,7 +145,7 @@ class Candidate(Strict):
     )
 
     @model_validator(mode="after")
-    def _options_of_an_option(self) -> Candidate:
+    def _options_of_an_option(self) -> Recipe:
         if "search_fits" in self.model_fields_set and not self.search:
             raise ValueError(
                 "search_fits: it limits search, which isn't declared; declare it, or remove this"
@@ -160,7 +160,7 @@ class Candidate(Strict):
         return self.model_dump(exclude={"name", "estimator", "params", "window"})
 
     @property
-    def unnamed(self) -> Candidate:
+    def unnamed(self) -> Recipe:
         """The recipe without its name; two that are equal without it have the same fits."""
         return self.model_copy(update={"name": ""})
 
@@ -184,8 +184,8 @@ class Training(Strict):
         description="Airflow connection of the Dask scheduler that fits recipes with engine: dask; null: a "
         "cluster is started on the task's machine for each fit",
     )
-    baselines: tuple[Candidate, ...] = Field(min_length=1)
-    candidates: tuple[Candidate, ...] = Field(min_length=1)
+    baselines: tuple[Recipe, ...] = Field(min_length=1)
+    candidates: tuple[Recipe, ...] = Field(min_length=1)
     seed: int = Field(7, description="of every random choice, so that a rerun fits the same model")
     ablation: bool = Field(
         False, description="each training also measures what each group of features contributes"

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from include.models.xgboost_models import Batch
     from include.spec import UseCase
-    from include.spec.stages import Candidate
+    from include.spec.stages import Recipe
 
 log = logging.getLogger(__name__)
 INSTALL = "python -m pip install --require-hashes -r requirements-dask.txt"
@@ -273,7 +273,7 @@ def _identify(client: Client) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def connect(spec: UseCase, candidate: Candidate) -> Iterator[Cluster]:
+def connect(spec: UseCase, candidate: Recipe) -> Iterator[Cluster]:
     """Connect to the declared cluster, or start one on this machine, for one fit.
 
     Raises

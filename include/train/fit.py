@@ -11,7 +11,7 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import InsufficientData, SpecError
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train import tuning
 from include.train.python_estimators import estimator_code
 
@@ -23,7 +23,7 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
     return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
 
 
-def fit_recipe(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+def fit_recipe(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
     """Fit a candidate's pipeline on labeled rows.
 
     Raises

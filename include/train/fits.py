@@ -28,7 +28,7 @@ from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
@@ -137,7 +137,7 @@ class KnownRows:
         return rows.filter(pc.and_(pc.greater(partition, after), pc.less_equal(partition, until)))
 
 
-def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Candidate, ...]:
+def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Recipe, ...]:
     """Return the recipes from the simplest to the most complex: the prior, other baselines, candidates.
 
     Parameters
@@ -171,7 +171,7 @@ def baseline_names(spec: UseCase) -> set[str]:
     return names | {recipe.name for recipe in variants if recipe.name.rpartition("_")[0] in names}
 
 
-def recipe_key(spec: UseCase, recipe: Candidate) -> str:
+def recipe_key(spec: UseCase, recipe: Recipe) -> str:
     """Return the digest of everything declared that a fit of a recipe depends on, except its name."""
     features, labels = spec.features, spec.labels
     options: list[Any] = [recipe.options] if recipe.options else []  # the keys of recipes without any stay
@@ -193,7 +193,7 @@ def recipe_names(spec: UseCase) -> dict[str, str]:
     return {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
 
 
-def fitting_rows(spec: UseCase, recipe: Candidate, partition: str, rows: pa.Table) -> pa.Table:
+def fitting_rows(spec: UseCase, recipe: Recipe, partition: str, rows: pa.Table) -> pa.Table:
     """Return the labeled rows that a recipe is fitted on in a training on ``partition``."""
     if recipe.window is None:
         return rows
@@ -303,7 +303,7 @@ def newest_fits_by_partition(
 def ensure_fits(
     known_rows: KnownRows,
     partition: str,
-    needed: Sequence[Candidate],
+    needed: Sequence[Recipe],
     failures: dict[str, EvergreenError] | None = None,
 ) -> dict[str, Fit]:
     """Return the fits of recipes in a training on a partition by name; fit and store what isn't recorded.
@@ -363,7 +363,7 @@ def prediction_error(spec: UseCase, recipe: str, error: ModelError) -> ModelErro
     )
 
 
-def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> bytes:
+def serialize_fit(spec: UseCase, recipe: Recipe, estimator: Pipeline) -> bytes:
     """Return a recipe's fitted pipeline as `artifacts.serialize` does.
 
     Raises
@@ -393,7 +393,7 @@ def serialize_fit(spec: UseCase, recipe: Candidate, estimator: Pipeline) -> byte
 
 
 def _fit_at_once(
-    spec: UseCase, partition: str, recipes_and_rows: Sequence[tuple[Candidate, pa.Table]]
+    spec: UseCase, partition: str, recipes_and_rows: Sequence[tuple[Recipe, pa.Table]]
 ) -> list[tuple[Pipeline, bytes] | EvergreenError]:
     """Fit recipes, which don't depend on each other, on as many threads as there are cores; log each.
 
@@ -403,7 +403,7 @@ def _fit_at_once(
         Of each recipe its pipeline and that pipeline as bytes, or why there is none.
     """
 
-    def fit(recipe: Candidate, rows: pa.Table) -> tuple[Pipeline, bytes] | EvergreenError:
+    def fit(recipe: Recipe, rows: pa.Table) -> tuple[Pipeline, bytes] | EvergreenError:
         began = time.monotonic()
         try:
             pipeline = fit_recipe(spec, recipe, rows)

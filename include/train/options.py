@@ -19,7 +19,7 @@ from include.errors import SpecError
 
 if TYPE_CHECKING:
     from include.spec import UseCase
-    from include.spec.stages import Candidate
+    from include.spec.stages import Recipe
     from include.train.recipes import Estimator
 
 # losses and objectives that take the logarithm of the prediction themselves
@@ -58,7 +58,7 @@ class LogTarget(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.expm1(np.minimum(np.asarray(values, dtype=np.float64), self.highest_ + 1))
 
 
-def transform_target(estimator: BaseEstimator, candidate: Candidate, entry: Estimator) -> BaseEstimator:
+def transform_target(estimator: BaseEstimator, candidate: Recipe, entry: Estimator) -> BaseEstimator:
     """Return a regressor that is fitted on a transformed target and predicts in the target's unit."""
     steps: list[tuple[str, Any]] = [("log", LogTarget())] if candidate.target else []
     # a log link needs a target of at least 0, which it scales by itself
@@ -70,13 +70,13 @@ def transform_target(estimator: BaseEstimator, candidate: Candidate, entry: Esti
 
 
 def monotone_columns(
-    candidate: Candidate, numeric: Sequence[str], categorical: Collection[str]
+    candidate: Recipe, numeric: Sequence[str], categorical: Collection[str]
 ) -> tuple[int, ...]:
     """Return the constraint of each column that `coded_columns` returns: 1, -1, or 0 for none."""
     return (*[0] * len(categorical), *(candidate.monotone.get(column, 0) for column in numeric))
 
 
-def validate_options(spec: UseCase, candidate: Candidate, entry: Estimator, valid: Collection[str]) -> None:
+def validate_options(spec: UseCase, candidate: Recipe, entry: Estimator, valid: Collection[str]) -> None:
     """Refuse options that make no sense for the problem, the estimator or beside each other.
 
     Parameters
@@ -122,18 +122,18 @@ DASK_REFUSES = (
 )
 
 
-def _learns(candidate: Candidate, entry: Estimator) -> bool:
+def _learns(candidate: Recipe, entry: Estimator) -> bool:
     return entry.learns and candidate.estimator != "prior"
 
 
-def _calibration_problems(spec: UseCase, candidate: Candidate, entry: Estimator) -> Iterator[Problem]:
+def _calibration_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not spec.problem.codes:
         yield "a binary or multiclass problem", spec.problem.kind, REMOVE
     if not _learns(candidate, entry):
         yield LEARNS, candidate.estimator, REMOVE
 
 
-def _target_problems(spec: UseCase, candidate: Candidate, entry: Estimator) -> Iterator[Problem]:
+def _target_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
     if spec.problem.codes:
         yield "a regression", spec.problem.kind, REMOVE
     if not _learns(candidate, entry):
@@ -143,7 +143,7 @@ def _target_problems(spec: UseCase, candidate: Candidate, entry: Estimator) -> I
         yield required, f"{name} {value}", f"{REMOVE} or the {name}"
 
 
-def _log_links(candidate: Candidate) -> list[tuple[str, str]]:
+def _log_links(candidate: Recipe) -> list[tuple[str, str]]:
     """Return the declared parameters, also searched ones, that are one of `LOG_LINKS`."""
     return [
         (name, value)
@@ -153,12 +153,12 @@ def _log_links(candidate: Candidate) -> list[tuple[str, str]]:
     ]
 
 
-def _half_life_problems(candidate: Candidate, entry: Estimator) -> Iterator[Problem]:
+def _half_life_problems(candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.learns:
         yield "an estimator that is fitted on weighted rows", candidate.estimator, REMOVE
 
 
-def _monotone_problems(spec: UseCase, candidate: Candidate, entry: Estimator) -> Iterator[Problem]:
+def _monotone_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.monotone_param:
         yield BOOSTING, candidate.estimator, f"{REMOVE}, or use one of them"
     if spec.problem.kind == "multiclass":
@@ -167,7 +167,7 @@ def _monotone_problems(spec: UseCase, candidate: Candidate, entry: Estimator) ->
         yield "the constraints once", f"{entry.monotone_param} too", f"remove {entry.monotone_param}"
 
 
-def _early_stopping_problems(spec: UseCase, candidate: Candidate, entry: Estimator) -> Iterator[Problem]:
+def _early_stopping_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.rounds_param:
         yield BOOSTING, candidate.estimator, f"{REMOVE}, or use one of them"
     window, count = candidate.window or spec.training.window, candidate.early_stopping or 0
@@ -181,7 +181,7 @@ def _early_stopping_problems(spec: UseCase, candidate: Candidate, entry: Estimat
         yield f"{entry.rounds_param}, as the most rounds, under params", found, "search other parameters"
 
 
-def _external_memory_problems(candidate: Candidate) -> Iterator[Problem]:
+def _external_memory_problems(candidate: Recipe) -> Iterator[Problem]:
     if candidate.estimator != "xgboost":
         yield "xgboost", candidate.estimator, f"{REMOVE}, or use xgboost"
     for option in ("target", "early_stopping"):
@@ -189,7 +189,7 @@ def _external_memory_problems(candidate: Candidate) -> Iterator[Problem]:
             yield f"no {option}, which needs all rows in memory", option, "remove one of the two"
 
 
-def _engine_problems(candidate: Candidate) -> Iterator[Problem]:
+def _engine_problems(candidate: Recipe) -> Iterator[Problem]:
     if candidate.estimator != "xgboost":
         yield "xgboost for dask", candidate.estimator, f"{REMOVE}, or use xgboost"
     for option in ("target", "early_stopping", "external_memory"):
@@ -201,7 +201,7 @@ def _engine_problems(candidate: Candidate) -> Iterator[Problem]:
                 yield required, f"{name} {value}", f"{REMOVE} or the {name}"
 
 
-def _search_problems(candidate: Candidate, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:
+def _search_problems(candidate: Recipe, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:
     if not _learns(candidate, entry):
         yield LEARNS, candidate.estimator, REMOVE
     if unknown := ", ".join(sorted(set(candidate.search) - set(valid))):

@@ -17,10 +17,10 @@ from sklearn.base import BaseEstimator
 
 from include.extensions import CodeReference
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 
 
-def estimator_code(spec: UseCase, candidate: Candidate) -> CodeReference | None:
+def estimator_code(spec: UseCase, candidate: Recipe) -> CodeReference | None:
     """Return the Python that a recipe names as its estimator; None for a name that isn't one of code."""
     return spec.code(f"training.{candidate.name}", "estimators", candidate.estimator)
 
@@ -43,7 +43,7 @@ def load_class(spec: UseCase, code: CodeReference) -> type[Any]:
     return value
 
 
-def build(spec: UseCase, code: CodeReference, candidate: Candidate) -> BaseEstimator:
+def build(spec: UseCase, code: CodeReference, candidate: Recipe) -> BaseEstimator:
     """Return an estimator, unfitted, with the declared params and the spec's seed as its ``random_state``.
 
     Raises

@@ -37,7 +37,7 @@ from include.errors import SpecError
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.metrics import BINARY, CLASSIFICATION, MULTICLASS, REGRESSION
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train import options, python_estimators
 
 ALL_KINDS = (*BINARY, *REGRESSION, *MULTICLASS)
@@ -101,7 +101,7 @@ def register(
     return add
 
 
-def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] = ()) -> Pipeline:
+def build_estimator(spec: UseCase, candidate: Recipe, empty: Collection[str] = ()) -> Pipeline:
     """Return an unfitted pipeline for one of the spec's baselines or candidates.
 
     Parameters
@@ -156,7 +156,7 @@ def build_estimator(spec: UseCase, candidate: Candidate, empty: Collection[str] 
     return Pipeline([("columns", entry.preprocess(filled, categorical)), ("model", estimator)])
 
 
-def learns(spec: UseCase, candidate: Candidate) -> bool:
+def learns(spec: UseCase, candidate: Recipe) -> bool:
     """Return whether a recipe's estimator learns a relation from the labels; a rule of thumb doesn't."""
     if entry := ESTIMATORS[spec.problem.kind].get(candidate.estimator):
         return entry.learns
@@ -164,7 +164,7 @@ def learns(spec: UseCase, candidate: Candidate) -> bool:
     return bool(getattr(code.load(), "learns", True)) if code else True
 
 
-def flat_parameters(candidate: Candidate) -> dict[str, Any]:
+def flat_parameters(candidate: Recipe) -> dict[str, Any]:
     """Return a candidate's estimator, parameters and options under names that start with the candidate's."""
     declared = {**candidate.options, **candidate.params}
     params = {f"{candidate.name}.{name}": value for name, value in declared.items()}

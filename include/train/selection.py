@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from include.spec import UseCase
 from include.spec.clock import time_of
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.intervals import gain_sequence
 from include.train.fits import SHORT_WINDOWS, recipes
 
@@ -278,7 +278,7 @@ def has_relation_changed(spec: UseCase, walk: Walks) -> bool:
     return relation_changed(by_day(spec, walk), [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS))
 
 
-def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Candidate, ...]:
+def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Recipe, ...]:
     """Return the recipes that a training fits: the declared ones, and after a change those of short memory.
 
     Those of short memory are fitted as well while one of them serves, or should serve next.

@@ -29,7 +29,7 @@ from sklearn.pipeline import Pipeline
 from include.errors import ModelError
 from include.models import artifacts, encoding
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage import spill
 from include.train import dask_engine
@@ -44,7 +44,7 @@ PATIENCE = 10  # rounds without a gain after which boosting stops
 PER_CLASS = 5  # held-out rows of each fitted class that a calibration needs at least, as scikit-learn does
 
 
-def fit(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+def fit(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
     """Return a candidate's pipeline, fitted with all its options.
 
     Its attribute ``chosen_`` has the parameters that were chosen, if any.
@@ -77,11 +77,11 @@ def chosen_params(estimator: Pipeline) -> dict[str, Any]:
     return dict(getattr(estimator, "chosen_", {}))
 
 
-def _with_params(candidate: Candidate, params: dict[str, Any], **changes: Any) -> Candidate:
+def _with_params(candidate: Recipe, params: dict[str, Any], **changes: Any) -> Recipe:
     return candidate.model_copy(update={"params": {**candidate.params, **params}, **changes})
 
 
-def _fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> Pipeline:
+def _fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
     if candidate.external_memory and rows.num_rows >= candidate.external_memory:
         return _fit_batches(spec, candidate, rows, actual)
     if candidate.engine == "dask":
@@ -96,7 +96,7 @@ def _fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array)
     return pipeline
 
 
-def _values(spec: UseCase, candidate: Candidate, rows: pa.Table) -> pd.DataFrame:
+def _values(spec: UseCase, candidate: Recipe, rows: pa.Table) -> pd.DataFrame:
     """Return the features as `artifacts.model_input` does, or without values for a model that reads none."""
     if candidate.estimator != "prior":
         return artifacts.model_input(rows, spec)
@@ -113,7 +113,7 @@ def _use_threads(model: Any, count: int) -> None:
 
 def _fit_batches(
     spec: UseCase,
-    candidate: Candidate,
+    candidate: Recipe,
     rows: pa.Table,
     actual: Array,
     boost: Callable[..., Any] | None = None,
@@ -137,12 +137,12 @@ def _fit_batches(
     return pipeline
 
 
-def _built(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+def _built(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
     return build_estimator(spec, candidate, empty)
 
 
-def _weights(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Array | None:
+def _weights(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Array | None:
     """Return each row's weight by the age of its partition, with a mean of 1; None without a half-life."""
     if not candidate.half_life:
         return None
@@ -168,7 +168,7 @@ def is_learnable(spec: UseCase, actual: Array) -> bool:
     return len(np.unique(actual)) >= (2 if spec.problem.codes else 1)
 
 
-def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, Any]:
+def _search(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> dict[str, Any]:
     """Return the searched values with the lowest loss, by the objective, on the newest partitions."""
     grid, budget = ParameterGrid(candidate.search), candidate.search_fits
     newest = _hold_out(rows, spec.training.test)
@@ -196,7 +196,7 @@ def _search(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) 
     return points[min(losses, key=lambda index: (math.isnan(losses[index]), losses[index]))]
 
 
-def _best_rounds(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array) -> dict[str, int]:
+def _best_rounds(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> dict[str, int]:
     """Return the number of rounds with the lowest loss on the newest partitions, as a parameter."""
     entry = ESTIMATORS[spec.problem.kind][candidate.estimator]
     newest = _hold_out(rows, candidate.early_stopping or 0)
@@ -239,7 +239,7 @@ STOPPING: dict[str, Callable[..., int]] = {"max_iter": _boosting_rounds, "n_esti
 
 
 def _calibrate(
-    spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Array, estimator: Pipeline
+    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
 ) -> Pipeline:
     """Return a pipeline with a calibration that a fit without the newest partitions needed on them.
 

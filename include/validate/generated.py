@@ -32,7 +32,7 @@ from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.clock import day_of
 from include.spec.source import BaseSource, Column, Expectation
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage import spill
 from include.storage.schemas import validated_schema
 from include.train.fit import fit_recipe
@@ -497,7 +497,7 @@ def recipe_problems(spec: UseCase) -> Iterator[Problem]:
             )
 
 
-def _try_recipe(spec: UseCase, recipe: Candidate, rows: pa.Table) -> None:
+def _try_recipe(spec: UseCase, recipe: Recipe, rows: pa.Table) -> None:
     """Fit a recipe and predict; with the stored model of a use case's own estimator. No cluster is needed."""
     estimator = fit_recipe(spec, recipe.model_copy(update={"engine": "local"}), rows)
     if is_reference(recipe.estimator):  # only of these it can go wrong, and it costs more than the rest

@@ -12,7 +12,7 @@ from sklearn.pipeline import Pipeline
 from include.features.labels import training_set
 from include.models import artifacts
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage.lake import Lake
 from include.train.fit import target
 from include.train.recipes import ESTIMATORS, build_estimator
@@ -38,7 +38,7 @@ class Ward:
             "rule": {"column": "distance", "plus": -5},
             "xgboost": {"n_estimators": 10},
         }
-        candidate = Candidate(name="a", estimator=recipe, params={**small.get(recipe, {}), **params})
+        candidate = Recipe(name="a", estimator=recipe, params={**small.get(recipe, {}), **params})
         return build_estimator(self.spec, candidate).fit(
             artifacts.model_input(self.fitted, self.spec), target(self.spec, self.fitted)
         )

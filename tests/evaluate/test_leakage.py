@@ -22,7 +22,7 @@ from include.judge.judge import judge
 from include.models import artifacts
 from include.promote import ledger
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import recipes
@@ -32,10 +32,8 @@ from tests.train import visits
 
 TEST = partitions(12)
 WEEKS = partitions(100)[::7]
-FOREST = Candidate(
-    name="forest", estimator="random_forest", params={"n_estimators": 5, "min_samples_leaf": 40}
-)
-LINEAR = Candidate(name="linear", estimator="logistic_regression")
+FOREST = Recipe(name="forest", estimator="random_forest", params={"n_estimators": 5, "min_samples_leaf": 40})
+LINEAR = Recipe(name="linear", estimator="logistic_regression")
 
 
 @pytest.fixture(scope="session")
@@ -81,7 +79,7 @@ def hint(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return labels + random.normal(0, 1, len(labels))
 
 
-def gained(spec: UseCase, candidate: Candidate, fitted: pa.Table, test: pa.Table) -> bool:
+def gained(spec: UseCase, candidate: Recipe, fitted: pa.Table, test: pa.Table) -> bool:
     """Tell whether the gate finds that shuffled labels were learned."""
     shuffled_losses = leakage.shuffled_label_losses(spec, candidate, fitted, test, TEST)
     actual = test[spec.problem.target].to_numpy()
@@ -199,7 +197,7 @@ def side_of_noisy(distance: np.ndarray, earlier: np.ndarray, random: np.random.G
     return distance + earlier + random.normal(0, 0.5, len(distance)) > 0
 
 
-def measured(spec: UseCase, recipe: Candidate, label: Callable[..., np.ndarray]) -> CheckContext:
+def measured(spec: UseCase, recipe: Recipe, label: Callable[..., np.ndarray]) -> CheckContext:
     """Fit a recipe and measure what the checks of features need, with the permutation importance."""
     fitted, test = (together(spec, 1500, seed, label) for seed in (1, 2))
     estimator, actual = fit_recipe(spec, recipe, fitted), target(spec, test)
@@ -246,7 +244,7 @@ def test_what_the_challenger_alone_finds_counts(use: UseCase) -> None:
     def equal_signs(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
         return distance * earlier > 0
 
-    boosting = Candidate(name="boosting", estimator="hist_gradient_boosting")
+    boosting = Recipe(name="boosting", estimator="hist_gradient_boosting")
     context = measured(use, boosting, equal_signs)
     assert context.evidence.facts.leakage.all_features["a linear model"] < 0.6
     (check,) = all_features(context)
@@ -294,14 +292,14 @@ def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch:
     monkeypatch.setattr(Peeking, "truth", truth)
     peeking = recipes.Estimator(lambda spec: Peeking(), recipes.coded_columns)
     monkeypatch.setitem(recipes.ESTIMATORS["binary"], "peeking", peeking)
-    assert gained(use, Candidate(name="peeking", estimator="peeking"), fitted, test)
+    assert gained(use, Recipe(name="peeking", estimator="peeking"), fitted, test)
 
 
 @pytest.mark.parametrize(
     "candidate",
     [pytest.param(FOREST, id="forest", marks=pytest.mark.full), pytest.param(LINEAR, id="linear")],
 )
-def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Candidate) -> None:
+def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Recipe) -> None:
     """Of 20 data sets with a falling rate, at most one is rejected (with a single shuffle, four were)."""
     refused = 0
     for seed in range(20):
@@ -510,7 +508,7 @@ def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, lat
 
 
 @pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
-def test_noise_of_three_classes_gains_nothing(candidate: Candidate, timely: UseCase) -> None:
+def test_noise_of_three_classes_gains_nothing(candidate: Recipe, timely: UseCase) -> None:
     """Fitted on shuffled labels, a multiclass recipe isn't better than the class shares."""
     fitted, test = of_three(timely, 2400, 1), of_three(timely, 1200, 2)
     shuffled_losses = leakage.shuffled_label_losses(timely, candidate, fitted, test, TEST)

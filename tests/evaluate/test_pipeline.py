@@ -96,8 +96,8 @@ def test_the_deployed_fit_is_measured_on_the_rows_that_it_has_seen(clinic: Clini
     assert result.facts.refit_loss == pytest.approx(loss)
     scored = features(clinic.lake, spec, spec.clock.keys("2024-03-23", PARTITION))
     before = rows.filter(pc.less(rows["partition"], "2024-03-23"))
-    assert measure.uncovered_shares(spec, before, scored)["place"] > 0.1  # a place that opened on 24 March
-    assert result.facts.coverage["place"] == 0
+    assert measure.unseen_shares(spec, before, scored)["place"] > 0.1  # a place that opened on 24 March
+    assert result.facts.unseen_shares["place"] == 0
 
 
 def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
@@ -144,7 +144,7 @@ def test_a_refresh_is_compared_with_the_fit_that_serves(
     scored = features(
         clinic.lake, clinic.spec, clinic.spec.clock.keys(result.losses.partitions[0], NEXT_PARTITION)
     )
-    assert result.facts.champion_coverage == measure.uncovered_shares(clinic.spec, fitted, scored)
+    assert result.facts.champion_unseen_shares == measure.unseen_shares(clinic.spec, fitted, scored)
 
 
 @pytest.mark.full

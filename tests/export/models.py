@@ -16,7 +16,7 @@ from sklearn.pipeline import Pipeline
 from include.export.convert import convertible, open_session, session_input, to_onnx
 from include.models import artifacts
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train.fit import fit_recipe
 from tests.train import visits
 
@@ -105,7 +105,7 @@ class Exported:
 def fitted(of: Case) -> Pipeline:
     """Return a case's fitted pipeline."""
     kind, estimator, params = of
-    spec, candidate = declare(kind), Candidate(name="tried", estimator=estimator, params=dict(params))
+    spec, candidate = declare(kind), Recipe(name="tried", estimator=estimator, params=dict(params))
     return fit_recipe(spec, candidate, labeled_rows(spec))
 
 

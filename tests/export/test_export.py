@@ -32,7 +32,7 @@ from include.references import digest_bytes
 from include.reports.onnx_card import SCORE
 from include.spec import UseCase, load
 from include.spec.load import read
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe
 from include.train.fits import read_fits
@@ -275,7 +275,7 @@ def test_all_features_may_be_of_one_type(kind: str, tmp_path: Path) -> None:
     features = {"numeric: [distance, earlier], categorical: [place]": f"{kind}: [{ONE_TYPE[kind]}]"}
     spec, rows = visits.usecase(tmp_path, "binary", **features), labeled_rows(declare("binary"))
     for estimator in ("prior", "logistic_regression", "hist_gradient_boosting", "random_forest"):
-        pipeline = fit_recipe(spec, Candidate(name="tried", estimator=estimator), rows)
+        pipeline = fit_recipe(spec, Recipe(name="tried", estimator=estimator), rows)
         values = convert.predict_onnx(convert.to_onnx(pipeline, spec), rows, spec)
         assert convert.largest_difference(values, artifacts.predict(pipeline, rows, spec)) <= 1e-9
 
@@ -285,7 +285,7 @@ def test_a_feature_may_have_the_outputs_name(tmp_path: Path) -> None:
     features = {"numeric: [distance, earlier]": "numeric: [prediction, earlier]"}
     spec = visits.usecase(tmp_path, "binary", **features)
     rows = labeled_rows(declare("binary")).rename_columns({"distance": "prediction"})
-    estimator = fit_recipe(spec, Candidate(name="tried", estimator="logistic_regression"), rows)
+    estimator = fit_recipe(spec, Recipe(name="tried", estimator="logistic_regression"), rows)
     values = convert.predict_onnx(convert.to_onnx(estimator, spec), rows, spec)
     assert convert.largest_difference(values, artifacts.predict(estimator, rows, spec)) <= 1e-9
 

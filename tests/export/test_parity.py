@@ -25,7 +25,7 @@ from include.export.graph import Graph
 from include.judge.checks import ONNX_TOLERANCE
 from include.models import artifacts
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train.fit import fit_recipe
 from include.train.recipes import scaled_columns
 from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labeled_rows
@@ -101,7 +101,7 @@ def test_a_class_without_a_training_row_has_probability_0_in_the_file_too(
     target = spec.problem.target
     codes = pa.array(np.array(known, float)[rows[target].to_numpy().astype(int) % len(known)])
     rows = rows.set_column(rows.column_names.index(target), target, codes)
-    model = fit_recipe(spec, Candidate(name="tried", estimator=of[1], params=dict(of[2])), rows)
+    model = fit_recipe(spec, Recipe(name="tried", estimator=of[1], params=dict(of[2])), rows)
     own, written = artifacts.predict(model, rows, spec), predict_onnx(to_onnx(model, spec), rows, spec)
     assert largest_difference(written, own) <= ONNX_TOLERANCE
     for values in (own, written):
@@ -175,7 +175,7 @@ def test_a_neural_network_is_written(kind: str, activation: str, options: dict[s
 def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
     """A transformed target is transformed back in the file, and a row that is refused stays NaN."""
     spec, rows = declare("regression"), labeled_rows(declare("regression"), 200)
-    candidate = Candidate(name="tried", estimator=estimator, target="log1p")
+    candidate = Recipe(name="tried", estimator=estimator, target="log1p")
     pipeline = fit_recipe(spec, candidate, rows)
     values = predict_onnx(to_onnx(pipeline, spec), rows, spec)
     assert largest_difference(values, artifacts.predict(pipeline, rows, spec)) <= ONNX_TOLERANCE
@@ -187,7 +187,7 @@ def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
 def test_a_transformed_model_without_a_converter_is_refused() -> None:
     """The error names it."""
     spec, rows = declare("regression"), labeled_rows(declare("regression"), 200)
-    candidate = Candidate(name="tried", estimator="xgboost", params={"n_estimators": 2}, target="log1p")
+    candidate = Recipe(name="tried", estimator="xgboost", params={"n_estimators": 2}, target="log1p")
     with pytest.raises(ModelError, match="expected a regressor with a converter, but found XGBoostRegressor"):
         to_onnx(fit_recipe(spec, candidate, rows), spec)
 

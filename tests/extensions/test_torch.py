@@ -18,7 +18,7 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
@@ -46,7 +46,7 @@ def lake(tmp_path: Path, spec: UseCase) -> Lake:
     return made
 
 
-def fitted(lake: Lake, spec: UseCase, recipe: Candidate) -> Pipeline:
+def fitted(lake: Lake, spec: UseCase, recipe: Recipe) -> Pipeline:
     """Return a recipe's model of the clinic's training set."""
     return fit_recipe(spec, recipe, training_set(lake, spec, visits.LAST))
 

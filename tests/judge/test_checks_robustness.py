@@ -15,7 +15,7 @@ from tests.promote.conftest import evidence, facts, losses
 
 GATE = Gate(
     objective="log_loss",
-    coverage=0.25,
+    max_unseen=0.25,
     robustness=0.5,
     serving=(Requirement(metric="p95_ms", at_most=50), Requirement(metric="rows_per_second", at_least=1000)),
 )
@@ -92,7 +92,7 @@ def test_serving_beyond_a_bound_refuses(name: str, value: float) -> None:
     [
         (checks.robustness, {"edge_cases": cases(0.500004)}, "0.500004, required at most 0.5 "),
         (checks.robustness, {"edge_cases": cases(ABOVE)}, "0.5000000000000001, required at most 0.5 "),
-        (checks.coverage, {"coverage": {"temp": 0.250004}}, "0.250004, required at most 0.25 "),
+        (checks.unseen_values, {"unseen_shares": {"temp": 0.250004}}, "0.250004, required at most 0.25 "),
         (
             checks.serving,
             {"serving": ServingTest(True, FAST | {"p95_ms": 50.004})},
@@ -149,9 +149,11 @@ def test_each_figure_of_serving_can_be_required(name: str) -> None:
         ({"temp": math.nan}, True),
     ],
 )
-def test_coverage_passes_at_its_bound_and_names_the_worst(shares: dict[str, float], refused: bool) -> None:
+def test_unseen_values_pass_at_their_bound_and_names_the_worst(
+    shares: dict[str, float], refused: bool
+) -> None:
     """A single feature beyond the bound fails the check and is named."""
-    results = failed(run(checks.coverage, coverage=shares))
+    results = failed(run(checks.unseen_values, unseen_shares=shares))
     assert bool(results) == refused
     assert all(sentence.endswith("(temp)") for sentence in results)
 
@@ -170,13 +172,13 @@ def test_a_gap_that_the_champion_has_as_well_is_no_refusal(
 ) -> None:
     """A share above the bound fails only if it is also above the champion's share of the same feature."""
     shares = {"temp": 0.4, "place": 0.2}
-    results = failed(run(checks.coverage, coverage=shares, champion_coverage=champion_shares))
+    results = failed(run(checks.unseen_values, unseen_shares=shares, champion_unseen_shares=champion_shares))
     assert [result.removeprefix("rows with values not seen in training ") for result in results] == (
         [sentence] if sentence else []
     )
 
 
-def test_coverage_that_was_not_measured_refuses() -> None:
+def test_unseen_values_that_were_not_measured_refuse() -> None:
     """Missing shares fail the check."""
-    (results,) = failed(run(checks.coverage, coverage={}))
+    (results,) = failed(run(checks.unseen_values, unseen_shares={}))
     assert results == "rows with values not seen in training missing, required at most 0.25 (evaluate again)"

@@ -160,10 +160,10 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
         "roc_auc",
     ),
     "values that were never fitted on": (
-        _with_facts(_good(), coverage={"temp": 0.1, "dest": 0.31}),
+        _with_facts(_good(), unseen_shares={"temp": 0.1, "dest": 0.31}),
         "values not seen in training",
     ),
-    "no coverage": (_with_facts(_good(), coverage={}), "values not seen in training"),
+    "unseen values not measured": (_with_facts(_good(), unseen_shares={}), "values not seen in training"),
     "a feature that decides alone": (
         _with_facts(_good(), leakage=replace(HONEST, single_feature={"temp": 0.6, "arr_delay": 0.985})),
         "strongest single feature",

@@ -19,7 +19,7 @@ from sklearn.preprocessing import FunctionTransformer, OneHotEncoder, OrdinalEnc
 from include.errors import ModelError
 from include.models import artifacts, encoding
 from include.spec import UseCase, load
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train.recipes import build_estimator
 
 NAMES = ("hist_gradient_boosting", "logistic_regression", "random_forest")
@@ -53,7 +53,7 @@ def fitted(spec: UseCase) -> dict[str, Pipeline]:
     columns = [chance.choice(np.array(KNOWN, object), 400) for _ in range(3)]
     rows = _rows(spec, list(zip(*columns, strict=True)))
     return {
-        name: build_estimator(spec, Candidate(name=name, estimator=name, params=SIZES.get(name, {}))).fit(
+        name: build_estimator(spec, Recipe(name=name, estimator=name, params=SIZES.get(name, {}))).fit(
             artifacts.model_input(rows, spec), chance.integers(0, 2, 400).astype(float)
         )
         for name in NAMES

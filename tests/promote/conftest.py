@@ -56,7 +56,7 @@ def facts(found: Losses, **changes: object) -> Facts:
             shuffled_losses=tuple(v + 0.001 * n for v, n in zip(prior, found.rows, strict=False)),
             loss_reduction=0.1,
         ),
-        coverage={"temp": 0.01},
+        unseen_shares={"temp": 0.01},
         importance={"temp": 0.02},
         refit_loss=sum(found.sums["challenger"]) / max(sum(found.rows), 1),
     )

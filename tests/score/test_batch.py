@@ -21,7 +21,7 @@ from include.models import artifacts
 from include.references import Ref
 from include.score.pipeline import score
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage import spill
 from include.storage.lake import Lake
 from include.train.recipes import ESTIMATORS, build_estimator
@@ -87,7 +87,7 @@ def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     given |= {c: chance.choice(["a", "b", None], rows) for c in use.features.categorical}
     table = pa.table({name: pa.array(values) for name, values in given.items()})
     small_params = {"random_forest": {"n_estimators": 10}, "mlp": {"max_iter": 20}}.get(name, {})
-    estimator = build_estimator(use, Candidate(name=name, estimator=name, params=small_params))
+    estimator = build_estimator(use, Recipe(name=name, estimator=name, params=small_params))
     estimator.fit(artifacts.model_input(table, use), chance.integers(0, 2, rows))
     whole = artifacts.predict(estimator, table, use)
     for batch in (8, 64, 512):

@@ -28,7 +28,7 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage.lake import Lake
 from include.train import dask_engine
 from include.train.fit import fit_recipe
@@ -41,9 +41,9 @@ TOLERANCE = 0.02  # root mean square of the difference, as a share of the predic
 ENDED = 60  # seconds in which processes end on a busy machine
 
 
-def recipe(**options: Any) -> Candidate:
+def recipe(**options: Any) -> Recipe:
     """Return a recipe of XGBoost that is quickly fitted."""
-    return Candidate(name="tried", estimator="xgboost", **{"params": {"n_estimators": 30}, **options})
+    return Recipe(name="tried", estimator="xgboost", **{"params": {"n_estimators": 30}, **options})
 
 
 def labeled(folder: Path, kind: str) -> tuple[UseCase, pa.Table]:

@@ -17,7 +17,7 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
@@ -48,7 +48,7 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Count the recipes that are fitted; each call returns the names since the one before."""
     names: list[str] = []
 
-    def count(spec: UseCase, recipe: Candidate, rows: object) -> object:
+    def count(spec: UseCase, recipe: Recipe, rows: object) -> object:
         names.append(recipe.name)
         return fit_recipe(spec, recipe, rows)  # type: ignore[arg-type]
 
@@ -66,7 +66,7 @@ def known(lake: Lake, spec: UseCase, partition: str) -> KnownRows:
     return KnownRows(lake, spec, partition, training_set(lake, spec, partition))
 
 
-def quick(spec: UseCase) -> tuple[Candidate, ...]:
+def quick(spec: UseCase) -> tuple[Recipe, ...]:
     """Return the two recipes that are quickly fitted."""
     return recipes(spec)[:2]
 
@@ -189,7 +189,7 @@ def test_a_fit_is_the_same_on_any_number_of_cores(
     lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A forest's trees are fitted on several threads, and its model says nothing of them."""
-    forest = Candidate(name="forest", estimator="random_forest", params={"n_estimators": 20})
+    forest = Recipe(name="forest", estimator="random_forest", params={"n_estimators": 20})
     rows, models = training_set(lake, spec, NIGHT), set()
     for cores in (1, 4):
         monkeypatch.setattr(tuning, "CORES", cores)

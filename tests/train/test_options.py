@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from include.errors import SpecError
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train.recipes import build_estimator
 from include.validate.pipeline import errors
 from tests.train import visits
@@ -176,7 +176,7 @@ def test_an_option_that_makes_no_sense_is_refused_with_its_remedy(case: str, tmp
     kind, name, declared, message = REFUSED[case]
     spec = visits.usecase(tmp_path, kind)
     with pytest.raises(SpecError, match=r"training\.tried\." + message):
-        build_estimator(spec, Candidate(name="tried", estimator=name, **declared))
+        build_estimator(spec, Recipe(name="tried", estimator=name, **declared))
 
 
 def test_validate_reports_such_an_option(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ from include.models.registry import Registry
 from include.references import Ref, digest_bytes
 from include.spec import UseCase
 from include.spec.source import Name
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats import profiles
 from include.storage import merging, schemas
 from include.storage.lake import Lake
@@ -392,7 +392,7 @@ def test_a_training_without_its_prior_fails(
 ) -> None:
     """The prior stands for the last resort: if it can't be fitted, the run fails and leaves no version."""
 
-    def fail(spec: UseCase, recipe: Candidate, rows: pa.Table) -> Pipeline:
+    def fail(spec: UseCase, recipe: Recipe, rows: pa.Table) -> Pipeline:
         if recipe.name == "prior":
             raise SpecError("missed_visits: training.prior", found="no memory")
         return fit_recipe(spec, recipe, rows)

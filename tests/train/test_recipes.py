@@ -17,7 +17,7 @@ from include.errors import SpecError
 from include.models import artifacts, outputs
 from include.references import digest_bytes
 from include.spec import UseCase, load
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.train.fit import fit_recipe
 from include.train.recipes import ESTIMATORS, build_estimator
 from tests.train import visits
@@ -44,7 +44,7 @@ def came(spec: UseCase, count: int) -> np.ndarray:
     return turn.astype(float) if spec.problem.classes else (turn == 0).astype(float)
 
 
-def small(name: str) -> Candidate:
+def small(name: str) -> Recipe:
     """Return a recipe that is quickly fitted."""
     sizes: dict[str, dict[str, object]] = {
         "hist_gradient_boosting": {"max_iter": 5},
@@ -53,7 +53,7 @@ def small(name: str) -> Candidate:
         "rule": {"column": "distance", "plus": -5},
         "xgboost": {"n_estimators": 5},
     }
-    return Candidate(name="tried", estimator=name, params=sizes.get(name, {}))
+    return Recipe(name="tried", estimator=name, params=sizes.get(name, {}))
 
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
@@ -141,7 +141,7 @@ def test_a_network_fits_a_target_of_any_size(tmp_path: Path) -> None:
     spec = visits.usecase(tmp_path, "regression")
     fitted = rows(600, ["north", "south", None])
     frame, actual = artifacts.model_input(fitted, spec), fitted["distance"].to_numpy()
-    recipe = Candidate(name="tried", estimator="mlp", params={"max_iter": 20})
+    recipe = Recipe(name="tried", estimator="mlp", params={"max_iter": 20})
     for size in (1, 1e6):
         estimator = build_estimator(spec, recipe).fit(frame, size * (3 + actual))
         errors = artifacts.predict(estimator, fitted, spec) - size * (3 + actual)
@@ -161,7 +161,7 @@ def test_many_categories_fit_boosting(tmp_path: Path) -> None:
 def test_rule_is_its_column_plus_a_constant(tmp_path: Path) -> None:
     """It says the column's value plus the constant, and the target's median where there is no value."""
     spec = visits.usecase(tmp_path, "regression")
-    recipe = Candidate(name="tried", estimator="rule", params={"column": "earlier", "plus": -5})
+    recipe = Recipe(name="tried", estimator="rule", params={"column": "earlier", "plus": -5})
     fitted = rows(8, ["north"])
     estimator = build_estimator(spec, recipe).fit(
         artifacts.model_input(fitted, spec), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 60.0]
@@ -180,7 +180,7 @@ def test_rule_over_a_column_that_is_no_numeric_feature_is_refused(
     with pytest.raises(
         SpecError, match=r"params.column: a numeric feature, one of distance, earlier, but found"
     ):
-        build_estimator(spec, Candidate(name="tried", estimator="rule", params=params))
+        build_estimator(spec, Recipe(name="tried", estimator="rule", params=params))
 
 
 def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> None:
@@ -188,7 +188,7 @@ def test_rule_with_a_constant_that_is_no_number_is_refused(tmp_path: Path) -> No
     spec = visits.usecase(tmp_path, "regression")
     few = rows(8, ["north"]).append_column("lateness", pa.array([1.0] * 8))
     for plus in ("five", float("nan")):
-        recipe = Candidate(name="tried", estimator="rule", params={"column": "earlier", "plus": plus})
+        recipe = Recipe(name="tried", estimator="rule", params={"column": "earlier", "plus": plus})
         with pytest.raises(SpecError, match=r"parameters with which rule can be fitted"):
             fit_recipe(spec, recipe, few)
 
@@ -198,14 +198,14 @@ def test_unknown_estimator_is_refused_with_those_there_are(tmp_path: Path) -> No
     spec = visits.usecase(tmp_path)
     valid = "prior, logistic_regression, mlp, hist_gradient_boosting, random_forest, xgboost"
     with pytest.raises(SpecError, match=rf"training\.tried.*one of {valid}.*found ridge"):
-        build_estimator(spec, Candidate(name="tried", estimator="ridge"))
+        build_estimator(spec, Recipe(name="tried", estimator="ridge"))
 
 
 @pytest.mark.parametrize("name", ["learning_rates", "random_state", "n_jobs"])
 def test_unknown_parameter_is_refused_with_those_there_are(name: str, tmp_path: Path) -> None:
     """A parameter that the estimator lacks, or that is set here, is answered by the valid ones."""
     spec = visits.usecase(tmp_path)
-    wrong = Candidate(name="tried", estimator="hist_gradient_boosting", params={name: 1})
+    wrong = Recipe(name="tried", estimator="hist_gradient_boosting", params={name: 1})
     with pytest.raises(SpecError, match=rf"l2_regularization, learning_rate.*found {name}"):
         build_estimator(spec, wrong)
 

@@ -18,7 +18,7 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import tuning
@@ -57,9 +57,9 @@ def clinic(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     return rows
 
 
-def recipe(estimator: str, **options: Any) -> Candidate:
+def recipe(estimator: str, **options: Any) -> Recipe:
     """Return a recipe that is quickly fitted."""
-    return Candidate(name="tried", estimator=estimator, **{"params": SMALL.get(estimator, {}), **options})
+    return Recipe(name="tried", estimator=estimator, **{"params": SMALL.get(estimator, {}), **options})
 
 
 def cases() -> list[Any]:
@@ -226,7 +226,7 @@ def fitted_until(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, A
     calls: list[tuple[str, dict[str, Any]]] = []
     real = tuning._fit_all
 
-    def fit_all(spec: UseCase, candidate: Candidate, rows: pa.Table, actual: Any) -> Pipeline:
+    def fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Any) -> Pipeline:
         calls.append((max(rows["partition"].to_pylist()), candidate.params))
         return real(spec, candidate, rows, actual)
 

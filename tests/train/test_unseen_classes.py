@@ -25,7 +25,7 @@ from include.promote.promotion import judge_and_record, promote
 from include.references import digest_bytes
 from include.score.pipeline import score
 from include.spec import UseCase
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.stats.metrics import all_metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -91,7 +91,7 @@ def test_every_estimator_gives_each_declared_class_a_probability(
     codes = [sorted(present)[place % len(present)] for present in (older, newer) for place in range(half)]
     spec, rows, known = timely(), rows_of(codes), {int(code) for code in codes}
     params = {key: value for key, value in PARAMS[name].items() if key not in options.get("search", {})}
-    model = fit_recipe(spec, Candidate(name="tried", estimator=name, params=params, **options), rows)
+    model = fit_recipe(spec, Recipe(name="tried", estimator=name, params=params, **options), rows)
     probabilities = artifacts.predict(model, rows, spec)
     assert probabilities.shape == (len(codes), 3)
     assert probabilities.sum(axis=1) == pytest.approx(1)
@@ -119,7 +119,7 @@ def test_every_estimator_gives_each_declared_class_a_probability(
 def test_a_model_of_other_classes_is_never_read_as_one_of_these(tmp_path: Path) -> None:
     """Classes in another order, or one more, mean other classes by the same codes: nothing is predicted."""
     rows = rows_of([place % 3.0 for place in range(240)])
-    model = fit_recipe(timely(), Candidate(name="prior", estimator="prior"), rows)
+    model = fit_recipe(timely(), Recipe(name="prior", estimator="prior"), rows)
     for number, (classes, shares) in enumerate([
         ("[late, on_time, early]", "{late: 0.3, on_time: 0.5, early: 0.2}"),
         ("[early, on_time, late, missed]", "{early: 0.2, on_time: 0.5, late: 0.2, missed: 0.1}"),

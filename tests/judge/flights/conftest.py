@@ -27,7 +27,7 @@ from include.models.registry import Registry
 from include.promote.promotion import judge_and_record, promote
 from include.spec import UseCase, load
 from include.spec.load import read
-from include.spec.stages import Candidate
+from include.spec.stages import Recipe
 from include.storage.lake import Lake
 from include.train import fit as fitting
 from include.train import fits
@@ -122,7 +122,7 @@ def opened(folder: Path) -> Iterator[Gate]:
     with pytest.MonkeyPatch.context() as patch:
 
         def plant(make: Make) -> None:
-            def planted(spec: UseCase, candidate: Candidate, rows: pa.Table) -> Pipeline:
+            def planted(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
                 return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
 
             for module in (fits, leakage, refit):

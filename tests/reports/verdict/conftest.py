@@ -260,7 +260,7 @@ def facts(
             past_loss_reductions=(0.09, 0.1, 0.105),
             all_features={"challenger": 0.715},
         ),
-        coverage={n: 0.001 * i for i, n in enumerate(names)},
+        unseen_shares={n: 0.001 * i for i, n in enumerate(names)},
         importance={n: 0.02 / (1 + i) - 0.001 for i, n in enumerate(names)},
         refit_loss=float(losses_by_model["challenger"].mean()) if len(row_partitions) else None,
     )
