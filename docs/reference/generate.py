@@ -370,7 +370,7 @@ def _arrow(kind: pa.DataType) -> str:
 def _comments(source: str) -> dict[str, tuple[str, dict[str, str]]]:
     """Return each schema's comment above it, and that of each of its columns.
 
-    A column's comment stands at the end of its line, or on lines of its own before it.
+    A column's comment is at the end of its line, or on lines of its own before it.
     """
     found: dict[str, tuple[str, dict[str, str]]] = {}
     comments = {}

@@ -10,7 +10,7 @@ from include.judge.evidence import Evidence
 from include.spec.gate import Gate, Requirement
 from include.stats.formatting import figure_and_limit
 
-EVALUATE_AGAIN = "evaluate again"
+EVALUATE_AGAIN = "clear `evaluate.measure` in Airflow to evaluate again"
 
 
 @dataclass(frozen=True)

@@ -434,7 +434,7 @@ class Declared(Policy):
             self._record(switch_rows(evidence, switched_roles(kind), effective_from=effective_from, **why))
 
     def _declined_change(self, partition: str, serving: str) -> str:
-        """Return the other recipe that the training before proposed in vain, empty without one."""
+        """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
         earlier = max((key for key in self.attempts if key < partition), default="")
         if not earlier or not serving:
             return ""

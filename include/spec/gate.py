@@ -106,14 +106,14 @@ class FairnessRules(Strict):
     min_rows: int = Field(500, ge=1, description="rows that a group must have to be compared")
     reference: dict[str, str] = added_field(
         {},
-        description="the group of a column that the others are compared with, as {origin: JFK}; default: all "
-        "pairs of groups are compared",
+        description="the group of a column that the others are compared with, such as {origin: JFK}; "
+        "default: all pairs of groups are compared",
     )
     exclude: dict[str, tuple[str, ...]] = added_field(
-        {}, description="groups of a column that aren't compared, as {origin: [missing]}"
+        {}, description="groups of a column that aren't compared, such as {origin: [missing]}"
     )
     intersections: bool = added_field(
-        False, description="compare the combinations of the columns too, as one more column named `a x b`"
+        False, description="compare the combinations of the columns too, as another column named `a x b`"
     )
     requirements: tuple[Requirement, ...] = Field(
         min_length=1, description="such as {metric: tpr_difference, at_most: 0.1}"

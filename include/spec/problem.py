@@ -63,7 +63,7 @@ class Problem(Strict):
     ] = added_field(
         {},
         description="not of a regression: for each actual label (0 and 1, or each class) what each action "
-        "costs, as {0: {wait: 0, warn: 1}, 1: {wait: 5, warn: 1}}. Each prediction then has the action "
+        "costs, such as {0: {wait: 0, warn: 1}, 1: {wait: 5, warn: 1}}. Each prediction then has the action "
         "with the lowest expected cost; the metric and the objective `cost` are what actions cost per row",
     )
 

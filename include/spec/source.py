@@ -110,7 +110,7 @@ class Expectation(Strict):
     type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")] = Field(
         description="as expect_column_values_to_be_between"
     )
-    kwargs: dict[str, Any] = Field({}, description="its arguments, as {column: price, min_value: 0}")
+    kwargs: dict[str, Any] = Field({}, description="its arguments, such as {column: price, min_value: 0}")
 
     @property
     def columns(self) -> tuple[str, ...]:

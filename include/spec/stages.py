@@ -364,8 +364,8 @@ class Alerts(Strict):
     )
     channels: dict[Name, NameOrCode] = added_field(
         {},
-        description="functions as module:name by recipient, as {team_chat: channels:send}; by default the "
-        "connection's type chooses the channel",
+        description="functions as module:name by recipient, such as {team_chat: channels:send}; "
+        "by default the connection's type chooses the channel",
     )
 
     @model_validator(mode="after")

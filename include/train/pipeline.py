@@ -244,7 +244,7 @@ class TrainingAttempt:
         return fits, failures
 
     def _declined_change(self, serving: str) -> str:
-        """Return the other recipe that the training before proposed in vain, empty without one."""
+        """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
         judged = ledger.judged_trainings(self.lake)
         earlier = max((key for key in judged if key < self.partition), default="")
         if not earlier or not serving:

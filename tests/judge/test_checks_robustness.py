@@ -65,10 +65,13 @@ def test_a_case_that_does_not_hold_refuses_by_its_note() -> None:
     assert results == ["edge cases passed 1 of 2; temp extreme: at 1e+12: 1.2 as a probability, required all"]
 
 
+AGAIN = "clear `evaluate.measure` in Airflow to evaluate again"
+
+
 def test_harm_that_was_not_measured_refuses() -> None:
     """Missing cases, or cases without a loss, fail the check."""
     assert failed(run(checks.robustness, edge_cases=())) == [
-        "edge cases missing, required measured (evaluate again)"
+        f"edge cases missing, required measured ({AGAIN})"
     ]
     assert "none was measured" in failed(run(checks.robustness, edge_cases=cases(None, None)))[0]
 
@@ -129,7 +132,7 @@ def test_another_prediction_in_a_fresh_process_refuses() -> None:
         "predictions in a fresh process different, required identical (1 of 9 predictions differ)"
     ]
     assert failed(run(checks.serving, serving=None)) == [
-        "predictions in a fresh process missing, required identical (evaluate again)"
+        f"predictions in a fresh process missing, required identical ({AGAIN})"
     ]
 
 
@@ -181,4 +184,4 @@ def test_a_gap_that_the_champion_has_as_well_is_no_refusal(
 def test_unseen_values_that_were_not_measured_refuse() -> None:
     """Missing shares fail the check."""
     (results,) = failed(run(checks.unseen_values, unseen_shares={}))
-    assert results == "rows with values not seen in training missing, required at most 0.25 (evaluate again)"
+    assert results == f"rows with values not seen in training missing, required at most 0.25 ({AGAIN})"
