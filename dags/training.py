@@ -1,4 +1,4 @@
-"""Train on schedule or on request; the recipe with the lowest recent loss serves next if the gate accepts its fit.
+"""Train on schedule or on request; the recipe with the lowest recent loss serves if the gate accepts its fit.
 
 ## When
 

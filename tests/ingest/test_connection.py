@@ -6,7 +6,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.alert_channels import sender
-from evergreen.operators.base import StoreOperator, connect
+from evergreen.operators.base import BaseTaskOperator, connect
 from include.errors import SettingError
 
 
@@ -18,7 +18,7 @@ def test_a_missing_connection_fails_at_once_and_says_where_to_declare_it() -> No
     )
     with (
         pytest.raises(AirflowFailException, match=wanted),
-        StoreOperator(task_id="t").fail_without_retry(),
+        BaseTaskOperator(task_id="t").fail_without_retry(),
     ):
         connect("shop_of_nobody")
 

@@ -54,5 +54,5 @@ def test_a_dag_without_the_asset_has_no_event(
     """The same operator in another DAG announces nothing that its task doesn't declare."""
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
     operator = ScoreOperator(task_id="a", usecase="machines")
-    operator.describe_event({"outlet_events": events}, "features", None, "profiles", None)  # type: ignore[arg-type]  # not read
+    operator.add_event_metadata({"outlet_events": events}, "features", None, "profiles", None)  # type: ignore[arg-type]  # not read
     assert events == {}

@@ -51,7 +51,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.promote import approval, ledger
         from include.promote.promotion import promotion_blocker, read_ledgers, set_baseline
 
-        with self.opened() as (lake, spec):
+        with self.open_use_case() as (lake, spec):
             attempt = ledger.attempt(lake, self.verdict["uri"])
             ledgers = read_ledgers(lake, spec)
             if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
@@ -75,7 +75,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         by = user["name"] if user is not None else ""
         if user is None:
             answer, reason = approval.EXPIRED, f"no answer within {self.hours:g} h"
-        with self.opened() as (lake, spec):
+        with self.open_use_case() as (lake, spec):
             if not reason:
                 self.log.warning("Ignored %s's answer because it gave no reason; asking again", by)
                 return self._ask(context, ledger.attempt(lake, key))

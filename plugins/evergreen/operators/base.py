@@ -54,7 +54,7 @@ def task_doc(operator: type) -> str:
     return (inspect.getdoc(operator) or "").partition("\n\n:param")[0].replace("``", "`")
 
 
-class StoreOperator(BaseOperator):
+class BaseTaskOperator(BaseOperator):
     """A task that fails without retries on final errors, and logs its result or why it is skipped.
 
     Airflow shows the operator's docstring as the task's documentation. Mapped tasks get it by ``task_doc``.
@@ -93,7 +93,7 @@ class StoreOperator(BaseOperator):
                 self.log.info("%s: %s", link.name, absolute_url(path))
 
 
-class EvergreenOperator(StoreOperator):
+class EvergreenOperator(BaseTaskOperator):
     """A stage of one use case.
 
     :param usecase: the use case's name; its declaration is read when the task runs.
@@ -107,7 +107,7 @@ class EvergreenOperator(StoreOperator):
         self.published: list[lineage.Published] = []
 
     @contextmanager
-    def opened(self) -> Iterator[tuple[Lake, UseCase]]:
+    def open_use_case(self) -> Iterator[tuple[Lake, UseCase]]:
         """Open the use case's lake and declaration; a final error in the block fails without retries."""
         from include.spec import load
         from include.storage.lake import Lake
@@ -118,9 +118,9 @@ class EvergreenOperator(StoreOperator):
             yield Lake(self.usecase), load(self.usecase)
 
     @contextmanager
-    def running(self, context: Context) -> Iterator[tuple[Lake, UseCase, str]]:
-        """Do as `opened` does, for the run's partition, which it yields too."""
-        with self.opened() as (lake, spec):
+    def open_partition(self, context: Context) -> Iterator[tuple[Lake, UseCase, str]]:
+        """Do as `open_use_case` does, and yield the run's partition too."""
+        with self.open_use_case() as (lake, spec):
             yield lake, spec, partition_of(context, spec)
 
     @contextmanager
@@ -141,7 +141,7 @@ class EvergreenOperator(StoreOperator):
         if next_attempt < spec.clock.local(partition, spec.scoring.deadline):
             self.defer(trigger=DateTimeTrigger(moment=next_attempt), method_name="execute")
 
-    def describe_event(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
+    def add_event_metadata(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
         """Add partition, rows, digest and the table's version to the event of a product's asset.
 
         Nothing is added in a DAG where the asset is no outlet of this task. OpenLineage gets the product too.
@@ -167,7 +167,7 @@ class CheckPartitionOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> str:
         """Return the partition."""
-        with self.running(context) as (_, _, partition):
+        with self.open_partition(context) as (_, _, partition):
             return partition
 
 

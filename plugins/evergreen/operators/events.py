@@ -31,7 +31,7 @@ class ReadMessagesOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> list[str]:
         """Return the partitions, each once."""
-        with self.opened() as (_, spec):
+        with self.open_use_case() as (_, spec):
             return self._partitions(context, spec)
 
     def _partitions(self, context: Context, spec: UseCase) -> list[str]:
@@ -79,7 +79,7 @@ class StartPartitionOperator(EvergreenOperator):
         from include.ops.events import is_complete
 
         add_log_fields(partition=self.partition)
-        with self.opened() as (lake, spec):
+        with self.open_use_case() as (lake, spec):
             complete = is_complete(lake, spec, self.partition)
         if complete:
             self.skip_task(f"{self.partition} is complete: its sources and predictions are published")
@@ -110,7 +110,7 @@ class CheckWatcherOperator(EvergreenOperator):
 
         if context["dag_run"].run_type != "scheduled":
             self.skip_task("only scheduled runs check the watcher")
-        with self.opened() as (lake, _):
+        with self.open_use_case() as (lake, _):
             heartbeat = lake.get(HEARTBEAT)
         since = datetime.fromisoformat(heartbeat.decode()) if heartbeat else None
         if since and datetime.now(UTC) - since <= MAX_SILENCE:

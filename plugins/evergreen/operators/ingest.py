@@ -39,7 +39,7 @@ class IngestOperator(EvergreenOperator):
         """Return a reference to the published rows."""
         from include.ingest.pipeline import ingest
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             if not spec.partitions(self.source, partition, partition):
                 start = spec.sources[self.source].start or spec.schedule.start
                 end = f" to {spec.end}" if spec.end else ""
@@ -55,7 +55,7 @@ class IngestOperator(EvergreenOperator):
                 raise AirflowFailException(str(error)) from error
             table = f"validated_{self.source}"
             ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)
-            self.describe_event(context, self.source, lake, table, ref)
+            self.add_event_metadata(context, self.source, lake, table, ref)
             return self.to_xcom(ref)
 
 
@@ -70,7 +70,7 @@ class PlanRangeOperator(EvergreenOperator):
         from include.spec.partition import last_of_range
 
         (first, last), ranges = (context["params"][name] for name in ("first", "last")), []
-        with self.refusals_noted(context), self.opened() as (_, spec):
+        with self.refusals_noted(context), self.open_use_case() as (_, spec):
             final = last_of_range(spec, first, last, datetime.now(UTC))
             if spec.clock.after(final) <= spec.clock.end_of(last):
                 context["ti"].xcom_push(CLIPPED, f"Clipped at {final}, the newest partition.")
@@ -110,7 +110,7 @@ class IngestRangeOperator(EvergreenOperator):
         from include.ingest.connectors.request import NotAvailableYet
         from include.ingest.pipeline import ingest
 
-        with self.opened() as (lake, spec):
+        with self.open_use_case() as (lake, spec):
             partitions = spec.partitions(self.source, self.first, self.last)
             outcomes = ingest(lake, spec, self.source, partitions, connect, now=datetime.now(UTC))
             for outcome in outcomes:

@@ -32,13 +32,13 @@ class MonitorOperator(EvergreenOperator):
         """Return the reference of the partition's findings; fail if the partition has no predictions."""
         from include.monitor.pipeline import monitor
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
-            self.describe_event(context, "findings", lake, "findings", ref)
+            self.add_event_metadata(context, "findings", lake, "findings", ref)
             for decision in lake.rows("decisions", {"partition": partition}):
                 decided = Ref(f"{lake.uri}/tables/decisions", partition, digest_json(decision), rows=1)
-                self.describe_event(context, "decisions", lake, "decisions", decided)
+                self.add_event_metadata(context, "decisions", lake, "decisions", decided)
                 extra = {name: decision[name] for name in ("partition", "decision", "cause")}
                 context["outlet_events"][product(self.usecase, "decisions")].extra.update(extra)
             if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
@@ -69,7 +69,7 @@ class RequestTrainingOperator(DecisionOperator):
 
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
-        with self.running(context) as (lake, _, partition):
+        with self.open_partition(context) as (lake, _, partition):
             decision = self.decision(lake, partition)
         if not decision["cause"]:
             self.skip_task(decision["reason"])
@@ -89,7 +89,7 @@ class AlertOperator(DecisionOperator):
 
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             self._send(context, lake, spec, partition, self.decision(lake, partition))
 
     def _send(

@@ -26,7 +26,7 @@ class OperateOperator(EvergreenOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the action's result; a refusal is logged first and is the run's note."""
-        with self.refusals_noted(context), self.opened() as (lake, spec):
+        with self.refusals_noted(context), self.open_use_case() as (lake, spec):
             return self.to_xcom(self._run_action(context, lake, spec))
 
     def _run_action(self, context: Context, lake: Lake, spec: UseCase) -> Ref:

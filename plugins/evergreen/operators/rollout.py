@@ -29,9 +29,9 @@ class AdvanceOperator(EvergreenOperator):
         """Return the reference of the switches; skip with the state of the trials if nothing was switched."""
         from include.rollout.pipeline import advance
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             ref = advance(lake, spec, partition, registry=_registry)
             if not ref.rows:
                 self.skip_task(ref.note)
-            self.describe_event(context, "switches", lake, "switches", ref)
+            self.add_event_metadata(context, "switches", lake, "switches", ref)
             return self.to_xcom(ref)

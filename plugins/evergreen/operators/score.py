@@ -26,7 +26,7 @@ class PlanShardsOperator(EvergreenOperator):
         """Return the keys of the shards."""
         from include.score.shards import plan_shards
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             _refresh_lookback(self, lake, spec, partition)
             keys = plan_shards(lake, spec, partition)
             self.log.info("%s", f"{len(keys)} shards" if keys else "One task scores the partition")
@@ -52,7 +52,7 @@ class ShardOperator(EvergreenOperator):
         """Return the reference of the shard."""
         from include.score.shards import score_shard
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             log_champion(lake, partition)
             return self.to_xcom(score_shard(lake, spec, self.shard))
 
@@ -83,12 +83,12 @@ class ScoreOperator(EvergreenOperator):
         from include.score.predictions import features_reference
         from include.score.shards import publish_shards
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             log_champion(lake, partition)
             ref = publish_shards(lake, spec, partition, self.shards) if self.shards else None
             ref = ref or self._score(context, lake, spec, partition, event)
-            self.describe_event(context, "predictions", lake, "predictions", ref)
-            self.describe_event(context, "features", lake, "profiles", features_reference(lake, ref))
+            self.add_event_metadata(context, "predictions", lake, "predictions", ref)
+            self.add_event_metadata(context, "features", lake, "profiles", features_reference(lake, ref))
             return self.to_xcom(ref)
 
     def _score(self, context: Context, lake: Lake, spec: UseCase, partition: str, event: Any) -> Ref:

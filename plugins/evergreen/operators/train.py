@@ -28,7 +28,7 @@ class TrainOperator(EvergreenOperator):
         from include.models.registry import Registry
         from include.train.pipeline import train
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             ref = train(lake, spec, partition, registry=Registry())
         if lineage.is_enabled():
             self.published.append(lineage.describe_model(lake, list(spec.sources), ref))
@@ -52,7 +52,7 @@ class EvaluateOperator(EvergreenOperator):
         from include.evaluate.pipeline import evaluate
         from include.models.registry import Registry
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             return self.to_xcom(evaluate(lake, spec, partition, self.run["uri"], registry=Registry()))
 
 
@@ -70,7 +70,7 @@ class AblateOperator(EvergreenOperator):
         from include.evaluate.ablation import ablate
         from include.models.registry import Registry
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             try:
                 ablation = ablate(lake, spec, partition, registry=Registry())
             except InsufficientData as error:
@@ -104,7 +104,7 @@ class JudgeOperator(EvergreenOperator):
         from include.promote.promotion import judge_and_record
         from include.reports.verdict import draw_verdict
 
-        with self.running(context) as (lake, spec, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             attempt = attempt_key_of(self.evidence["uri"])
             verdict = judge_and_record(lake, spec, self.evidence["uri"])
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
@@ -135,7 +135,7 @@ class PromoteOperator(EvergreenOperator):
         from include.promote.promotion import promote
         from include.reports.verdict import draw_blocked
 
-        with self.opened() as (lake, spec):
+        with self.open_use_case() as (lake, spec):
             attempt, partition = self.verdict["uri"], self.verdict["partition"]
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
             promotion = promote(lake, spec, attempt, registry=Registry())
@@ -143,5 +143,5 @@ class PromoteOperator(EvergreenOperator):
                 links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])
                 draw_blocked(lake, spec, attempt, Registry(), links)
                 self.skip_task(promotion.blocker)
-            self.describe_event(context, "switches", lake, "switches", promotion.switch)
+            self.add_event_metadata(context, "switches", lake, "switches", promotion.switch)
             return self.to_xcom(promotion.switch)

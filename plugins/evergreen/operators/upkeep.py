@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
-from evergreen.operators.base import EvergreenOperator, StoreOperator, connect
+from evergreen.operators.base import BaseTaskOperator, EvergreenOperator, connect
 from include.errors import SettingError
 from include.references import Ref
 
@@ -39,7 +39,7 @@ def back_up(lakes: Sequence[Lake]) -> Ref:
     return Ref(store.uri, "all", rows=result.copied, note=result.note)
 
 
-class BackUpOperator(StoreOperator):
+class BackUpOperator(BaseTaskOperator):
     """Back up every use case's lake, and the databases that have a connection, to ``EVERGREEN_BACKUP``.
 
     Without that setting the task is skipped, and the tasks after it still run.
@@ -56,7 +56,7 @@ class BackUpOperator(StoreOperator):
             return self.to_xcom(back_up(lakes))
 
 
-class PruneOperator(StoreOperator):
+class PruneOperator(BaseTaskOperator):
     """Verify the newest backups, then remove those beyond the newest ``EVERGREEN_BACKUPS_KEPT``."""
 
     def execute(self, context: Context) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class PruneOperator(StoreOperator):
             return self.to_xcom(Ref(store.uri, "all", rows=result.objects, note=result.note))
 
 
-def skip_without_backup_address(task: StoreOperator) -> None:
+def skip_without_backup_address(task: BaseTaskOperator) -> None:
     """Skip the task if the address of the backup store isn't set."""
     from include.ops.backup_store import address
 
@@ -91,13 +91,13 @@ class TidyOperator(EvergreenOperator):
         from include.models.registry import Registry
         from include.ops.upkeep import maintain_tables, remove_models
 
-        with self.opened() as (lake, spec):
+        with self.open_use_case() as (lake, spec):
             tables = maintain_tables(lake, Registry())
             note = f"{tables.note}; {remove_models(lake, spec)} models that nothing needs were removed"
             return self.to_xcom(replace(tables, note=note))
 
 
-class PurgeOperator(StoreOperator):
+class PurgeOperator(BaseTaskOperator):
     """Delete old records of Airflow or MLflow, by the tool's own command.
 
     :param tool: ``airflow`` deletes old runs and their logs' rows, ``mlflow`` purges what was deleted there.

@@ -257,7 +257,7 @@ def test_a_lake_whose_restore_was_killed_is_refused_until_it_is_restored_again(
         assert refusal in str(output.exception), command
     with (
         pytest.raises(AirflowFailException, match=refusal),
-        EvergreenOperator(task_id="any", usecase=home.spec.name).opened() as (lake, _),
+        EvergreenOperator(task_id="any", usecase=home.spec.name).open_use_case() as (lake, _),
     ):
         lake.rows("partitions")
     check = doctor._probe("restores", doctor._restores, "")
