@@ -118,7 +118,7 @@ def declare(folder: Path, flight: UseCase) -> UseCase:
 
 def publish(lake: Lake, spec: UseCase, rows: pa.Table) -> None:
     """Publish rows as a partition of the source."""
-    decision = spec.clock.moment(PARTITION)
+    decision = spec.clock.decision_time(PARTITION)
     columns = {"id": range(rows.num_rows), **{name: rows[name] for name in spec.features.columns}}
     columns |= {"partition": [PARTITION] * rows.num_rows, "revision": [0] * rows.num_rows}
     columns |= {"known_at": [decision] * rows.num_rows}

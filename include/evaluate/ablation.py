@@ -124,7 +124,7 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
         run=run,
     )
     if run:
-        at = int(spec.clock.moment(partition).timestamp() * 1000)
+        at = int(spec.clock.decision_time(partition).timestamp() * 1000)
         registry.log(run, at=at, metrics=_run_metrics(ablation))
     return ablation
 

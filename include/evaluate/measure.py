@@ -307,7 +307,7 @@ def columns_of_rows(lake: Lake, spec: UseCase, rows: pa.Table, names: Iterable[s
 def _lookup_source_columns(lake: Lake, spec: UseCase, rows: pa.Table, names: list[str]) -> pa.Table:
     """Return columns of the spine's validated table, aligned with the rows."""
     moments = {
-        partition: spec.clock.moment(partition) for partition in rows["partition"].unique().to_pylist()
+        partition: spec.clock.decision_time(partition) for partition in rows["partition"].unique().to_pylist()
     }
     table = lake.read(f"validated_{spec.features.spine}", {"partition": sorted(moments)})
     missing = [name for name in names if table is None or name not in table.column_names]

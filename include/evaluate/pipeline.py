@@ -262,7 +262,9 @@ def _log_metrics(registry: Registry, run_id: str, spec: UseCase, evidence: Evide
         for model, values in evidence.metrics.items()
         for metric, value in values.items()
     }
-    registry.log(run_id, at=int(spec.clock.moment(evidence.partition).timestamp() * 1000), metrics=metrics)
+    registry.log(
+        run_id, at=int(spec.clock.decision_time(evidence.partition).timestamp() * 1000), metrics=metrics
+    )
 
 
 def _sentence(spec: UseCase, evidence: Evidence) -> str:

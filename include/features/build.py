@@ -102,7 +102,7 @@ def compute_features(
     rows : of each source, from `point_in_time.read_sources`.
     until : rows that became known later are ignored; by default the last partition's decision time.
     """
-    cutoff = until or spec.clock.moment(partitions[-1])
+    cutoff = until or spec.clock.decision_time(partitions[-1])
     with point_in_time.create_views(spec, rows, partitions, cutoff) as engine:
         if (sql := spec.sql) or not spec.features.python:
             try:
@@ -130,7 +130,7 @@ def rows_without_features(spec: UseCase, rows: Mapping[str, pa.Table], partition
     """
     expected = schema(spec)
     keys = pa.schema([field for field in expected if field.name in (*spec.key, "partition")])
-    with point_in_time.create_views(spec, rows, [partition], spec.clock.moment(partition)) as engine:
+    with point_in_time.create_views(spec, rows, [partition], spec.clock.decision_time(partition)) as engine:
         spine = spill.sort_rows(_spine_keys(engine, keys), spec.key)
     columns = [
         spine[field.name] if field.name in keys.names else pa.nulls(spine.num_rows, field.type)
@@ -284,7 +284,7 @@ def known_too_late(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> dict
         return {}
     earliest = rows.group_by("partition").aggregate([("known_at", "min")]).to_pylist()
     moments = {str(row["partition"]): row["known_at_min"] for row in earliest}
-    return {key: moment for key, moment in sorted(moments.items()) if moment > spec.clock.moment(key)}
+    return {key: moment for key, moment in sorted(moments.items()) if moment > spec.clock.decision_time(key)}
 
 
 def require_timely_spine(lake: Lake, spec: UseCase, subject: str, partitions: Sequence[str]) -> None:
@@ -299,11 +299,12 @@ def require_timely_spine(lake: Lake, spec: UseCase, subject: str, partitions: Se
     if not late:
         return
     last = max(late)
+    decision = spec.clock.decision_time(last)
     raise InsufficientData(
         f"{spec.name}: {subject}",
         required=f"labeled partitions on which the spine {spec.features.spine} is known by the decision",
         found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "
-        f"{late[last]:%Y-%m-%d %H:%M} UTC on, after the decision at {spec.clock.moment(last):%Y-%m-%d %H:%M}",
+        f"{late[last]:%Y-%m-%d %H:%M} UTC on, after the decision at {decision:%Y-%m-%d %H:%M}",
         where=f"schedule.batch = {spec.schedule.batch!r}",
         remedy=remedy_too_late(spec, last),
     )
@@ -313,7 +314,7 @@ def remedy_too_late(spec: UseCase, partition: str) -> str:
     """Return what to change if a partition's spine rows became known only after its decision."""
     spine = spec.features.spine
     available_at = spec.sources[spine].available_at
-    if spec.clock.local(partition, available_at) <= spec.clock.moment(partition):
+    if spec.clock.local(partition, available_at) <= spec.clock.decision_time(partition):
         # of a first revision the stored time is the one that was declared when it was ingested
         return (
             f"move schedule.batch to a later time, when {spine} has arrived; or, if schedule.timezone or "

@@ -45,10 +45,10 @@ def label_arrivals(
     if not partitions:
         return {}
     clock, delay = spec.clock, spec.labels.delay
-    moment = cache(clock.moment)
+    decision_time = cache(clock.decision_time)
     keys = clock.keys(min(partitions), until)
-    label_places = dict(zip(keys, range(delay, len(keys)), strict=False))
-    where = {"partition": [keys[label_places[key]] for key in partitions]}
+    position_of = dict(zip(keys, range(delay, len(keys)), strict=False))
+    where = {"partition": [keys[position_of[key]] for key in partitions]}
     rows = lake.read(f"validated_{spec.labels.source}", where, ["partition", "known_at"])
     counts: dict[str, dict[datetime, int]] = defaultdict(dict)
     if rows is not None:
@@ -56,14 +56,14 @@ def label_arrivals(
             counts[row["partition"]][row["known_at"]] = row["count_all"]
     arrivals = {}
     for partition in partitions:
-        later = keys[label_places[partition] :]
+        later = keys[position_of[partition] :]
         moments = dict(sorted(counts[later[0]].items()))
-        positions = {at: bisect_left(later, at, key=moment) for at in moments}
+        positions = {at: bisect_left(later, at, key=decision_time) for at in moments}
         after = [at.isoformat() for at, index in positions.items() if index == len(later)]
         arrivals[partition] = LabelArrival(
             partitions=tuple(dict.fromkeys(later[i] for i in positions.values() if i < len(later))),
             next=after[0] if after else "",
-            early=sum(count for at, count in moments.items() if at < moment(partition)),
+            early=sum(count for at, count in moments.items() if at < decision_time(partition)),
         )
     return arrivals
 

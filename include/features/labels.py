@@ -82,7 +82,9 @@ def _compute_labels(
     where = {"partition": list(spine_partitions)}
     rows = lake.read(f"validated_{spec.labels.source}", where) if spine_partitions else None
     condition = (
-        "true" if known is None else f"known_at <= TIMESTAMPTZ '{spec.clock.moment(known).isoformat()}'"
+        "true"
+        if known is None
+        else f"known_at <= TIMESTAMPTZ '{spec.clock.decision_time(known).isoformat()}'"
     )
     with spill.duckdb_engine() as engine:
         engine.register("label_rows", point_in_time.conform(rows, schemas.validated_schema(source)))

@@ -109,7 +109,7 @@ def decision_calendar(spec: UseCase, partitions: Sequence[str]) -> pa.Table:
     pairs = [
         {
             "for_partition": partition,
-            "decision_time": clock.moment(partition),
+            "decision_time": clock.decision_time(partition),
             "partition": keys[positions[partition] - ago],
             "ago": ago,
         }

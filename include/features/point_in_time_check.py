@@ -39,7 +39,7 @@ def point_in_time_violations(lake: Lake, spec: UseCase, partition: str) -> list[
 
 def violations_of(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> list[str]:
     """Return what `point_in_time_violations` returns, from the sources' rows."""
-    decision_time = spec.clock.moment(partition)
+    decision_time = spec.clock.decision_time(partition)
     visible = {name: _known_at(table, decision_time) for name, table in rows.items()}
     expected = compute_features(spec, visible, [partition])
     if expected.num_rows == 0:
@@ -65,7 +65,7 @@ def _known_at(rows: pa.Table, moment: datetime) -> pa.Table:
 def _hidden_rows(spec: UseCase, name: str, rows: pa.Table, partition: str) -> list[pa.Table]:
     """Return rows that ``partition`` may not see: revisions that are too late, copies that are too old."""
     different = _with_different_values(rows, spec.sources[name].key)
-    late = pa.scalar(spec.clock.moment(partition) + timedelta(microseconds=1), schemas.TIME)
+    late = pa.scalar(spec.clock.decision_time(partition) + timedelta(microseconds=1), schemas.TIME)
     revision = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
     too_late = _replace_columns(different, revision=revision, known_at=pa.repeat(late, rows.num_rows))
     before_lookback = spec.clock.shift(partition, -spec.features.back(name) - 1)

@@ -166,7 +166,7 @@ class _IngestRun:
             raise SpecError(f"{spec.name}: source {self.source!r}", required=required)
         declared = spec.sources[self.source]
         for partition in self.partitions:
-            spec.clock.moment(partition)
+            spec.clock.decision_time(partition)
         if self.now is not None and self.now.tzinfo is not None:
             for partition in self.partitions:
                 available_at = spec.clock.local(partition, declared.available_at)

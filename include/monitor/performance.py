@@ -74,7 +74,7 @@ def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[Row]:
     horizon = max(
         [state.partition, *(key for key in state.span if state.partition_row(PRODUCT, key) is not None)]
     )
-    until, current = spec.clock.moment(horizon), _inputs(spec, state, horizon)
+    until, current = spec.clock.decision_time(horizon), _inputs(spec, state, horizon)
     due = {key: inputs for key, inputs in current.items() if _is_due(state, key, inputs, until)}
     arrivals = label_arrivals(lake, spec, list(due), horizon)
     arrivals = {key: arrival for key, arrival in arrivals.items() if arrival.partitions}

@@ -143,7 +143,7 @@ def record_silence(
     action = MUTED if until else ACKNOWLEDGED
     require_person_and_reason(f"{spec.name}: an alert to be {action}", by, reason)
     if until:
-        spec.clock.moment(until)  # raises for a day without a partition
+        spec.clock.decision_time(until)  # raises for a day without a partition
     log = AlertLog(lake)
     keys = [open_alert.key for open_alert in log.open_alerts()]
     keys += [alert_key(row) for row in log.silences]

@@ -78,7 +78,7 @@ def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> VerifyRes
     partition : a key of the schedule.
     """
     if partition is not None:
-        spec.clock.moment(partition)
+        spec.clock.decision_time(partition)
     recorded = lake.rows("partitions", {"partition": partition} if partition else None)
     by_source, raw_problems = _verify_raw(
         lake, spec, sorted({row["partition"] for row in recorded}), all_objects=partition is None

@@ -146,7 +146,7 @@ def replay(
     until = min(until or last[0], max(past.newest, default=last[0]))
     first = first or _first_training(past, until)
     for key in (first, until):
-        spec.clock.moment(key)
+        spec.clock.decision_time(key)
     partitions = spec.clock.keys(first, until)
     if not any(key > first for key in partitions if key in past.newest):
         found = f"none after {first}, up to {until}"

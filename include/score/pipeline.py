@@ -299,7 +299,7 @@ class ScoringRun:
         return self._reference(digest_table(empty), 0, note)
 
     def _no_rows_error(self) -> NotPublished:
-        spine, decision_time = self.spec.features.spine, self.spec.clock.moment(self.partition)
+        spine, decision_time = self.spec.features.spine, self.spec.clock.decision_time(self.partition)
         state = self.source_states.get(spine)
         late = known_too_late(self.lake, self.spec, [self.partition])
         remedy = f"ingest {spine} for this partition, then score it again"
@@ -429,7 +429,7 @@ def rows_known_at(
     ----------
     versions, shard : see `point_in_time.read_sources`.
     """
-    decision_time = pa.scalar(spec.clock.moment(partition), schemas.TIME)
+    decision_time = pa.scalar(spec.clock.decision_time(partition), schemas.TIME)
     sources = point_in_time.read_sources(lake, spec, [partition], versions, shard)
     return {
         name: spill.filter_rows(rows, pc.less_equal(rows["known_at"], decision_time))

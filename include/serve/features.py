@@ -112,6 +112,6 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
         table,
         missing,
         positions={key: index for index, key in enumerate(keys)},
-        decision=spec.clock.moment(partition),
+        decision=spec.clock.decision_time(partition),
         due=spec.clock.local(spec.clock.after(partition), spec.scoring.deadline),
     )

@@ -250,7 +250,7 @@ class RequestLog:
     def _is_late(self, target: str) -> bool:
         """Return whether a partition takes no more objects, or the schedule has changed and lacks it."""
         try:
-            return self._spec.clock.moment(target) - self._clock() < PUT_MARGIN
+            return self._spec.clock.decision_time(target) - self._clock() < PUT_MARGIN
         except PartitionError:
             return True
 

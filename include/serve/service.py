@@ -194,7 +194,7 @@ class Service:
         partition, until = self._newest
         if now >= until:
             partition = self.spec.clock.newest(now)
-            self._newest = partition, self.spec.clock.moment(self.spec.clock.shift(partition, 1))
+            self._newest = partition, self.spec.clock.decision_time(self.spec.clock.shift(partition, 1))
         return partition
 
     def _log(

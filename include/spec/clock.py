@@ -131,7 +131,7 @@ class Clock:
             return self._utc(key).astimezone(self.zone).replace(tzinfo=None)
         return datetime.combine(day_of(key), time.fromisoformat(_time_of_day(self.cron)))
 
-    def moment(self, key: str) -> datetime:
+    def decision_time(self, key: str) -> datetime:
         """Return the partition's decision time (UTC)."""
         if self.sub_daily:
             self._index(key)
@@ -175,7 +175,7 @@ class Clock:
         if self.sub_daily:
             return self._last(_key(now.astimezone(UTC)))
         partition = self.around(now.astimezone(self.zone).date().isoformat())[0]
-        return partition if self.moment(partition) <= now else self.shift(partition, -1)
+        return partition if self.decision_time(partition) <= now else self.shift(partition, -1)
 
     # a schedule that fires at most once a day
 

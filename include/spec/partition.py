@@ -43,7 +43,7 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
     elif before != key:
         problem = "a time at which it has none" if clock.sub_daily else "a day on which it has none"
     elif key > newest:
-        problem = f"one still to come, whose decision is at {clock.moment(key):%Y-%m-%d %H:%M} UTC"
+        problem = f"one still to come, whose decision is at {clock.decision_time(key):%Y-%m-%d %H:%M} UTC"
     else:
         return
     near = [min(max(valid, first), last) for valid in (before, after)] if first <= last else []

@@ -296,7 +296,7 @@ class UseCase(Strict):
             return calendar.keys(first, last)
         first, last = clock.start_of(first), clock.end_of(last)
         days = (clock.date_of(first).isoformat(), (clock.date_of(last) + timedelta(days=1)).isoformat())
-        keys = dict.fromkeys(clock.newest(calendar.moment(key)) for key in calendar.keys(*days))
+        keys = dict.fromkeys(clock.newest(calendar.decision_time(key)) for key in calendar.keys(*days))
         return [key for key in keys if first <= key <= last]
 
     @cached_property

@@ -298,7 +298,7 @@ class TrainingAttempt:
             "evergreen.data": record.data,
             "evergreen.model": record.challenger.digest,
         }
-        at = int(self.spec.clock.moment(self.partition).timestamp() * 1000)
+        at = int(self.spec.clock.decision_time(self.partition).timestamp() * 1000)
         self.registry.log(run, at=at, params=params, metrics=metrics, tags=tags)
         self.registry.log_datasets(run, [(table.uri, table.version, table.digest) for table in self.tables])
 

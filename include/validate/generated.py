@@ -436,7 +436,7 @@ def _entity_problems(spec: UseCase, partition: str) -> list[Problem]:
 
 def _texts_as_numbers(spec: UseCase, rows: Mapping[str, pa.Table], partition: str) -> list[str]:
     """Return the numeric features that the SQL returns as texts; none if it can't run, which is reported."""
-    with create_views(spec, rows, [partition], spec.clock.moment(partition)) as engine:
+    with create_views(spec, rows, [partition], spec.clock.decision_time(partition)) as engine:
         try:
             types = dict(row[:2] for row in engine.execute(f"DESCRIBE {spec.sql}").fetchall())
         except duckdb.Error:

@@ -106,7 +106,7 @@ def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
         yield problem(spec, "schedule.batch", required, "none", "correct the cron in schedule.batch")
     for partition in partitions[:1]:
         for name, source in spec.sources.items():
-            if spec.clock.local(partition, source.available_at) > spec.clock.moment(partition):
+            if spec.clock.local(partition, source.available_at) > spec.clock.decision_time(partition):
                 earlier = "partition" if spec.clock.sub_daily else "day"
                 yield problem(
                     spec,

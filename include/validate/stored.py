@@ -133,7 +133,7 @@ def _late_spine(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterato
         yield problem(
             spec,
             f"{spec.features.spine}/{key}",
-            f"rows that were known at the decision, {spec.clock.moment(key):%Y-%m-%d %H:%M} UTC",
+            f"rows that were known at the decision, {spec.clock.decision_time(key):%Y-%m-%d %H:%M} UTC",
             f"none: the first became known at {moment:%Y-%m-%d %H:%M} UTC",
             remedy_too_late(spec, key),
         )

@@ -39,17 +39,17 @@ def summary(doc: str | None) -> str:
     return (doc or "").partition("\n")[0]
 
 
-def arguments(spec: UseCase, clock: str, doc: str | None) -> dict[str, Any]:
+def arguments(spec: UseCase, kind: str, doc: str | None) -> dict[str, Any]:
     """Return the arguments that all DAGs of a use case share.
 
     :param doc: the DAG's documentation as Markdown; its first line, with the problem, is the description.
     """
     return {
-        "dag_id": f"{spec.name}__{clock}",
+        "dag_id": f"{spec.name}__{kind}",
         "description": f"{summary(doc)} Predicted: {spec.problem.statement}",
         "doc_md": doc,
         "default_args": {**TASK, "owner": spec.problem.owner or "evergreen"},
-        "tags": ["evergreen", spec.name, clock],
+        "tags": ["evergreen", spec.name, kind],
     }
 
 

@@ -57,12 +57,12 @@ class UseCaseTimetable(CronPartitionTimetable):
     def _get_next(self, current: DateTime) -> DateTime:
         if not self.runs.sub_daily:
             return super()._get_next(current)
-        return instance(self.runs.moment(self.runs.after(self.runs.newest(current))))
+        return instance(self.runs.decision_time(self.runs.after(self.runs.newest(current))))
 
     def _get_prev(self, current: DateTime) -> DateTime:
         if not self.runs.sub_daily:
             return super()._get_prev(current)
-        return instance(self.runs.moment(self.runs.newest(current - timedelta(microseconds=1))))
+        return instance(self.runs.decision_time(self.runs.newest(current - timedelta(microseconds=1))))
 
     def _format_key(self, partition_date: DateTime) -> str:
         """Return the partition of a run: the newest one, if there are several a day."""
@@ -92,7 +92,7 @@ class UseCaseTimetable(CronPartitionTimetable):
         except EvergreenError as error:
             raise InvalidPartitionKeyError(str(error)) from None
         if self.partitions.sub_daily:
-            earliest = instance(self.partitions.moment(partition_key))
+            earliest = instance(self.partitions.decision_time(partition_key))
         else:
             earliest = self.localize_partition_datetime(datetime.combine(day_of(partition_key), time()))
         scheduled = self._align_to_next(earliest)

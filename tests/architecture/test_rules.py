@@ -66,7 +66,7 @@ PLANTED: dict[str, tuple[Rule, str, str]] = {
     "a value in a query, by a sum": (rules.pasted_sql, "q = 'DROP TABLE ' + name", "q = 'A TABLE ' + name"),
     "a value in a query, by %": (rules.pasted_sql, "q = 'COPY %s' % name", "q = '%s' % name"),
     "a pasted condition that is run": (rules.pasted_sql, "c.execute(f'{a} = {b}')", "c.execute(a, {'b': b})"),
-    "now": (rules.reads_clock, "datetime.now(UTC)", "clock.moment(partition)"),
+    "now": (rules.reads_clock, "datetime.now(UTC)", "clock.decision_time(partition)"),
     "today": (rules.reads_clock, "date.today()", "date.fromisoformat(key)"),
     "time.time": (rules.reads_clock, "time.time()", "time.sleep(1)"),
     "flights": (rules.flight_words, "# the Flights of a day", "# the rows of a day"),

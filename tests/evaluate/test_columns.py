@@ -39,7 +39,7 @@ def published(spec: UseCase) -> pa.Table:
             "place": None if i % 7 == 3 else f"{partition} v{i:02} r{revision}",
             "partition": partition,
             "revision": revision,
-            "known_at": spec.clock.moment(partition) + timedelta(hours=HOURS[revision]),
+            "known_at": spec.clock.decision_time(partition) + timedelta(hours=HOURS[revision]),
         }
         for partition in PARTITIONS
         for i in range(20)

@@ -83,7 +83,7 @@ def rows(
     """
     known = use.clock.local(partition, use.sources[source].available_at)
     if after is not None:
-        known = use.clock.moment(partition) + after
+        known = use.clock.decision_time(partition) + after
     made: list[dict[str, Any]] = []
     for depot in DEPOTS:
         for parcel in range(6):

@@ -105,7 +105,7 @@ def test_late_rates(given: dict[str, pa.Table], use: UseCase) -> None:
     """A flight's late rate, counted by hand: late arrivals over arrivals, drawn to the overall rate."""
     partition, flight = LAST, FLIGHTS[0]
     partitions = use.clock.keys(use.clock.shift(partition, -28), partition)
-    decided = use.clock.moment(partition)
+    decided = use.clock.decision_time(partition)
     newest: dict[tuple[Any, ...], dict[str, Any]] = {}
     for row in sorted(given["outcomes"].to_pylist(), key=lambda row: row["revision"]):
         if row["partition"] in partitions and row["known_at"] <= decided:
@@ -124,7 +124,7 @@ def test_no_leak(lake: Lake, given: dict[str, pa.Table], use: UseCase, partition
     """No feature of a flight changes when every row whose knowledge time is after its decision is deleted."""
     assert point_in_time_violations(lake, use, partition) == []
     partitions = use.clock.keys(FIRST, LAST)
-    decided = pa.scalar(use.clock.moment(partition), schemas.TIME)
+    decided = pa.scalar(use.clock.decision_time(partition), schemas.TIME)
     kept = {name: rows.filter(pc.less_equal(rows["known_at"], decided)) for name, rows in given.items()}
     whole, cut = (compute_features(use, rows, partitions) for rows in (given, kept))
     of_whole, of_cut = (found.filter(pc.equal(found["partition"], partition)) for found in (whole, cut))

@@ -70,10 +70,10 @@ def test_what_came_later_changes_nothing(
     }
     for source, of, minutes in plants:
         # a revision is never known before what it revises
-        first = use.clock.local(of, use.sources[source].available_at) - use.clock.moment(of)
+        first = use.clock.local(of, use.sources[source].available_at) - use.clock.decision_time(of)
         after = max(timedelta(minutes=minutes), first + timedelta(minutes=1))
         given[source].append(parcels.rows(use, source, of, revision=1, after=after))
-    decided = pa.scalar(use.clock.moment(partition), TIME)
+    decided = pa.scalar(use.clock.decision_time(partition), TIME)
     kept = {
         s: [t.filter(pc.less_equal(t["known_at"], decided)) for t in tables] for s, tables in given.items()
     }
@@ -84,7 +84,7 @@ def test_deleted_from_the_lake(lake: Lake, use: UseCase, tmp_path: Path) -> None
     """The same holds of a lake from which the later rows were deleted, through all that reads it."""
     partition = "2024-03-06"
     cut = Lake("parcels", str(tmp_path))
-    parcels.without_later(lake, use, use.clock.moment(partition), cut)
+    parcels.without_later(lake, use, use.clock.decision_time(partition), cut)
     whole = features(lake, use, PARTITIONS)
     assert digest_table(whole.filter(pc.equal(whole["partition"], partition))) == digest_table(
         features(cut, use, [partition])

@@ -36,11 +36,11 @@ def rides(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Lake, UseC
         patch.setenv("AIRFLOW_CONN_TAXIS", world.connection(folder))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         spec, lake = load("hourly_rides"), Lake("hourly_rides", str(folder / "lake"))
-        run_stage("ingest", lake, spec, KEYS[:TRAINED], now=spec.clock.moment(KEYS[TRAINED - 1]))
-        run_stage("train", lake, spec, [KEYS[TRAINED - 1]], now=spec.clock.moment(KEYS[TRAINED - 1]))
+        run_stage("ingest", lake, spec, KEYS[:TRAINED], now=spec.clock.decision_time(KEYS[TRAINED - 1]))
+        run_stage("train", lake, spec, [KEYS[TRAINED - 1]], now=spec.clock.decision_time(KEYS[TRAINED - 1]))
         for key in SCORED:
             for stage in ("ingest", "score", "monitor", "rollout"):
-                run_stage(stage, lake, spec, [key], now=spec.clock.moment(key))
+                run_stage(stage, lake, spec, [key], now=spec.clock.decision_time(key))
         yield lake, spec
 
 
@@ -59,7 +59,7 @@ def test_what_is_known_of_an_hour_is_known_before_its_decision(rides: tuple[Lake
     """Its rows are known three minutes before it, and no feature depends on what came later."""
     lake, spec = rides
     (known,) = {row["known_at"] for row in lake.rows("validated_counts", {"partition": SCORED[0]})}
-    assert known == spec.clock.moment(SCORED[0]) - timedelta(minutes=3)
+    assert known == spec.clock.decision_time(SCORED[0]) - timedelta(minutes=3)
     assert point_in_time_violations(lake, spec, SCORED[0]) == []
 
 
@@ -80,7 +80,7 @@ def test_status_gauges_and_pages_name_hours(rides: tuple[Lake, UseCase]) -> None
     """An hour is overdue from its own deadline on, not before, and the pages are drawn."""
     lake, spec = rides
     following = spec.clock.shift(KEYS[-1], 1)
-    due = spec.clock.moment(following) + timedelta(minutes=20)
+    due = spec.clock.decision_time(following) + timedelta(minutes=20)
     rows = lake.rows("partitions")
     assert unscored(spec, rows, due) == [following]
     assert unscored(spec, rows, due - timedelta(microseconds=1)) == []

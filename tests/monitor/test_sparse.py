@@ -82,11 +82,11 @@ def rare(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sparse]:
         patch.setenv("AIRFLOW_CONN_TAXIS", world.connection(folder))
         patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
         lake, trained = Lake("hourly_rides", str(folder / "lake")), keys[HISTORY - 1]
-        run_stage("ingest", lake, spec, keys[:HISTORY], now=spec.clock.moment(trained))
-        run_stage("train", lake, spec, [trained], now=spec.clock.moment(trained))
+        run_stage("ingest", lake, spec, keys[:HISTORY], now=spec.clock.decision_time(trained))
+        run_stage("train", lake, spec, [trained], now=spec.clock.decision_time(trained))
         for key in keys[HISTORY:]:
             for stage in ("ingest", "score", "monitor", "rollout"):
-                run_stage(stage, lake, spec, [key], now=spec.clock.moment(key))
+                run_stage(stage, lake, spec, [key], now=spec.clock.decision_time(key))
         files = {key for number, key in enumerate(keys) if present[number]}
         yield Sparse(lake, spec, keys, files, folder)
 
@@ -123,7 +123,7 @@ def test_sixty_days_alarm_nobody(rare: Sparse) -> None:
     assert status(rare.lake, rare.spec)["not_published"] == []
     state = health(
         rare.spec,
-        rare.spec.clock.moment(rare.keys[-1]) + timedelta(hours=1),
+        rare.spec.clock.decision_time(rare.keys[-1]) + timedelta(hours=1),
         partitions=rare.lake.rows("partitions"),
         switches=ledger.switches(rare.lake),
         served_by={},

@@ -49,7 +49,7 @@ def test_several_partitions_a_day(
     monkeypatch.setenv("AIRFLOW_CONN_TAXIS", rides.connection(tmp_path))
     lake = Lake(spec.name, str(tmp_path / "lake"))
     for stage in ("ingest", "score"):
-        run_stage(stage, lake, spec, keys, now=spec.clock.moment(keys[-1]))
+        run_stage(stage, lake, spec, keys, now=spec.clock.decision_time(keys[-1]))
     rows = features(lake, spec, keys[1:]).to_pylist()
     assert sorted({(row["partition"], row["rides_before"]) for row in rows}) == [
         (keys[1], 0.0),
@@ -81,7 +81,7 @@ def test_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", sales.connection(tmp_path))
     lake = Lake(spec.name, str(tmp_path / "lake"))
     for stage in ("ingest", "score", "monitor"):
-        run_stage(stage, lake, spec, keys, now=spec.clock.moment(keys[-1]))
+        run_stage(stage, lake, spec, keys, now=spec.clock.decision_time(keys[-1]))
     assert {row["partition"] for row in lake.rows("predictions")} == set(keys)
     assert {row["decision"] for row in lake.rows("decisions")} == {"nothing"}
     assert [spec.clock.shift(keys[1], -1), spec.clock.partitions_in(30)] == ["2024-01-01", 30]

@@ -55,7 +55,7 @@ def test_labels_judge_online_predictions(
         score(lake, use, partition)
     (batch,) = performance_by(lake, use, "version", first=SCORED, last=SCORED)
     keys = [{name: row[name] for name in use.key} for row in lake.rows("predictions", {"partition": SCORED})]
-    now = use.clock.moment(SCORED).replace(hour=20)
+    now = use.clock.decision_time(SCORED).replace(hour=20)
     serve_and_ingest(lake, use, tmp_path / "one", keys, now)
     (online,) = live_performance(lake, use, "requests")
     assert (online["served_by"], online["version"]) == ("champion", "1")

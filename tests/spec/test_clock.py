@@ -24,7 +24,8 @@ clocks = st.sampled_from(CLOCKS)
 def test_a_partition_is_a_local_hour_on_both_sides_of_a_change_of_clocks() -> None:
     """18:00 in New York is 23:00 UTC in winter and 22:00 in summer."""
     found = [
-        DAILY.moment(key).isoformat() for key in ("2013-03-09", "2013-03-10", "2013-11-02", "2013-11-03")
+        DAILY.decision_time(key).isoformat()
+        for key in ("2013-03-09", "2013-03-10", "2013-11-02", "2013-11-03")
     ]
     expected = ["2013-03-09T23:00", "2013-03-10T22:00", "2013-11-02T22:00", "2013-11-03T23:00"]
     assert found == [f"{moment}:00+00:00" for moment in expected]
@@ -41,7 +42,7 @@ def test_local_days_have_23_24_and_25_hours() -> None:
 
 def test_a_wall_time_that_the_change_of_clocks_skips_still_has_a_moment() -> None:
     """02:30 on the partition the clocks go forward is one moment, after 01:59 and not after 03:30."""
-    moment = NIGHTLY_IN_THE_GAP.moment("2013-03-10")
+    moment = NIGHTLY_IN_THE_GAP.decision_time("2013-03-10")
     assert datetime(2013, 3, 10, 6, 59, tzinfo=UTC) < moment <= datetime(2013, 3, 10, 7, 30, tzinfo=UTC)
     assert NIGHTLY_IN_THE_GAP.keys("2013-03-09", "2013-03-11") == ["2013-03-09", "2013-03-10", "2013-03-11"]
 
@@ -55,7 +56,7 @@ def test_weekly_keys_are_the_days_on_which_the_cron_fires() -> None:
 def test_a_day_without_a_partition_is_refused_with_the_next_one() -> None:
     """A Tuesday is no key of a weekly clock, and the error says which day is."""
     with pytest.raises(PartitionError, match=r"2024-01-02.*found none on that day, the next is 2024-01-08"):
-        WEEKLY.moment("2024-01-02")
+        WEEKLY.decision_time("2024-01-02")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +84,7 @@ def test_keys_are_ordered_and_so_are_their_moments(clock: Clock, first: date, le
     keys = clock.keys(first.isoformat(), last)
     assert keys == sorted(set(keys))
     assert all(first.isoformat() <= key <= last for key in keys)
-    moments = [clock.moment(key) for key in keys]
+    moments = [clock.decision_time(key) for key in keys]
     assert moments == sorted(set(moments))
 
 
@@ -142,8 +143,8 @@ def test_a_partition_is_found_again_by_each_way_to_it(clock: Clock, day: date, b
     other = clock.shift(key, by)
     assert clock.shift(other, -by) == key
     assert len(clock.keys(min(key, other), max(key, other))) == abs(by) + 1
-    assert clock.newest(clock.moment(key)) == key
-    assert clock.newest(clock.moment(key) - timedelta(microseconds=1)) == clock.shift(key, -1)
+    assert clock.newest(clock.decision_time(key)) == key
+    assert clock.newest(clock.decision_time(key) - timedelta(microseconds=1)) == clock.shift(key, -1)
     assert clock.after(key) == clock.shift(key, 1)
     assert clock.before(key) == clock.shift(key, -1)
     assert clock.around(key) == (key, key)
@@ -171,7 +172,7 @@ def test_a_day_stands_for_its_own_partitions_in_a_range() -> None:
 def test_what_is_no_partition_of_a_frequent_schedule_is_refused(key: str, problem: str) -> None:
     """The sentence names the form of a key, or the nearest ones."""
     with pytest.raises(PartitionError, match=problem):
-        HOURLY.moment(key)
+        HOURLY.decision_time(key)
 
 
 def test_minutes_are_counted_from_the_decision_of_any_schedule() -> None:
@@ -199,7 +200,7 @@ def test_a_year_of_quarter_hours_takes_less_time_than_a_task() -> None:
     keys = clock.keys("2013-01-01", "2013-12-31")
     for key in keys[-300:]:
         clock.shift(key, -672)
-        clock.moment(key)
+        clock.decision_time(key)
         clock.around(key)
     assert len(keys) == 35040
     assert perf_counter() - begin < 5  # 0.1 s on a machine without other work

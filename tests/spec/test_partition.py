@@ -67,8 +67,8 @@ def test_a_partition_that_the_schedule_has_not_had_is_refused(weekly: UseCase, p
 @pytest.mark.parametrize("partition", ["2024-01-01", "2024-02-12"])
 def test_each_partition_whose_decision_time_has_come_is_accepted(weekly: UseCase, partition: str) -> None:
     """From the first of the range to the newest, from the very moment of its decision on."""
-    check_partition(weekly, partition, max(NOW, weekly.clock.moment(partition)))
-    check_partition(weekly, partition, weekly.clock.moment(partition))
+    check_partition(weekly, partition, max(NOW, weekly.clock.decision_time(partition)))
+    check_partition(weekly, partition, weekly.clock.decision_time(partition))
 
 
 def test_the_end_of_the_range_is_named_and_is_the_last_that_is_accepted() -> None:

@@ -213,7 +213,7 @@ def partition_of(context: Context, spec: UseCase) -> str:
     partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
         check_partition(spec, partition, datetime.now(UTC))
-    spec.clock.moment(partition)  # raises for a key that isn't one of the schedule's
+    spec.clock.decision_time(partition)  # raises for a key that isn't one of the schedule's
     add_log_fields(partition=partition)
     return partition
 

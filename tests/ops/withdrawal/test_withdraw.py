@@ -108,7 +108,7 @@ def content(lake: Lake) -> dict[str, str]:
 
 def before(use: UseCase, partition: str) -> datetime:
     """Return a time at which a partition is still to come."""
-    return use.clock.moment(partition) - timedelta(hours=1)
+    return use.clock.decision_time(partition) - timedelta(hours=1)
 
 
 @pytest.mark.full
