@@ -157,8 +157,8 @@ def _load_champion(lake: Lake, partition: str, key: str) -> Incumbent:
 def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: pa.Table) -> dict[str, Array]:
     """Return the walks' predictions of the test rows by the names that the evidence has for the recipes.
 
-    A baseline that couldn't be fitted is left out, and so is each of the challenger's rivals that can't predict
-    some of the rows.
+    A baseline that couldn't be fitted is left out, and so is each of the challenger's rivals that can't
+    predict some of the rows.
     """
     walk, selection = walks.predict_walk(lake, spec, test), record.selection
     missing = np.full(outputs.predictions_shape(spec, test.num_rows), np.nan)
