@@ -14,6 +14,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 EVERGREEN_SETTINGS = ("EVERGREEN_", "AWS_", "MLFLOW_TRACKING_URI")
+NO_SETTINGS = {"AWS_CA_BUNDLE"}  # says nothing of what to connect to, and is often set for a whole machine
 CONNECT_TIMEOUT = 1.0  # seconds, on loopback
 
 
@@ -30,7 +31,8 @@ def use_demo_settings(demo: Path) -> Literal["up", "down", "none"]:
         ``up``: the variables are set. ``down``: there is a demo, but its servers aren't up. ``none``: there
         is no demo, or the shell has settings of its own.
     """
-    if any(name.startswith(EVERGREEN_SETTINGS) for name in os.environ) or not (demo / "ports.json").exists():
+    own = any(name.startswith(EVERGREEN_SETTINGS) for name in os.environ if name not in NO_SETTINGS)
+    if own or not (demo / "ports.json").exists():
         return "none"
     settings = _read_private(demo / "secrets" / "environment.json")
     if not _accepts_connections(settings.get("AWS_ENDPOINT_URL", "")):
