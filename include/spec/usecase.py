@@ -435,7 +435,7 @@ class UseCase(Strict):
         if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
             example = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
             raise ValueError(
-                f"scoring.constant: each class's probability, together 1, such as {example}, but found {text}"
+                f"scoring.constant: each class's probability, together 1, as {example}, but found {text}"
             )
         for name in ("label", *self.problem.outputs):
             if name in (*self.key, *self.features.columns):
