@@ -61,8 +61,8 @@ class Boosting(HistGradientBoostingClassifier):
 
     def _numbers(self, rows: pd.DataFrame) -> np.ndarray:
         codes = {
-            name: pd.Categorical(rows[name], categories=known).codes
-            for name, known in self.categories_.items()
+            name: pd.Categorical(rows[name], categories=texts).codes
+            for name, texts in self.categories_.items()
         }
         return rows.assign(**codes).to_numpy(dtype=float)
 
@@ -84,15 +84,15 @@ def main() -> None:
         result = replay(Lake(spec.name), spec, overlays, FIRST, UNTIL, progress=_report)
     policies = {policy.name: policy for policy in result.policies}
     alone = [result.loss(policies[name]) for name in declared if name != TOGETHER]
-    both = policies[TOGETHER]
-    among = [s for s in both.switches if not s.is_refresh]
+    together = policies[TOGETHER]
+    changes = [switch for switch in together.switches if not switch.is_refresh]
     print("\n| candidates | loss | switches | partitions |\n|---|---|---|---|")
-    loss, partitions = result.loss(both), len(result.partitions)
-    print(f"| all {SEEDS} | {loss:.5f} | {len(among)} | {partitions} |")
+    loss, partitions = result.loss(together), len(result.partitions)
+    print(f"| all {SEEDS} | {loss:.5f} | {len(changes)} | {partitions} |")
     print(f"| one alone, mean | {np.mean(alone):.5f} | | {partitions} |")
     print(f"| one alone, best and worst | {min(alone):.5f} to {max(alone):.5f} | | {partitions} |")
     print(f"\nadded loss: {loss - np.mean(alone):.5f}")
-    for switch in among:
+    for switch in changes:
         print(f"{switch.partition}: {switch.recipe}, fitted on {switch.fitted_on}: {switch.reason}")
 
 

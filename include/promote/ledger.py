@@ -300,6 +300,12 @@ def judged_trainings(lake: Lake) -> dict[str, str]:
     return {row["partition"]: row["key"] for row in sorted(rows, key=lambda row: int(row["recorded"]))}
 
 
+def declined_recipe(evidence: Evidence, switches: Sequence[Row], serving: str) -> str:
+    """Return the recipe that a training proposed beside the serving one and that never served, or empty."""
+    served = {row["model"] for row in switches}
+    return evidence.recipe if evidence.recipe != serving and evidence.model not in served else ""
+
+
 def attempt(lake: Lake, key: str) -> Row:
     """Return one verdict's row.
 

@@ -106,7 +106,7 @@ class Fits:
         fit = job.fit
         key = key_of(fit)
         self._specs[key] = job.spec
-        if not any(key in known for known in (self._stored, self._pending, self._failed)):
+        if key not in self._stored and key not in self._pending and key not in self._failed:
             if data := self.lake.get(f"{folder_of(fit)}/fit.json"):
                 stored = json.loads(data)
                 self._stored[key] = (stored["model"], stored["seconds"])

@@ -438,9 +438,7 @@ class Declared(Policy):
         earlier = max((key for key in self.attempts if key < partition), default="")
         if not earlier or not serving:
             return ""
-        evidence = self.attempts[earlier]
-        served = {row["model"] for row in self.rows}
-        return evidence.recipe if evidence.recipe != serving and evidence.model not in served else ""
+        return ledger.declined_recipe(self.attempts[earlier], self.rows, serving)
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""

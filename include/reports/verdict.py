@@ -191,11 +191,8 @@ def _outcome(check: Check) -> Cell:
 
 def comparison(attempt: AttemptData) -> Section:
     """Return the losses and metrics of every model on the same rows, with curves."""
-    evidence, objective, title = (
-        attempt.evidence,
-        attempt.spec.gate.objective,
-        "Comparison on the test partitions",
-    )
+    evidence, objective = attempt.evidence, attempt.spec.gate.objective
+    title = "Comparison on the test partitions"
     if not attempt.rows:
         lead = f"No labeled test partition after {evidence.last_fitted}: there is nothing to compare yet."
         return Section(title, lead)

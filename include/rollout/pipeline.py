@@ -120,8 +120,8 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Loss
     sums = {}
     for name, suffix in ((CHALLENGER, ""), (CHAMPION, INCUMBENT_SUFFIX)):
         each = row_losses(spec.objective, actual, outputs.from_columns(spec, rows, suffix))
-        sums[name] = tuple(float(each[index].sum()) for index in positions.values())
-    return Losses(tuple(positions), tuple(len(index) for index in positions.values()), sums)
+        sums[name] = tuple(float(each[own].sum()) for own in positions.values())
+    return Losses(tuple(positions), tuple(len(own) for own in positions.values()), sums)
 
 
 def _predictions_by(lake: Lake, spec: UseCase, partitions: Sequence[str], model: str) -> pa.Table:

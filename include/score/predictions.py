@@ -64,7 +64,7 @@ def build_predictions(spec: UseCase, rows: pa.Table, predicted: StepPredictions)
     # made once: all batches share its memory
     constants = pa.table({name: pa.repeat(pa.scalar(text), size) for name, text in texts.items()})
     tables = spill.map_batches(
-        lambda index, batch: _build_batch(spec, batch, constants, predicted.values[index]), rows
+        lambda span, batch: _build_batch(spec, batch, constants, predicted.values[span]), rows
     )
     batches = (batch for table in tables for batch in table.to_batches())
     return spill.spill_table(predictions_schema(spec), batches)
@@ -214,12 +214,12 @@ def nearly_equal(spec: UseCase, served: pa.Table, current: pa.Table) -> bool:
     )
     return same_steps and all(
         np.allclose(
-            outputs.from_columns(spec, served[index.start : index.stop]),
+            outputs.from_columns(spec, served[span.start : span.stop]),
             outputs.from_columns(spec, batch),
             rtol=TOLERANCE,
             atol=0,
         )
-        for index, batch in spill.batches(current)
+        for span, batch in spill.batches(current)
     )
 
 
@@ -229,8 +229,8 @@ def same_rows(spec: UseCase, rows: pa.Table, predictions: pa.Table) -> bool:
         predictions[name].equals(rows[name].cast(predictions[name].type)) for name in spec.key
     )
     return same_keys and all(
-        pa.chunked_array([_row_digests(spec, batch)]).equals(predictions["row_digest"][index])
-        for index, batch in spill.batches(rows)
+        pa.chunked_array([_row_digests(spec, batch)]).equals(predictions["row_digest"][span])
+        for span, batch in spill.batches(rows)
     )
 
 

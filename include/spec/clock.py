@@ -44,7 +44,7 @@ def time_of(key: str) -> datetime:
     if not (isinstance(key, str) and MINUTE_KEY.fullmatch(key)):
         return datetime.combine(day_of(key), time())
     try:
-        return datetime.strptime(key, "%Y-%m-%dT%H%MZ")  # naive, as the docstring says
+        return datetime.fromisoformat(key).replace(tzinfo=None)
     except ValueError:
         raise _no_key(key, "a UTC minute such as 2013-03-01T0500Z") from None
 

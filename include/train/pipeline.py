@@ -249,10 +249,8 @@ class TrainingAttempt:
         earlier = max((key for key in judged if key < self.partition), default="")
         if not earlier or not serving:
             return ""
-        attempt = ledger.attempt(self.lake, judged[earlier])
-        recipe = Evidence.from_json(attempt["evidence"]).recipe
-        served = {row["model"] for row in ledger.switches(self.lake)}
-        return recipe if recipe != serving and attempt["model"] not in served else ""
+        evidence = Evidence.from_json(ledger.attempt(self.lake, judged[earlier])["evidence"])
+        return ledger.declined_recipe(evidence, ledger.switches(self.lake), serving)
 
     def _publish_monitoring_baselines(
         self, record: TrainingRecord, estimator: Pipeline, test: pa.Table

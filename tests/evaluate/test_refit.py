@@ -15,16 +15,15 @@ from include.features.labels import training_set
 from include.judge.checks import MIN_PAST_MOVES, movement, twin
 from include.judge.context import Check, CheckContext
 from include.judge.evidence import Refit
-from include.judge.judge import NOT_BLESSED, Verdict
+from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
-from include.promote import ledger
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import target
 from include.train.fits import Fit, KnownRows, ensure_fits, read_fits, recipes
 from include.train.record import FittedModel, Selection, TrainingRecord
-from tests.promote.conftest import evidence, facts, losses
+from tests.promote.conftest import evidence, facts, losses, record_verdict
 from tests.train import visits
 
 SATURDAYS = [(date(2024, 3, 16) + timedelta(weeks=week)).isoformat() for week in range(13)]
@@ -93,8 +92,7 @@ def failed(spec: UseCase, refit: Refit) -> list[str]:
 
 def refuse(lake: Lake, refused: Fit) -> None:
     """Record that the gate refused a fit."""
-    record = replace(evidence(losses([1.0]), model=refused.model), partition=refused.partition)
-    ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
+    record_verdict(lake, NOT_BLESSED, refused.partition, model=refused.model)
 
 
 def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_ones(

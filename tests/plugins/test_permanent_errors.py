@@ -14,7 +14,8 @@ import pytest
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen import operators
-from evergreen.operators.base import EvergreenOperator
+from evergreen.operators.base import BaseTaskOperator, EvergreenOperator
+from include.errors import StoredDataError
 
 REF = {"uri": "evaluations/0.json", "partition": "2024-03-04"}
 KEYWORDS: dict[str, Any] = {"run": REF, "evidence": REF, "verdict": REF, "hours": 1.0}
@@ -75,3 +76,12 @@ def test_a_missing_setting_fails_a_task_at_once(shop: Path, monkeypatch: pytest.
     monkeypatch.delenv("EVERGREEN_LAKE")
     with pytest.raises(AirflowFailException, match="EVERGREEN_LAKE"):
         execute(STAGES[0])
+
+
+def test_damaged_stored_data_fails_a_task_at_once() -> None:
+    """Only restoring it helps."""
+    with (
+        pytest.raises(AirflowFailException, match="from a backup"),
+        BaseTaskOperator(task_id="t").fail_without_retry(),
+    ):
+        raise StoredDataError("shop", remedy="restore the object from a backup")

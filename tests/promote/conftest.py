@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from datetime import date, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -15,8 +16,10 @@ from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
 
 from include.judge.evidence import EdgeCase, Evidence, Facts, Leakage, Losses, ServingTest
+from include.judge.judge import Verdict
 from include.models import artifacts
 from include.models.registry import Registry
+from include.promote import ledger
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.load import read
@@ -198,3 +201,10 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
         return key
 
     return write
+
+
+def record_verdict(lake: Lake, verdict: str, partition: str, **more: Any) -> Evidence:
+    """Record a verdict on a training, and return the evidence, of which ``more`` are fields."""
+    record = replace(evidence(losses([1.0]), **more), partition=partition)
+    ledger.record_attempt(lake, record, lambda: Verdict(verdict, verdict, ()))
+    return record

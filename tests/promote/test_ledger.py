@@ -17,7 +17,7 @@ from include.judge.judge import BLESSED, NOT_BLESSED, Check, Verdict
 from include.promote import ledger
 from include.storage.lake import Lake
 from include.storage.schemas import ATTEMPTS, SWITCHES
-from tests.promote.conftest import evidence, losses
+from tests.promote.conftest import evidence, losses, record_verdict
 
 
 def _row(number: int, model: str, effective_from: str, kind: str = "promoted", **more: Any) -> ledger.Row:
@@ -109,10 +109,8 @@ def test_older_fits_of_a_recipe_that_was_replaced_are_nobodys_fallback(lake: Lak
 
 def test_a_training_has_its_newest_attempt(lake: Lake) -> None:
     """Evaluated again on other data, it counts once."""
-    for data in ("first", "second"):
-        record = replace(evidence(losses([1.0]), data=data), partition="2013-03-05")
-        ledger.record_attempt(lake, record, lambda: Verdict(BLESSED, "blessed", ()))
-    assert ledger.judged_trainings(lake) == {"2013-03-05": record.key}
+    _, newest = (record_verdict(lake, BLESSED, "2013-03-05", data=data) for data in ("first", "second"))
+    assert ledger.judged_trainings(lake) == {"2013-03-05": newest.key}
 
 
 def test_without_a_champion_the_baseline_serves(lake: Lake) -> None:

@@ -26,12 +26,15 @@ from include.promote import ledger
 from include.promote.promotion import judge_and_record, promote
 from include.replay import pipeline
 from include.replay import policies as policies_module
+from include.replay.fits import Fits, workers
+from include.replay.history import PastRows
 from include.replay.pipeline import Replay, replay
-from include.replay.policies import Policy
+from include.replay.policies import Declared, Policy, Served, job
 from include.replay.report import render_page, replay_json, replay_text
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from include.spec import UseCase
+from include.spec.load import read
 from include.storage.lake import Lake
 from include.train.pipeline import train
 from tests.replay.conftest import BREAK, FIRST, LAST, UNTIL, fill
@@ -116,6 +119,51 @@ def test_a_recipe_that_cannot_be_fitted_is_left_out(tmp_path: Path) -> None:
     recipes = {switch.recipe for policy in result.policies for switch in policy.switches}
     assert recipes
     assert "boosting" not in recipes
+
+
+NEAR = """
+from sklearn.linear_model import LogisticRegression
+
+
+class Near(LogisticRegression):
+    takes_raw = True
+
+    def fit(self, rows, actual):
+        return super().fit(rows[["distance"]].fillna(0), actual)
+
+    def predict_proba(self, rows):
+        if rows["distance"].max() > LIMIT:
+            raise ValueError("too far")
+        return super().predict_proba(rows[["distance"]].fillna(0))
+"""
+
+
+def test_a_policys_own_estimator_predicts_later_and_loses_the_most_where_it_cannot(
+    lake: Lake, spec: UseCase, tmp_path: Path
+) -> None:
+    """Its model is loaded with the policy's declaration, and what it can't predict gets the constant."""
+    past, days = PastRows.read(lake, spec, UNTIL), spec.clock.keys(FIRST, UNTIL)
+    distance = past.table["distance"].to_numpy()
+    farthest = {key: np.nanmax(distance[past.row_positions[key]]) for key in days[2:]}
+    limit = float(np.median(list(farthest.values())))
+    (spec.folder / "near.py").write_text(NEAR.replace("LIMIT", str(limit)))
+    overlay = tmp_path / "near.yaml"
+    overlay.write_text('training: {candidates: [{name: near, estimator: "near:Near"}]}\n')
+    own = read(spec.folder / "usecase.yaml", overlay)
+    (recipe,) = own.training.candidates
+    with workers(past, 1) as pool:
+        fits = Fits(lake, past, [[key] for key in past.calendar], pool)
+        (fit,) = fits.ensure([job(own, recipe, FIRST, past.training_set(own, FIRST))], days[1])
+        losses = {key: fits.loss(fit, key, past.newest[key], own.objective) for key in farthest}
+        too_far = [key for key in losses if farthest[key] > limit]
+        assert 0 < len(too_far) < len(losses)
+        assert [key for key, loss in losses.items() if np.isinf(loss)] == too_far
+        policy = Declared("near", own, fits, served={key: Served(fit) for key in losses})
+        unserved = Declared("constant", own, fits)
+        for key in too_far:
+            part = past.newest[key]
+            expected = unserved.served_loss(key, part, own.objective)
+            assert policy.served_loss(key, part, own.objective) == expected
 
 
 def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:

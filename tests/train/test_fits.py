@@ -12,7 +12,7 @@ import pytest
 
 from include.features.build import features
 from include.features.labels import training_set
-from include.judge.judge import BLESSED, NOT_BLESSED, Verdict
+from include.judge.judge import BLESSED, NOT_BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
@@ -35,7 +35,7 @@ from include.train.fits import (
     recipes,
 )
 from include.train.pipeline import train
-from tests.promote.conftest import evidence, losses
+from tests.promote.conftest import record_verdict
 from tests.train import visits
 
 NIGHT = visits.LAST
@@ -73,14 +73,7 @@ def quick(spec: UseCase) -> tuple[Recipe, ...]:
 
 def refuse(lake: Lake, fit: Fit) -> None:
     """Record that the gate refused a fit."""
-    record = replace(evidence(losses([1.0]), model=fit.model), partition=fit.partition)
-    ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
-
-
-def judge(lake: Lake, partition: str) -> None:
-    """Record a verdict on a training."""
-    record = replace(evidence(losses([1.0]), data=partition), partition=partition)
-    ledger.record_attempt(lake, record, lambda: Verdict(BLESSED, "blessed", ()))
+    record_verdict(lake, NOT_BLESSED, fit.partition, model=fit.model)
 
 
 # once
@@ -93,7 +86,7 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     names = sorted(recipe.name for recipe in recipes(spec))
     train(lake, spec, "2024-03-16", registry=registry)  # the walk's origins: 8 and 15 March
     assert fitted() == sorted(3 * names)
-    judge(lake, "2024-03-16")
+    record_verdict(lake, BLESSED, "2024-03-16")
     train(lake, spec, NIGHT, registry=registry)
     assert fitted() == names
     train(lake, spec, NIGHT, registry=registry)
@@ -103,31 +96,22 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     assert len(partitions) == 4 * len(names)
 
 
-def test_a_training_that_was_killed_while_it_filled_in_walks_fits_what_is_left(
-    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter
+@pytest.mark.parametrize(
+    "left",
+    [
+        pytest.param(["2024-03-15", "2024-03-16"], id="run again"),
+        pytest.param(["2024-03-16", "2024-03-23", "2024-03-24"], id="the next training"),
+    ],
+)
+def test_after_a_training_that_was_killed_while_it_filled_in_walks_what_is_left_is_fitted(
+    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter, left: list[str]
 ) -> None:
-    """The first of its two origins is fitted already; the second one isn't taken for a later training's."""
+    """One origin is fitted already; neither it nor the others are taken for trainings with whole walks."""
     ensure_fits(known(lake, spec, "2024-03-16"), "2024-03-08", recipes(spec))
     names = fitted()
-    train(lake, spec, "2024-03-16", registry=registry)
-    assert fitted() == sorted(2 * names)
-    assert {fit.partition for fit in read_fits(lake)} == {"2024-03-08", "2024-03-15", "2024-03-16"}
-
-
-def test_a_training_after_one_that_was_killed_for_good_fills_in_the_walks(
-    lake: Lake, spec: UseCase, registry: Registry, fitted: Counter
-) -> None:
-    """What the first one had fitted isn't taken for whole walks, and its fits count too."""
-    ensure_fits(known(lake, spec, "2024-03-16"), "2024-03-08", recipes(spec))
-    names = fitted()
-    train(lake, spec, "2024-03-24", registry=registry)
-    assert fitted() == sorted(3 * names)
-    assert {fit.partition for fit in read_fits(lake)} == {
-        "2024-03-08",
-        "2024-03-16",
-        "2024-03-23",
-        "2024-03-24",
-    }
+    train(lake, spec, left[-1], registry=registry)
+    assert fitted() == sorted(len(left) * names)
+    assert {fit.partition for fit in read_fits(lake)} == {"2024-03-08", *left}
 
 
 @pytest.mark.full
@@ -136,7 +120,7 @@ def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
 ) -> None:
     """The others have theirs, whatever else of the declaration changes."""
     train(lake, spec, EARLIER, registry=registry)
-    judge(lake, EARLIER)
+    record_verdict(lake, BLESSED, EARLIER)
     fitted()
     changed = visits.usecase(
         clinic / "usecases", **{"max_iter: 15": "max_iter: 5", "min_partitions: 3": "min_partitions: 4"}

@@ -9,7 +9,7 @@ import json
 import re
 import shutil
 import signal
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -25,10 +25,9 @@ from sklearn.pipeline import Pipeline
 from evergreen.operators.train import AblateOperator, TrainOperator
 from include.errors import EvergreenError, SpecError
 from include.features.labels import training_set
-from include.judge.judge import BLESSED, Verdict
+from include.judge.judge import BLESSED
 from include.models import artifacts, outputs
 from include.models.registry import Registry
-from include.promote import ledger
 from include.references import Ref, digest_bytes
 from include.spec import UseCase
 from include.spec.source import Name
@@ -45,7 +44,7 @@ from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split
 from include.train.tuning import chosen_params
 from include.validate.pipeline import validate
-from tests.promote.conftest import evidence, losses
+from tests.promote.conftest import record_verdict
 from tests.train import dying, visits
 
 NIGHT = visits.LAST
@@ -339,8 +338,7 @@ def test_labels_that_stopped_coming_leave_no_test_partition(
 def test_a_damaged_earlier_fit_stops_no_training(lake: Lake, spec: UseCase, registry: Registry) -> None:
     """The walk has a gap where it predicted, and the next fit isn't compared with it."""
     train(lake, spec, "2024-03-20", registry=registry)
-    record = replace(evidence(losses([1.0])), partition="2024-03-20")
-    ledger.record_attempt(lake, record, lambda: Verdict(BLESSED, "blessed", ()))
+    record_verdict(lake, BLESSED, "2024-03-20")
     first = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == "2024-03-20"}
     lake.replace(artifacts.model_key(first["linear"].model), b"damaged")
     train(lake, spec, NIGHT, registry=registry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,15 +12,14 @@ import pytest
 
 from include.features.build import features
 from include.features.labels import labels, training_set
-from include.judge.judge import NOT_BLESSED, Verdict
+from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
-from include.promote import ledger
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import walks
 from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
-from tests.promote.conftest import evidence, losses
+from tests.promote.conftest import record_verdict
 from tests.train import visits
 
 NIGHT = visits.LAST
@@ -153,8 +151,7 @@ def test_a_refused_fit_is_taken_out_of_the_walk(lake: Lake, spec: UseCase) -> No
     walks.extend(lake, spec, NIGHT)
     assert [row for row in table(lake) if row["recipe"] == "linear"] != expected
     (model,) = (f.model for f in read_fits(lake) if (f.partition, f.recipe) == (ORIGINS[2], "linear"))
-    record = replace(evidence(losses([1.0]), model=model), partition=ORIGINS[2])
-    ledger.record_attempt(lake, record, lambda: Verdict(NOT_BLESSED, "not blessed", ()))
+    record_verdict(lake, NOT_BLESSED, ORIGINS[2], model=model)
     walks.extend(lake, spec, NIGHT)
     assert [row for row in table(lake) if row["recipe"] == "linear"] == expected
 
