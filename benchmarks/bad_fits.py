@@ -1,9 +1,9 @@
 """How many bad fits the gate lets serve, and how many sound ones it refuses, on the flights' year.
 
 On each of twenty Sundays, training data is damaged in ten ways of five kinds, and the recipe that serves is
-fitted on it. The gate's own checks of a new fit judge each one: `refit`, `movement`, `twin` and
-`single_feature`. A fit is harmful if it loses over 2 % more than the honest fit over the following four
-weeks. The honest fits are made with ten seeds.
+fitted on it. The gate's own checks of a new fit judge each one: `refit`, `movement`, `twin`,
+`unseen_values` and `single_feature`. A fit is harmful if it loses over 2 % more than the honest fit over the
+following four weeks. The honest fits are made with ten seeds.
 
     EVERGREEN_LAKE=file:///... python -m benchmarks.bad_fits RESULTS.jsonl    # a lake with the whole year
 
@@ -33,6 +33,7 @@ from scipy.stats import binomtest
 from sklearn.pipeline import Pipeline
 
 from include.evaluate.leakage import single_feature_scores
+from include.evaluate.measure import unseen_shares
 from include.features.build import features
 from include.features.labels import join_labels, matured
 from include.judge import checks
@@ -56,7 +57,7 @@ UNITS = {
     0.03937,
 }  # fmt: skip
 LEAK_NOISE = (0, 0.01, 0.02, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35)
-CHECKS = ("refit", "movement", "twin", "single_feature")
+CHECKS = ("refit", "movement", "twin", "unseen_values", "single_feature")
 Array = NDArray[np.float64]
 
 
@@ -134,6 +135,11 @@ class Year:
         """Return the rows that have no label yet on a Sunday."""
         return self.between(self.features, self.spec.clock.shift(sunday, -self.spec.labels.delay), sunday)
 
+    def unseen(self, fitted: pa.Table, sunday: str, first_test: str) -> dict[str, float]:
+        """Return the shares of the values to score that a fit didn't see in training."""
+        scored = self.between(self.features, self.spec.clock.shift(first_test, -1), sunday)
+        return unseen_shares(self.spec, fitted, scored)
+
     def moved(self, model: Pipeline, before: Pipeline, sunday: str) -> float:
         """Return the distance of two models' predictions on the rows without a label."""
         rows = self.unlabeled(sunday)
@@ -187,7 +193,11 @@ def judge(
         leakage = Leakage(
             single_feature_scores(spec, damaged.filter(before), damaged.filter(pc.invert(before)))
         )
-    refused = _refused(spec, refit, leakage, walk, test)
+    shares = [
+        data.unseen(fitted, sunday, test[0]) for fitted in (damaged, data.known(clock.shift(sunday, -7)))
+    ]
+    facts = Facts(leakage=leakage, refit=refit, unseen_shares=shares[0], champion_unseen_shares=shares[1])
+    refused = _refused(spec, facts, walk, test)
     if not refused and kind != "honest":  # of honest data, the fit before is the twin
         newest = clock.shift(sunday, -7 - spec.labels.delay)
         week = data.between(rows, newest, sunday)
@@ -195,7 +205,7 @@ def judge(
         lost = data.losses(champion, week)
         sums = [tuple(value[0] for value in losses.values()) for losses in (twin, lost)]
         refit = replace(refit, rows=tuple(count for _, count in lost.values()), twin=sums[0], serving=sums[1])
-        refused = _refused(spec, refit, leakage, walk, test)
+        refused = _refused(spec, replace(facts, refit=refit), walk, test)
     later = data.losses(model, data.between(data.labeled, sunday, clock.shift(sunday, 28)))
     loss = sum(lost for lost, _ in later.values()) / sum(count for _, count in later.values())
     return {
@@ -208,18 +218,15 @@ def judge(
     }
 
 
-def _refused(
-    spec: UseCase, refit: Refit, leakage: Leakage, walk: dict[str, Any], test: list[str]
-) -> list[str]:
+def _refused(spec: UseCase, facts: Facts, walk: dict[str, Any], test: list[str]) -> list[str]:
     """Return the checks that refuse a fit."""
     sums, rows = zip(*(walk[key] for key in test), strict=True)
     losses = Losses(tuple(test), rows, {CHALLENGER: sums})
-    facts = Facts(leakage=leakage, refit=refit)
     evidence = Evidence(
         spec.name, "", "", "", "", "", "", 0.0, "", {}, losses, "", "", "", RECIPE, facts=facts
     )  # fmt: skip
     context = CheckContext(evidence, spec.gate, True)
-    names = [name for name in CHECKS if name != "single_feature" or leakage.single_feature]
+    names = [name for name in CHECKS if name != "single_feature" or facts.leakage.single_feature]
     return [name for name in names if any(not check.passed for check in checks.CHECKS[name](context))]
 
 

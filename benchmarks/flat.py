@@ -46,7 +46,7 @@ from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Where
 from include.train.fit import fit_recipe
-from include.train.fits import Fit, read_fits, recipes
+from include.train.fits import Fit, read_fits, recipes_by_name
 from include.train.monitoring_baselines import REFERENCE, publish_reference_profiles
 
 SIZES = (30, 300, 1000)  # partitions that have been monitored
@@ -174,10 +174,10 @@ class History:
         if self.learned is None:
             self.learned = training_set(lake, spec, str(first["judged_on"]))
         name = "logistic" if old else first["recipe"]  # which is fitted and stored in a moment
-        recipe = next(recipe for recipe in recipes(spec) if recipe.name == name)
+        recipe = recipes_by_name(spec)[name]
         rows = self.learned.slice(index % HISTORY * 100, FITTED)
         model = artifacts.store_model(lake, artifacts.serialize(fit_recipe(spec, recipe, rows)))
-        newest = {fit.key: fit for fit in self.fits}
+        newest = {fit.recipe_key: fit for fit in self.fits}
         fits = [
             Fit(
                 **{

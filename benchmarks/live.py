@@ -25,7 +25,7 @@ from include.monitor.checks.degradation import YEAR, above_reference, above_walk
 from include.monitor.findings import Finding
 from include.monitor.losses import LossSeries, self_expected_loss
 from include.spec import UseCase, load
-from include.stats.cusum import PairedSums, ordinary
+from include.stats.cusum import PairedSums, loss_limits
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
@@ -68,13 +68,13 @@ def false_alarms(
     ----------
     past : partitions of the walk before each year; 0 for none.
     mean : by how much the model's loss per row differs from the prior's.
-    own : see `include.stats.cusum.ordinary`.
+    own : see `include.stats.cusum.loss_limits`.
     """
     random, alarms = np.random.default_rng(seed), 0
     for _ in range(years):
         excess = mean + DEVIATION * common_course(kind, past + YEAR, random)
         live = sums(excess[past:])
-        limits = ordinary(sums(excess[:past]) if past else None, live, RATE / YEAR, own=own)
+        limits = loss_limits(sums(excess[:past]) if past else None, live, RATE / YEAR, own=own)
         alarm = limits.evidence(live) >= limits.level
         alarms += int(alarm[0]) + int((alarm[1:] & ~alarm[:-1]).sum())
     return alarms / years
@@ -97,7 +97,7 @@ def delays(past: int, seeds: int, *, mean: float, kind: str = "independent", own
         random = np.random.default_rng(seed)
         before = mean + DEVIATION * common_course(kind, past, random)
         live = sums(WORSE + WORSE_DEVIATION * common_course(kind, 60, random))
-        limits = ordinary(sums(before) if past else None, live, RATE / YEAR, own=own)
+        limits = loss_limits(sums(before) if past else None, live, RATE / YEAR, own=own)
         alarms = np.flatnonzero(limits.evidence(live) >= limits.level)
         found.append(alarms[0] + 1.0 if len(alarms) else np.inf)
     return np.array(found)

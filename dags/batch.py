@@ -12,7 +12,7 @@ partition a model in shadow or canary, or a newly promoted one, may also step fo
 ## If it is red
 
 The log of an `ingest` task names the file or rows, what was required and the remedy; the partition goes on
-without that source. A red `monitor.watch` means that nothing was predicted; a red `monitor.alert`, that a
+without that source. A red `monitor.check` means that nothing was predicted; a red `monitor.alert`, that a
 recipient couldn't be reached. A red `check_partition` states what is wrong with the partition; nothing else
 has run. The Overview link of any task leads to the use case's page.
 """
@@ -32,8 +32,8 @@ from evergreen.operators.rollout import AdvanceOperator
 from evergreen.operators.score import PlanShardsOperator, ScoreOperator, ShardOperator
 from include.spec import UseCase
 
-FETCH_ANEW = Param(
-    False, type="boolean", title="Fetch anew", description="Different content becomes a new revision"
+REFETCH = Param(
+    False, type="boolean", title="Refetch", description="Different content becomes a new revision"
 )
 
 
@@ -70,17 +70,17 @@ def batch(spec: UseCase) -> DAG:
             else:
                 predict(trigger_rule="all_done")
         with TaskGroup("monitor") as monitor:
-            watch = MonitorOperator(
-                task_id="watch",
+            monitored = MonitorOperator(
+                task_id="check",
                 usecase=spec.name,
                 trigger_rule="all_done",
                 inlets=[asset("features"), asset("predictions"), labels],
                 outlets=[asset("findings"), asset("decisions")],
             )
-            # also for a partition that could not be scored, whose `watch` fails
+            # also for a partition that could not be scored, whose `check` fails
             alert = AlertOperator(task_id="alert", usecase=spec.name, trigger_rule="all_done")
-            watch >> [RequestTrainingOperator(task_id="request_training", usecase=spec.name), alert]
-            if spec.schedule.events:
+            monitored >> [RequestTrainingOperator(task_id="request_training", usecase=spec.name), alert]
+            if spec.schedule.events and not spec.horizon:  # the declaration's own DAG watches for all
                 CheckWatcherOperator(task_id="check_watcher", usecase=spec.name, trigger_rule="all_done")
         with TaskGroup("rollout") as rollout:
             AdvanceOperator(
@@ -92,7 +92,7 @@ def batch(spec: UseCase) -> DAG:
             )
         check >> ingest >> score >> [monitor, rollout]
     # after the tasks, into each of which Airflow would copy and store them
-    dag.params.update(partition_field(spec, fetch_anew=FETCH_ANEW))
+    dag.params.update(partition_field(spec, refetch=REFETCH))
     return dag
 
 

@@ -1,4 +1,4 @@
-"""A message starts a partition's batch run before the schedule would.
+"""A message starts a partition's batch run before the schedule would, and that of each horizon.
 
 ## When
 
@@ -24,7 +24,7 @@ from evergreen.defaults import arguments, use_cases
 from evergreen.operators.base import task_doc
 from evergreen.operators.events import ReadMessagesOperator, StartPartitionOperator
 from evergreen.queue_trigger import QueueTrigger
-from include.spec import UseCase
+from include.spec import UseCase, read_all
 
 
 def events(spec: UseCase) -> DAG:
@@ -45,13 +45,19 @@ def events(spec: UseCase) -> DAG:
         ).output
         StartPartitionOperator.partial(
             task_id="start_partition",
-            usecase=spec.name,
-            map_index_template="{{ task.partition }}",
+            map_index_template="{{ task.usecase }} {{ task.partition }}",
             doc_md=task_doc(StartPartitionOperator),
-        ).expand(partition=partitions)
+        ).expand(partition=partitions, usecase=[spec.name, *_horizons(spec)])
     return dag
 
 
+def _horizons(spec: UseCase) -> list[str]:
+    """Return the names of a declaration's valid horizons."""
+    names = (f"{spec.name}_{horizon}" for horizon in spec.horizons)
+    return [use_case.name for name in names for use_case in read_all(name)[0]]
+
+
 for use_case in use_cases():
-    if use_case.schedule.events:
+    # horizons share the queue; Kafka and SQS give each message to one listener only
+    if use_case.schedule.events and not use_case.horizon:
         globals()[f"{use_case.name}__events"] = events(use_case)

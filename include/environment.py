@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlsplit
 
-from include.errors import SettingError
+from include.errors import PYTHON, SettingError
 
 # secrets that the errors of stores and libraries may contain
 SECRETS = (
@@ -77,8 +77,8 @@ def setting(name: str, default: str | None = None) -> str:
             name,
             required="an environment variable",
             found="none",
-            remedy="set it for the shell and for Airflow's workers; `python -m include doctor` checks it; "
-            'for the demo: `eval "$(python -m demo.stack env)"`',
+            remedy=f"set it for the shell and for Airflow's workers; `{PYTHON} -m include doctor` checks it; "
+            f'for the demo: `eval "$({PYTHON} -m demo.stack env)"`',
         )
     return value
 

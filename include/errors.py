@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import sys
+from pathlib import Path
+
+# how a person in the repository's folder runs Python, for the commands in messages
+PYTHON = ".venv/bin/python" if Path(sys.prefix) == Path(__file__).parents[1] / ".venv" else "python"
+
 
 class EvergreenError(Exception):
     """An error with a one-sentence message that ends with a remedy.

@@ -22,14 +22,15 @@ class Ref:
 
     Parameters
     ----------
-    uri : a table, object or model.
+    id : of what it refers to: a table's or store's address, the key of an object or attempt, a run of MLflow,
+        or a source.
     partition : the partition it belongs to, or ``first..last`` for a range.
     digest : the digest of its content.
     rows : how many rows it has.
     note : the result in one sentence.
     """
 
-    uri: str
+    id: str
     partition: str
     digest: str = ""
     rows: int = 0
@@ -55,5 +56,9 @@ def validate_key(key: str) -> str:
     """Return the key if it can't leave its folder and every store reads it the same way; else raise."""
     parts = key.removesuffix("/").split("/")  # a prefix may end with a slash
     if not all(map(str.isprintable, key)) or "\\" in key or {"", ".", ".."} & set(parts):
-        raise EvergreenError(f"object key {key!r}", required="a path below the use case's folder")
+        raise EvergreenError(
+            f"object key {key!r}",
+            required="a path below the use case's folder",
+            remedy="write it without backslashes, unprintable characters, and parts that are empty, . or ..",
+        )
     return key

@@ -48,8 +48,8 @@ def past_rows(spec: UseCase, seed: int) -> tuple[PastRows, str]:
     columns |= {name: values[..., index].ravel() for index, name in enumerate(spec.features.numeric)}
     positions = {key: np.arange(night * ROWS, (night + 1) * ROWS) for night, key in enumerate(nights)}
     labels = {
-        key: (Labels(known, positions[key], own, np.arange(ROWS), own, f"{seed} {key}"),)
-        for key, known, own in zip(nights, nights[spec.labels.delay :], actual, strict=False)
+        key: (Labels(since, positions[key], own, np.arange(ROWS), own, f"{seed} {key}"),)
+        for key, since, own in zip(nights, nights[spec.labels.delay :], actual, strict=False)
     }
     digests = {key: f"{seed} {key}" for key in nights}
     return PastRows(spec, tuple(nights), pa.table(columns), positions, labels, digests), nights[turn]
@@ -84,7 +84,12 @@ def simulate(seed: int) -> tuple[int, int, float, float]:
         own, other = lost(declared, labels), lost(refit, labels)
         prior = np.array([_prior_loss(past, key, part) for key, part in labels.items()])
     after = np.array([key >= turned for key in labels])
-    return int((own > prior)[after].sum()), int((other > prior)[after].sum()), own.mean(), other.mean()
+    return (
+        int((own > prior)[after].sum()),
+        int((other > prior)[after].sum()),
+        float(own.mean()),
+        float(other.mean()),
+    )
 
 
 def _prior_loss(past: PastRows, night: str, labels: Labels) -> float:

@@ -32,6 +32,7 @@ _STAGES = (
     "include.monitor.pipeline",
     "include.monitor.report",
     "include.promote.promotion",
+    "include.promote.verdicts",
     "include.reports.verdict",
     "include.rollout.pipeline",
     "include.score.shards",

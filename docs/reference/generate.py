@@ -32,6 +32,7 @@ from include.cli.app import app  # noqa: E402
 from include.extensions import REFERENCE  # noqa: E402
 from include.spec import json_schema  # noqa: E402
 from include.storage import schemas  # noqa: E402
+from include.storage.merging import LEDGERS  # noqa: E402
 from include.train.recipes import ESTIMATORS, RESERVED  # noqa: E402
 
 Schema = Mapping[str, Any]
@@ -153,7 +154,10 @@ def _table(properties: Mapping[str, Schema], required: Any, schema: Schema) -> s
         meaning = part.get("description", "Selects this kind" if name == "kind" and "const" in part else "")
         if not meaning and _section(part, schema):
             meaning = "see below"
-        cells = (f"`{name}`", _type(part, schema), default, _sentence(meaning))
+        kind = _type(part, schema)
+        if values := re.findall(r"`(\w+)`", kind):  # to be typed like this, also where a sentence begins
+            meaning = re.sub(rf"(?<!`)\b({'|'.join(values)})\b", r"`\1`", meaning)
+        cells = (f"`{name}`", kind, default, _sentence(meaning))
         lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(lines)
 
@@ -332,6 +336,23 @@ def _shown(text: str) -> str:
 # tables
 
 
+COMMON_COLUMNS = {
+    "partition": "its key",
+    "model": "the model's digest",
+    "version": "the model's version in the registry",
+    "recipe": "the recipe's name",
+    "metric": "the metric's name",
+    "rows": "number of rows",
+    "reason": "why, for people",
+    "note": "one sentence for people",
+    "by": "the person's login; empty if Evergreen did it",
+    "at": "when it was recorded",
+    "spec": "the declaration's digest",
+    "code": "the version of the code",
+    "recorded": "its number in the order of recording, from 1",
+}
+
+
 def tables_page() -> str:
     """Return the reference of every table, with the comments that stand beside its columns."""
     source = Path(schemas.__file__).read_text()
@@ -339,8 +360,8 @@ def tables_page() -> str:
         "# Tables",
         NOTE,
         "Each use case has these Delta tables under `<EVERGREEN_LAKE>/<usecase>/tables/`. One commit "
-        "replaces the rows of one partition.\nThe ledgers (`attempts`, `approvals`, `switches`, "
-        "`silences`, `withdrawals`, `erasures`) only grow.",
+        "replaces the rows of one partition.\nThe ledgers "
+        f"({', '.join(f'`{name}`' for name in LEDGERS)}) only grow.",
         "Two more kinds of tables have no schema here. `validated_<source>` has the source's declared "
         "columns, then `partition`,\n`revision` and `known_at` (when the row became known). `restated` and "
         "`shadows` have the columns of `predictions`:\nwhat the serving model would predict now, and what a "
@@ -352,7 +373,8 @@ def tables_page() -> str:
         if about:
             parts.append(_sentence(about) + ("" if about.endswith((".", "?")) else "."))
         rows = [
-            f"| `{field.name}` | {_arrow(field.type)} | {_cell(comments.get(field.name, ''))} |"
+            f"| `{field.name}` | {_arrow(field.type)} | "
+            f"{_cell(comments.get(field.name) or COMMON_COLUMNS.get(field.name, ''))} |"
             for field in schema
         ]
         parts.append("\n".join(["| column | type | meaning |", "|---|---|---|", *rows]))

@@ -24,9 +24,9 @@ from include.cli.erasure import erasure
 from include.cli.export import exports
 from include.cli.inspect import inspection
 from include.cli.lifecycle import lifecycle
-from include.cli.options import AsJson, Debug, UseCaseName, on_terminal, print_result
+from include.cli.options import AllOrOne, AsJson, Debug, UseCaseName, on_terminal, print_result
 from include.cli.serve import serving
-from include.errors import EvergreenError, PartitionError, SettingError, SpecError
+from include.errors import PYTHON, EvergreenError, PartitionError, SettingError, SpecError
 from include.references import Ref
 from include.spec.clock import time_of
 
@@ -50,7 +50,6 @@ QUESTIONS = {
     "key": "Columns that identify a row within a day, separated by commas",
     "time": "Column with each row's date",
 }
-AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
 
@@ -144,7 +143,9 @@ def init(  # noqa: PLR0913 - one parameter for each option
     time: Annotated[str, typer.Option("--time", help="The column with each row's date.")] = "",
     split: Annotated[
         Path | None,
-        typer.Option("--split", help="Also write the sample below this folder, one CSV file for each day."),
+        typer.Option(
+            "--split", help="Also write the sample below this folder, as the CSV files of each day."
+        ),
     ] = None,
     into: Annotated[
         Path | None, typer.Option("--into", help="The parent folder, if not include/usecases.")
@@ -187,15 +188,17 @@ def init(  # noqa: PLR0913 - one parameter for each option
             raise SpecError("init", required="--sample", found=", ".join(unused), remedy=remedy)
         template = PYTHON_TEMPLATE if python else TEMPLATE
         folder = scaffold(name, into, template=template) if into else scaffold(name, template=template)
-        after = f"edit {folder}/usecase.yaml and features.sql, then run `python -m include validate {folder}`"
-        after += f" and `python -m pytest {folder}`" if python else ""
+        after = (
+            f"edit {folder}/usecase.yaml and features.sql, then run `{PYTHON} -m include validate {folder}`"
+        )
+        after += f" and `{PYTHON} -m pytest {folder}`" if python else ""
     else:
         folder = scaffold_sample(name, into, sample, split, **answers)
         after = f"read the comments in {folder}/usecase.yaml, and say where the files are:"
         host = (split or Path("/where/the/files/are")).absolute().as_uri()
         connection = json.dumps({"conn_type": "generic", "host": host})
         after += f"\n  export AIRFLOW_CONN_{name.upper()}={shlex.quote(connection)}"
-        after += f"\nthen run `python -m include validate {name}` and `python -m include try {name}`"
+        after += f"\nthen run `{PYTHON} -m include validate {name}` and `{PYTHON} -m include try {name}`"
     if into:
         after += f"; set EVERGREEN_USECASES={into} so that Evergreen finds it"
     print_result({"folder": str(folder)}, f"created {folder}\n{after}", as_json)
@@ -272,10 +275,10 @@ def run(
         str | None, typer.Option("--from", help="With --until: the first partition of a range.")
     ] = None,
     last: Annotated[str | None, typer.Option("--until", help="The last partition of the range.")] = None,
-    fetch_anew: Annotated[
+    refetch: Annotated[
         bool,
         typer.Option(
-            "--fetch-anew",
+            "--refetch",
             help="Only ingest: fetch stored partitions again; different content becomes a revision.",
         ),
     ] = False,
@@ -283,6 +286,9 @@ def run(
     debug: Debug = False,
 ) -> None:
     """Run a stage for one partition or a range of partitions, as Airflow's operators do.
+
+    `score` first ingests what its lookback lacks. `train` also evaluates, judges and promotes, so it may
+    change the model that serves.
 
     One line is printed as each partition completes. The exit code is 1 if any partition of a source was
     refused or unavailable. Those lines and a summary go to stderr. With --json all lines go to stderr, and
@@ -303,7 +309,7 @@ def run(
     start, end = spec.clock.start_of(first), spec.clock.end_of(last)
     partitions = [start] if start == end else spec.clock.keys(start, end)
     now = datetime.now(UTC)
-    results = run_stage(stage, Lake(usecase), spec, partitions, now=now, fetch_anew=fetch_anew, report=report)
+    results = run_stage(stage, Lake(usecase), spec, partitions, now=now, refetch=refetch, report=report)
     if as_json:
         print_result({"done": [ref.xcom() for ref in results]}, "", as_json)
     ingested = [ref for ref in results if isinstance(ref, Ingested)]
@@ -332,9 +338,16 @@ def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[EvergreenE
     try:
         path = Path(usecase)
         file = path / "usecase.yaml" if path.is_dir() else path
-        return [read(file) if file.is_file() else specs.load(usecase)], []
+        declared = read(file) if file.is_file() else specs.load(usecase)
     except EvergreenError as error:
         return [], [error]
+    readable, errors = [declared], list[EvergreenError]()
+    for horizon in declared.horizons:
+        try:
+            readable.append(read(declared.folder / "usecase.yaml", horizon=horizon))
+        except EvergreenError as error:
+            errors.append(error)
+    return readable, errors
 
 
 def _specs(usecase: str | None) -> tuple[list[specs.UseCase], list[str]]:
@@ -355,7 +368,9 @@ def _partition_key(key: str) -> str:
             error.subject,
             required=error.required,
             found=repr(key) if key else "none",
-            remedy="give --partition, or for `run` --from and --until",
+            remedy="write it as 2013-03-01, or as 2013-03-01T0500Z where there are several a day"
+            if key
+            else "give --partition, or for `run` --from and --until",
         ) from None
 
 

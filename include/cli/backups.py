@@ -9,11 +9,10 @@ from typing import Annotated
 import typer
 
 from include import spec as specs
-from include.cli.options import AsJson, Debug, print_result
+from include.cli.options import AllOrOne, AsJson, Debug, print_result
 from include.environment import endpoint, setting
 
 backups = typer.Typer()
-AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 Name = Annotated[str, typer.Argument(metavar="BACKUP", help="Its name, as `backup` prints it.")]
 
 
@@ -48,7 +47,9 @@ def prune(as_json: AsJson = False, debug: Debug = False) -> None:
 def restore(
     name: Name,
     usecase: AllOrOne = None,
-    look: Annotated[bool, typer.Option("--look", help="Only verify the backup, byte by byte.")] = False,
+    verify_only: Annotated[
+        bool, typer.Option("--verify-only", help="Verify the backup, byte by byte, and restore nothing.")
+    ] = False,
     dumps: Annotated[
         Path | None, typer.Option("--dumps", help="Write the database dumps to this folder.")
     ] = None,
@@ -58,12 +59,12 @@ def restore(
     """Restore the lake of a backup, to an address where nothing is stored yet."""
     from include.ops import backup_store
     from include.ops.backup import ARTIFACTS
-    from include.ops.restore import read_backup
     from include.ops.restore import restore as restore_backup
+    from include.ops.restore import verify_backup
 
     store = backup_store.open_store()
-    if look:
-        note = f"{name}: {read_backup(store, name):,} objects, each as it was written"
+    if verify_only:
+        note = f"{name}: {verify_backup(store, name):,} objects, each as it was written"
         print_result({"note": note}, note, as_json)
         return
     steps = restore_backup(store, name, usecase, artifacts=setting(ARTIFACTS, ""), dumps=dumps)

@@ -69,5 +69,10 @@ def _values(pairs: list[str]) -> dict[str, str]:
     """Return the values by column; the error doesn't repeat them."""
     values = {name: value for name, _, value in (pair.partition("=") for pair in pairs)}
     if len(values) < len(pairs) or not all("=" in pair for pair in pairs):
-        raise SpecError("erase --key", required="column=value, each column once", found="something else")
+        raise SpecError(
+            "erase --key",
+            required="column=value, each column once",
+            found="something else",
+            remedy="give --key once for each column, as --key customer=4711",
+        )
     return values

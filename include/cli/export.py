@@ -36,9 +36,14 @@ def export(
     from include.export.convert import require_packages
 
     if to != "onnx":
-        raise EvergreenError(f"--to {to}", required="onnx", found=to)
+        raise EvergreenError(f"--to {to}", required="onnx", found=to, remedy="give --to onnx")
     if out is not None and out.suffix != ".onnx":
-        raise EvergreenError(f"--out {out}", required="a name that ends with .onnx; the card's ends with .md")
+        raise EvergreenError(
+            f"--out {out}",
+            required="a name that ends with .onnx",
+            found=out.suffix or "no ending",
+            remedy="give FILE.onnx; the model card is written beside it, as FILE.md",
+        )
     require_writable(out, "--out")
     require_packages()
     from include.export.pipeline import export as export_model

@@ -18,6 +18,7 @@ import yaml
 
 from include import spec as specs
 from include.cli.options import (
+    AllOrOne,
     AsJson,
     Debug,
     Page,
@@ -77,8 +78,8 @@ def performance(
     partitions = (clock.start_of(first) if first else "", clock.end_of(last) if last else "")
     until = None if known_at == "now" else clock.end_of(known_at)
     lake = Lake(usecase)
-    rows = performance_by(lake, spec, by, known=until, first=partitions[0], last=partitions[1])
-    pending = pending_estimates(lake, known=until, first=partitions[0], last=partitions[1])
+    rows = performance_by(lake, spec, by, as_of=until, first=partitions[0], last=partitions[1])
+    pending = pending_estimates(lake, as_of=until, first=partitions[0], last=partitions[1])
     data = {"usecase": usecase, "by": by, "known": known_at, "rows": rows, "estimated": pending}
     no_labels = f"no labels of these partitions were known {'yet' if until is None else f'on {until}'}"
     text = "\n".join(text_table(rows, list(rows[0]))) if rows else no_labels
@@ -203,9 +204,7 @@ def show_progress(task: str, completed: int, total: int) -> None:
 
 @inspection.command()
 def metrics(
-    usecase: Annotated[
-        str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")
-    ] = None,
+    usecase: AllOrOne = None,
     as_json: AsJson = False,
     debug: Debug = False,
 ) -> None:
@@ -252,7 +251,12 @@ def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise SpecError(f"--read {file}", required="a JSON file", found=str(error)) from None
+        raise SpecError(
+            f"--read {file}",
+            required="a JSON file",
+            found=str(error),
+            remedy="give a suite's file, as Great Expectations 1.x saves it",
+        ) from None
 
 
 def pending_text(rows: Sequence[dict[str, Any]]) -> str:

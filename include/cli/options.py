@@ -13,7 +13,8 @@ from include.errors import EvergreenError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")]
-UseCaseName = Annotated[str, typer.Argument(metavar="USECASE")]
+UseCaseName = Annotated[str, typer.Argument(metavar="USECASE", help="Its name, as `status` lists it.")]
+AllOrOne = Annotated[str | None, typer.Argument(metavar="[USECASE]", help="Default: all use cases.")]
 result_file: TextIO | None = None  # where JSON goes if stdout doesn't; None: to stdout
 Page = Annotated[Path | None, typer.Option("--page", help="Also write the page to this file.")]
 
@@ -37,4 +38,9 @@ def on_terminal() -> bool:
 def require_writable(file: Path | None, option: str = "--page") -> None:
     """Refuse a file that can't be written, before the work starts."""
     if file is not None and not file.parent.is_dir():
-        raise EvergreenError(f"{option} {file}", required="an existing folder", found=f"no {file.parent}")
+        raise EvergreenError(
+            f"{option} {file}",
+            required="an existing folder",
+            found=f"no {file.parent}",
+            remedy="create the folder, or choose another one",
+        )

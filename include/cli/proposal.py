@@ -2,7 +2,8 @@
 
 The sample's rows are taken as the source delivers them: one file a partition, in which the target is filled
 in later. So the file is read twice: `records` has what is known at the decision, and `outcomes` reads the
-file of the partition before, with the target.
+file of the partition before, with the target. Where the days from one partition to the next vary, no `offset`
+finds that file, and `outcomes` reads its rows from a file of the partition itself.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import json
 import re
 from collections import Counter
 from dataclasses import dataclass
-from datetime import date, timedelta
 from functools import cached_property
 from math import floor, log10
 from pathlib import Path
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from include.cli.sample import Sample, SampleColumn
+from include.cli.sample_schedule import HOUR, TRAINING_HOUR, SampleSchedule, days_between, schedule_of
 from include.errors import SpecError
 from include.ingest.parsing.types import TRUE
 
@@ -29,7 +30,9 @@ KINDS = ("binary", "regression", "multiclass")
 MAX_CATEGORIES = 254  # that the estimators tell apart
 TINY = 1e-9  # a span below which a column counts as constant zero
 RECURRING = 0.5  # share of rows whose key was there before, from which a key has a past
+FEWEST = 4  # outcomes of a mean
 TEST = (8, 28)  # partitions that judge, at least and at most
+OUTCOMES = "outcomes"  # the folder of the outcomes' own files
 CLASS_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}"
 
 
@@ -74,16 +77,18 @@ class Proposal:
         return SpecError(f"init {option}", required=required, found=actual, where=where, remedy=remedy)
 
     def _check_key(self) -> None:
-        rows = zip(self.days, *(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
-        row, count = Counter(rows).most_common(1)[0]
+        rows = Counter(
+            zip(self.days, *(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
+        )
+        row, count = max(rows.items(), key=lambda item: (None in item[0], item[1]))
         if count > 1 or None in row:
             shown = ", ".join(map(str, row))
-            actual = f"{count} rows of {shown}" if count > 1 else f"a row without it: {shown}"
+            actual = f"a row without it: {shown}" if None in row else f"{count} rows of {shown}"
             raise self._error(
                 "--key",
                 "columns that identify a row within a day",
                 actual,
-                "add a column, such as --key store,item; init proposes partitions of a day or a week, and "
+                "add a column, such as --key store,item; init proposes one partition a day at most, and "
                 "for hours docs/reference/schedules.md says what to change",
             )
 
@@ -116,10 +121,24 @@ class Proposal:
         return sorted(set(self.days))
 
     @cached_property
-    def step(self) -> int:
-        """Return the days from one partition to the next: 7 if all days are the same of the week, else 1."""
-        weekdays = {date.fromisoformat(day).weekday() for day in self.partitions}
-        return 7 if len(weekdays) == 1 and len(self.partitions) > 1 else 1
+    def schedule(self) -> SampleSchedule:
+        """Return the schedule of these days."""
+        return schedule_of(self.partitions)
+
+    @cached_property
+    def scheduled(self) -> list[str]:
+        """Return the partitions of the schedule, which may be on more days than the sample has."""
+        return self.schedule.clock.keys(self.partitions[0], self.partitions[-1])
+
+    @property
+    def _is_same_file(self) -> bool:
+        """Return whether the outcomes are read from the file of the partition before."""
+        return self.schedule.step > 0
+
+    @property
+    def _has_holidays(self) -> bool:
+        """Return whether a scheduled day without rows is one with an empty file."""
+        return not self._is_same_file and len(self.partitions) < len(self.scheduled)
 
     @cached_property
     def recurs(self) -> bool:
@@ -134,6 +153,10 @@ class Proposal:
             repeated += key in seen
             seen.add(key)
         return repeated >= RECURRING * total
+
+    @property
+    def _columns_of_sample(self) -> set[str]:
+        return {column.name for column in self.sample.columns.values()}
 
     @property
     def _names(self) -> list[str]:
@@ -188,7 +211,7 @@ class Proposal:
                 proposed[column.name] = ("categorical", f"CAST({sql} AS VARCHAR) AS {column.name}", "boolean")
             elif column.type == "string" and count <= min(MAX_CATEGORIES, self.sample.rows.num_rows // 2):
                 proposed[column.name] = ("categorical", sql, f"sample: {count} different values")
-        if self.step == 1 and "weekday" not in proposed:
+        if self.schedule.a_week > 1 and "weekday" not in self._columns_of_sample:
             time = self.sample.columns[self.time].name
             proposed["weekday"] = (
                 "numeric",
@@ -215,19 +238,20 @@ class Proposal:
         if self.kind == "multiclass":
             return {}
         target, label = self._target.name, f"CAST({self.label} AS DOUBLE)"
-        week, count = (6, 7) if self.step == 1 else (0, 4)
+        week, count = self.schedule.a_week - 1, self.lookback + 1
         mean = f"sum({label}) FILTER (ago < {count}) / nullif(count({label}) FILTER (ago < {count}), 0)"
         past = {f"{target}_mean_{count}": (mean, f"mean of the last {count} outcomes")}
         if self.recurs:
             past[f"{target}_last"] = (f"max({label}) FILTER (ago = 0)", "the last known value")
-            if week:
+            if week > 0:
                 past[f"{target}_week_ago"] = (f"max({label}) FILTER (ago = {week})", "the same day last week")
-        return past
+        # the sample may have a column of this name
+        return {f"{name}_" if name in self._columns_of_sample else name: one for name, one in past.items()}
 
     @property
     def lookback(self) -> int:
         """Return how many earlier partitions the SQL reads."""
-        return 6 if self.step == 1 else 3
+        return max(self.schedule.a_week, FEWEST) - 1
 
     def features(self, kind: str) -> list[str]:
         """Return the names of the numeric or the categorical features."""
@@ -268,21 +292,26 @@ class Proposal:
         schema : the path of the JSON Schema, for editors.
         split : the sample's days were written to files, so that the schedule ends with the last one.
         """
-        first, last, step = self.partitions[0], self.partitions[-1], self.step
-        weekday = date.fromisoformat(first).isoweekday() % 7
-        cron, training = ("* * *", "* * 0") if step == 1 else (f"* * {weekday}",) * 2
-        second = (date.fromisoformat(first) + timedelta(days=step)).isoformat()
+        first, last = self.partitions[0], self.partitions[-1]
+        second = self.schedule.clock.shift(first, 1)
         test = min(max(len(self.partitions) // 3, TEST[0]), TEST[1])
         counts = Counter(self.days).values()
-        weekly = ", all on the same day of the week" if step == 7 else ""
         time, key = self.sample.columns[self.time].name, ", ".join(self._names)
         file_format = "csv" if split else self.sample.format
         ending = {"csv": "csv", "parquet": "parquet", "json": "jsonl"}[file_format]
-        rows = f"min_rows: {max(min(counts) // 2, 1)}, max_rows: {3 * max(counts)}"
-        source = (
-            f"    kind: objects\n    connection: {self.name}\n    path: {self.name}/{{day}}.{ending}\n"
-            + (f"    format: {file_format}\n" if file_format != "csv" else "")
-            + '    available_at: "05:00"  # assumed: local time at which the file is there\n'
+        fewest = 0 if self._has_holidays else max(min(counts) // 2, 1)
+        rows = f"{min(counts)} to {max(counts)} rows a {self._unit}"
+        if self._has_holidays:
+            rows += f", none on {len(self.scheduled) - len(self.partitions)} days"
+        connection = f"    kind: objects\n    connection: {self.name}\n"
+        file = (f"    format: {file_format}\n" if file_format != "csv" else "") + (
+            '    available_at: "05:00"  # assumed: local time at which the file is there\n'
+        )
+        of_outcomes = (
+            f"    path: {self.name}/{{day}}.{ending}\n{file}    offset: -{self.schedule.step}\n"
+            f'    start: "{second}"\n    day: {time}\n'
+            if self._is_same_file
+            else f'    path: {self.name}/{OUTCOMES}/{{day}}.{ending}\n{file}    start: "{second}"\n'
         )
         known = [one for name, one in self.sample.columns.items() if name != self.target]
         outcomes = [
@@ -302,36 +331,35 @@ name: {self.name}
 problem:
   kind: {self.kind}
 {self._classes()}  # say for whom, and when
-  statement: For each {key.replace(", ", " and ")}, {self._target.name.replace("_", " ")} of the day.
+  statement: For each {key.replace(", ", " and ")}, {self._target.name.replace("_", " ")} of the {self._unit}.
   target: {self._target.name}
 
 schedule:
-  batch: "0 6 {cron}"      # sample: {len(self.partitions)} days{weekly}
-  training: "0 8 {training}"
+  batch: "0 {HOUR} {self.schedule.days}"      # sample: {self._pattern()}
+  training: "0 {TRAINING_HOUR} {self.schedule.training}"
   timezone: UTC            # assumed
   start: "{first}"      # the first day of the sample
 {end}
 sources:
   # what is known at the decision: assumed of each column but the target, so remove those that aren't
   records:
-{source}    day: {time}
-    key: [{key}]           # identifies a row within a day, in all of the sample
+{connection}    path: {self.name}/{{day}}.{ending}
+{file}    day: {time}
+    key: [{key}]           # identifies a row within a {self._unit}, in all of the sample
     columns:
 {self._columns(known)}
     contract:
-      {rows.replace(", ", chr(10) + "      ")}          # sample: {min(counts)} to {max(counts)} rows a day
+      min_rows: {fewest}
+      max_rows: {3 * max(counts)}          # sample: {rows}
       extra: ignore        # the target in the same file
 {self._expectations(known)}
-  # the same file of the partition before, in which the target is filled in by now
+{self._about_outcomes()}
   outcomes:
-{source}    offset: -{step}
-    start: "{second}"
-    day: {time}
-    key: [{key}]
+{connection}{of_outcomes}    key: [{key}]
     columns:
 {self._columns(outcomes)}
     contract:
-      extra: ignore
+{"      min_rows: 0" + chr(10) if self._has_holidays else ""}      extra: ignore
 {self._expectations([self._target])}
 features:
   spine: records
@@ -362,6 +390,29 @@ scoring:
   requires:
     champion: [records]
 """
+
+    @property
+    def _unit(self) -> str:
+        """What a partition covers, in a comment."""
+        return {1: "day", 7: "week"}.get(self.schedule.step, "partition")
+
+    def _pattern(self) -> str:
+        """Return the comment on the schedule: which days have rows."""
+        days, span = len(self.partitions), days_between(self.partitions[0], self.partitions[-1])
+        if self.schedule.what or days == span:
+            return f"{days} days{self.schedule.what}"
+        return (
+            f"{days} of {span} days have rows; weekends, holidays and\n"
+            "                           # other days without rows: see docs/reference/schedules.md"
+        )
+
+    def _about_outcomes(self) -> str:
+        if self._is_same_file:
+            return "  # the same file of the partition before, in which the target is filled in by now"
+        return (
+            "  # the rows of the partition before, in which the target is filled in by now, delivered under\n"
+            "  # this partition's date, because `offset` counts days: see docs/reference/schedules.md"
+        )
 
     def _classes(self) -> str:
         names = ", ".join(map(json.dumps, self._target.values))
@@ -418,13 +469,20 @@ scoring:
         return f"{{{', '.join(f'{json.dumps(name)}: {share}' for name, share in shares.items())}}}"
 
     def write_partitions(self, folder: Path) -> int:
-        """Write the sample's rows as one CSV file for each day, and return how many."""
-        below = folder / self.name
-        below.mkdir(parents=True, exist_ok=True)
-        days = pa.array(self.days)
-        for day in self.partitions:
-            pa.csv.write_csv(self.sample.rows.filter(pc.equal(days, day)), below / f"{day}.csv")
-        return len(self.partitions)
+        """Write the sample's rows as one CSV file for each day, and return how many.
+
+        Where `outcomes` has files of its own, they are written too, and a scheduled day without rows has an
+        empty file.
+        """
+        below, days = folder / self.name, pa.array(self.days)
+        (below if self._is_same_file else below / OUTCOMES).mkdir(parents=True, exist_ok=True)
+        partitions = self.partitions if self._is_same_file else self.scheduled
+        for day, later in zip(partitions, [*partitions[1:], ""], strict=True):
+            rows = self.sample.rows.filter(pc.equal(days, day))
+            pa.csv.write_csv(rows, below / f"{day}.csv")
+            if later and not self._is_same_file:
+                pa.csv.write_csv(rows, below / OUTCOMES / f"{later}.csv")
+        return len(partitions)
 
 
 def _is_scale(column: SampleColumn) -> bool:

@@ -21,11 +21,15 @@ import pyarrow.parquet
 
 from include.errors import SpecError
 from include.ingest.parsing.types import DATE, FALSE, INTEGER, NUMBER, TIMESTAMP, TRUE
+from include.spec.source import SOURCE_COLUMNS
+from include.spec.usecase import PREDICTION_COLUMNS
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
-OWN_COLUMNS = ("partition", "revision", "known_at", "decision_time", "known_until", "for_partition", "ago")
+OWN_COLUMNS = (*SOURCE_COLUMNS, "for_partition", "ago", *PREDICTION_COLUMNS)
 YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
+LONGEST = 40  # characters of a name that a declaration may have
 LEADING_ZERO = r"^0\d"
+DIGITS, LONG = r"^\d+$", r"^\d{16,}$"  # more digits than a float holds
 
 
 @dataclass(frozen=True)
@@ -51,10 +55,16 @@ class SampleColumn:
 
 @dataclass(frozen=True)
 class Sample:
-    """A file's rows as text, under the file's own column names."""
+    """A file's rows as text, under the file's own column names.
+
+    Parameters
+    ----------
+    reserved : names that a declaration can't have, besides `OWN_COLUMNS`.
+    """
 
     path: Path
     rows: pa.Table
+    reserved: tuple[str, ...] = ()
 
     @property
     def format(self) -> str:
@@ -66,9 +76,10 @@ class Sample:
         """Return the columns by the file's names."""
         names: dict[str, str] = {}
         for original in self.rows.column_names:
-            name = base = _plain_name(original)
+            name = base = _plain_name(original, self.reserved)
             while name in names.values():
-                name = f"{base}_{len(names)}"
+                suffix = f"_{len(names)}"
+                name = f"{base[: LONGEST - len(suffix)]}{suffix}"
             names[original] = name
         return {original: _describe(self.rows[original], original, name) for original, name in names.items()}
 
@@ -98,8 +109,12 @@ class Sample:
         return result
 
 
-def read_sample(path: Path) -> Sample:
+def read_sample(path: Path, reserved: tuple[str, ...] = ()) -> Sample:
     """Read a CSV, Parquet or JSON lines file.
+
+    Parameters
+    ----------
+    reserved : see `Sample`.
 
     Raises
     ------
@@ -118,7 +133,7 @@ def read_sample(path: Path) -> Sample:
     for column in rows.columns:
         trimmed = pc.utf8_trim_whitespace(column)
         clean.append(pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed))
-    return Sample(path, pa.table(clean, names=rows.column_names))
+    return Sample(path, pa.table(clean, names=rows.column_names), reserved)
 
 
 def _sample_error(path: Path, actual: str) -> SpecError:
@@ -172,11 +187,13 @@ def _text(value: object) -> str | None:
 _READERS = {"csv": _read_csv, "parquet": _read_parquet, "json": _read_json}
 
 
-def _plain_name(original: str) -> str:
+def _plain_name(original: str, reserved: tuple[str, ...]) -> str:
     """Return a name that YAML and SQL read without quotes."""
     name = re.sub(r"\W+", "_", original.lower(), flags=re.ASCII).strip("_") or "column"
     name = name if name[0].isalpha() else f"c_{name}"
-    return f"{name}_" if name in {*_sql_keywords(), *OWN_COLUMNS, *YAML_WORDS} else name
+    name = name[:LONGEST].rstrip("_")
+    taken = {*_sql_keywords(), *OWN_COLUMNS, *YAML_WORDS, *reserved}
+    return f"{name}_" if name in taken else name
 
 
 @cache
@@ -198,7 +215,7 @@ def _describe(column: pa.ChunkedArray, original: str, name: str) -> SampleColumn
 
 
 def _type_of(values: pa.Array) -> str:
-    """Return the narrowest type that all texts have; a number with a leading zero is a text."""
+    """Return the narrowest type that all texts have; one with a leading zero or too many digits is a text."""
     if not len(values):
         return "string"
     lower = pc.utf8_lower(values)
@@ -206,6 +223,8 @@ def _type_of(values: pa.Array) -> str:
     if is_boolean and not _all_match(values, r"\d"):
         return "boolean"
     if pc.any(pc.match_substring_regex(values, LEADING_ZERO)).as_py() and not _all_match(values, DATE):
+        return "string"
+    if _all_match(values, DIGITS) and pc.any(pc.match_substring_regex(values, LONG)).as_py():
         return "string"
     patterns = {"integer": INTEGER, "number": NUMBER, "date": DATE, "timestamp": TIMESTAMP}
     return next((kind for kind, pattern in patterns.items() if _all_match(values, pattern)), "string")

@@ -94,7 +94,9 @@ def scaffold_sample(
     from include.cli.sample import read_sample
 
     names = tuple(part.strip() for part in key.split(",") if part.strip())
-    proposal = Proposal(name, read_sample(path), kind, target, names, time)
+    # predictions of classes have a column of this name, beside the features
+    reserved = ("label",) if kind == "multiclass" and target != "label" else ()
+    proposal = Proposal(name, read_sample(path, reserved), kind, target, names, time)
     folder = new_folder(name, parent or SHIPPED)
     (folder / "usecase.yaml").write_text(proposal.yaml(schema_path(folder), split=split is not None))
     (folder / "features.sql").write_text(proposal.sql())

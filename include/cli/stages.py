@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 
 from include.environment import endpoint
-from include.errors import EvergreenError, PartitionError
+from include.errors import EvergreenError, NotPublished, PartitionError
 from include.references import Ref
 from include.spec import UseCase
 from include.spec.partition import check_partition
@@ -40,7 +40,7 @@ def run_stage(
     partitions: Sequence[str],
     *,
     now: datetime,
-    fetch_anew: bool = False,
+    refetch: bool = False,
     report: Callable[[Ref], None] = lambda ref: None,
 ) -> list[Ref]:
     """Run one stage for each of the partitions, oldest first.
@@ -48,7 +48,7 @@ def run_stage(
     Parameters
     ----------
     now : the current time; the knowledge time of content that a source changed after its partition.
-    fetch_anew : only ``ingest``: fetch from the source even if the partition is stored.
+    refetch : only ``ingest``: fetch from the source even if the partition is stored.
     report : called with each result as soon as it is available.
 
     Raises
@@ -57,9 +57,11 @@ def run_stage(
         for a partition that isn't on the schedule or is still in the future, before anything runs.
     """
     if stage not in STAGES:
-        raise EvergreenError(f"stage {stage!r}", required=f"one of {', '.join(STAGES)}")
-    if fetch_anew and stage != "ingest":
-        raise EvergreenError("--fetch-anew", required="stage ingest", found=stage, remedy="remove the option")
+        raise EvergreenError(
+            f"stage {stage!r}", required=f"one of {', '.join(STAGES)}", remedy="name one of these"
+        )
+    if refetch and stage != "ingest":
+        raise EvergreenError("--refetch", required="stage ingest", found=stage, remedy="remove the option")
     if not partitions:
         raise PartitionError(
             f"{spec.name}: {stage}",
@@ -68,7 +70,7 @@ def run_stage(
         )
     for partition in partitions:
         check_partition(spec, partition, now)
-    run = partial(_ingest, fetch_anew=True) if fetch_anew else STAGES[stage]
+    run = partial(_ingest, refetch=True) if refetch else STAGES[stage]
     results = []
     for ref in run(lake, spec, partitions, now):
         report(ref)
@@ -77,7 +79,7 @@ def run_stage(
 
 
 def _ingest(
-    lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime, *, fetch_anew: bool = False
+    lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime, *, refetch: bool = False
 ) -> Iterator[Ref]:
     from include.ingest.pipeline import ingest
 
@@ -93,7 +95,7 @@ def _ingest(
         table = f"{lake.uri}/tables/validated_{source}"
         for start in range(0, len(keys), BATCH):
             batch = keys[start : start + BATCH]
-            for result in ingest(lake, spec, source, batch, endpoint, fetch_anew=fetch_anew, now=now):
+            for result in ingest(lake, spec, source, batch, endpoint, refetch=refetch, now=now):
                 yield Ingested(
                     table, result.partition, result.digest, result.rows, result.note, source, result.outcome
                 )
@@ -103,9 +105,23 @@ def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
     from include.ingest.lookback import refresh_lookback
     from include.score.pipeline import score
 
+    without_rows = []
     for partition in partitions:
         refresh_lookback(lake, spec, partition, endpoint)
-        yield score(lake, spec, partition)
+        try:
+            yield score(lake, spec, partition)
+        except NotPublished as error:  # the others are scored, as by their own runs in Airflow
+            if len(partitions) == 1:
+                raise
+            without_rows.append(partition)
+            yield Ref(f"{lake.uri}/tables/predictions", partition, note=str(error))
+    if without_rows:
+        raise NotPublished(
+            f"{spec.name}: score",
+            required="rows to score on each partition",
+            found=f"none on {len(without_rows)} of {len(partitions)}, the first of them {without_rows[0]}",
+            remedy="the others are scored; ingest these, then score them again",
+        )
 
 
 def _monitor(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
@@ -129,7 +145,8 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
     from include.evaluate.pipeline import evaluate
     from include.judge.evidence import attempt_key_of
     from include.models.registry import Registry
-    from include.promote.promotion import judge_and_record, promote
+    from include.promote.promotion import promote
+    from include.promote.verdicts import judge_and_record
     from include.reports.verdict import draw_blocked, draw_verdict
     from include.train.pipeline import train
 
@@ -137,9 +154,9 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
     for partition in partitions:
         trained = train(lake, spec, partition, registry=registry)
         yield trained
-        evidence = evaluate(lake, spec, partition, trained.uri, registry=registry)
-        verdict = judge_and_record(lake, spec, evidence.uri)
-        attempt = attempt_key_of(evidence.uri)
+        evidence = evaluate(lake, spec, partition, trained.id, registry=registry)
+        verdict = judge_and_record(lake, spec, evidence.id)
+        attempt = attempt_key_of(evidence.id)
         draw_verdict(lake, spec, attempt, registry)
         yield Ref(f"{lake.uri}/tables/attempts", partition, attempt, note=verdict.sentence)
         promotion = promote(lake, spec, attempt, registry=registry)

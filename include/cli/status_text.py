@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+from include.errors import PYTHON
 from include.reports.text import text_table
 
 LISTED = 10  # partitions that are listed one by one
@@ -73,7 +74,7 @@ def _attempts(status: Row) -> Iterator[str]:
             f"\nwaits for approval: v{waiting['version']} of partition {waiting['partition']}, "
             f"{waiting['key'][:8]}"
         )
-        yield f"  answer in Airflow, or: python -m include approve {status['usecase']} --by … --reason …"
+        yield f"  answer in Airflow, or: {PYTHON} -m include approve {status['usecase']} --by … --reason …"
     if status["attempts"]:
         yield "\nlast attempts"
         for row in status["attempts"]:

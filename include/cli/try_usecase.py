@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from include.cli.stages import Ingested, run_stage
-from include.errors import NotPublished
+from include.errors import PYTHON, NotPublished
 from include.references import Ref
 from include.replay.pipeline import Progress, Replay, replay
 from include.replay.report import publish_page
@@ -77,7 +77,7 @@ def try_usecase(
             found=f"none of {len(partitions)}; the first: {missing[0] if missing else 'no partition'}",
             where=" to ".join(partitions[:1] + partitions[-1:]),
             remedy="choose --from and --until so that the sources have these partitions, and check the "
-            "connections by `python -m include doctor`; `init --sample FILE --split FOLDER` writes a file "
+            f"connections by `{PYTHON} -m include doctor`; `init --sample FILE --split FOLDER` writes a file "
             "for each day",
         )
     result = replay(lake, spec, (), "", until, progress=progress)

@@ -25,8 +25,9 @@ from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import dask_engine
-from include.train.fit import fit_recipe, target
-from include.train.fits import recipes
+from include.train.fit import fit_recipe, is_learnable, target
+from include.train.fits import recipes_by_name
+from include.train.recipes import learns
 from include.train.record import PATH, TrainingRecord, attempt_key
 from include.train.split import Split, partitions_of, split
 
@@ -97,7 +98,8 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     SpecError
         if a group leaves no feature to fit on.
     InsufficientData
-        if there are too few test partitions for an interval.
+        if there are too few test partitions for an interval, or nothing can be fitted on the rows before,
+        or the training chose a rule of thumb.
     """
     partition = partition or _newest_labeled_partition(lake, spec)
     specs = {name: _without_group(spec, name, columns) for name, columns in spec.features.ablated.items()}
@@ -105,7 +107,15 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     parts = split(rows, spec, partition)
     _check_enough_partitions(spec, partition, parts.test)
     run = registry.settle(spec.name, attempt_key(spec, partition, digest_table(rows)))
+    _check_learnable(spec, partition, parts.train)
     recipe = _chosen_recipe(spec, parts, registry, run)
+    if not learns(spec, recipe):
+        raise InsufficientData(
+            f"{spec.name}: ablation on {partition}",
+            required="a chosen recipe that is fitted on features",
+            found=f"{recipe.name}, a rule of thumb that can't be fitted without its own",
+            remedy="choose a partition whose training chose a recipe that learns",
+        )
     losses = _losses_by_partition(spec, recipe, parts)
     effects = [
         _group_effect(spec, name, losses, _losses_by_partition(reduced_spec, recipe, parts))
@@ -168,11 +178,21 @@ def _check_enough_partitions(spec: UseCase, partition: str, test: pa.Table) -> N
         )
 
 
+def _check_learnable(spec: UseCase, partition: str, train: pa.Table) -> None:
+    if not is_learnable(spec, train):
+        raise InsufficientData(
+            f"{spec.name}: ablation on {partition}",
+            required="rows of two classes before the test partitions",
+            found=f"{train.num_rows} rows of one",
+            remedy="choose a later partition, so that both classes occur before its test partitions",
+        )
+
+
 def _chosen_recipe(spec: UseCase, parts: Split, registry: Registry, run: str) -> Recipe:
     """Return the recipe that the training chose; without a run, the candidate with the lowest test loss."""
     if run:
         name = TrainingRecord.from_json(registry.get(run, PATH)).challenger.name
-        return next(recipe for recipe in recipes(spec, short_memory=True) if recipe.name == name)
+        return recipes_by_name(spec)[name]
     losses = {
         recipe.name: float(np.concatenate(_losses_by_partition(spec, recipe, parts)).mean())
         for recipe in spec.training.candidates

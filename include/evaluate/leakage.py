@@ -28,7 +28,7 @@ from include.spec.metrics import Objective, find_objective
 from include.spec.stages import Recipe
 from include.stats.metrics import metric_values, row_losses
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fit import fit_recipe, is_learnable, target
 
 Array = NDArray[np.float64]
 MAX_FITTED_ROWS = 20_000  # for a single feature's tree, enough for sixteen leaves, and the linear model
@@ -67,7 +67,7 @@ def single_feature_scores(spec: UseCase, fitted: pa.Table, test: pa.Table) -> di
 
 
 def all_feature_scores(
-    spec: UseCase, fitted: pa.Table, test: pa.Table, challenger: Array
+    spec: UseCase, fitted: pa.Table, test: pa.Table, walk_predictions: Array
 ) -> dict[str, float]:
     """Return how well two models of all features predict the test rows: the challenger, and a linear one.
 
@@ -76,17 +76,21 @@ def all_feature_scores(
     Parameters
     ----------
     fitted, test : as in `single_feature_scores`.
-    challenger : its predictions of the test rows, shape (m,) or (m, k).
+    walk_predictions : of the test rows by the walk of the challenger's recipe, shape (m,) or (m, k).
 
     Returns
     -------
     dict
-        Model -> score, as in `single_feature_scores`.
+        Model -> score, as in `single_feature_scores`. Without the linear one if no model can be fitted on the
+        rows, since they are of one class.
     """
-    sample = _sample_of_each_class(spec, fitted, MAX_FITTED_ROWS, np.random.default_rng(spec.training.seed))
-    estimator = "logistic_regression" if spec.problem.codes else "ridge"
-    linear = fit_recipe(spec, Recipe(name="linear", estimator=estimator), sample)
-    models = {CHALLENGER: challenger, "a linear model": artifacts.predict(linear, test, spec)}
+    models = {CHALLENGER: walk_predictions}
+    if is_learnable(spec, fitted):
+        random = np.random.default_rng(spec.training.seed)
+        sample = _sample_of_each_class(spec, fitted, MAX_FITTED_ROWS, random)
+        estimator = "logistic_regression" if spec.problem.codes else "ridge"
+        linear = fit_recipe(spec, Recipe(name="linear", estimator=estimator), sample)
+        models["a linear model"] = artifacts.predict(linear, test, spec)
     scores: dict[str, float] = {}
     for model, values in models.items():
         by_class = values.T if values.ndim > 1 else [values]
@@ -144,7 +148,9 @@ def _fit_and_predict(labels: pd.Series, fitted: pd.Series, test: pd.Series) -> A
 
 
 def _as_column(values: pd.Series) -> Array:
-    return values.to_numpy(np.float64).reshape(-1, 1)
+    """Return values as a tree takes them, which refuses those beyond single precision."""
+    largest = float(np.finfo(np.float32).max)
+    return np.asarray(np.clip(values.to_numpy(np.float64), -largest, largest).reshape(-1, 1))
 
 
 def shuffled_label_losses(
@@ -175,6 +181,8 @@ def shuffled_label_losses(
     """
     if not partitions:
         return ()
+    if not is_learnable(spec, fitted):  # labels of one class are the same in any order
+        return constant_losses(spec, fitted, test, partitions)
     test = test.filter(pc.is_in(test["partition"], pa.array(partitions)))
     partition_of_row = np.asarray(test["partition"].to_pylist(), dtype=object)
     constant, actual = outputs.label_constant(spec, target(spec, fitted)), target(spec, test)
@@ -259,15 +267,15 @@ def _fit_proportions(predictions: Array, shares: Array) -> Array:
     return predictions
 
 
-def loss_reduction(challenger: Sequence[float], prior: Sequence[float]) -> float | None:
-    """Return the share of the prior's loss that the challenger removes, at most 1; None if that loss is 0.
+def loss_reduction(walk: Sequence[float], prior_walk: Sequence[float]) -> float | None:
+    """Return the share of the prior's loss that a recipe removes, at most 1; None if that loss is 0.
 
     Parameters
     ----------
-    challenger, prior : sums of the per-row losses by partition, shape (n,).
+    walk, prior_walk : sums of the per-row losses of the two recipes' walks by partition, shape (n,).
     """
-    prior_loss = sum(prior)
-    return 1 - sum(challenger) / prior_loss if prior_loss else None
+    prior_loss = sum(prior_walk)
+    return 1 - sum(walk) / prior_loss if prior_loss else None
 
 
 def past_loss_reductions(lake: Lake, partition: str) -> tuple[float, ...]:

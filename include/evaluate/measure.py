@@ -57,9 +57,9 @@ class EvaluationRows:
     champion_fit : the training rows until the champion's last fitted partition, None if that is unknown.
     rows, actual : the unseen test rows, shape (n, any), and their labels, shape (n,).
     partitions : of the test rows, ascending.
-    predictions : of every model for the test rows, from which the losses follow, each of shape (n,) or
-        (n, k).
-    deployed : the deployed model's own predictions, which aren't the judged ones.
+    walk_predictions : of the test rows by the walk of every model's recipe, from which the losses follow,
+        each of shape (n,) or (n, k).
+    deployed_predictions : the deployed model's own, which aren't the judged ones.
     """
 
     partition: str
@@ -73,13 +73,15 @@ class EvaluationRows:
     rows: pa.Table
     actual: Array
     partitions: Sequence[str]
-    predictions: Mapping[str, Array]
-    deployed: Array
+    walk_predictions: Mapping[str, Array]
+    deployed_predictions: Array
 
     def losses(self, spec: UseCase) -> dict[str, Array]:
-        """Return every model's loss on each row."""
+        """Return the loss of every model's walk on each row."""
         objective = spec.objective
-        return {name: row_losses(objective, self.actual, values) for name, values in self.predictions.items()}
+        return {
+            name: row_losses(objective, self.actual, values) for name, values in self.walk_predictions.items()
+        }
 
     def partition_indices(self) -> list[NDArray[np.intp]]:
         """Return the indices of each partition's rows."""
@@ -88,7 +90,9 @@ class EvaluationRows:
 
     def parquet(self) -> bytes:
         """Return partition, label and predictions of each row, as the report reads them."""
-        predictions = {name: outputs.to_single_column(values) for name, values in self.predictions.items()}
+        predictions = {
+            name: outputs.to_single_column(values) for name, values in self.walk_predictions.items()
+        }
         table = pa.table({"partition": self.rows["partition"], "actual": self.actual, **predictions})
         sink = io.BytesIO()
         pq.write_table(table, sink)
@@ -105,7 +109,7 @@ def gather_facts(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> Facts
     slice_columns = columns_of_rows(lake, spec, rows, spec.gate.slices.columns)
     # every row to score since the first test partition, with a label or without
     scored = features(lake, spec, spec.clock.keys(evaluation.partitions[0], evaluation.partition))
-    refit_loss = float(row_losses(spec.objective, actual, evaluation.deployed).mean())
+    refit_loss = float(row_losses(spec.objective, actual, evaluation.deployed_predictions).mean())
     return Facts(
         rival=rival,
         slices=slices.measure_slices(spec, rows, slice_columns, losses, evaluation.partitions, rival),
@@ -135,7 +139,7 @@ def _fairness(lake: Lake, spec: UseCase, evaluation: EvaluationRows) -> tuple[Fa
     if spec.gate.fairness is None:
         return ()
     groups = columns_of_rows(lake, spec, evaluation.rows, spec.gate.fairness.columns)
-    predicted = evaluation.predictions[CHALLENGER]
+    predicted = evaluation.walk_predictions[CHALLENGER]
     return fairness.measure_fairness(spec, groups, evaluation.rows["partition"], evaluation.actual, predicted)
 
 
@@ -164,7 +168,7 @@ def _onnx(spec: UseCase, evaluation: EvaluationRows) -> OnnxFile:
         return OnnxFile(None, str(error))
     if bad := int(np.count_nonzero(~np.isfinite(values))):
         return OnnxFile(None, f"{bad} of {values.size} predictions aren't finite")
-    return OnnxFile(largest_difference(values, evaluation.deployed))
+    return OnnxFile(largest_difference(values, evaluation.deployed_predictions))
 
 
 def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapping[str, Array]) -> Leakage:
@@ -182,7 +186,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         )
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
-        all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.predictions[CHALLENGER]),
+        all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.walk_predictions[CHALLENGER]),
         shuffled_losses=shuffled_losses,
         constant_losses=constant_losses,
         loss_reduction=loss_reduction,
@@ -294,7 +298,13 @@ def columns_of_rows(lake: Lake, spec: UseCase, rows: pa.Table, names: Iterable[s
     unknown = [name for name in names if name not in own_columns and name not in source_columns]
     if unknown:
         available = ", ".join(dict.fromkeys([*spec.features.columns, *source_columns]))
-        raise SpecError(f"{spec.name}: columns for slices", required=available, found=", ".join(unknown))
+        raise SpecError(
+            f"{spec.name}: columns for slices",
+            required=available,
+            found=", ".join(unknown),
+            where=str(spec.folder / "usecase.yaml"),
+            remedy="correct the columns of gate.slices and gate.fairness",
+        )
     from_source = [name for name in names if name not in own_columns]
     if from_source:
         looked_up = _lookup_source_columns(lake, spec, rows, from_source)

@@ -41,7 +41,7 @@ from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import dask_engine, walks
 from include.train.fit import target
-from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipe_names, recipes
+from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipe_names, recipes_by_name
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
 from include.train.split import partitions_of, split
 
@@ -83,7 +83,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     Returns
     -------
     Ref
-        ``uri`` is the key of the evidence in the lake. The stage is idempotent: the same data and ledger give
+        ``id`` is the key of the evidence in the lake. The stage is idempotent: the same data and ledger give
         the same bytes.
 
     Raises
@@ -98,9 +98,9 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     test = walks.sample(split(training_rows, spec, partition).test, spec)
     challenger = _load_model(registry, run_id, record.challenger, test, spec)
     _load_model(registry, run_id, record.baseline, test, spec)
-    predictions = _walk_predictions(lake, spec, record, test)
+    walk_predictions = _walk_predictions(lake, spec, record, test)
     champion = _load_champion(lake, partition, attempt_key(spec, partition, record.data))
-    rows = _evaluation_rows(spec, record, challenger, training_rows, test, predictions, champion)
+    rows = _evaluation_rows(spec, record, challenger, training_rows, test, walk_predictions, champion)
     facts = gather_facts(lake, spec, rows)
     if champion.digest and rows.rows.num_rows:
         known_rows = KnownRows(lake, spec, partition, training_rows)
@@ -179,7 +179,7 @@ def _evaluation_rows(
     challenger: LoadedModel,
     training_rows: pa.Table,
     test: pa.Table,
-    predictions: Mapping[str, Array],
+    walk_predictions: Mapping[str, Array],
     champion: Incumbent,
 ) -> EvaluationRows:
     """Return the test rows that every walk has predicted, with all predictions of them.
@@ -189,13 +189,13 @@ def _evaluation_rows(
     training_rows : the whole training set, whose last rows are ``test``.
     """
     unseen = np.ones(test.num_rows, dtype=bool)
-    for values in predictions.values():
+    for values in walk_predictions.values():
         unseen &= outputs.finite_rows(values)
     rows = test.filter(pa.array(unseen, pa.bool_()))
     partition, last = training_rows["partition"], champion.last_fitted
     return EvaluationRows(
         partition=record.partition,
-        recipe=next(c for c in recipes(spec, short_memory=True) if c.name == record.challenger.name),
+        recipe=recipes_by_name(spec)[record.challenger.name],
         estimator=challenger.estimator,
         data=challenger.data,
         digest=record.challenger.digest,
@@ -205,8 +205,8 @@ def _evaluation_rows(
         rows=rows,
         actual=target(spec, rows),
         partitions=tuple(partitions_of(rows)),
-        predictions={name: values[unseen] for name, values in predictions.items()},
-        deployed=challenger.predictions[unseen],
+        walk_predictions={name: values[unseen] for name, values in walk_predictions.items()},
+        deployed_predictions=challenger.predictions[unseen],
     )
 
 
@@ -231,7 +231,8 @@ def _evidence(
         constant=record.constant,
         baseline_model=record.baseline.digest,
         metrics={
-            name: all_metric_values(spec, rows.actual, values) for name, values in rows.predictions.items()
+            name: all_metric_values(spec, rows.actual, values)
+            for name, values in rows.walk_predictions.items()
         },
         losses=Losses(
             partitions=tuple(rows.partitions),

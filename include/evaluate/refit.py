@@ -32,7 +32,7 @@ from include.train.fits import (
     fitting_rows,
     read_fits,
     recipe_key,
-    recipes,
+    recipes_by_name,
     refused_fits,
 )
 from include.train.record import TrainingRecord
@@ -53,9 +53,9 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     last_fitted : the last partition that it was fitted on; empty if unknown.
     """
     lake, spec, partition = known_rows.lake, known_rows.spec, record.partition
-    recipe = next(r for r in recipes(spec, short_memory=True) if r.name == record.challenger.name)
+    recipe = recipes_by_name(spec)[record.challenger.name]
     key, refused = recipe_key(spec, recipe), refused_fits(lake)
-    fits = [fit for fit in read_fits(lake) if fit.key == key and fit.partition <= partition]
+    fits = [fit for fit in read_fits(lake) if fit.recipe_key == key and fit.partition <= partition]
     moved = measure_movement(fits, refused)
     newest = twin_partitions(spec, partitions_of(known_rows.labeled), last_fitted)
     earlier = (

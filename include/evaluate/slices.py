@@ -68,7 +68,7 @@ def measure_slices(
     ----------
     rows : with ``partition`` and, for the automatic slices, the features, shape (n, any).
     columns : the declared columns of the same rows; see `include.evaluate.measure.columns_of_rows`.
-    losses : per row, of ``challenger`` and the rival, each of shape (n,).
+    losses : per row, of the walks of ``challenger`` and the rival, each of shape (n,).
     partitions : of the evidence, ascending; every row belongs to one of them.
     rival : the model that the challenger is compared with.
 
@@ -87,7 +87,7 @@ def measure_slices(
     for name, column, declared in sliced:
         parts = slice_column(column)
         shape, cell = (len(parts.names), len(partitions)), parts.codes * len(partitions) + partition_index
-        counts, challenger_sums, rival_sums = (
+        counts, challenger_walk, rival_walk = (
             _sums(cell, shape, weights) for weights in (None, losses[CHALLENGER], losses[rival])
         )
         slices += [
@@ -95,8 +95,8 @@ def measure_slices(
                 f"{name} {part}",
                 declared,
                 tuple(counts[i]),
-                tuple(challenger_sums[i]),
-                tuple(rival_sums[i]),
+                tuple(challenger_walk[i]),
+                tuple(rival_walk[i]),
             )
             for i, part in enumerate(parts.names)
             if sum(counts[i]) >= spec.gate.slices.min_rows
@@ -109,7 +109,12 @@ def _partition_index(column: pa.ChunkedArray, partitions: Sequence[str]) -> NDAr
     indices = pc.index_in(column, value_set=pa.array(partitions, pa.string()))
     if indices.null_count:
         others = f"{indices.null_count} rows of others"
-        raise EvergreenError("slices", required=f"rows of {len(partitions)} partitions", found=others)
+        raise EvergreenError(
+            "slices",
+            required=f"rows of {len(partitions)} partitions",
+            found=others,
+            remedy="this is a fault of Evergreen: report it",
+        )
     return np.asarray(indices.to_numpy(), dtype=np.int64)
 
 

@@ -76,15 +76,16 @@ def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, index: int) -> tuple[
     """
     columns = list(encoder.feature_names_in_)
     column = columns[index]
-    known = [text for text in encoder.categories_[index] if isinstance(text, str)]
-    if MISSING in known:
+    known = [value for value in encoder.categories_[index] if not pd.isna(value)]
+    known_texts = [str(value) for value in known]  # of a key that isn't text, such as a number or a day
+    if MISSING in known_texts:
         raise ModelError(
             f"feature {column}",
             required=f"categories other than {MISSING}, which stands for a missing value in an ONNX file",
             found=f"the category {MISSING}",
             remedy="return another text in features.sql, or null",
         )
-    unknown = "?".join(["", *known])  # longer than any known text
+    unknown = "?".join(["", *known_texts])  # longer than any known text
     others = {name: values[0] for name, values in zip(columns, encoder.categories_, strict=True)}
     rows = pd.DataFrame({**others, column: [*known, None, unknown]}, columns=columns, dtype=object)
     with warnings.catch_warnings():
@@ -96,7 +97,7 @@ def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, index: int) -> tuple[
         ends = np.cumsum([0, *encoder._n_features_outs])
         block = slice(ends[index], ends[index + 1])
         encoded = encoded.toarray() if encoder.sparse_output else encoded
-    return np.array([*known, MISSING], dtype=object), np.asarray(encoded[:, block], dtype=np.float64)
+    return np.array([*known_texts, MISSING], dtype=object), np.asarray(encoded[:, block], dtype=np.float64)
 
 
 def _write_numbers(graph: Graph, transformer: Any, selected: Sequence[str]) -> str:
@@ -129,7 +130,12 @@ def _write_scaler(graph: Graph, scaler: StandardScaler, matrix: str) -> str:
 def _write_unchanged(graph: Graph, transformer: FunctionTransformer, matrix: str) -> str:
     if transformer.func is not None:
         found = str(transformer.func)
-        raise ModelError("a FunctionTransformer", required="one without a function", found=found)
+        raise ModelError(
+            "a FunctionTransformer",
+            required="one without a function",
+            found=found,
+            remedy="write its graph in include/export/columns.py",
+        )
     return matrix
 
 

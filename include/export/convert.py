@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from sklearn.compose import ColumnTransformer
 from sklearn.pipeline import Pipeline
 
-from include.errors import EvergreenError, ModelError, SpecError
+from include.errors import PYTHON, EvergreenError, ModelError, SpecError
 from include.models import artifacts, outputs
 from include.models.encoding import MISSING
 from include.spec import UseCase
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from include.export.graph import Graph
 
-INSTALL = "python -m pip install --require-hashes -r requirements-onnx.txt"
+INSTALL = f"{PYTHON} -m pip install --require-hashes -r requirements-onnx.txt"
 
 
 def require_packages() -> None:
@@ -139,7 +139,7 @@ def session_input(rows: pa.Table, spec: UseCase) -> dict[str, NDArray[Any]]:
     for name in spec.features.numeric:
         columns[name] = rows[name].cast(pa.float64()).to_numpy()
     for name in spec.features.categorical:
-        texts = [MISSING if text is None else text for text in rows[name].to_pylist()]
+        texts = [MISSING if value is None else str(value) for value in rows[name].to_pylist()]
         columns[name] = np.array(texts, dtype=object)
     return {name: values.reshape(-1, 1) for name, values in columns.items()}
 

@@ -115,6 +115,7 @@ def _require_plain_codes(model: Boosting) -> None:
             type(model).__name__,
             required="categories in its first columns, coded from 0 on, as by coded_columns",
             found="others",
+            remedy="prepare its columns with coded_columns of include/train/recipes.py",
         )
 
 
@@ -176,7 +177,12 @@ def write_transformed(graph: Graph, model: TransformedTargetRegressor, matrix: s
     """Return the prediction of a regressor that was fitted on a transformed target, in the target's unit."""
     if type(model.regressor_) not in MATRIX_MODELS:
         found = type(model.regressor_).__name__
-        raise ModelError("ONNX", required="a regressor with a converter", found=found)
+        raise ModelError(
+            "ONNX",
+            required="a regressor with a converter",
+            found=found,
+            remedy="serve a recipe with another estimator, or write a converter in include/export/models.py",
+        )
     value = MATRIX_MODELS[type(model.regressor_)](graph, model.regressor_, matrix)
     for _, step in reversed(model.transformer_.steps):
         if isinstance(step, LogTarget):

@@ -43,7 +43,7 @@ def features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> pa.Table:
     requested = sorted(set(partitions))
     tables = [f"validated_{name}" for name in spec.sources]
     key = ("features", spec, tuple(requested))
-    return lake.keep(key, tables, lambda: _features(lake, spec, requested))
+    return lake.cached(key, tables, lambda: _features(lake, spec, requested))
 
 
 def _features(lake: Lake, spec: UseCase, requested: list[str]) -> pa.Table:

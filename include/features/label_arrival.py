@@ -87,12 +87,12 @@ def labels_known_on(
     Labels that arrived at once are read together, and each revision by itself.
     """
     at_once: dict[str, list[str]] = defaultdict(list)
-    for partition, knowns in arrivals.items():
-        for known in knowns:
-            at_once[known if len(knowns) > 1 else ""].append(partition)
-    for known, partitions in at_once.items():
-        last = known or max(arrivals[partition][0] for partition in partitions)
-        rows = labels(lake, spec, partitions, known=last)
+    for partition, arrived_on in arrivals.items():
+        for as_of in arrived_on:
+            at_once[as_of if len(arrived_on) > 1 else ""].append(partition)
+    for as_of, partitions in at_once.items():
+        last = as_of or max(arrivals[partition][0] for partition in partitions)
+        rows = labels(lake, spec, partitions, as_of=last)
         for partition in partitions:
             own = rows.filter(pc.equal(rows["partition"], partition))
-            yield partition, known or arrivals[partition][0], own
+            yield partition, as_of or arrivals[partition][0], own

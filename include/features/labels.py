@@ -24,10 +24,10 @@ from include.storage.lake import Lake
 _LABEL_PARTITIONS = pa.schema([("partition", pa.string()), ("spine_partition", pa.string())])
 
 
-def matured(lake: Lake, spec: UseCase, known_by: str | None) -> list[str]:
+def matured(lake: Lake, spec: UseCase, as_of: str | None) -> list[str]:
     """Return the spine's partitions whose labels were published by a partition (None: by now), sorted."""
     published = set(lake.published(spec.labels.source))
-    last = max((key for key in published if known_by is None or key <= known_by), default="")
+    last = max((key for key in published if as_of is None or key <= as_of), default="")
     if not last:
         return []
     # pairing the keys by position is faster than shifting each one
@@ -36,8 +36,8 @@ def matured(lake: Lake, spec: UseCase, known_by: str | None) -> list[str]:
     return [spine_key for spine_key, label_key in pairs if label_key in published]
 
 
-def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, known: str | None) -> pa.Table:
-    """Return the labels of the partitions' rows, as known by partition ``known`` (None: as known now).
+def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: str | None) -> pa.Table:
+    """Return the labels of the partitions' rows, as known by partition ``as_of`` (None: as known now).
 
     Returns
     -------
@@ -51,26 +51,28 @@ def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, known: str |
     SpecError
         if DuckDB can't evaluate the expression, or it returns a class that isn't declared.
     """
-    available = sorted(set(partitions) & set(matured(lake, spec, known)))
-    key = ("labels", spec, tuple(available), known or "")
-    return lake.keep(key, [f"validated_{spec.labels.source}"], lambda: _labels(lake, spec, available, known))
+    available = sorted(set(partitions) & set(matured(lake, spec, as_of)))
+    key = ("labels", spec, tuple(available), as_of or "")
+    return lake.cached(
+        key, [f"validated_{spec.labels.source}"], lambda: _labels(lake, spec, available, as_of)
+    )
 
 
-def _labels(lake: Lake, spec: UseCase, available: list[str], known: str | None) -> pa.Table:
+def _labels(lake: Lake, spec: UseCase, available: list[str], as_of: str | None) -> pa.Table:
     fields = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
     expected = pa.schema(fields)
     spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
     # at least one, so that SQL that can't run is refused before there are any labels
     label_blocks = list(blocks(row_counts(lake, spec.labels.source, list(spine_partitions)))) or [[]]
     tables = (
-        _compute_labels(lake, spec, {key: spine_partitions[key] for key in block}, known, expected)
+        _compute_labels(lake, spec, {key: spine_partitions[key] for key in block}, as_of, expected)
         for block in label_blocks
     )
     return collect(expected, tables)
 
 
 def _compute_labels(
-    lake: Lake, spec: UseCase, spine_partitions: dict[str, str], known: str | None, expected: pa.Schema
+    lake: Lake, spec: UseCase, spine_partitions: dict[str, str], as_of: str | None, expected: pa.Schema
 ) -> pa.Table:
     """Return the labels that some partitions of their source have, sorted.
 
@@ -83,20 +85,21 @@ def _compute_labels(
     rows = lake.read(f"validated_{spec.labels.source}", where) if spine_partitions else None
     condition = (
         "true"
-        if known is None
-        else f"known_at <= TIMESTAMPTZ '{spec.clock.decision_time(known).isoformat()}'"
+        if as_of is None
+        else f"known_at <= TIMESTAMPTZ '{spec.clock.decision_time(as_of).isoformat()}'"
     )
     with spill.duckdb_engine() as engine:
         engine.register("label_rows", point_in_time.conform(rows, schemas.validated_schema(source)))
         pairs = {"partition": list(spine_partitions), "spine_partition": list(spine_partitions.values())}
         engine.register("label_partitions", pa.table(pairs, schema=_LABEL_PARTITIONS))
         key = ", ".join(f'"{column}"' for column in spec.key)
-        sql_type = "VARCHAR" if spec.problem.classes else "DOUBLE"
+        label = f"CAST(({spec.labels.sql}) AS {'VARCHAR' if spec.problem.classes else 'DOUBLE'})"
+        if not spec.problem.classes:  # as for features: 0 / 0 is no number, and 1 / 0 none that can be fitted
+            label = f"CASE WHEN isfinite({label}) THEN {label} END"
         # the SQL consists of quoted names, the spec's own expression, and moments that the clock computed
-        sql = f"""SELECT {key}, spine_partition AS partition,
-            CAST(({spec.labels.sql}) AS {sql_type}) AS "{spec.problem.target}"
+        sql = f"""SELECT {key}, spine_partition AS partition, {label} AS "{spec.problem.target}"
             FROM (SELECT * FROM label_rows WHERE {condition}
-                  QUALIFY row_number() OVER (PARTITION BY partition, {key} ORDER BY revision DESC) = 1)
+                  QUALIFY rank() OVER (PARTITION BY partition ORDER BY revision DESC) = 1)
             JOIN label_partitions USING (partition) ORDER BY spine_partition, {key}"""  # noqa: S608
         return spill.spill_table(expected, _label_batches(spec, engine, sql, expected))
 
@@ -124,7 +127,8 @@ def evaluating_labels(spec: UseCase) -> Iterator[None]:
         spill.raise_if_out_of_memory(error)
         source = spec.labels.source
         required = f"an expression over {source}'s columns: {', '.join(spec.sources[source].columns)}"
-        raise _labels_error(spec, required, " ".join(str(error).split())) from None
+        remedy = "correct labels.sql in usecase.yaml, or declare the column under the source"
+        raise _labels_error(spec, required, " ".join(str(error).split()), remedy) from None
 
 
 def _require_zeros_and_ones(spec: UseCase, rows: pa.Table) -> None:
@@ -151,7 +155,7 @@ def _encode_classes(spec: UseCase, rows: pa.Table) -> pa.Table:
     return rows.set_column(rows.column_names.index(target), target, positions.cast(pa.float64()))
 
 
-def _labels_error(spec: UseCase, required: str, found: str, remedy: str = "") -> SpecError:
+def _labels_error(spec: UseCase, required: str, found: str, remedy: str) -> SpecError:
     where = str(spec.folder / "usecase.yaml")
     return SpecError(f"{spec.name}: labels.sql", required=required, found=found, where=where, remedy=remedy)
 
@@ -163,7 +167,7 @@ def training_set(lake: Lake, spec: UseCase, partition: str) -> pa.Table:
     return join_labels(lake, spec, features(lake, spec, partitions), partition)
 
 
-def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.Table:
+def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, as_of: str) -> pa.Table:
     """Return the rows whose label was known by a partition, with the label, sorted by partition and key.
 
     Parameters
@@ -172,7 +176,7 @@ def join_labels(lake: Lake, spec: UseCase, rows: pa.Table, known_by: str) -> pa.
     """
     target, keys = spec.problem.target, [*spec.key, "partition"]
     slices = _partition_slices(rows)
-    labeled = labels(lake, spec, list(slices), known=known_by)
+    labeled = labels(lake, spec, list(slices), as_of=as_of)
     labeled = spill.filter_rows(labeled, labeled[target].is_valid())
     label_slices = _partition_slices(labeled)
     rows = rows.drop_columns([target]) if target in rows.column_names else rows

@@ -3,8 +3,8 @@
 For every source there are two views:
 
 ``<source>``
-    its rows with ``partition``, ``revision``, ``known_at`` and ``known_until``, when a later revision
-    replaced them.
+    its rows with ``partition``, ``revision``, ``known_at`` and ``known_until``, when a later revision of the
+    partition replaced them, also those that it doesn't have anymore.
 ``known_<source>``
     its rows once for each requested partition that may see them, with ``for_partition``, ``decision_time``
     and ``ago`` (how many partitions back) before the source's columns. Revisions and the lookback are applied
@@ -19,9 +19,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from itertools import pairwise
 
 import duckdb
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from include.spec import UseCase
 from include.storage import schemas, spill
@@ -48,15 +50,46 @@ def read_sources(
     tables = {}
     for name, source in spec.sources.items():
         visible = spec.partitions(name, spec.clock.shift(first, -spec.features.back(name)), last)
-        table, rows = f"validated_{name}", None
+        table, rows, times = f"validated_{name}", None, None
         version = versions[table] if versions else None
         if visible and version != -1:
             share = share_of(spec, name, *shard) if shard else None
             rows = lake.read(table, {"partition": visible}, version=version, share=share)
+            if share:  # whose rows may all be gone from a revision
+                times = lake.read(
+                    table, {"partition": visible}, ["partition", "revision", "known_at"], version
+                )
         rows = conform(rows, schemas.validated_schema(source))
         # the lake returns rows in no order, on which sums of floats and ranks among ties would depend
-        tables[name] = spill.sort_rows(rows, ("partition", "revision", *source.key))
+        rows = spill.sort_rows(rows, ("partition", "revision", *source.key))
+        tables[name] = with_known_until(rows, times) if times is not None else rows
     return tables
+
+
+def with_known_until(rows: pa.Table, of: pa.Table) -> pa.Table:
+    """Return rows with ``known_until``: when the next revision of their partition was known, else null.
+
+    Most partitions have one revision. If all have, another column would only take memory, and there is none.
+
+    Parameters
+    ----------
+    of : all rows of these partitions.
+    """
+    if len(of["revision"].unique()) <= 1:
+        return rows
+    times = of.select(["partition", "revision", "known_at"]).group_by(["partition", "revision"])
+    revisions = times.aggregate([("known_at", "min")]).sort_by(
+        [("partition", "ascending"), ("revision", "ascending")]
+    )
+    until: dict[tuple[str, int], datetime] = {}
+    for earlier, later in pairwise(revisions.to_pylist()):
+        if earlier["partition"] == later["partition"]:
+            until[earlier["partition"], earlier["revision"]] = later["known_at_min"]
+    keys = pc.binary_join_element_wise(rows["partition"], rows["revision"].cast(pa.string()), " ")
+    encoded = keys.combine_chunks().dictionary_encode()
+    names = (text.rpartition(" ") for text in encoded.dictionary.to_pylist())
+    moments = pa.array([until.get((partition, int(number))) for partition, _, number in names], schemas.TIME)
+    return rows.append_column("known_until", moments.take(encoded.indices))
 
 
 def share_of(spec: UseCase, source: str, number: int, of: int) -> Share | None:
@@ -84,9 +117,12 @@ def create_views(
     connection = spill.duckdb_engine()
     connection.register("calendar", decision_calendar(spec, partitions))
     # the SQL consists of names that the spec's patterns allow, and quoted columns
-    for name, source in spec.sources.items():
-        connection.register(f"_{name}", rows[name])
-        connection.execute(f'CREATE VIEW "{name}" AS {_source_view_sql(name, source.key, rows[name], until)}')
+    for name in spec.sources:
+        table = rows[name]
+        if "known_until" not in table.column_names:
+            table = with_known_until(table, table)
+        connection.register(f"_{name}", table)
+        connection.execute(f'CREATE VIEW "{name}" AS {_source_view_sql(name, table, until)}')
         connection.execute(
             f"""CREATE VIEW "known_{name}" AS
             SELECT c.for_partition, c.decision_time, c.ago, s.*
@@ -125,13 +161,11 @@ def decision_calendar(spec: UseCase, partitions: Sequence[str]) -> pa.Table:
     return pa.Table.from_pylist(pairs, schema=pa.schema(fields))
 
 
-def _source_view_sql(name: str, key: Sequence[str], rows: pa.Table, until: datetime) -> str:
-    """Return the SQL of a source's view, which adds until when each row was the current revision."""
-    same_row = ", ".join(f'"{column}"' for column in ("partition", *key))
-    # most partitions have one revision, and then a window over all rows would only take time
-    has_revisions = len(rows["revision"].unique()) > 1
-    window = f"lead(known_at) OVER (PARTITION BY {same_row} ORDER BY revision)"
-    known_until = f"coalesce({window if has_revisions else 'NULL'}, 'infinity'::TIMESTAMPTZ)"
+def _source_view_sql(name: str, rows: pa.Table, until: datetime) -> str:
+    """Return the SQL of a source's view, in which what wasn't replaced is known until infinity."""
+    forever = "'infinity'::TIMESTAMPTZ"
+    columns = f"*, {forever} AS known_until"
+    if "known_until" in rows.column_names:
+        columns = f"* REPLACE (coalesce(known_until, {forever}) AS known_until)"
     # the SQL consists of names, as in `create_views`
-    inner = f'SELECT *, {known_until} AS known_until FROM "_{name}"'  # noqa: S608
-    return f"SELECT * FROM ({inner}) WHERE known_at <= TIMESTAMPTZ '{until.isoformat()}'"  # noqa: S608
+    return f"SELECT {columns} FROM \"_{name}\" WHERE known_at <= TIMESTAMPTZ '{until.isoformat()}'"  # noqa: S608

@@ -36,7 +36,7 @@ class Breaker:
     Parameters
     ----------
     lake, source : the state is the lake's object ``state/breaker/<source>.json``.
-    fetch : ``failures`` consecutive failures open the circuit; ``cool_down`` seconds later one probe is
+    fetch : ``failures`` consecutive failures open the circuit; ``cooldown`` seconds later one probe is
         admitted.
     now : the clock.
     """
@@ -60,18 +60,18 @@ class Breaker:
         ------
         CircuitOpen
             while the circuit is open, for all callers except the one that claims the probe. A claim is valid
-            for one ``cool_down``, so a prober that is killed blocks the others for no longer than that.
+            for one ``cooldown``, so a prober that is killed blocks the others for no longer than that.
         """
         state = self.state()
         if not state.opened:
             return
         opened = datetime.fromisoformat(state.opened)
-        cool_down = max(self.fetch.cool_down, 0.001)
-        window = int((self.now() - opened).total_seconds() / cool_down)
+        cooldown = max(self.fetch.cooldown, 0.001)
+        window = int((self.now() - opened).total_seconds() / cooldown)
         stamp = opened.strftime("%Y%m%dT%H%M%S%f")
         if window >= 1 and self.lake.create(f"state/breaker/{self.source}/{stamp}-{window}.probe", b""):
             return
-        next_probe = opened + timedelta(seconds=cool_down * (window + 1))
+        next_probe = opened + timedelta(seconds=cooldown * (window + 1))
         raise CircuitOpen(
             subject,
             required="a source that answers",
@@ -88,7 +88,7 @@ class Breaker:
                 self._store(CircuitState())
 
     def record_failure(self) -> None:
-        """Count a failure; enough of them open the circuit, or keep it open for another ``cool_down``."""
+        """Count a failure; enough of them open the circuit, or keep it open for another ``cooldown``."""
         with self._lock:
             failures = self.state().failures + 1
             opens = failures >= self.fetch.failures

@@ -2,7 +2,7 @@
 
 A part is rewritten without the rows (`include.ingest.parsing.rewrite`), stored under its new digest, and the
 manifest is replaced. A rewritten snapshot is exactly what ingesting would store, were the rows delivered
-again. So fetching anew adds no revision.
+again. So refetching adds no revision.
 """
 
 from __future__ import annotations

@@ -105,7 +105,7 @@ def ingest(
     partitions: list[str],
     connect: Connect,
     *,
-    fetch_anew: bool = False,
+    refetch: bool = False,
     arrived_on: str | None = None,
     now: datetime | None = None,
 ) -> list[Outcome]:
@@ -114,22 +114,23 @@ def ingest(
     Parameters
     ----------
     connect : returns a connection's endpoint by its name; called only if something is fetched.
-    fetch_anew : request the source even for partitions that are stored; different content becomes the next
+    refetch : request the source even for partitions that are stored; different content becomes the next
         revision.
     arrived_on : the partition on which late data arrived; its rows are known at ``available_at`` of that
         partition.
     now : the time, with a time zone. A partition whose data can't be available yet is refused, and a new
-        revision of a published partition is known from then on.
+        revision of a published partition is known from then on. So is what a source other than the spine
+        didn't have yet at the partition's `scoring.deadline`.
 
     Raises
     ------
     PartitionError
-        for a partition that is not in the schedule or still in the future, or for `fetch_anew` of a published
+        for a partition that is not in the schedule or still in the future, or for `refetch` of a published
         partition without `now`.
     SpecError, SettingError
         for a declaration or connection that can't be used.
     """
-    return _IngestRun(lake, spec, source, sorted(set(partitions)), connect, fetch_anew, arrived_on, now).run()
+    return _IngestRun(lake, spec, source, sorted(set(partitions)), connect, refetch, arrived_on, now).run()
 
 
 @dataclass(frozen=True)
@@ -141,7 +142,7 @@ class _IngestRun:
     source: str
     partitions: Sequence[str]
     connect: Connect
-    fetch_anew: bool
+    refetch: bool
     arrived_on: str | None
     now: datetime | None
 
@@ -149,9 +150,10 @@ class _IngestRun:
         """Fetch what is missing, and publish what is stored."""
         self._check_arguments()
         erasures = read_erasures(self.lake)
-        published = self._published_partitions() if self.fetch_anew else set[str]()
-        stored = {} if self.fetch_anew else manifest_keys(self.lake, self.source, self.partitions)
-        errors = self._fetch([one for one in self.partitions if one not in stored], published, erasures)
+        known_now = self._published_partitions() if self.refetch else set[str]()
+        stored = {} if self.refetch else manifest_keys(self.lake, self.source, self.partitions)
+        missing = [one for one in self.partitions if one not in stored]
+        errors = self._fetch(missing, known_now | self._late_partitions(missing), erasures)
         outcomes = self._publish_until_stable(errors)
         while self.lake.version(ERASURES_TABLE) != erasures.version:  # rows were erased meanwhile
             erasures = erase_new(self.lake, self.spec, self.source, self.partitions)
@@ -163,7 +165,8 @@ class _IngestRun:
         spec = self.spec
         if self.source not in spec.sources:
             required = f"one of {', '.join(spec.sources)}"
-            raise SpecError(f"{spec.name}: source {self.source!r}", required=required)
+            remedy = "name one of these, or declare it under sources in usecase.yaml"
+            raise SpecError(f"{spec.name}: source {self.source!r}", required=required, remedy=remedy)
         declared = spec.sources[self.source]
         for partition in self.partitions:
             spec.clock.decision_time(partition)
@@ -192,6 +195,17 @@ class _IngestRun:
             )
         return published
 
+    def _late_partitions(self, missing: Sequence[str]) -> set[str]:
+        """Return the partitions that were scored while the source, not the spine, had nothing yet."""
+        if self.now is None or self.arrived_on or not missing or self.source == self.spec.features.spine:
+            return set()
+        return {
+            partition
+            for partition, row in self._partition_rows().items()
+            if row["inputs"] == NOTHING_YET
+            and self.spec.clock.local(partition, self.spec.scoring.deadline) < self.now
+        }
+
     def _partition_rows(self) -> dict[str, Row]:
         """Return the current rows in ``partitions``."""
         rows = self.lake.rows("partitions", {"product": self.source, "partition": list(self.partitions)})
@@ -200,15 +214,20 @@ class _IngestRun:
     # fetch
 
     def _fetch(
-        self, partitions: Sequence[str], published: set[str], erasures: Erasures
+        self, partitions: Sequence[str], known_now: set[str], erasures: Erasures
     ) -> dict[str, EvergreenError]:
-        """Fetch and store partitions, and return the error of each that could not be fetched."""
+        """Fetch and store partitions, and return the error of each that could not be fetched.
+
+        Parameters
+        ----------
+        known_now : those whose content is known from now on, and not as the spec declares.
+        """
         if not partitions:
             return {}
         declared = self.spec.sources[self.source]
         fetcher = open_source(declared, self.connect(declared.connection))
         breaker = Breaker(self.lake, self.source, declared.fetch)
-        fetch_one = partial(self._fetch_one, fetcher, breaker, published, erasures)
+        fetch_one = partial(self._fetch_one, fetcher, breaker, known_now, erasures)
         # the first one alone: if the circuit is open it is the probe, whose success admits the others
         results = [fetch_one(partitions[0])]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -217,7 +236,7 @@ class _IngestRun:
         return {partition: error for partition, error in pairs if error is not None}
 
     def _fetch_one(
-        self, fetcher: Fetcher, breaker: Breaker, published: set[str], erasures: Erasures, partition: str
+        self, fetcher: Fetcher, breaker: Breaker, known_now: set[str], erasures: Erasures, partition: str
     ) -> EvergreenError | None:
         partition_request = request(self.spec, self.source, partition)
         try:
@@ -233,15 +252,15 @@ class _IngestRun:
             return error
         breaker.record_success()
         parts = filter_parts(erasures, self.spec, self.source, partition, parts)
-        known_at = partial(self._known_at, partition, partition in published)
+        known_at = partial(self._known_at, partition, partition in known_now)
         store_snapshot(
-            self.lake, self.spec, self.source, partition, parts, known_at, add_revision=self.fetch_anew
+            self.lake, self.spec, self.source, partition, parts, known_at, add_revision=self.refetch
         )
         return None
 
-    def _known_at(self, partition: str, is_published: bool) -> datetime:
-        """Return when a new revision is known: `now` for a published partition, else as the spec declares."""
-        if self.now is not None and is_published:
+    def _known_at(self, partition: str, known_now: bool) -> datetime:
+        """Return when a new revision is known: now, or as the spec declares."""
+        if self.now is not None and known_now:
             return self.now
         return self.spec.clock.local(
             self.arrived_on or partition, self.spec.sources[self.source].available_at

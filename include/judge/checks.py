@@ -249,9 +249,9 @@ def slices(context: CheckContext) -> Sequence[Check]:
     judged_columns = {part.name.split(" ")[0] for part in judged if part.declared}
     not_judged = [column for column in gate.slices.columns if column not in judged_columns]
     if not_judged:
-        columns = ", ".join(gate.slices.columns)
+        required = f"a slice with enough rows of each of {', '.join(gate.slices.columns)}"
         text = f"none of {', '.join(not_judged)}"
-        return [Check("slices", f"of {columns}", text, False, blocking=not context.evidence.is_refresh)]
+        return [Check("slices", required, text, False, blocking=not context.evidence.is_refresh)]
     worse = [
         _loses_more(part, increase, gate)
         for part in judged
@@ -283,8 +283,8 @@ def loss_increase(part: Slice, gate: Gate, shares: int) -> Gain:
     """Return how much higher a slice's loss is than with the rival, at the gate's alpha over ``shares``."""
     partitions = [i for i, rows in enumerate(part.rows) if rows]
     rows = [part.rows[i] for i in partitions]
-    challenger, rival = ([sums[i] for i in partitions] for sums in (part.challenger, part.rival))
-    return estimate_gain(challenger, rival, rows, gate.block_partitions, gate.alpha / shares)
+    challenger_walk, rival_walk = ([sums[i] for i in partitions] for sums in (part.challenger, part.rival))
+    return estimate_gain(challenger_walk, rival_walk, rows, gate.block_partitions, gate.alpha / shares)
 
 
 def _tolerated(part: Slice, gate: Gate) -> float:
@@ -328,7 +328,7 @@ def refit(context: CheckContext) -> Sequence[Check]:
     name = "loss over the fit before, on rows that both have seen"
     share = f"{100 * REFIT_TOLERANCE:g} %"
     required = (
-        f"not shown to be > {limit_text}, {share} of its loss and what less weight of old rows may cost"
+        f"not shown to be > {limit_text}, {share} of its loss plus what is expected as old rows weigh less"
     )
     return [_unless_changed(context, Check(name, required, text, passed, DATA_REMEDY))]
 

@@ -31,7 +31,7 @@ class Slice:
     name : for example ``origin = JFK`` or ``distance in [184, 502)``.
     declared : whether the spec declares a slice by its column; otherwise the slice is automatic.
     rows : labeled rows by partition, 0 where the slice has none, shape (n,).
-    challenger, rival : sums of the per-row losses by partition, shape (n,).
+    challenger, rival : sums of the per-row losses of their recipes' walks by partition, shape (n,).
     """
 
     name: str
@@ -248,6 +248,9 @@ def attempt_key_of(evidence: str) -> str:
 class Losses:
     """The objective's losses on the test partitions, on the same rows for every model.
 
+    In the evidence they are those of the walk of each model's recipe: of its fits before each partition,
+    since the model itself was fitted on these rows. On trial they are those of the two models.
+
     Parameters
     ----------
     partitions : the matured test partitions, ascending, shape (n,).
@@ -268,13 +271,18 @@ class Losses:
     def __post_init__(self) -> None:
         if list(self.partitions) != sorted(set(self.partitions)):
             required = "ascending partitions, each once"
-            raise EvergreenError("losses", required=required, found=", ".join(self.partitions))
+            remedy = "give each partition once, in ascending order"
+            raise EvergreenError("losses", required=required, found=", ".join(self.partitions), remedy=remedy)
         if len(self.rows) != len(self.partitions) or any(rows < 1 for rows in self.rows):
             required = f"at least one row in each of {len(self.partitions)} partitions"
-            raise EvergreenError("losses", required=required, found=str(list(self.rows)))
+            remedy = "give the number of labeled rows of each partition, and leave out one without any"
+            raise EvergreenError("losses", required=required, found=str(list(self.rows)), remedy=remedy)
         if CHALLENGER not in self.sums:
             raise EvergreenError(
-                "losses", required=f"a model named {CHALLENGER}", found=list_names(self.sums)
+                "losses",
+                required=f"a model named {CHALLENGER}",
+                found=list_names(self.sums),
+                remedy=f"add the sums of {CHALLENGER}",
             )
         for name, sums in self.sums.items():
             if len(sums) != len(self.partitions) or not all(map(math.isfinite, sums)):
@@ -299,7 +307,7 @@ class Evidence:
         of each class.
     baseline_model : digest of the strongest baseline, which is promoted with the challenger as a step of its
         fallback chain.
-    metrics : model name -> metric -> value, on the same rows as the losses.
+    metrics : model name -> metric -> value, of the same predictions as the losses.
     losses : the objective's losses by partition.
     champion : digest of the champion that served then, empty if there was none.
     last_fitted : the last partition that the fit behind the first test partition's predictions was fitted on.

@@ -190,7 +190,8 @@ def _deserialize(data: bytes, digest: str, spec: UseCase | None) -> tuple[Pipeli
         found = f"{type(error).__name__}: {error}"
         raise ModelError(subject, required="a skops file", found=found, remedy=remedy) from error
     if not isinstance(estimator, Pipeline):
-        raise ModelError(subject, required="a scikit-learn Pipeline", found=type(estimator).__name__)
+        kind = type(estimator).__name__
+        raise ModelError(subject, required="a scikit-learn Pipeline", found=kind, remedy="train again")
     return estimator, own
 
 
@@ -202,7 +203,12 @@ def _validate_size(subject: str, data: bytes) -> None:
     if size > LIMIT:
         raise _too_large(subject, size)
     if any(entry.compress_type != ZIP_STORED for entry in entries):
-        raise ModelError(subject, required="uncompressed entries", found="compressed ones")
+        raise ModelError(
+            subject,
+            required="uncompressed entries",
+            found="compressed ones",
+            remedy="train again, which stores a model uncompressed",
+        )
 
 
 def _too_large(subject: str, size: int) -> ModelError:
@@ -255,7 +261,10 @@ def _numbers(column: pa.ChunkedArray, name: str, spec: UseCase) -> Values:
         # scoring falls back to the next model after a ModelError only
         found = " ".join(str(error).split())
         raise ModelError(
-            f"{spec.name}: rows to predict", required=f"numbers as {name}", found=found
+            f"{spec.name}: rows to predict",
+            required=f"numbers as {name}",
+            found=found,
+            remedy=f"return numbers from {spec.features_file.name}, or declare it under features.categorical",
         ) from error
 
 
@@ -320,6 +329,7 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
     shape = outputs.predictions_shape(spec, len(frame))
     if frame.empty:
         return np.empty(shape, dtype=np.float64)
+    remedy = "check its estimator and the features that it gets, then train again"
     try:
         predictions = _raw_predictions(estimator, frame, spec.problem)
         values = np.ascontiguousarray(predictions, dtype=np.float64)
@@ -327,7 +337,7 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
         # a broken model may raise anything, and scoring must be able to fall back to the next one
         where = location_of(error, spec.folder)
         raise ModelError(
-            f"{spec.name}: model", found=f"{type(error).__name__}: {error}", where=where
+            f"{spec.name}: model", found=f"{type(error).__name__}: {error}", where=where, remedy=remedy
         ) from error
     bad = int(np.count_nonzero(~np.isfinite(values)))
     if values.shape != shape or bad:
@@ -335,6 +345,7 @@ def _predict_frame(estimator: Pipeline, frame: pd.DataFrame, spec: UseCase) -> V
             f"{spec.name}: model",
             required=f"{' x '.join(map(str, shape))} finite predictions",
             found=f"shape {values.shape} with {bad} that are not finite",
+            remedy=remedy,
         )
     return values
 

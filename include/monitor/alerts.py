@@ -8,8 +8,8 @@ here repeats them.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import count
 from typing import Any
 
 import requests
@@ -26,6 +26,7 @@ TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the response
 CLAIMS = "state/alerts"
 # the content of a claim to send a message; a process that was killed while sending leaves it empty
 FAILED, NOTIFIED = b"failed", b"notified"
+SENDING, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
 
 
 def message(usecase: str, decision: dict[str, Any], report: str) -> Message:
@@ -58,9 +59,14 @@ def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Mes
     """
     if lake.rows("partitions", {"product": "predictions", "partition": partition, "outcome": "published"}):
         return {}
+    return deadline_message(spec, partition, page)
+
+
+def deadline_message(spec: UseCase, partition: str, page: str, reason: str = "") -> Message:
+    """Return the message that a partition has no predictions at its deadline, with the reason if known."""
     deadline = spec.scoring.deadline
     when = f"{deadline} {spec.schedule.timezone}" if ":" in deadline else _utc(spec, partition)
-    note = f"no predictions by {when}, when they were due"
+    note = f"no predictions by {when}, when they were due" + (f": {reason}" if reason else "")
     overdue = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
     return {
         "usecase": spec.name,
@@ -118,7 +124,7 @@ def send_alerts(
     silenced : check and subject of the findings to leave out. The claim is of the message with them, so
         silencing an alert that was sent doesn't send the rest of its message again.
     """
-    prefix = f"{CLAIMS}/{message['partition']}-{digest_json(message['findings'])[:12]}"
+    prefix = f"{CLAIMS}/{message['partition']}-{digest_json(_content(message['findings']))[:12]}"
     message = without_silenced(message, silenced)
     outcomes = {}
     for name in recipients:
@@ -126,15 +132,20 @@ def send_alerts(
         if not claim:
             outcomes[name] = "already sent"
             continue
-        try:
-            send(name, message)
-            outcomes[name] = "sent"
-        except EvergreenError as error:
-            outcomes[name] = f"failed: {error}"
-        except Exception as error:  # a failed alert must not fail the partition
-            outcomes[name] = f"failed: {type(error).__name__}"
+        outcomes[name] = try_to_send(send, name, message)
         lake.replace(claim, NOTIFIED if outcomes[name] == "sent" else FAILED)
     return outcomes
+
+
+def try_to_send(send: Callable[[str, Message], None], recipient: str, message: Message) -> str:
+    """Send a message to one recipient, whether it was sent before or not, and return the outcome."""
+    try:
+        send(recipient, message)
+    except EvergreenError as error:
+        return f"failed: {error}"
+    except Exception as error:  # a failed alert must not fail the partition
+        return f"failed: {type(error).__name__}"
+    return "sent"
 
 
 def notified(lake: Lake, partitions: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
@@ -156,15 +167,31 @@ def notified(lake: Lake, partitions: Sequence[str]) -> dict[str, list[tuple[str,
     return {partition: sorted(pairs) for partition, pairs in recipients.items()}
 
 
+def _content(findings: Sequence[Mapping[str, Any]]) -> list[Any]:
+    """Return what tells a message from another one of its partition; a note may have the time of day."""
+    # two outages of a queue may begin on one partition: their value is the time at which they began
+    return sorted(
+        [*alert_key(item), item["value"] if item["check"] == "events" else None] for item in findings
+    )
+
+
 def _claim(lake: Lake, prefix: str) -> str:
-    """Return the key of this caller's attempt, empty if an earlier one succeeded or is still sending."""
-    for number in count():
-        key = f"{prefix}-{number}"
-        if lake.create(key, b""):
-            return key
-        if lake.get(key) != FAILED:
-            break
-    return ""
+    """Return the key of this caller's attempt, empty if an earlier one succeeded.
+
+    An attempt that is still sending is waited for. After `SENDING` seconds it counts as killed, and the
+    message is sent again, since one that arrives twice is better than one that never does.
+    """
+    earlier = [key for key in lake.keys(prefix.rpartition("/")[0]) if key.rpartition("-")[0] == prefix]
+    number = max(len(earlier) - 1, 0)
+    while not lake.create(key := f"{prefix}-{number}", b""):
+        end = time.monotonic() + SENDING
+        while not (outcome := lake.get(key)) and time.monotonic() < end:
+            time.sleep(POLL)
+        if outcome == NOTIFIED:
+            return ""
+        lake.replace(key, FAILED)
+        number += 1
+    return key
 
 
 def post_json(endpoint: Endpoint, message: Message) -> None:
@@ -209,7 +236,10 @@ def _post(endpoint: Endpoint, address: str, body: dict[str, Any], **arguments: A
         response, found = None, type(error).__name__
     if response is None or not response.ok or response.is_redirect:
         raise SourceUnavailable(
-            f"connection {endpoint.name}", required="a webhook that accepts the message", found=found
+            f"connection {endpoint.name}",
+            required="a webhook that accepts the message",
+            found=found,
+            remedy="check the connection's host and password, and that the webhook is up",
         ) from None
 
 

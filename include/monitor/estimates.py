@@ -27,7 +27,7 @@ from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
 from include.monitor.performance import completion_row
 from include.monitor.state import PERFORMANCE
-from include.promote.ledger import REPLACED
+from include.promote.ledger import was_judged
 from include.references import digest_json
 from include.spec import UseCase
 from include.spec.metrics import find_metric, metric_names
@@ -225,8 +225,8 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstim
     ----------
     champion : its row of `switches`.
     """
-    if champion["kind"] == REPLACED:
-        return None  # the attempt judged another recipe
+    if not was_judged(lake, champion):
+        return None
     attempt = str(champion["attempt"]).removesuffix("+forced")
     key = f"references/{digest_json([attempt, estimated_metrics(spec)])}.estimate.json"
     stored = lake.get(key)
@@ -473,13 +473,13 @@ def _labeled_partition(
 
 
 def pending_estimates(
-    lake: Lake, *, known: str | None = None, first: str = "", last: str = ""
+    lake: Lake, *, as_of: str | None = None, first: str = "", last: str = ""
 ) -> list[dict[str, Any]]:
     """Return the estimates of partitions that have no labels yet, one row per metric, oldest first.
 
     Parameters
     ----------
-    known : the partition as of which labels count; None for all that are known now.
+    as_of : the partition as of which labels count; None for all that are known now.
     first, last : the range of partitions; without ``first`` the newest `MAX_PARTITIONS`.
 
     Returns
@@ -489,12 +489,12 @@ def pending_estimates(
         interval from ``low`` to ``high``, the number of ``partitions`` on which the error was measured, and
         the ``reason`` why there is no estimate.
     """
-    until = min(known or "~", last or "~")
+    until = min(as_of or "~", last or "~")
     in_range = [key for key in lake.published(PRODUCT) if first <= key <= until]
     partitions = in_range if first else in_range[-MAX_PARTITIONS:]
     columns = ["partition", "known"]
     realized = lake.rows(PERFORMANCE, {"partition": partitions}, columns) if partitions else []
-    labeled = {row["partition"] for row in realized if known is None or row["known"] <= known}
+    labeled = {row["partition"] for row in realized if as_of is None or row["known"] <= as_of}
     pending = [key for key in partitions if key not in labeled]
     rows = lake.rows(PRODUCT, {"partition": pending}) if pending else []
     names = ("partition", "version", "metric", "value", "error", "low", "high", "partitions", "reason")

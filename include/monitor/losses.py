@@ -8,7 +8,7 @@ stands for the baseline if none is deployed or the deployed one can't predict.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -68,22 +68,34 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     champions : switches, oldest first; each serves from its partition on until the next one does.
     """
     newest: dict[str, int] = {}  # by partition, the place of its newest row
-    by_effect = sorted(range(len(champions)), key=lambda index: str(champions[index]["effective_from"]))
-    effects = [str(champions[index]["effective_from"]) for index in by_effect]
-    serving = list(accumulate(by_effect, max))  # from each of these partitions on
+    model_on = serving_model(champions)
     where = {"model": sorted({row["model"] for row in champions})}
     published = lake.read(LOSSES, where, order=("partition", "known"))
     published = schemas.LOSSES.empty_table() if published is None else published
     columns = [published[name].to_pylist() for name in ("partition", "known", "model", "rows")]
-    for row, (scored, known, model, count) in enumerate(zip(*columns, strict=True)):
-        index = bisect_right(effects, scored)
-        served = index and champions[serving[index - 1]]["model"] == model
-        if known <= partition and served and count:
+    for row, (scored, as_of, model, count) in enumerate(zip(*columns, strict=True)):
+        if as_of <= partition and model_on(scored) == model and count:
             newest[scored] = row
     rows = published.take(pa.array(list(newest.values()), pa.int64()))
     names = ("rows", "loss", "baseline", "constant", "expected", "observed", "predicted")
     sums = {name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in names}
     return LossSeries(tuple(newest), **sums, against=tuple(rows["against"].to_pylist()))
+
+
+def serving_model(champions: Sequence[Mapping[str, Any]]) -> Callable[[str], str | None]:
+    """Return a function that gives the model of consecutive champions that serves a partition.
+
+    It is None before the first.
+
+    Parameters
+    ----------
+    champions : switches, oldest first; each serves from its partition on until the next one does.
+    """
+    by_effect = sorted(range(len(champions)), key=lambda index: str(champions[index]["effective_from"]))
+    effects = [str(champions[index]["effective_from"]) for index in by_effect]
+    newest = accumulate(by_effect, max)  # from each of these partitions on
+    models = [None, *(str(champions[index]["model"]) for index in newest)]
+    return lambda partition: models[bisect_right(effects, partition)]
 
 
 def baseline_predictions(
@@ -123,7 +135,7 @@ def baseline_predictions(
 def losses_of_partition(
     spec: UseCase,
     labeled: pa.Table,
-    known: str,
+    as_of: str,
     constant: Constant,
     baseline: pa.Table | None,
     baseline_names: Mapping[str, str],
@@ -133,7 +145,7 @@ def losses_of_partition(
     Parameters
     ----------
     labeled : the partition's predictions beside the target, null for rows without a label.
-    known : the partition as of which the labels are known.
+    as_of : the partition as of which the labels are known.
     constant : of the newest training.
     baseline, baseline_names : the result of `baseline_predictions`.
     """
@@ -155,7 +167,7 @@ def losses_of_partition(
         constants = outputs.repeat_constant(constant, len(actual))
         other = constants if against == CONSTANT else outputs.from_columns(spec, part, BASELINE_SUFFIX)
         rows.append({
-            "partition": partition, "known": known, "model": model, "version": version, "rows": len(actual),
+            "partition": partition, "known": as_of, "model": model, "version": version, "rows": len(actual),
             "loss": float(row_losses(spec.objective, actual, predicted).sum()),
             "baseline": float(row_losses(spec.objective, actual, other).sum()),
             "constant": float(row_losses(spec.objective, actual, constants).sum()),

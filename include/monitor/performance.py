@@ -56,6 +56,16 @@ def predictions_with_labels(
     return joined.sort_by([(name, "ascending") for name in ("partition", *spec.key)])
 
 
+def labeled_partitions(lake: Lake, partitions: Sequence[str], as_of: str) -> list[str]:
+    """Return those of matured partitions of which a row has a label, as known by a partition, in order."""
+    rows = lake.rows(PERFORMANCE, {"partition": list(partitions)}, ["partition", "known", "rows"])
+    newest: dict[str, int] = {}
+    for row in sorted(rows, key=lambda row: str(row["known"])):
+        if row["known"] <= as_of:
+            newest[row["partition"]] = row["rows"]
+    return sorted(partition for partition, count in newest.items() if count)
+
+
 def performance_metrics(
     spec: UseCase, target: outputs.Array, predicted: outputs.Array
 ) -> dict[str, float | None]:
@@ -152,15 +162,15 @@ def _figures(lake: Lake, spec: UseCase, arrivals: Mapping[str, LabelArrival]) ->
     first_known: dict[str, pa.Table] = {}
     baseline, names = baseline_predictions(lake, spec, list(arrivals))
     switches = ledger.switches(lake)
-    for known, partitions in _joined_together(arrivals).items():
-        joined = predictions_with_labels(lake, spec, partitions, labels(lake, spec, partitions, known=known))
+    for as_of, partitions in _joined_together(arrivals).items():
+        joined = predictions_with_labels(lake, spec, partitions, labels(lake, spec, partitions, as_of=as_of))
         for scored in partitions:
             rows = joined.filter(pc.equal(joined["partition"], scored))
-            if known in (None, arrivals[scored].partitions[0]):
+            if as_of in (None, arrivals[scored].partitions[0]):
                 first_known[scored] = rows
             constant = ledger.serving_of(switches, scored).constant
             constant = spec.constant if constant is None else constant
-            for key in [known] if known is not None else arrivals[scored].partitions:
+            for key in [as_of] if as_of is not None else arrivals[scored].partitions:
                 metrics[scored].append(_metric_rows(spec, scored, key, rows, constant))
                 losses[scored].append(losses_of_partition(spec, rows, key, constant, baseline, names))
     return _Figures(
@@ -178,11 +188,11 @@ def _completion_rows(
 ) -> list[Row]:
     """Return a partition's rows of `partitions`: for its metrics, and for its losses."""
     table, losses = figures.metrics[scored], figures.losses[scored]
-    note, known = _note(table, arrival), arrival.partitions
+    note, arrived_on = _note(table, arrival), arrival.partitions
     inputs = {
         **due,
-        "known": known[0],
-        "revised_on": list(known[1:]),
+        "known": arrived_on[0],
+        "revised_on": list(arrived_on[1:]),
         "next": arrival.next,
         "early": arrival.early,
     }
@@ -200,8 +210,8 @@ def _joined_together(arrivals: Mapping[str, LabelArrival]) -> dict[str | None, l
     groups: dict[str | None, list[str]] = {}
     for scored, arrival in arrivals.items():
         never_revised = len(arrival.partitions) == 1 and not arrival.next
-        for known in [None] if never_revised else arrival.partitions:
-            groups.setdefault(known, []).append(scored)
+        for as_of in [None] if never_revised else arrival.partitions:
+            groups.setdefault(as_of, []).append(scored)
     return groups
 
 
@@ -211,7 +221,7 @@ def _note(table: pa.Table, arrival: LabelArrival) -> str:
     return f"{rows} of {rows + without} rows have labels, known on {arrival.partitions[0]}{revised}"
 
 
-def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, constant: Constant) -> pa.Table:
+def _metric_rows(spec: UseCase, scored: str, as_of: str, rows: pa.Table, constant: Constant) -> pa.Table:
     """Return a partition's rows of `performance` as known on a partition."""
     labeled = rows.filter(rows[spec.problem.target].is_valid())
     target = labeled[spec.problem.target].to_numpy()
@@ -220,7 +230,7 @@ def _metric_rows(spec: UseCase, scored: str, known: str, rows: pa.Table, constan
     metrics |= {CONSTANT_PREFIX + name: value for name, value in of_constant.items()}
     same = {
         "partition": scored,
-        "known": known,
+        "known": as_of,
         "rows": labeled.num_rows,
         "unlabeled": rows.num_rows - labeled.num_rows,
         "served_by": _counts(rows["served_by"]),
@@ -253,14 +263,14 @@ def completion_row(
 
 
 def performance_by(
-    lake: Lake, spec: UseCase, by: str, *, known: str | None = None, first: str = "", last: str = ""
+    lake: Lake, spec: UseCase, by: str, *, as_of: str | None = None, first: str = "", last: str = ""
 ) -> list[Row]:
     """Return the realized performance of scored partitions, one row per group.
 
     Parameters
     ----------
     by : one of `BY`. Weeks are those of ISO 8601; slices are of the columns under ``gate.slices.columns``.
-    known : the partition as of which labels count; None for all that are known now.
+    as_of : the partition as of which labels count; None for all that are known now.
     first, last : the range of scored partitions; without ``first``, the newest `MAX_PARTITIONS` of it.
 
     Returns
@@ -297,8 +307,8 @@ def performance_by(
         )
     partitions = _scored(lake, spec, first, last)
     if by == "day" and not spec.clock.sub_daily:
-        return _by_day(lake, partitions, known)
-    known_labels = labels(lake, spec, partitions, known=known)
+        return _by_day(lake, partitions, as_of)
+    known_labels = labels(lake, spec, partitions, as_of=as_of)
     if not known_labels.num_rows:
         return []
     partitions = known_labels["partition"].unique().to_pylist()
@@ -323,12 +333,12 @@ def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
     return partitions if first else partitions[-MAX_PARTITIONS:]
 
 
-def _by_day(lake: Lake, partitions: Sequence[str], known: str | None) -> list[Row]:
+def _by_day(lake: Lake, partitions: Sequence[str], as_of: str | None) -> list[Row]:
     """Return the newest published figures of each partition, as known on a partition or now."""
     newest: dict[str, dict[str, Row]] = {}
     published = lake.rows(PERFORMANCE, {"partition": list(partitions)})
     for row in sorted(published, key=lambda row: str(row["known"])):
-        if known is None or row["known"] <= known:
+        if as_of is None or row["known"] <= as_of:
             newest.setdefault(row["partition"], {})[row["metric"]] = row
     result = []
     for partition, metrics in sorted(newest.items()):

@@ -32,7 +32,7 @@ TABLES = {
     drift.PRODUCT: ("drift", schemas.DRIFT, ("column", "measure")),
     estimates.PRODUCT: ("estimates", schemas.ESTIMATES, ("metric",)),
 }
-MAX_ATTEMPTS = 100  # far more than the number of later partitions that one affects
+MAX_ATTEMPTS = 100  # besides one for each later partition, all of which may depend on this one
 
 
 def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
@@ -46,7 +46,8 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
     state = State(lake, spec, partition)
     is_monitored, others = False, True
     # Each attempt publishes one partition and reads the state again, which a concurrent run may have changed.
-    for _ in range(MAX_ATTEMPTS):
+    attempts = MAX_ATTEMPTS + len(state.later)
+    for _ in range(attempts):
         if others:  # or else no label has changed since the last attempt looked at all partitions
             realized = publish_performance(lake, spec, state)
             others = bool(realized) and state.refresh(lake, realized)
@@ -61,7 +62,7 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
         completed = _publish(PartitionContext(lake, spec, state, due))
         is_monitored = True
         others = state.refresh(lake, completed) or others
-    raise unstable(f"{spec.name}/monitor/{partition}", "inputs", MAX_ATTEMPTS)
+    raise unstable(f"{spec.name}/monitor/{partition}", "inputs", attempts)
 
 
 def _is_consistent(lake: Lake, partition: str, state: State) -> bool:

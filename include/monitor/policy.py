@@ -4,8 +4,8 @@
 - One bad partition is no reason to train. The same alarm several partitions in a row is a cause, and requests
   one training at a time. After a champion was replaced because a baseline was better, a training is requested
   at once, and then each week as long as a baseline serves.
-- Rollback and replacement are steps of `include.rollout` or of a person. The partition from which such a step
-  takes effect has it as its decision, and alerts it.
+- Rollback and replacement are steps of `include.rollout` or of a person. The first monitored partition on or
+  after the one from which such a step takes effect has it as its decision, and alerts it.
 
 `decide` is the pure function; `publish_decisions` reads its history and publishes the result.
 """
@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,12 +86,13 @@ class PartitionState:
     ----------
     model : digest of its champion; empty before the first promotion.
     alarms : its findings in alarm; none if it wasn't monitored.
-    switch : the rollback or replacement that takes effect on this partition, if one does.
+    switch : the rollback or replacement that took effect after the monitored partition before, if one did.
     switch_act : which of the two, as a decision.
     why_no_champion : why no champion serves it, and what serves instead; empty if one serves.
     requests_since : the partition since which trainings are requested to succeed a replacement, see
         `requests_since`; empty if none are.
     decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
+    has_rows : whether it has rows to score. Only partitions of a sparse spine may have none.
     """
 
     key: str
@@ -101,6 +103,7 @@ class PartitionState:
     why_no_champion: str = ""
     requests_since: str = ""
     decision: Decision | None = None
+    has_rows: bool = True
 
 
 def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
@@ -108,8 +111,8 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
 
     Parameters
     ----------
-    history : consecutive partitions in order, the one to decide last. Partitions further back than
-        `policy_window` change nothing.
+    history : consecutive partitions with rows or alarms, in order, and the one to decide last. Partitions
+        further back than `policy_window` change nothing.
     """
     partition = history[-1]
     alerts, quiet = _alerts(history, spec)
@@ -140,6 +143,28 @@ def requests_since(spec: UseCase, champions: Sequence[ledger.Row], partition: st
     if not since or time_of(partition) - time_of(since) < WEEK:
         return since
     return since if champions[-1]["recipe"] in baseline_names(spec) else ""
+
+
+def other_causes(lake: Lake, spec: UseCase, partition: str, cause: str) -> list[str]:
+    """Return the other causes under which the training that a partition requests may have been started.
+
+    Decisions don't depend on the order in which partitions are monitored, but started trainings do: once an
+    earlier partition is monitored late, it is the one that names the cause, and the training was started
+    under the name of a later one.
+    """
+    subject, first = cause[: -len(partition) - 1], cause[-len(partition) :]
+    published = lake.published(PRODUCT)
+    if subject.startswith(REPLACED_CAUSE):
+        week = [key for key in published if abs(time_of(key) - time_of(first)) < WEEK]
+        return [f"{subject}-{key}" for key in week if key != first]
+    if spec.sparse:
+        with_rows = set(partitions_with_rows(lake, spec))
+        published = [key for key in published if key in with_rows]
+    model, cooldown = subject.rpartition("-")[2], spec.retraining.cooldown
+    before, after = bisect_left(published, first), bisect_right(published, first)
+    near = [first, *published[max(before - cooldown, 0) : before], *published[after : after + cooldown]]
+    causes = [f"{kind}-{model}-{key}" for key in near for kind in spec.retraining.when]
+    return [other for other in causes if other != cause]
 
 
 def policy_window(spec: UseCase) -> int:
@@ -186,7 +211,8 @@ def _training(history: Sequence[PartitionState], spec: UseCase) -> tuple[str, st
         return "", partition.why_no_champion
     streaks = []
     for kind in rules.when:
-        lengths = _streaks(history[-rules.consecutive :], CAUSES[kind])
+        judged = [*(earlier for earlier in history[:-1] if earlier.has_rows), partition]
+        lengths = _streaks(judged[-rules.consecutive :], CAUSES[kind])
         lasting = sorted(subject for subject, length in lengths.items() if length >= rules.consecutive)
         if lasting:
             duration = "in this partition"
@@ -279,14 +305,16 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
     """Decide a monitored partition and those after it, publish what changed, and return its decision."""
     for _ in range(MAX_ATTEMPTS):
         history = _history(lake, spec, partition)
+        counted: list[PartitionState] = []
         changed = []
-        for index, state in enumerate(history):
-            if state.key < partition or state.decision is None:
-                continue
-            decision = decide(history[: index + 1], spec)
-            if decision != state.decision:
-                history[index] = replace(state, decision=decision)
-                changed.append(history[index])
+        for state in history:
+            decided = state
+            if state.key >= partition and state.decision is not None:
+                decided = replace(state, decision=decide([*counted, state], spec))
+            if decided != state:
+                changed.append(decided)
+            if decided.has_rows or decided.alarms:
+                counted.append(decided)
         if not changed:
             final = next(state.decision for state in history if state.key == partition)
             assert final is not None
@@ -297,42 +325,65 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
-    """Return the states of a partition, of those its decision depends on, and of all monitored later ones."""
-    monitored = set(lake.published(PRODUCT))
+    """Return the states of a partition, of those its decision depends on, and of all monitored later ones.
+
+    If the spine is sparse, an alarm persists over partitions without rows, which also end no quiet period.
+    """
+    monitored = sorted({*lake.published(PRODUCT), partition})
     first = partition_before(lake, spec, partition, policy_window(spec))
-    keys = spec.clock.keys(first, max({partition, *monitored}))
+    keys = spec.clock.keys(first, monitored[-1])
     alarms = defaultdict(list)
     for row in lake.rows("findings", {"partition": keys, "outcome": "alarm"}):
         alarms[row["partition"]].append(row)
-    if spec.sparse:  # an alarm persists over partitions without rows, which also end no quiet period
-        counted = {*partitions_with_rows(lake, spec), *alarms, partition}
-        keys = [key for key in keys if key in counted]
+    with_rows = {*(partitions_with_rows(lake, spec) if spec.sparse else keys)}
+    decidable = {key for key in monitored if key >= partition}
+    keys = [key for key in keys if key in with_rows or key in alarms or key in decidable]
     decisions = {row["partition"]: _from_row(row) for row in lake.rows("decisions", {"partition": keys})}
     switches = ledger.switches(lake)
     champions = ledger.champions(switches)
     history = []
     for key in keys:
-        in_effect = ledger.in_effect(champions, key)
-        serving, switch = in_effect[-1] if in_effect else None, None
-        if serving and serving["effective_from"] == key and serving["kind"] in BACKWARD:
-            version, replaced = f"v{serving['version']}", serving["kind"] == ledger.REPLACED
-            what = f"{serving['recipe']} of {version} serves" if replaced else f"{version} serves again"
-            note = f"{serving['kind']}: {what} from this partition on ({serving['reason']})"
-            switch = AlertItem("switch", version, None, None, note)
-        is_monitored = key in monitored or key == partition
+        in_effect, index = ledger.in_effect(champions, key), bisect_left(monitored, key)
+        serving, is_monitored = ledger.live_champion(in_effect), key in monitored[index : index + 1]
+        switch = _backward_switch(in_effect, monitored[index - 1] if index else "")
         history.append(
             PartitionState(
                 key,
                 model=str(serving["model"]) if serving else "",
                 alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
-                switch=switch,
-                switch_act="replace" if serving and serving["kind"] == ledger.REPLACED else "roll back",
+                switch=_switch_item(switch, key) if switch else None,
+                switch_act="replace" if switch and switch["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),
-                requests_since=requests_since(spec, in_effect, key),
+                requests_since=requests_since(spec, in_effect, key) if key in with_rows else "",
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
+                has_rows=key in with_rows,
             )
         )
     return history
+
+
+def _backward_switch(champions: Sequence[ledger.Row], after: str) -> ledger.Row | None:
+    """Return the newest rollback or replacement that took effect after a partition, None if none did.
+
+    Parameters
+    ----------
+    champions : the switches of the champion, oldest first.
+    """
+    for row in reversed(champions):
+        if row["kind"] not in BACKWARD or row["effective_from"] <= after:
+            continue
+        if row == ledger.live_champion(ledger.in_effect(champions, row["effective_from"])):
+            return row
+    return None
+
+
+def _switch_item(switch: ledger.Row, partition: str) -> AlertItem:
+    """Return the alert of a rollback or replacement on a partition."""
+    version, replaced = f"v{switch['version']}", switch["kind"] == ledger.REPLACED
+    what = f"{switch['recipe']} of {version} serves" if replaced else f"{version} serves again"
+    since = "this partition" if switch["effective_from"] == partition else switch["effective_from"]
+    note = f"{switch['kind']}: {what} from {since} on ({switch['reason']})"
+    return AlertItem("switch", version, None, None, note)
 
 
 def _to_row(state: PartitionState) -> dict[str, str]:

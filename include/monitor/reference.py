@@ -27,7 +27,7 @@ from include.spec import UseCase
 from include.stats.drift_measures import Binning, Counts
 from include.stats.profiles import Profile
 from include.storage.lake import Lake
-from include.train.monitoring_baselines import read_reference
+from include.train.monitoring_baselines import champion_profiles
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     if champion is None:
         return None
     digest, trained = str(champion["model"]), str(champion["judged_on"])
-    profiles = read_reference(lake, digest, trained)
+    profiles = champion_profiles(lake, spec, champion)
     if not profiles:
         return None
     stored = _read_stored(lake, digest)
@@ -225,12 +225,21 @@ def _unseen_elsewhere(partition: NDArray[np.intp], values: pa.Array, partitions:
         beyond = np.bincount(partition[in_partitions[codes] == 1], minlength=partitions)
         return np.asarray(beyond / np.maximum(rows, 1))
     numbers = values.to_numpy(zero_copy_only=False)
-    share = np.zeros(partitions)
-    for index in range(partitions):
-        own, others = numbers[partition == index], numbers[partition != index]
-        if len(own) and len(others):
-            share[index] = np.mean((own < others.min()) | (own > others.max()))
-    return share
+    low, high = np.full(partitions, np.inf), np.full(partitions, -np.inf)
+    np.minimum.at(low, partition, numbers)
+    np.maximum.at(high, partition, numbers)
+    low, high = _of_others(low, np.minimum, np.inf), _of_others(high, np.maximum, -np.inf)
+    beyond = np.bincount(
+        partition[(numbers < low[partition]) | (numbers > high[partition])], minlength=partitions
+    )
+    return np.where(rows == len(numbers), 0.0, beyond / np.maximum(rows, 1))  # one alone has no others
+
+
+def _of_others(extremes: NDArray[np.float64], combine: np.ufunc, none: float) -> NDArray[np.float64]:
+    """Return for each partition the minimum or maximum over all others, ``none`` if there are none."""
+    before = np.concatenate([[none], combine.accumulate(extremes)[:-1]])
+    after = np.concatenate([combine.accumulate(extremes[::-1])[::-1][1:], [none]])
+    return np.asarray(combine(before, after))
 
 
 def _sample(spec: UseCase, rows: pa.Table, predicted: pa.Table | None) -> pa.Table:

@@ -94,9 +94,14 @@ def _window_sample(lake: Lake, spec: UseCase, partition: str, window: Sequence[s
     assert served is not None
     order = [(name, "ascending") for name in ("partition", *spec.key)]
     rows = features(lake, spec, window).join(served, keys, join_type="inner").sort_by(order)
-    random = np.random.default_rng([spec.training.seed, int(partition.replace("-", ""))])
+    random = np.random.default_rng([spec.training.seed, seed_of(partition)])
     size = min(spec.monitoring.report_rows, rows.num_rows)
     return rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))), rows.num_rows
+
+
+def seed_of(partition: str) -> int:
+    """Return the digits of a partition's key, with which its sample is drawn."""
+    return int(re.sub(r"\D", "", partition))
 
 
 def _columns_to_draw(

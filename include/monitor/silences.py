@@ -1,9 +1,10 @@
 """Open alerts, and silences: a person acknowledges or mutes an alert, in the append-only ledger `silences`.
 
-An alert is open while its alarm is on the newest monitored partition. A silence applies from the partition
-that was the newest when it was recorded: an acknowledgement for as long as the alarm persists, a mute until
-its last partition. An alert's newest silence replaces those before it, so muting until an earlier partition
-ends a mute or an acknowledgement.
+An alert is open while its alarm is on the newest monitored partition. A partition that was scored without
+rows ends no alarm, since it has little to judge. A silence applies from the partition that was the newest
+when it was recorded: an acknowledgement for as long as the alarm persists, a mute until its last partition.
+An alert's newest silence replaces those before it, so muting until an earlier partition ends a mute or an
+acknowledgement.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from include.monitor.state import PRODUCT
 from include.promote.approval import require_person_and_reason
 from include.promote.ledger import Row
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 from include.storage.schemas import SILENCES
 
 TABLE = "silences"
@@ -42,7 +43,8 @@ class OpenAlert:
     Parameters
     ----------
     note : of the newest finding.
-    partitions : the monitored partitions in a row that have the alarm, oldest first.
+    partitions : the monitored partitions in a row that have the alarm, oldest first. Those without rows that
+        don't have it are left out.
     """
 
     check: str
@@ -73,6 +75,13 @@ class AlertLog:
         return self._lake.published(PRODUCT)
 
     @cached_property
+    def _empty(self) -> set[str]:
+        """The partitions that were scored without rows."""
+        where: Where = {"product": "predictions", "outcome": "published"}
+        rows = self._lake.rows("partitions", where, ["partition", "rows"])
+        return {row["partition"] for row in rows if row["rows"] == 0}
+
+    @cached_property
     def _alarms(self) -> dict[Key, set[str]]:
         """The partitions of each alarm that alerts."""
         where = {"outcome": "alarm", "check": [check.name for check in CHECKS if check.alerts]}
@@ -83,14 +92,18 @@ class AlertLog:
 
     def open_alerts(self) -> list[OpenAlert]:
         """Return the open alerts, in the order of the checks."""
-        if not self.monitored:
-            return []
-        newest = self._lake.rows("findings", {"partition": self.monitored[-1], "outcome": "alarm"})
-        notes = {alert_key(row): str(row["note"]) for row in newest}
-        alerts = []
-        for key in sorted(self._alarms.keys() & notes.keys()):
-            streak = list(takewhile(self._alarms[key].__contains__, reversed(self.monitored)))
-            alerts.append(OpenAlert(*key, notes[key], tuple(reversed(streak))))
+        streaks: dict[Key, list[str]] = {}  # newest first
+        for key, partitions in sorted(self._alarms.items()):
+            empty = self._empty - partitions
+            judged = (other for other in reversed(self.monitored) if other not in empty)
+            if streak := list(takewhile(partitions.__contains__, judged)):
+                streaks[key] = streak
+        newest = sorted({streak[0] for streak in streaks.values()})
+        rows = self._lake.rows("findings", {"partition": newest, "outcome": "alarm"}) if newest else []
+        notes = {(alert_key(row), row["partition"]): str(row["note"]) for row in rows}
+        alerts = [
+            OpenAlert(*key, notes[key, streak[0]], tuple(reversed(streak))) for key, streak in streaks.items()
+        ]
         order = [check.name for check in CHECKS]
         return sorted(alerts, key=lambda alert: order.index(alert.check))
 
@@ -109,8 +122,8 @@ class AlertLog:
             return None
         if newest["action"] == MUTED:
             return newest if partition <= newest["until"] else None
-        since = [other for other in self.monitored if newest["partition"] <= other <= partition]
-        return newest if self._alarms[key].issuperset(since) else None
+        since = {other for other in self.monitored if newest["partition"] <= other <= partition}
+        return newest if self._alarms[key] >= since - self._empty else None
 
 
 def record_silence(

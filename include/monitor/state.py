@@ -92,8 +92,8 @@ class State:
             )
         self.relabeled: dict[str, list[str]] = {}
         for key in sorted(self.realized_inputs):
-            for known in self.realized_inputs[key].get("revised_on", []):
-                self.relabeled.setdefault(known, []).append(key)
+            for as_of in self.realized_inputs[key].get("revised_on", []):
+                self.relabeled.setdefault(as_of, []).append(key)
         return not alone
 
     def _read_all(self, lake: Lake, version: int) -> None:
@@ -290,8 +290,17 @@ def never_labeled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: s
     ----------
     products : rows of `partitions` by product and partition.
     """
-    source = spec.labels.source
-    row = products.get((source, due)) if spec.sources[source].sparse else None
+    return spec.sources[spec.labels.source].sparse and without_labels(spec, products, due)
+
+
+def without_labels(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
+    """Return whether a partition of the labels' source was published without rows, as on a holiday.
+
+    Parameters
+    ----------
+    products : rows of `partitions` by product and partition.
+    """
+    row = products.get((spec.labels.source, due))
     return row is not None and row["outcome"] == "published" and not row["rows"]
 
 

@@ -38,7 +38,7 @@ DATABASES = {"airflow": "evergreen_airflow_db", "mlflow": "evergreen_mlflow_db"}
 ENDINGS = {"postgresql": "dump", "sqlite": "sqlite"}
 REMEDIES = {
     "postgresql": "pg_restore --clean --if-exists --no-owner --dbname DATABASE {file}",
-    "sqlite": "cp {file} to where the database was",
+    "sqlite": "copy {file} over the database's file",
 }
 
 
@@ -188,7 +188,7 @@ def _backup(
     lakes: Sequence[Lake], store: Lake, lock: StoreLock, *, now: datetime, connect: Connect, artifacts: str
 ) -> BackupResult:
     name = backup_store.backup_name(now)
-    sizes = {key: int(mark.split()[0]) for key, mark in store.marks("objects").items()}
+    sizes = store.sizes("objects")
     previous = _previous_objects(store)
     versions: dict[str, dict[str, int]] = {}
     objects: dict[str, Objects] = {}
@@ -222,21 +222,30 @@ def _previous_objects(store: Lake) -> dict[str, Objects]:
 
 def _new_sizes(store: Lake, manifest: Manifest, sizes: Mapping[str, int]) -> list[int]:
     """Check that every object of the manifest is stored, and return the sizes of the new ones."""
-    marks = store.marks("objects")
+    stored = store.sizes("objects")
     keys = [backup_store.object_key(digest) for digest in manifest.digests(manifest.objects)]
-    if missing := [key for key in keys if key not in marks]:
+    if missing := [key for key in keys if key not in stored]:
         raise StoreUnavailable(
             f"{store.uri}/{missing[0]}",
             required="an object of this backup",
             found="none",
             remedy="back up again",
         )
-    return [int(marks[key].split()[0]) for key in keys if key not in sizes]
+    return [stored[key] for key in keys if key not in sizes]
 
 
 def open_address(address: str) -> Lake:
     """Open a folder, or a bucket with a prefix, through the same interface as a use case's lake."""
+    if "://" not in address:
+        address = str(Path(address).absolute())
     base, _, name = address.rstrip("/").rpartition("/")
+    if base.endswith(":/"):
+        raise SettingError(
+            ARTIFACTS,
+            required="a folder of a bucket, such as s3://mlflow/artifacts",
+            found=address,
+            remedy="add the folder below which MLflow stores its artifacts",
+        )
     return Lake(name, base or "/")
 
 

@@ -82,7 +82,12 @@ def backups_to_keep() -> int:
     """Return how many backups of each use case a prune keeps; 0: all."""
     value = setting(COUNT_SETTING, DEFAULT_COUNT) or DEFAULT_COUNT
     if not re.fullmatch(r"[0-9]{1,5}", value):
-        raise SettingError(COUNT_SETTING, required="a number, or 0 for all", found=repr(value))
+        raise SettingError(
+            COUNT_SETTING,
+            required="a number, or 0 for all",
+            found=repr(value),
+            remedy="set it to how many backups of each use case to keep",
+        )
     return int(value)
 
 
@@ -155,11 +160,13 @@ def load_manifest(store: Lake, name: str) -> Manifest:
     """Return a backup's manifest, if its checksum is right."""
     data = store.get(f"{name}.json")
     if data is None:
+        newest = backup_names(store)[-9:]
         raise NotPublished(
             f"backup {name!r}",
             required="the name of a complete backup",
-            found=", ".join(backup_names(store)[-9:]) or "none at all",
+            found=", ".join(newest) or "none at all",
             where=store.uri,
+            remedy="name one of these" if newest else f"back up first, or correct {ADDRESS_SETTING}",
         )
     try:
         content: dict[str, Any] = json.loads(data)
@@ -167,12 +174,15 @@ def load_manifest(store: Lake, name: str) -> Manifest:
             raise ValueError
         return Manifest(**content)
     except (ValueError, TypeError, KeyError, AttributeError):
+        others = [one for one in backup_names(store) if one != name]
         raise BackupError(
             f"backup {name}",
             required="the manifest that was written",
             found="other bytes",
             where=f"{store.uri}/{name}.json",
-            remedy=f"another one: {', '.join(n for n in backup_names(store) if n != name) or 'none'}",
+            remedy=f"use another one: {', '.join(others)}"
+            if others
+            else "back up again, if the lake is there",
         ) from None
 
 

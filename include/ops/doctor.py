@@ -15,7 +15,7 @@ from pathlib import Path
 from secrets import token_hex
 
 from include import environment
-from include.errors import EvergreenError
+from include.errors import PYTHON, EvergreenError
 from include.spec import UseCase, names, read_all
 
 LOCK = Path(__file__).parents[2] / "requirements.txt"
@@ -29,7 +29,7 @@ NO_TELEMETRY = {
 }
 SETTINGS_REMEDY = (
     "set it in the environment of the shell and of Airflow's workers; "
-    'for the demo: `eval "$(python -m demo.stack env)"`'
+    f'for the demo: `eval "$({PYTHON} -m demo.stack env)"`'
 )
 
 
@@ -47,9 +47,8 @@ def run_checks() -> Iterator[Check]:
     """Run all checks, one after the other."""
     yield _python()
     yield _packages()
-    yield _variables(
-        "threads", {"OMP_NUM_THREADS": "1"}, "concurrent fits with several threads each slow each other down"
-    )
+    why = "with several threads, fits at the same time slow each other down, and their bytes differ"
+    yield _variables("threads", {"OMP_NUM_THREADS": "1"}, why)
     yield _variables("telemetry", NO_TELEMETRY, "otherwise libraries send usage data")
     yield _disk()
     yield _probe("lake", _lake, "check EVERGREEN_LAKE and AWS_*, AZURE_* or GOOGLE_*: docs/how-to/deploy.md")
@@ -148,6 +147,7 @@ def _lake() -> str:
             lake.uri,
             required=f"a store with {', '.join(results)}, or concurrent tasks undo each other's commits",
             found=f"one without {', '.join(lacking)}",
+            remedy="set EVERGREEN_LAKE to another store",
         )
     return f"{environment.lake_uri()}: {', '.join(results)} work"
 
@@ -198,4 +198,5 @@ def _alert_connection(spec: UseCase, name: str) -> str:
         f"connection {name}",
         required='the full address of a webhook as its host, or a mail server with "to" in its extra',
         found="neither",
+        remedy="set one of the two in the connection",
     )

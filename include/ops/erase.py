@@ -241,13 +241,14 @@ def plan_erasure(lake: Lake, spec: UseCase, values: Mapping[str, str]) -> Erasur
         without ``EVERGREEN_HASH_KEY``.
     """
     key = Key(spec.name, values)
-    with_key = [source for source in spec.sources if set(values) <= set(spec.sources[source].columns)]
+    with_key = _sources_with(spec, values)
     if not with_key or not all(value.strip() for value in values.values()):
         raise SpecError(
             f"{spec.name}: erase --key {' '.join(f'{name}=…' for name in sorted(values))}",
             required="columns of one source, and a value for each",
             found="an empty value" if with_key else "a column that no source has together with the others",
-            remedy="; ".join(f"{name}: {', '.join(one.columns)}" for name, one in spec.sources.items()),
+            remedy="give each --key a value and a column of the same source: "
+            + "; ".join(f"{name}: {', '.join(one.columns)}" for name, one in spec.sources.items()),
         )
     before = read_erasures(lake)
     links = _links(lake, spec, key, with_key)
@@ -269,6 +270,10 @@ def plan_erasure(lake: Lake, spec: UseCase, values: Mapping[str, str]) -> Erasur
     return ErasurePlan(
         key, search, contents, tuple(links), tuple(_models(lake, spec, contents)), tuple(without_key)
     )
+
+
+def _sources_with(spec: UseCase, columns: Iterable[str]) -> list[str]:
+    return [name for name, source in spec.sources.items() if set(columns) <= set(source.columns)]
 
 
 def erase(
@@ -304,6 +309,8 @@ def erase(
         search = Search(lake, spec, own, terms).run()
         if search.is_empty:
             break
+        # of the rows that were stored since the plan, before they are removed
+        links = tuple(sorted({*links, *_links(lake, spec, key, _sources_with(spec, key.columns))}))
     else:
         raise EvergreenError(
             f"{spec.name}: an erasure",

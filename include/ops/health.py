@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from include.monitor.state import PERFORMANCE, never_labeled
+from include.monitor.state import PERFORMANCE, without_labels
 from include.promote import ledger
 from include.spec import UseCase
 
 Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 Row = dict[str, Any]
-MAX_OVERDUE = 2  # partitions whose labels may be late before the status is blind
+MAX_OVERDUE = 2  # partitions after the newest with labels that may lack them before the status is blind
 MAX_TRAININGS = 2  # scheduled trainings without a newer model before the status is aging
 # after the scoring; a monitor task that hasn't ended may be running, or be retried
 MONITORING = timedelta(hours=1)
@@ -105,18 +105,18 @@ def _problems(
     if ("monitor", newest) not in published and (scored_at is None or now - scored_at > MONITORING):
         at = f" at {scored_at:%Y-%m-%d %H:%M} UTC" if scored_at else ""
         yield "blind", f"{newest} was scored{at}, but isn't monitored: clear its monitor task."
+    labeled = max((key for product, key in published if product == PERFORMANCE), default="")
     due = {
         key: spec.clock.shift(key, spec.labels.delay)
         for key in scored
-        if products["predictions", key]["rows"]
+        if key > labeled and products["predictions", key]["rows"]
     }
-    overdue = [
-        key
-        for key, at in due.items()
-        if at <= newest and (PERFORMANCE, key) not in published and not never_labeled(spec, products, at)
-    ]
+    overdue = [key for key, at in due.items() if at <= newest and not without_labels(spec, products, at)]
     if len(overdue) > MAX_OVERDUE:
         yield "blind", f"The labels of {_listed(overdue)} are overdue."
+    for alarm in findings:
+        if (alarm["outcome"], alarm["check"], alarm["subject"]) == ("alarm", "labels", "overdue"):
+            yield "blind", f"The {alarm['note']}."
 
     yield from _model_problems(spec, newest, products, switches, served_by, findings)
 

@@ -251,7 +251,8 @@ def _until(spec: UseCase, partition: str) -> list[str]:
 
 
 def _due(spec: UseCase, partition: str) -> float | None:
-    return _time(spec, spec.clock.after(partition))
+    following = spec.clock.after(partition)
+    return None if spec.end is not None and following > spec.end else _time(spec, following)
 
 
 log = logging.getLogger(__name__)

@@ -65,11 +65,22 @@ def prune(store: Lake, keep: int) -> PruneResult:
         when another process uses the store for too long: only unneeded objects were removed, if any.
     """
     if keep < 1:
-        raise BackupError("prune", required="--keep of at least 1", found=f"{keep}")
+        raise BackupError(
+            "prune",
+            required=f"{backup_store.COUNT_SETTING} of at least 1",
+            found=f"{keep}",
+            remedy="raise it, or don't prune: 0 keeps every backup",
+        )
     with lock_store(store, "shared"):  # no object may be removed while it is verified
         manifests = intact_manifests(store)
         if not manifests:
-            raise BackupError("prune", required="a complete backup", found="none", where=store.uri)
+            raise BackupError(
+                "prune",
+                required="a complete backup",
+                found="none",
+                where=store.uri,
+                remedy=f"back up first, or correct {backup_store.ADDRESS_SETTING}",
+            )
         newest, count = max(manifests), verify_objects(store, "prune", newest_copies(manifests))
     with lock_store(store, "exclusive") as lock:
         manifests = intact_manifests(store)
@@ -94,7 +105,7 @@ def intact_manifests(store: Lake) -> dict[str, Manifest]:
             manifests[name] = backup_store.load_manifest(store, name)
         except BackupError as error:
             problems.append(f"{name}: {error.found}")
-    stored = {key: int(mark.split()[0]) for key, mark in store.marks("objects").items()}
+    stored = store.sizes("objects")
     for name, manifest in manifests.items():
         if count := _damaged_objects(manifest, stored):
             problems.append(f"{name}: {count:,} objects are gone or cut short")
@@ -166,8 +177,7 @@ def _remove_unreferenced(store: Lake, manifests: Mapping[str, Manifest], lock: S
         for manifest in manifests.values()
         for digest in manifest.digests(manifest.objects)
     }
-    marks = store.marks("objects")
-    surplus = {key: int(mark.split()[0]) for key, mark in marks.items() if key not in referenced}
+    surplus = {key: size for key, size in store.sizes("objects").items() if key not in referenced}
     keys = sorted(surplus)
     for start in range(0, len(keys), BATCH):
         lock.require_valid()

@@ -12,12 +12,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from include.environment import lake_uri
-from include.errors import BackupError
+from include.errors import PYTHON, BackupError
 from include.ops import backup_store
 from include.ops.backup import ARTIFACTS, ENDINGS, LOG, REMEDIES, open_address
 from include.ops.backup_store import Manifest, Objects, lock_store
 from include.references import digest_bytes
 from include.storage.lake import RESTORING, Lake
+
+RESTORE_AGAIN = "remove what was restored, stop everything that writes there, and restore again"
 
 
 def restore(
@@ -27,7 +29,8 @@ def restore(
 
     Parameters
     ----------
-    artifacts : the address for MLflow's artifacts, which must be empty; "": they aren't restored.
+    artifacts : the address for MLflow's artifacts, which must be empty; "": they aren't restored, as with
+        one use case.
     dumps : a folder to write the database dumps to, for the databases' own tools.
 
     Raises
@@ -41,10 +44,10 @@ def restore(
         return _restore(store, backup_store.load_manifest(store, name), usecase, artifacts, dumps)
 
 
-def read_backup(store: Lake, name: str) -> int:
+def verify_backup(store: Lake, name: str) -> int:
     """Verify every object of a backup, as `restore` does, and return how many there are."""
     with lock_store(store, "shared"):
-        return examine_backup(store, backup_store.load_manifest(store, name))
+        return verify_manifest(store, backup_store.load_manifest(store, name))
 
 
 def _restore(
@@ -53,13 +56,18 @@ def _restore(
     names = [name for name in manifest.objects if name and usecase in (None, name)]
     if usecase is not None and not names:
         contained = ", ".join(name for name in manifest.objects if name)
-        raise BackupError(f"backup {manifest.name}", required=usecase, found=f"only {contained}")
+        raise BackupError(
+            f"backup {manifest.name}",
+            required=usecase,
+            found=f"only {contained or 'other parts'}",
+            remedy="name one that it has, or another backup",
+        )
     targets = {name: Lake(_require_safe(name), lake_uri()) for name in names}
-    if artifacts and "" in manifest.objects:
+    if artifacts and usecase is None and "" in manifest.objects:
         targets[""] = open_address(artifacts)
-    for target in targets.values():
-        _require_empty(target)
-    examine_backup(store, manifest, [*targets])
+    for name, target in targets.items():
+        _require_empty(target, ARTIFACTS if name == "" else "EVERGREEN_LAKE")
+    verify_manifest(store, manifest, [*targets])
     marked = [targets[name] for name in names]
     for target in marked:
         _mark_unfinished(target, manifest.name)
@@ -73,7 +81,7 @@ def _restore(
     return steps
 
 
-def examine_backup(store: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
+def verify_manifest(store: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
     """Verify the objects of a backup, or of some use cases in it, and return how many there are."""
     objects = manifest.digests(manifest.objects if names is None else names)
     return verify_objects(store, f"backup {manifest.name}", objects)
@@ -91,7 +99,7 @@ def verify_objects(store: Lake, subject: str, objects: Mapping[str, str]) -> int
         data = store.get(backup_store.object_key(digest))
         if data is not None and digest_bytes(data) == digest:
             return ""
-        state = "damaged" if data else "gone"
+        state = "gone" if data is None else "damaged"
         return f"{store.uri}/{backup_store.object_key(digest)} ({objects[digest]}) is {state}"
 
     if problems := [text for text in backup_store.map_concurrently(problem, objects) if text]:
@@ -100,7 +108,7 @@ def verify_objects(store: Lake, subject: str, objects: Mapping[str, str]) -> int
             subject,
             required=f"{len(objects):,} objects as they were written",
             found="; ".join(problems[:5]) + more,
-            remedy="nothing was written; use another backup, or if the lake still exists, remove the damaged "
+            remedy="nothing was changed; use another backup, or if the lake still exists, remove the damaged "
             "object and back up again, which copies it again",
         )
     return len(objects)
@@ -108,18 +116,23 @@ def verify_objects(store: Lake, subject: str, objects: Mapping[str, str]) -> int
 
 def _require_safe(name: str) -> str:
     if not re.fullmatch(r"\w+", name):
-        raise BackupError(f"use case {name!r}", required="letters, digits and _", found="something else")
+        raise BackupError(
+            f"use case {name!r}",
+            required="letters, digits and _",
+            found="something else",
+            remedy="nothing was written; use another backup",
+        )
     return name
 
 
-def _require_empty(target: Lake) -> None:
+def _require_empty(target: Lake, setting: str) -> None:
     if marks := target.marks():
         raise BackupError(
             target.uri,
             required="an empty address to restore to",
             found=f"{len(marks):,} objects, such as {min(marks)}",
-            remedy="set EVERGREEN_LAKE to another address, or remove these objects, which an interrupted "
-            "restore may have left",
+            remedy=f"set {setting} to another address; remove these objects only if an interrupted restore "
+            "left them" + ("; unset it to leave the artifacts as they are" if setting == ARTIFACTS else ""),
         )
 
 
@@ -148,7 +161,7 @@ def _write(store: Lake, objects: Objects, target: Lake) -> None:
                 f"{target.uri}/{key}",
                 required="the bytes that were verified before, and no other writer",
                 found="something else",
-                remedy="remove what was restored, stop everything that writes there, and restore again",
+                remedy=RESTORE_AGAIN,
             )
 
     for current in range(3):
@@ -159,7 +172,12 @@ def _require_versions(target: Lake, versions: dict[str, int]) -> None:
     """Check that the restored tables have the versions of the backup."""
     restored = {table: target.version(table) for table in versions}
     if restored != versions:
-        raise BackupError(f"{target.uri}/tables", required=f"{versions}", found=f"{restored}")
+        raise BackupError(
+            f"{target.uri}/tables",
+            required=f"the tables' versions {versions}",
+            found=f"{restored}",
+            remedy=RESTORE_AGAIN,
+        )
 
 
 def _write_dumps(store: Lake, manifest: Manifest, dumps: Path | None) -> Iterator[str]:
@@ -177,6 +195,6 @@ def _write_dumps(store: Lake, manifest: Manifest, dumps: Path | None) -> Iterato
 
 def _remaining_steps(manifest: Manifest, targets: dict[str, Lake]) -> Iterator[str]:
     if "" in manifest.objects and "" not in targets:
-        yield f"MLflow's artifacts are in the backup; set {ARTIFACTS} to restore them"
+        yield f"MLflow's artifacts aren't restored; a restore of all use cases does it if {ARTIFACTS} is set"
     yield from (f"not in this backup: {sentence}" for sentence in manifest.missing)
-    yield f"made by the code {manifest.code}; check the restored lake with `python -m include verify`"
+    yield f"made by the code {manifest.code}; check the restored lake with `{PYTHON} -m include verify`"

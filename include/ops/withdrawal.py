@@ -36,11 +36,12 @@ from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.stats import profiles
 from include.storage.lake import Lake, Where
+from include.storage.merging import LEDGERS
 from include.storage.schemas import WITHDRAWALS
 from include.train.monitoring_baselines import LIMITS, REFERENCE
 
 TABLE = "withdrawals"
-NEVER_REMOVED = ("attempts", "approvals", "switches", "silences", TABLE, "limits")
+NEVER_REMOVED = (*LEDGERS, "limits")
 FOLDER = "withdrawn"
 
 
@@ -63,10 +64,10 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
     if not (_refused(spec, partition, now) or _is_ahead(lake, spec, partition, now)):
         raise PartitionError(
             f"{spec.name}/{partition}: a withdrawal",
-            required="a partition off the schedule, outside its range or in the future; or the newest scored "
-            "one of a schedule that is over, if it skips others",
+            required="a partition off the schedule, outside its range or in the future; or the last one of a "
+            "schedule that has ended, if partitions before it were never scored",
             found="a past partition of the schedule",
-            remedy="what it served is a fact and stays; to replace its data, run it again with Fetch anew",
+            remedy="what it served is a fact and stays; to replace its data, run it again with Refetch",
         )
     partitions = [partition, *_ingested_for_lookback(lake, spec, partition, now)]
     contents = {key: _copy_rows(lake, key) for key in partitions}

@@ -7,7 +7,7 @@ hasn't been served yet.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -121,14 +121,34 @@ def live_champion(rows: Sequence[Row]) -> Row | None:
 def replaced_since(history: Sequence[Row]) -> str:
     """Return the partition since which a recipe serves that replaced a worse one, empty if none does.
 
-    Refits of that recipe don't count as a better one.
+    Refits of that recipe don't count as a better one, and a rollback to it restores what it is.
 
     Parameters
     ----------
     history : the switches of the champion, oldest first.
     """
     changes = [row for row in history if row["kind"] != REFRESHED]
-    return str(changes[-1]["effective_from"]) if changes and changes[-1]["kind"] == REPLACED else ""
+    serving = _restored(changes)
+    return str(changes[-1]["effective_from"]) if serving and serving["kind"] == REPLACED else ""
+
+
+def _restored(changes: Sequence[Row]) -> Row | None:
+    """Return the newest switch, or the one that it restored by a rollback; None if there is none."""
+    while changes:
+        *earlier, newest = changes
+        same = [row for row in earlier if newest["kind"] == ROLLED_BACK and row["model"] == newest["model"]]
+        if not same:
+            return newest
+        changes = earlier[: earlier.index(same[-1]) + 1]
+    return None
+
+
+def was_judged(lake: Lake, champion: Mapping[str, Any]) -> bool:
+    """Tell whether a champion is the model that its attempt judged, not another recipe's that replaced it."""
+    if champion["kind"] != ROLLED_BACK:
+        return bool(champion["kind"] != REPLACED)
+    rows = lake.rows("attempts", {"key": champion["attempt"]}, ["model"])  # it may restore a replacement
+    return all(row["model"] == champion["model"] for row in rows)
 
 
 def champion_history(rows: Sequence[Row]) -> list[Row]:

@@ -1,4 +1,4 @@
-"""Judge a challenger, and promote it if its verdict allows: each decision is recorded before it is acted on.
+"""Promote a challenger if its verdict allows: each decision is recorded before it is acted on.
 
 A switch is one commit to `switches`. The models are copied to the lake before it, and MLflow's aliases
 follow it. So a kill at any moment leaves either the old champion or the new one, and a rerun finishes the
@@ -13,11 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from include.errors import EvergreenError, ModelError, NotPublished, TrainingOutdated
+from include.errors import EvergreenError, ModelError
 from include.judge.checks import LEAKAGE_CHECKS
-from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
-from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, Verdict, checks_of, judge
+from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, checks_of
 from include.models import artifacts
 from include.promote import approval, ledger
 from include.promote.approval import require_person_and_reason
@@ -31,38 +30,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 FACTS = ("usecase", "partition", "version", "spec", "data", "code")
-
-
-def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
-    """Judge the evidence of an evaluation and record the verdict; a rerun returns the recorded one.
-
-    Raises
-    ------
-    NotPublished
-        when there is no such evaluation.
-    TrainingOutdated
-        when the declaration has changed since, so that its gate isn't the one the challenger was trained for.
-    """
-    data = lake.get(evaluation_key)
-    if data is None:
-        where = f"{lake.uri}/{evaluation_key}"
-        remedy = "run the training of that partition again, or clear `evaluate.measure` in Airflow"
-        raise NotPublished(f"{spec.name}: evidence", found="no such object", where=where, remedy=remedy)
-    evidence = Evidence.from_json(data)
-
-    def verdict() -> Verdict:
-        if evidence.spec != spec.digest:
-            raise TrainingOutdated(
-                f"{spec.name}/{evidence.partition}: evidence",
-                required=f"of declaration {spec.digest[:12]}",
-                found=evidence.spec[:12],
-                remedy="the use case has changed since: train again",
-            )
-        champion = ledger.champion_to_beat(lake, evidence.partition, evidence.key) is not None
-        return judge(evidence, spec.gate, champion=champion, custom=custom_checks(spec))
-
-    row = ledger.record_attempt(lake, evidence, verdict)
-    return Verdict(row["verdict"], row["sentence"], checks_of(row["checks"]))
 
 
 @dataclass(frozen=True)
@@ -285,8 +252,7 @@ def switch_reference(lake: Lake, row: Row, note: str = "") -> Ref:
     note += (
         f"v{row['version']} {row['kind']}{by}, {row['role']} from {row['effective_from']} on: {row['reason']}"
     )
-    uri = f"{lake.uri}/tables/switches"
-    return Ref(uri=uri, partition=row["effective_from"], digest=row["model"], rows=1, note=note)
+    return Ref(f"{lake.uri}/tables/switches", row["effective_from"], row["model"], rows=1, note=note)
 
 
 # what blocks a promotion
@@ -424,7 +390,7 @@ def mirror_aliases(lake: Lake, spec: UseCase, registry: Registry) -> bool:
     """
     history = ledger.champion_history(ledger.switches(lake))
     # a recipe that replaced a worse one is another model than the version's
-    serves = bool(history) and history[-1]["kind"] != ledger.REPLACED
+    serves = bool(history) and ledger.was_judged(lake, history[-1])
     aliases = {"champion": history[-1]["version"] if serves else ""}
     aliases["previous"] = history[-2]["version"] if len(history) > 1 else ""
     try:

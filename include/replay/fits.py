@@ -214,7 +214,7 @@ class Fits:
 
 def key_of(fit: Fit) -> FitKey:
     """Return what identifies a fit: its recipe, its training and its rows."""
-    return fit.key, fit.partition, fit.data
+    return fit.recipe_key, fit.partition, fit.data
 
 
 def folder_of(fit: Fit) -> str:

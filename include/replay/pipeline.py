@@ -136,8 +136,11 @@ def replay(
     names = [*BUILT_IN, *(path.stem for path in overlays)]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         found = f"{', '.join(twice)} more than once"
-        raise SpecError(f"{spec.name}: replay", required="unique names of policies", found=found)
-    declarations = {path.stem: read(spec.folder / "usecase.yaml", path) for path in overlays}
+        remedy = "rename the file: a policy has the name of its file"
+        raise SpecError(
+            f"{spec.name}: replay", required="unique names of policies", found=found, remedy=remedy
+        )
+    declarations = {path.stem: read(spec.folder / "usecase.yaml", path, spec.horizon) for path in overlays}
     last = matured(lake, spec, None)[-1:]
     if not last:
         remedy = f"ingest {spec.labels.source} first"
@@ -215,7 +218,7 @@ def _fit_planned(
     for policy in policies:
         for planned_job, until in _planned(fits.past, policy.spec, schedules[policy.name]):
             fit = planned_job.fit
-            planned.setdefault((fit.key, fit.partition, fit.data), (planned_job, until))
+            planned.setdefault((fit.recipe_key, fit.partition, fit.data), (planned_job, until))
     jobs = sorted(planned.values(), key=lambda pair: pair[0].partition, reverse=True)
     pending: deque[Callable[[], Fit]] = deque()
     for number, (planned_job, until) in enumerate(jobs):

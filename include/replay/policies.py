@@ -53,7 +53,7 @@ from include.spec.metrics import Objective
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.train.fit import is_learnable
-from include.train.fits import Fit, FitId, distance, recipe_key, recipe_names, recipes
+from include.train.fits import Fit, FitId, distance, recipe_key, recipe_names, recipes, recipes_by_name
 from include.train.record import Selection
 from include.train.selection import (
     Walks,
@@ -168,7 +168,7 @@ class Policy:
         self, partition: str, rows: Mapping[str, Labels], needed: Sequence[Recipe]
     ) -> dict[str, Fit]:
         """Return the fits of recipes in a training by name; a new recipe is fitted as of its origins too."""
-        earlier = {fit.key for fit in self.own if fit.partition < partition}
+        earlier = {fit.recipe_key for fit in self.own if fit.partition < partition}
         new = [recipe for recipe in needed if recipe_key(self.spec, recipe) not in earlier]
         for origin, following, own in origins(self.past, self.spec, partition, rows) if new else ():
             self._fit(new, origin, own, following, rows)
@@ -201,14 +201,14 @@ class Policy:
                     raise
                 continue
             self.used[key_of(fit)] = fit
-            previous = [f for f in self._accepted(fit.key) if f.partition < partition][-1:]
+            previous = [f for f in self._accepted(fit.recipe_key) if f.partition < partition][-1:]
             moved = self._movement(fit, previous[0], partition, labeled) if previous else None
             result[recipe.name] = replace(fit, recipe=recipe.name, moved=moved)
         self.own = sorted([*self.own, *result.values()], key=lambda fit: fit.partition)
         return result
 
-    def _accepted(self, key: str) -> list[Fit]:
-        return [fit for fit in self.own if fit.key == key and fit.id not in self.refused]
+    def _accepted(self, recipe_key: str) -> list[Fit]:
+        return [fit for fit in self.own if fit.recipe_key == recipe_key and fit.id not in self.refused]
 
     def _movement(
         self, fit: Fit, previous: Fit, partition: str, labeled: Mapping[str, Labels]
@@ -317,12 +317,12 @@ class NotWorse(Newest):
         if recipe not in recent.recipes:
             return True
         labeled, objective = self.past.labeled(partition), self.spec.objective
-        challenger = served = 0.0
+        walk_loss = served_loss = 0.0
         for key, loss, rows in zip(recent.partitions, recent.of(recipe), recent.rows, strict=True):
             if key in self.served and np.isfinite(loss):
-                challenger += loss * rows
-                served += self.served_loss(key, labeled[key], objective)
-        return challenger <= (1 + WORSE) * served
+                walk_loss += loss * rows
+                served_loss += self.served_loss(key, labeled[key], objective)
+        return walk_loss <= (1 + WORSE) * served_loss
 
 
 @dataclass
@@ -442,11 +442,11 @@ class Declared(Policy):
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""
-        fits = [fit for fit in self.own if fit.key == challenger.key]
+        fits = [fit for fit in self.own if fit.recipe_key == challenger.recipe_key]
         moved = measure_movement(fits, self.refused)
         serving = self._fit_of(champion)
         newest = twin_partitions(self.spec, list(rows), serving.last_fitted)
-        recipe = next(r for r in recipes(self.spec, short_memory=True) if r.name == challenger.recipe)
+        recipe = recipes_by_name(self.spec)[challenger.recipe]
         earlier = {key: part for key, part in rows.items() if newest and key < newest[0]}
         twin_job = job(self.spec, recipe, partition, earlier)
         if not learnable(self.spec, twin_job.rows):

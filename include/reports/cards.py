@@ -12,7 +12,7 @@ from include.reports.html import Line, Section, Table, escape_markdown, figure, 
 from include.reports.verdict_data import AttemptData
 from include.reports.wording import TITLES, action_rule, constant_text, metric_label, rival_name
 from include.spec.source import Source
-from include.train.fits import recipes
+from include.train.fits import recipes_by_name
 
 
 def model_card(attempt: AttemptData, sections: Mapping[str, Section]) -> str:
@@ -52,8 +52,7 @@ def _purpose(attempt: AttemptData) -> Section:
 
 def _recipe(attempt: AttemptData) -> Section:
     evidence, training = attempt.evidence, attempt.spec.training
-    declared = recipes(attempt.spec, short_memory=True)
-    recipe = next((recipe for recipe in declared if recipe.name == evidence.recipe), None)
+    recipe = recipes_by_name(attempt.spec).get(evidence.recipe)
     estimator = (
         f"{recipe.estimator}: {_pairs({**recipe.params, **recipe.options})}"
         if recipe

@@ -16,7 +16,7 @@ from great_expectations.render.renderer.page_renderer import ValidationResultsPa
 from great_expectations.render.view import DefaultJinjaPageView
 from jinja2 import pass_context
 
-from include.errors import EvergreenError, NotPublished
+from include.errors import PYTHON, EvergreenError, NotPublished
 from include.ingest.parsing.types import to_declared_types
 from include.ingest.pipeline import read_snapshots
 from include.ingest.snapshots import snapshots
@@ -68,7 +68,7 @@ def data_docs(lake: Lake, spec: UseCase, source: str, partition: str) -> str:
     if unreadable:
         raise unreadable[0]
     if len(rows) > BATCH:
-        remedy = "validate them with the suite that `python -m include contract` prints"
+        remedy = f"validate them with the suite that `{PYTHON} -m include contract` prints"
         raise EvergreenError(subject, required=f"at most {BATCH} rows", found=str(len(rows)), remedy=remedy)
     typed = pa.concat_tables(table for _, table, _ in to_declared_types(rows, declared))
     suite = to_suite(spec, source)

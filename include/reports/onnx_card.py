@@ -7,7 +7,7 @@ from include.models.encoding import MISSING
 from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown
 from include.reports.wording import action_rule, better_direction, metric_label
 from include.spec import UseCase
-from include.train.fits import recipes
+from include.train.fits import recipes_by_name
 
 SCORE = """\
 import json
@@ -49,14 +49,14 @@ def onnx_card(spec: UseCase, export: Export, file: str) -> str:
 
 
 def _model(spec: UseCase, export: Export) -> Section:
-    estimators = {recipe.name: recipe.estimator for recipe in recipes(spec, short_memory=True)}
+    recipe = recipes_by_name(spec).get(export.recipe)
     compared = export.compared
     difference = f"at most {compared.difference:.2g}, on {compared.rows:,} rows of {compared.partition}"
     rows: list[Line] = [
         ["Use case", spec.name],
         ["Version", export.version or "none"],
         ["Recipe", export.recipe or "not recorded"],
-        ["Estimator", estimators.get(export.recipe, "no longer declared")],
+        ["Estimator", recipe.estimator if recipe else "no longer declared"],
         ["Fitted until", export.fitted_until or "not recorded"],
         ["Verdict", export.verdict or "not judged"],
         ["Difference from the model", difference if compared.rows else "not measured: no partition has rows"],

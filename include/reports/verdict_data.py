@@ -106,7 +106,7 @@ class AttemptData:
         return sum(self.evidence.losses.rows)
 
     def mean_loss(self, model: str) -> float:
-        """Return a model's mean loss; there must be rows."""
+        """Return the mean loss of a model's walk; there must be rows."""
         return sum(self.evidence.losses.sums[model]) / self.rows
 
     def gain(self) -> Gain | None:

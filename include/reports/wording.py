@@ -129,18 +129,18 @@ def _reasons(attempt: AttemptData) -> list[str]:
 
 
 def _comparison(attempt: AttemptData) -> str:
-    """Return the mean losses of challenger and rival as a sentence."""
-    challenger, rival = attempt.mean_loss(CHALLENGER), attempt.mean_loss(attempt.rival)
+    """Return the mean losses of the challenger's and the rival's walks as a sentence."""
+    walk_loss, rival_loss = attempt.mean_loss(CHALLENGER), attempt.mean_loss(attempt.rival)
     partitions = len(attempt.evidence.losses.partitions)
     difference = ""
-    if rival:
-        share = percent(abs(rival - challenger) / rival, limit=0)
-        difference = f": {share} {'less' if challenger < rival else 'more'}"
-    challenger_text, rival_text = figure_pair(challenger, rival)
+    if rival_loss:
+        share = percent(abs(rival_loss - walk_loss) / rival_loss, limit=0)
+        difference = f": {share} {'less' if walk_loss < rival_loss else 'more'}"
+    walk_text, rival_text = figure_pair(walk_loss, rival_loss)
     rows = "that models of its recipe, each fitted on earlier partitions, had never seen, their"
     return (
         f"On {partitions} partitions with {attempt.rows:,} rows {rows} "
-        f"{metric_label(attempt.spec.gate.objective)} was {challenger_text}, and that of "
+        f"{metric_label(attempt.spec.gate.objective)} was {walk_text}, and that of "
         f"{rival_name(attempt)} was {rival_text}{difference}. Less is better."
     )
 

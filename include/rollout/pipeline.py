@@ -72,13 +72,13 @@ def advance(
         when the champion is worse than the one before it, which can't be loaded.
     """
     served = ledger.served_partitions(lake)
-    uri = f"{lake.uri}/tables/switches"
+    table = f"{lake.uri}/tables/switches"
     if served and partition < served[-1]:
         note = f"only the newest served partition takes steps, and that is {served[-1]}"
-        return Ref(uri, partition, note=note)
+        return Ref(table, partition, note=note)
     if spec.end and spec.clock.shift(partition, 1) > spec.end:
         note = f"no step is taken after the schedule's last partition: schedule.end is {spec.schedule.end}"
-        return Ref(uri, partition, note=note)
+        return Ref(table, partition, note=note)
     notes, steps = [], 0
     for trial in trials_on(ledger.switches(lake), spec, partition):
         where: Where = {"product": "predictions", "partition": spec.clock.keys(trial.since, partition)}
@@ -96,7 +96,7 @@ def advance(
     if registry is not None and any(row["effective_from"] >= partition for row in champions):
         # also after a switch whose run was killed before this, on this partition or the last
         mirror_aliases(lake, spec, registry())
-    return Ref(uri, partition, rows=steps, note="; ".join(notes) or "nothing is on trial")
+    return Ref(table, partition, rows=steps, note="; ".join(notes) or "nothing is on trial")
 
 
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
@@ -110,7 +110,7 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Loss
         _predictions_by(lake, spec, partitions, str(row["model"]))
         for row in (trial.candidate, trial.incumbent)
     )
-    actual_rows = labels(lake, spec, partitions, known=partition)
+    actual_rows = labels(lake, spec, partitions, as_of=partition)
     rows = candidate.join(incumbent, [*keys, "row_digest"], join_type="inner", right_suffix=INCUMBENT_SUFFIX)
     rows = rows.join(actual_rows.filter(actual_rows[target].is_valid()), keys, join_type="inner")
     rows = rows.sort_by([(name, "ascending") for name in ("partition", *spec.key)])

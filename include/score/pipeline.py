@@ -156,6 +156,10 @@ class ScoringRun:
         if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
             # last, so that shadow scoring never delays the predictions that are served
             self._score_shadows(rows, served, trials_on(switches, self.spec, self.partition))
+        champion = ledger.serving_of(switches, self.partition).champion
+        if champion is not None and not ledger.was_judged(self.lake, champion):
+            stand_in = f"{champion['recipe']} of v{champion['version']}"
+            ref = replace(ref, note=f"{ref.note}; {stand_in} stands in for the champion that was promoted")
         return ref
 
     def serve_constant(self, rows: pa.Table, error: str) -> Ref:

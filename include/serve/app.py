@@ -138,7 +138,10 @@ class _AuthAndLimits:
         if self._authorization:
             if not hmac.compare_digest(headers.get(b"authorization", b""), self._authorization):
                 required = "the header Authorization: Bearer <EVERGREEN_SERVE_TOKEN>"
-                return RequestRefused(401, "request", required=required, found="none, or another token")
+                remedy = "send the token that the server was started with"
+                return RequestRefused(
+                    401, "request", required=required, found="none, or another token", remedy=remedy
+                )
             return None
         host = re.sub(r":\d*$", "", headers.get(b"host", b"").decode("latin-1"))
         if host not in self._allowed_hosts:
@@ -161,7 +164,13 @@ class _AuthAndLimits:
         if not headers.get(b"content-type", b"").startswith(JSON.encode()):
             # a page in a browser can send any other type without asking first
             content_type = headers.get(b"content-type", b"none").decode("latin-1")[:100]
-            return RequestRefused(415, "header Content-Type", required=JSON, found=content_type)
+            return RequestRefused(
+                415,
+                "header Content-Type",
+                required=JSON,
+                found=content_type,
+                remedy=f"send the header Content-Type: {JSON}",
+            )
         length = int(headers.get(b"content-length", b"0"))  # uvicorn accepts digits only
         return _too_large(str(length)) if length > MAX_BYTES else None
 
@@ -178,7 +187,8 @@ async def _body(request: Request) -> bytes:
                 parts.append(part)
     except TimeoutError:
         required = f"the whole body within {READ_SECONDS:g} seconds"
-        raise RequestRefused(408, "body", required=required, found=f"{size} bytes") from None
+        remedy = "send it faster, or in several requests"
+        raise RequestRefused(408, "body", required=required, found=f"{size} bytes", remedy=remedy) from None
     return b"".join(parts)
 
 

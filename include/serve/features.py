@@ -86,7 +86,12 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     rows = [row for row in published if row["rows"]]
     newest = max(rows, key=lambda row: (row["product"] == "predictions", row["partition"]), default=None)
     if newest is None:
-        raise NotPublished(f"{spec.name}: features", required="a partition with rows", found="none")
+        raise NotPublished(
+            f"{spec.name}: features",
+            required="a partition with rows",
+            found="none",
+            remedy=f"ingest {spine} first, or send the features with each request",
+        )
     if newest["rows"] > MAX_FEATURE_ROWS:
         raise NotPublished(
             f"{spec.name}/{newest['partition']}: features in memory",

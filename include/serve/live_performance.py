@@ -61,7 +61,7 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
     rows = rows.rename_columns(names)
     partitions = [str(key) for key in rows["partition"].unique().to_pylist()]
     target = spec.problem.target
-    joined = rows.join(labels(lake, spec, partitions, known=None), [*keys, "partition"])
+    joined = rows.join(labels(lake, spec, partitions, as_of=None), [*keys, "partition"])
     steps = list(zip(*(pc.fill_null(joined[name], "").to_pylist() for name in STEP), strict=True))
     result = []
     for step in sorted(set(steps)):

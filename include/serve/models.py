@@ -95,6 +95,7 @@ def onnx_predictor(data: bytes, spec: UseCase) -> Callable[[pa.Table], Values]:
                 f"{spec.name}: model",
                 required="finite predictions",
                 found="a row with a number that the model refuses",
+                remedy="check its features for numbers that are far too large",
             )
         return predictions
 

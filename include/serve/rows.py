@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -57,6 +58,8 @@ class RowReader:
         self._key, self._features = dict.fromkeys(spec.key), dict.fromkeys(spec.features.columns)
         self._fields = {field.name: field for field in features_schema(spec) if field.name != "partition"}
         self._takes = {name: CONVERTERS[str(field.type)] for name, field in self._fields.items()}
+        columns = spec.sources[spec.features.spine].columns
+        self._takes |= {name: HASHED for name in spec.key if columns[name].hashed}
         # a key that is a feature too is among each request's columns, and identifies rows if it is complete
         self._other_key = self._key.keys() - self._features.keys()
 
@@ -93,14 +96,25 @@ class RowReader:
             content = json.loads(body, parse_constant=_refuse_constant, object_pairs_hook=_object)
         except (ValueError, RecursionError) as error:
             raise RequestRefused(
-                400, "body", required=f"JSON: {required}", found=str(error)[:SHOWN]
+                400,
+                "body",
+                required=f"JSON: {required}",
+                found=str(error)[:SHOWN],
+                remedy="correct it; each key comes once, and null stands for a missing feature",
             ) from None
         if not isinstance(content, dict) or content.keys() != {"rows"}:
             keys = list(content) if isinstance(content, dict) else content
-            raise RequestRefused(422, "body", required=required, found=_shown(keys))
+            remedy = "send an object with the key rows and no other"
+            raise RequestRefused(422, "body", required=required, found=_shown(keys), remedy=remedy)
         rows = content["rows"]
         if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
-            raise RequestRefused(422, "rows", required="a list of at least one object", found=_shown(rows))
+            raise RequestRefused(
+                422,
+                "rows",
+                required="a list of at least one object",
+                found=_shown(rows),
+                remedy="send each row as an object with its values by column",
+            )
         if len(rows) > MAX_ROWS:
             raise RequestRefused(
                 413,
@@ -116,9 +130,11 @@ class RowReader:
         unknown = [name for name in row if name not in expected]
         if missing:
             found = f"no such column, but {_shown(unknown)}" if unknown else "no such column"
-            self._refuse(index, missing[0], found, "null stands for a missing feature, not for a key")
+            remedy = "send it; null stands for a missing feature, not for a key"
+            self._refuse(index, missing[0], found, remedy)
         required = f"only the columns {', '.join(expected)}"
-        raise RequestRefused(422, f"rows[{index}]", required=required, found=_shown(unknown))
+        remedy = "leave the others out"
+        raise RequestRefused(422, f"rows[{index}]", required=required, found=_shown(unknown), remedy=remedy)
 
     def _column(self, name: str, rows: list[dict[str, Any]]) -> pa.Array:
         convert, nullable = self._takes[name][1], name not in self._key
@@ -131,10 +147,13 @@ class RowReader:
             try:
                 values.append(convert(value))
             except (ValueError, TypeError, OverflowError):
-                self._refuse(index, name, _shown(value))
+                if self._takes[name] is HASHED:  # it may be the original value, which no error repeats
+                    remedy = "send the HMAC-SHA256 of the trimmed value under EVERGREEN_HASH_KEY"
+                    self._refuse(index, name, "another value", remedy)
+                self._refuse(index, name, _shown(value), "correct the value")
         return pa.array(values, self._fields[name].type)
 
-    def _refuse(self, index: int, name: str, value: str, remedy: str = "") -> NoReturn:
+    def _refuse(self, index: int, name: str, value: str, remedy: str) -> NoReturn:
         raise RequestRefused(
             422, f"rows[{index}].{name}", required=self.example[name], found=value, remedy=remedy
         )
@@ -165,6 +184,12 @@ def _text(value: Any) -> str:
     return value
 
 
+def _keyed_hash(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(r"[0-9a-f]{64}", value):
+        raise ValueError(value)
+    return value
+
+
 def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
         raise TypeError(value)
@@ -189,6 +214,9 @@ CONVERTERS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "timestamp[us, tz=UTC]": ("a time with its offset, as 2013-03-01T05:00:00Z", _moment),
 }
 
+# a key's column that is `hashed`: the server lacks EVERGREEN_HASH_KEY, and logs no original value
+HASHED = ("its keyed hash as it is stored, 64 hexadecimal characters", _keyed_hash)
+
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} isn't valid JSON; use null")
@@ -206,5 +234,8 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _shown(value: Any) -> str:
     """Return the beginning of a value as JSON; it came as JSON, so it can't be anything else."""
-    text = json.dumps(value)
+    try:
+        text = json.dumps(value)
+    except RecursionError:  # one that could just be parsed
+        return "a value of too many levels"
     return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"

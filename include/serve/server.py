@@ -83,7 +83,10 @@ def serve(
         listener = socket.create_server((host, port), family=family, backlog=2048)
     except OSError as error:
         raise SettingError(
-            f"--host {host} --port {port}", required="an address to listen on", found=str(error)
+            f"--host {host} --port {port}",
+            required="an address to listen on",
+            found=str(error),
+            remedy="choose another --host or --port; --port 0 takes any that is free",
         ) from None
     if sys.platform == "linux":  # elsewhere such a client is cut off by nothing; connections inherit it
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, UNREAD_SECONDS * 1000)

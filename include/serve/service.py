@@ -129,7 +129,10 @@ class Service:
         newest = loaded.features
         if newest is None:
             reason = loaded.features_note
-            raise RequestRefused(503, "features by key", required="features in memory", found=reason)
+            remedy = "send the features with the request"
+            raise RequestRefused(
+                503, "features by key", required="features in memory", found=reason, remedy=remedy
+            )
         return newest.look_up(request.table), newest.missing, newest.age(self.clock())
 
     def _predict(

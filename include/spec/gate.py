@@ -69,6 +69,33 @@ class Requirement(MetricBound):
     )
 
 
+INTERSECTION = " x "  # between the columns, and between the groups, of a combination
+FAIRNESS = (
+    *(f"{rate}_{how}" for rate in ("selection_rate", "tpr", "fpr") for how in ("difference", "ratio")),
+    "calibration_difference",
+)
+SERVING = tuple(metric.name for metric in SERVING_METRICS)
+
+
+class FairnessRequirement(Requirement):
+    """A bound on how a rate differs between groups."""
+
+    metric: str = Field(
+        description="a difference or ratio of two groups",
+        json_schema_extra={"enum": list(FAIRNESS)},
+    )
+
+
+class ServingRequirement(Requirement):
+    """A bound on what predicting with the stored model takes."""
+
+    metric: str = Field(
+        description="p50_ms, p95_ms, p99_ms: to predict one row; rows_per_second: of a whole partition; "
+        "size_mb: of the stored model; memory_mb: to load it and predict",
+        json_schema_extra={"enum": list(SERVING)},
+    )
+
+
 class Slices(Strict):
     """Subsets of the rows, none of which may get worse.
 
@@ -115,7 +142,7 @@ class FairnessRules(Strict):
     intersections: bool = added_field(
         False, description="compare the combinations of the columns too, as another column named `a x b`"
     )
-    requirements: tuple[Requirement, ...] = Field(
+    requirements: tuple[FairnessRequirement, ...] = Field(
         min_length=1, description="such as {metric: tpr_difference, at_most: 0.1}"
     )
 
@@ -145,14 +172,6 @@ class FairnessRules(Strict):
         return self
 
 
-INTERSECTION = " x "  # between the columns, and between the groups, of a combination
-FAIRNESS = (
-    *(f"{rate}_{how}" for rate in ("selection_rate", "tpr", "fpr") for how in ("difference", "ratio")),
-    "calibration_difference",
-)
-SERVING = tuple(metric.name for metric in SERVING_METRICS)
-
-
 class Leak(Strict):
     """Limits from which a model is too good to be true, which indicates leakage."""
 
@@ -166,8 +185,8 @@ class Leak(Strict):
     history: float = Field(
         3.0,
         gt=1,
-        description="factor by which the odds of the share of the prior's loss that a model saves may exceed "
-        "the best earlier odds",
+        description="a model is suspected of a leak if the odds of the share of the prior's loss that it "
+        "saves are more than this many times those of the best model before",
     )
 
 
@@ -243,9 +262,7 @@ class Gate(Strict):
         description="tolerated relative increase of the mean loss if a feature is missing, noisy or unseen; "
         "default: any increase, as long as nothing crashes",
     )
-    serving: tuple[Requirement, ...] = Field(
-        (), description="of p50_ms, p95_ms, p99_ms, rows_per_second, size_mb or memory_mb"
-    )
+    serving: tuple[ServingRequirement, ...] = Field((), description="of latency, throughput, size or memory")
     onnx: bool = added_field(
         False,
         description="the challenger must be exportable to ONNX, and the file predict the same within 1e-9; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from pathlib import Path
 from typing import Any, get_args, get_origin
@@ -12,7 +12,7 @@ from typing import Any, get_args, get_origin
 import yaml
 from pydantic import ValidationError
 
-from include.errors import SpecError
+from include.errors import PYTHON, SpecError
 from include.spec import cache
 from include.spec.source import source_class
 from include.spec.usecase import UseCase
@@ -20,6 +20,7 @@ from include.spec.usecase import UseCase
 SHIPPED = Path(__file__).parent.parent / "usecases"
 SCHEMA = SHIPPED / "schema.json"  # what `json_schema` returns, for editors; a test keeps it up to date
 
+NOT_DECLARED = ("folder", "horizon")  # fields of a use case that say where its declaration is
 OVERLAID = ("schedule", "training", "gate", "retraining")  # what a policy of a replay may change
 
 # the C loader takes a third of the time, and each DAG file reads every declaration
@@ -37,20 +38,49 @@ def folders() -> list[Path]:
     )
 
 
+def declarations(name: str | None = None) -> Iterator[tuple[str, Path, str]]:
+    """Yield the name, the file and the horizon of each use case, valid or not; without a horizon it is "".
+
+    Parameters
+    ----------
+    name : of the only use case that is needed. Then no file is read that can't declare it.
+    """
+    for folder in folders():
+        file = folder / "usecase.yaml"
+        if name in (None, folder.name):
+            yield folder.name, file, ""
+        if name is None or name.startswith(f"{folder.name}_"):
+            for horizon in _horizons(file):
+                if name in (None, f"{folder.name}_{horizon}"):
+                    yield f"{folder.name}_{horizon}", file, horizon
+
+
+def _horizons(file: Path) -> list[str]:
+    """Return the names under ``horizons``; none if the file can't be read, which `read` reports."""
+    try:
+        text = _text(file)
+        raw = (cache.stored(text) or _mapping(file, text)[0]) if "horizons" in text else {}
+    except SpecError:
+        return []
+    horizons = raw.get("horizons")
+    return list(map(str, horizons)) if isinstance(horizons, dict) else []
+
+
 def names() -> list[str]:
     """Return the names of all use cases, valid or not."""
-    return [folder.name for folder in folders()]
+    return [name for name, _, _ in declarations()]
 
 
 def load(name: str) -> UseCase:
     """Return a use case by its name."""
-    for folder in folders():
-        if folder.name == name:
-            return read(folder / "usecase.yaml")
+    files = [(horizon, file) for _, file, horizon in declarations(name)]
+    if files:
+        horizon, file = min(files)  # a folder before a horizon
+        return read(file, horizon=horizon)
     raise SpecError(
         f"use case {name!r}",
         required=f"one of {', '.join(names()) or 'none yet'}",
-        remedy=f"create it with `python -m include init {name}`, or name its parent folder in "
+        remedy=f"create it with `{PYTHON} -m include init {name}`, or name its parent folder in "
         "EVERGREEN_USECASES",
     )
 
@@ -63,15 +93,13 @@ def read_all(name: str | None = None) -> tuple[list[UseCase], list[SpecError]]:
     name : of the only use case that is needed.
     """
     good: list[UseCase] = []
-    bad: list[SpecError] = []
-    for folder in folders():
-        if name not in (None, folder.name):
-            continue
+    bad: dict[str, SpecError] = {}  # by message: a mistake in a declaration is one in each of its horizons
+    for _, file, horizon in declarations(name):
         try:
-            good.append(read(folder / "usecase.yaml"))
+            good.append(read(file, horizon=horizon))
         except SpecError as error:
-            bad.append(error)
-    return good, bad
+            bad[str(error)] = error
+    return good, [*bad.values()]
 
 
 def json_schema() -> dict[str, Any]:
@@ -80,17 +108,19 @@ def json_schema() -> dict[str, Any]:
     It describes each key by itself. What needs two keys, as a column that must exist, only `read` checks.
     """
     schema = UseCase.model_json_schema()
-    del schema["properties"]["folder"]  # where the file lies, which it doesn't say itself
+    for name in NOT_DECLARED:
+        del schema["properties"][name]
     title = "usecase.yaml of Evergreen"
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema, "title": title}
 
 
-def read(file: Path, overlay: Path | None = None) -> UseCase:
+def read(file: Path, overlay: Path | None = None, horizon: str = "") -> UseCase:
     """Read one declaration.
 
     Parameters
     ----------
     overlay : a file whose keys replace those of the declaration; mappings are merged.
+    horizon : the one of the declaration's ``horizons`` that is meant, whose keys replace the others too.
 
     Raises
     ------
@@ -102,29 +132,31 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
     is_stored = raw is not None
     if raw is None:
         raw, _ = _mapping(file, text)
-    if "folder" in raw:
-        raise SpecError(str(file), found="an unknown key: folder", remedy="remove it")
+    for name in NOT_DECLARED:
+        if name in raw:
+            raise SpecError(str(file), found=f"an unknown key: {name}", remedy="remove it")
     declared = raw
+    subject = str(file)
+    if horizon:
+        raw = _at_horizon(file, raw, horizon)
+        subject = f"{file}: horizons.{horizon}"
     if overlay is not None:
-        changes, _ = _mapping(overlay, _text(overlay))
-        if unknown := sorted(set(changes) - set(OVERLAID)):
-            required = f"only the keys {', '.join(OVERLAID)}"
-            raise SpecError(str(overlay), required=required, found=", ".join(map(str, unknown)))
-        raw = _merged(raw, changes)
+        raw = _merged(raw, _policy(overlay))
     try:
-        spec = UseCase.model_validate({**raw, "folder": file.parent})
+        spec = UseCase.model_validate({**raw, "folder": file.parent, "horizon": horizon})
     except ValidationError as error:
         at_fault = overlay or file
         _, node = _mapping(at_fault, _text(at_fault))
-        lines = sorted({_line(node, _named_path(e)) for e in error.errors()})
+        above = ("horizons", horizon) if horizon and overlay is None else ()
+        lines = sorted({_line(node, (*above, *_named_path(e))) for e in error.errors()})
         raise SpecError(
-            str(at_fault),
+            str(overlay or subject),
             required="the keys and values of docs/reference/usecase.md",
             found="; ".join(_error_sentence(e, node) for e in error.errors()),
             where=f"line {', '.join(map(str, lines))}",
             remedy="correct it and save",
         ) from None
-    if spec.name != file.parent.name:
+    if not horizon and spec.name != file.parent.name:
         raise SpecError(
             str(file),
             required=f"name: {file.parent.name} (the folder's)",
@@ -152,10 +184,38 @@ def read(file: Path, overlay: Path | None = None) -> UseCase:
     for code in spec.python:
         if code.file is None:  # it isn't imported: DAG files read declarations when they are parsed
             required = f"{code.key}: a module {code.module} beside it, or in an installed package"
-            raise SpecError(str(file), required=required, found=f"neither for {code.name}")
+            remedy = "write the module, install its package, or correct the name"
+            raise SpecError(str(file), required=required, found=f"neither for {code.name}", remedy=remedy)
     if not is_stored:
         cache.store(text, declared)
     return spec
+
+
+def _policy(overlay: Path) -> dict[str, Any]:
+    """Return what a policy of a replay declares."""
+    changes, _ = _mapping(overlay, _text(overlay))
+    if unknown := sorted(set(changes) - set(OVERLAID)):
+        raise SpecError(
+            str(overlay),
+            required=f"only the keys {', '.join(OVERLAID)}",
+            found=", ".join(map(str, unknown)),
+            remedy="remove the other keys",
+        )
+    return changes
+
+
+def _at_horizon(file: Path, raw: dict[str, Any], horizon: str) -> dict[str, Any]:
+    """Return the keys of the use case that a declaration is at one of its horizons."""
+    base = read(file)  # only a valid declaration has horizons
+    name = f"{base.name}_{horizon}"
+    if len(list(declarations(name))) > 1:
+        raise SpecError(
+            f"{file}: horizons.{horizon}",
+            required=f"a name that no other use case has, since the horizon's use case is {name}",
+            remedy="rename the horizon, or the folder of the other use case",
+        )
+    shared = {key: value for key, value in raw.items() if key != "horizons"}
+    return _merged(shared, raw["horizons"][horizon]) | {"name": name}
 
 
 def _text(file: Path) -> str:

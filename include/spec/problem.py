@@ -133,8 +133,8 @@ class Problem(Strict):
         for label, row in self.costs.items():
             if set(row) != set(self.actions) or len(row) < 2:
                 raise ValueError(
-                    f"costs.{label}: a cost of each action, the same two or more for every actual label, "
-                    f"but found {', '.join(row) or 'none'}, and first {', '.join(self.actions) or 'none'}"
+                    f"costs.{label}: at least two actions, the same ones as of the first label "
+                    f"({', '.join(self.actions) or 'none'}), but found {', '.join(row) or 'none'}"
                 )
         for one, other in permutations(self.actions, 2):
             if all(row[other] <= row[one] for row in self.costs.values()):

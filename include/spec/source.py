@@ -41,6 +41,9 @@ CONNECTORS = {
     "kafka": "include.ingest.connectors.kafka:KafkaSource",
 }
 
+# the columns that Evergreen adds to a source's, in its table or in the view of that table
+SOURCE_COLUMNS = ("partition", "revision", "known_at", "decision_time", "known_until")
+
 
 def valid_zone(value: str) -> str:
     """Return the name of a time zone; raise ValueError if there is none of that name."""
@@ -173,7 +176,7 @@ class Fetch(Strict):
     max_columns: int = added_field(10_000, ge=1, description="maximal columns of a part")
     max_pages: int = added_field(10_000, ge=1, description="maximal pages or files of a partition")
     failures: int = Field(3, ge=1, description="consecutive failed partitions that open the circuit breaker")
-    cool_down: float = Field(
+    cooldown: float = Field(
         300.0, ge=0, description="seconds until the open circuit breaker admits one probe"
     )
 
@@ -279,8 +282,8 @@ class BaseSource(Strict):
                 raise ValueError(
                     f"{name!r} is another column's name but for the case; use `from` to rename it"
                 )
-        for name in ("partition", "revision", "known_at", "decision_time"):
-            if name in self.columns:
+        for name in self.columns:
+            if name.lower() in SOURCE_COLUMNS:
                 raise ValueError(f"{name!r} is Evergreen's own column; use `from` to rename the source's")
         return self
 

@@ -41,6 +41,17 @@ PRODUCTS = (
     "estimates",
     "monitor",
 )
+# the columns of the table `predictions` beside the key and, for a multiclass problem, those of the classes
+PREDICTION_COLUMNS = (
+    "partition",
+    "prediction",
+    "served_by",
+    "reason",
+    "version",
+    "model",
+    "row_digest",
+    "action",
+)
 MAX_WALK_ORIGINS = 7  # fits of a recipe where its walk is filled in for the past
 # the keys whose Python results depend on; alerts' decides nothing
 PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
@@ -90,8 +101,28 @@ class Schedule(Strict):
         return " ".join(fields)
 
 
+class Horizon(Strict):
+    """The same forecast further ahead: a use case of its own, named by both as coffee_week.
+
+    These keys replace those of the declaration; mappings are merged. The schedule and sources stay the same.
+    """
+
+    problem: dict[str, Any] = added_field({}, description="such as its own `statement`")
+    features: dict[str, Any] = added_field({}, description="such as {sql: features_week.sql}")
+    labels: dict[str, Any] = added_field({}, description="such as {delay: 7}")
+    training: dict[str, Any] = added_field({}, description="such as a longer `test`, or other baselines")
+    gate: dict[str, Any] = added_field({}, description="such as other requirements")
+    scoring: dict[str, Any] = added_field({}, description="such as another constant")
+    monitoring: dict[str, Any] = added_field({}, description="such as a longer window")
+    retraining: dict[str, Any] = added_field({}, description="such as other reasons for a training")
+    alerts: dict[str, Any] = added_field({}, description="such as other recipients")
+
+
 class UseCase(Strict):
-    """One use case. ``folder`` contains its file and is not part of its digest."""
+    """One use case, which is a declaration or one of its horizons.
+
+    ``folder``, which contains its file, and ``horizon`` are not part of its digest.
+    """
 
     name: Name = Field(description="the folder's name; also the first part of the DAG ids")
     problem: Problem
@@ -105,7 +136,12 @@ class UseCase(Strict):
     monitoring: Monitoring = Monitoring()
     retraining: Retraining = Retraining()
     alerts: Alerts = Alerts()
+    horizons: dict[Name, Horizon] = added_field(
+        {},
+        description="the same forecast further ahead: each is a use case of its own, named <name>_<horizon>",
+    )
     folder: Path = Field(Path(), exclude=True)
+    horizon: str = Field("", exclude=True)
 
     @property
     def clock(self) -> Clock:
@@ -242,6 +278,7 @@ class UseCase(Strict):
             "alerts": True,
             "scoring": {"shards"},
             "schedule": {"events"},
+            "horizons": True,
         }
         declared = self.model_dump(mode="json", by_alias=True, exclude=irrelevant)  # type: ignore[arg-type]
         return digest_json([declared, self.sql, *self.code_digests(of=PYTHON_IN_DIGEST)])
@@ -331,9 +368,9 @@ class UseCase(Strict):
             raise ValueError(
                 f"labels.source: {self.labels.source} lacks the key column(s) {', '.join(missing)}"
             )
+        self._key_fits()
         self._label_key_fits()
-        if self.problem.target in self.features.columns:
-            raise ValueError(f"features: the target {self.problem.target!r} can't be a feature")
+        self._target_fits()
         for column in self.problem.never_features:
             if column in self.features.columns:
                 raise ValueError(f"features: {column!r} is under problem.never_features")
@@ -351,6 +388,28 @@ class UseCase(Strict):
                 )
         return self
 
+    def _target_fits(self) -> None:
+        """Refuse a target with the name of a feature, or of a column of the predictions."""
+        target = self.problem.target
+        if target in self.features.columns:
+            raise ValueError(f"features: the target {target!r} can't be a feature")
+        if target in (*self.key, *PREDICTION_COLUMNS):
+            raise ValueError(f"problem.target: {target!r} is a column of the predictions; use another name")
+
+    def _key_fits(self) -> None:
+        """Refuse a key column with the name of another column of the predictions, whatever its case."""
+        spine, per_class = self.features.spine, ("label", *self.problem.outputs)
+        own = {name.lower() for name in (*PREDICTION_COLUMNS, *(per_class if self.problem.classes else ()))}
+        for name in self.key:
+            if name.lower() in own:
+                column = self.sources[spine].columns[name]
+                renamed = f"{spine}_{name}: {{type: {column.type}, from: {column.source or name}}}"
+                both = "" if self.labels.source == spine else f", here and in {self.labels.source}"
+                raise ValueError(
+                    f"sources.{spine}.key: other names than the columns of the predictions, but found "
+                    f"{name!r}; rename it by `from` under columns, as `{renamed}`{both}"
+                )
+
     def _label_key_fits(self) -> None:
         """Refuse labels with another key than the rows': a row could have several, or none of its own."""
         labels, key = self.labels.source, self.sources[self.labels.source].key
@@ -361,8 +420,8 @@ class UseCase(Strict):
         remedies = [f"add {', '.join(missing)}"] if missing else []
         remedies += [f"remove {', '.join(other)}"] if other else []
         raise ValueError(
-            f"sources.{labels}.key: that of {self.features.spine}, {', '.join(self.key)}, by which labels "
-            f"join the rows; {' and '.join(remedies)}, but found {', '.join(key)}"
+            f"sources.{labels}.key: the key of {self.features.spine} ({', '.join(self.key)}), because labels "
+            f"are joined by it, but found {', '.join(key)}; {' and '.join(remedies)}"
         )
 
     def _metrics_fit(self) -> None:

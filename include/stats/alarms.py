@@ -26,10 +26,10 @@ from include.stats.drift_measures import psi
 Array = NDArray[np.float64]
 WEEK, YEAR = 7, 364  # days
 LEAST_SCORES = 14  # of a column, from which its spread is measured
-AROUND = 8  # how many weeks away a week of the resampled year may be drawn
+WEEKS_AROUND = 8  # how many weeks away a week of the resampled year may be drawn
 YEARS = 20  # resampled years: the limit's own noise is then below that of two months of partitions
 LEAST_SPREAD = 0.2  # of a column's logarithms, because that of few partitions may be zero by chance
-HALVINGS = 30
+BISECTIONS = 30  # of the height
 # share of the tolerable rate that is used: a season to come is wilder than those in the past
 # (docs/explanation/drift-and-alarms.md)
 CAUTION = 0.25
@@ -51,8 +51,13 @@ class AlarmLimits:
     height: float
 
     def threshold(self, column: str) -> float:
-        """Return the break score above which a column raises an alarm, see `break_scores`."""
-        return float(np.exp(self.middle[column] + self.height * self.spread[column]))
+        """Return a column's threshold."""
+        return threshold(self.middle[column], self.spread[column], self.height)
+
+
+def threshold(middle: float, spread: float, height: float) -> float:
+    """Return the break score above which a column raises an alarm, from its parts in `AlarmLimits`."""
+    return float(np.exp(middle + height * spread))
 
 
 def break_scores(counts: Array, past: int) -> Array:
@@ -152,7 +157,7 @@ def resample_years(
     weeks = partitions // week
     random = np.random.default_rng(seed)
     centers = np.linspace(0, weeks - 1, length // week).round().astype(int)
-    drawn = centers + random.integers(-AROUND, AROUND + 1, (years, len(centers)))
+    drawn = centers + random.integers(-WEEKS_AROUND, WEEKS_AROUND + 1, (years, len(centers)))
     starts = np.clip(drawn, 0, weeks - 1) * week + partitions % week  # the newest weeks are whole
     return np.asarray((starts[..., None] + np.arange(week)).reshape(years, -1), dtype=np.intp)
 
@@ -168,7 +173,7 @@ def _height(scaled: Array, rules: SuddenChanges, week: int) -> float:
     allowed = (
         CAUTION * rules.false_alarms_per_year * scaled.shape[1] * scaled.shape[2] / (365.25 * week / WEEK)
     )
-    for _ in range(HALVINGS):
+    for _ in range(BISECTIONS):
         middle = (low + high) / 2
         alarm = np.any(persistent(scaled > middle, rules), axis=0)
         alerts = sum(int(alert_starts(year, rules.quiet).sum()) for year in alarm)

@@ -65,7 +65,7 @@ class PairedSums:
 
 
 @dataclass(frozen=True)
-class Ordinary:
+class LossLimits:
     """What counts as no change, and the evidence from which a change is an alarm.
 
     Parameters
@@ -97,7 +97,7 @@ class Ordinary:
         return evidence
 
 
-def ordinary(past: PairedSums | None, live: PairedSums, alarms: float, *, own: bool = False) -> Ordinary:
+def loss_limits(past: PairedSums | None, live: PairedSums, alarms: float, *, own: bool = False) -> LossLimits:
     """Return what counts as no change, by the past, and by a rule of thumb where that is short of a month.
 
     Parameters
@@ -124,7 +124,7 @@ def ordinary(past: PairedSums | None, live: PairedSums, alarms: float, *, own: b
         null = min(mean / deviation, ALLOWANCE if own else 0.0)
     allowance = max(null + ALLOWANCE, 0.0)
     level = max(alarm_level(allowance - null, 1 / alarms), LEAST_LEVEL)
-    return Ordinary(ratio, deviation, size, allowance + TOLERATED * size / deviation, level, rows)
+    return LossLimits(ratio, deviation, size, allowance + TOLERATED * size / deviation, level, rows)
 
 
 def long_run_deviation(months: Sequence[Array]) -> float:

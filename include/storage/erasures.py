@@ -38,7 +38,13 @@ def keyed_hash(salt: str, values: Iterable[str]) -> str:
     """
     key = setting("EVERGREEN_HASH_KEY")
     if not key:  # as from a compose file; anybody could try keys against such a hash
-        raise SettingError("EVERGREEN_HASH_KEY", required="a long random text", found="an empty one")
+        raise SettingError(
+            "EVERGREEN_HASH_KEY",
+            required="a long random text",
+            found="an empty one",
+            remedy="set the one that rows were erased with; before the first erasure, make one with "
+            "`openssl rand -hex 32`",
+        )
     return hmac.digest(key.encode(), SEPARATOR.join((salt, *values)).encode(), "sha256").hex()
 
 
@@ -144,8 +150,8 @@ def read_erasures(lake: Lake) -> Erasures:
         if json.loads(row["hashes"])[""] != keyed_hash(row["salt"], []):
             raise SettingError(
                 "EVERGREEN_HASH_KEY",
-                required="the one with which rows were erased, without which they could come back",
-                found="another one",
+                required="the key that was set when rows were erased",
+                found="another one, with which they could be ingested again",
                 where=f"{lake.uri}/tables/{ERASURES_TABLE}",
                 remedy="set the earlier one",
             )

@@ -393,7 +393,9 @@ class Lake:
         prefixes = obstore.list_with_delimiter(self._store, "tables/")["common_prefixes"]
         return sorted(str(prefix).rstrip("/").rpartition("/")[2] for prefix in prefixes)
 
-    def keep(self, key: tuple[Any, ...], tables: Sequence[str], compute: Callable[[], pa.Table]) -> pa.Table:
+    def cached(
+        self, key: tuple[Any, ...], tables: Sequence[str], compute: Callable[[], pa.Table]
+    ) -> pa.Table:
         """Return what is computed from tables, which a task's stages share while the tables stay the same.
 
         Parameters
@@ -518,6 +520,10 @@ class Lake:
     def keys(self, prefix: str) -> list[str]:
         """Return the keys of the objects below a prefix, sorted; all keys for an empty prefix."""
         return sorted(self.marks(prefix))
+
+    def sizes(self, prefix: str) -> dict[str, int]:
+        """Return the size in bytes of each object below a prefix."""
+        return {key: int(mark.split()[0]) for key, mark in self.marks(prefix).items()}
 
     @translate_store_errors
     def marks(self, prefix: str = "") -> dict[str, str]:

@@ -20,6 +20,7 @@ FANOUT = 16
 SIZES = (32 << 10, 256 << 10)  # bytes below which a file is of one size; larger ones stay
 # the log is kept for ten years; to look for older commits lists all of it, on each commit
 NO_CLEANUP = PostCommitHookProperties(cleanup_expired_logs=False)
+# the tables that only grow
 LEDGERS = ("attempts", "approvals", "switches", "silences", "withdrawals", "erasures")
 
 

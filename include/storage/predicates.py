@@ -87,11 +87,12 @@ def fill_missing_columns(rows: pa.Table, table_schema: pa.Schema, where: str) ->
             rows = rows.append_column(field.name, pa.nulls(rows.num_rows, expected))
         elif rows.schema.field(field.name).type != expected:
             raise SpecError(
-                "a table's columns",
-                required=f"{expected} for {field.name!r}",
+                f"column {field.name}",
+                required=str(expected),
                 found=str(rows.schema.field(field.name).type),
                 where=where,
-                remedy="give the column a new name, so that old rows keep their type",
+                remedy="a stored column keeps its type: rename the feature, or the source if it is a "
+                "source's column, or use a new lake",
             )
     return rows
 

@@ -44,10 +44,10 @@ PARTITIONS = _schema(
     product=_S,  # a source's name, or "predictions", "performance", …
     partition=_S,
     outcome=_S,  # published | refused | unavailable
-    revision=pa.int32(),
-    rows=_I,
-    quarantined=_I,
-    duplicates=_I,
+    revision=pa.int32(),  # the newest one that wasn't refused, from 0
+    rows=_I,  # that are published
+    quarantined=_I,  # rows that broke a rule of the contract
+    duplicates=_I,  # rows that were dropped because they equal another one
     digest=_S,  # of the partition's rows
     inputs=_S,  # JSON: product or snapshot -> digest
     spec=_S,  # the declaration's digest
@@ -84,22 +84,30 @@ def partition_row(
     }
 
 
-# a quarantined row and the rule that it breaks: its origin, the rule, the value and the whole row
+# a quarantined row and the rule that it breaks
 QUARANTINE = _schema(
-    source=_S, partition=_S, revision=pa.int32(), part=_S, row=_I, rule=_S, column=_S, value=_S, record=_S
+    source=_S,  # its name
+    partition=_S,
+    revision=pa.int32(),  # of the partition, from 0
+    part=_S,  # the file, page or query that it came from
+    row=_I,  # its number in the part, from 1
+    rule=_S,  # its name, such as required
+    column=_S,  # or columns, that the rule is about
+    value=_S,  # their text; JSON if there are several
+    record=_S,  # JSON: the whole row, as text
 )
 # one profile per column and partition, with mergeable sketches
 PROFILES = _schema(
     product=_S,  # a source, features, predictions, labels, or model:reference, what a model was fitted on
     partition=_S,
     model=_S,  # of a reference: the model's digest; null otherwise
-    column=_S,
+    column=_S,  # its name
     kind=_S,  # numeric | categorical
-    count=_I,
-    missing=_I,
-    low=_F,
-    high=_F,
-    total=_F,
+    count=_I,  # rows
+    missing=_I,  # rows without a value
+    low=_F,  # the smallest value
+    high=_F,  # the largest
+    total=_F,  # the sum
     squares=_F,  # sum of squared distances from the mean
     quantiles=pa.binary(),  # of numeric columns: order statistics, float64, see include.stats.quantile_sketch
     items=pa.binary(),  # of categorical columns: frequent-strings sketch
@@ -110,8 +118,8 @@ PROFILES = _schema(
 # `action`, the one with the lowest expected cost by the costs of the day.
 PREDICTIONS = _schema(
     partition=_S,
-    prediction=_F,
-    served_by=_S,
+    prediction=_F,  # a probability, or a number in the target's unit
+    served_by=_S,  # champion | canary | previous | baseline | constant
     reason=_S,  # why not an earlier step of the fallback chain; empty for the champion
     version=_S,  # the model's version in the registry, empty for a constant
     model=_S,  # its digest
@@ -120,7 +128,14 @@ PREDICTIONS = _schema(
 # realized performance of a scored partition, as known on the partition that brought its labels and on each
 # later one that changed them
 PERFORMANCE = _schema(
-    partition=_S, known=_S, metric=_S, value=_F, rows=_I, unlabeled=_I, served_by=_S, versions=_S
+    partition=_S,  # that was scored
+    known=_S,  # the partition as of which the labels are known
+    metric=_S,
+    value=_F,  # null where it is undefined for these rows
+    rows=_I,  # with a label
+    unlabeled=_I,  # rows without one
+    served_by=_S,  # JSON: step of the fallback chain -> rows
+    versions=_S,  # JSON: version -> rows
 )
 # limits beyond which a column raises an alarm, from the partitions before a training
 LIMITS = _schema(
@@ -129,8 +144,8 @@ LIMITS = _schema(
     model=_S,  # of that training
     cut=_S,  # JSON: how values are binned, see include.stats.drift_measures.Binning
     middle=_F,  # see include.stats.alarms.AlarmLimits; null if there were too few partitions
-    spread=_F,
-    height=_F,
+    spread=_F,  # likewise
+    height=_F,  # likewise
     partitions=_S,  # JSON: keys
     counts=_S,  # JSON: number of values by partition and bin
 )
@@ -141,7 +156,7 @@ LOSSES = _schema(
     model=_S,
     version=_S,
     rows=_I,
-    loss=_F,
+    loss=_F,  # of the model
     baseline=_F,  # of the baseline on the same rows
     constant=_F,  # of the training labels' constant on the same rows
     against=_S,  # which baseline: the deployed one, or the constant
@@ -157,20 +172,21 @@ ESTIMATES = _schema(
     metric=_S,
     value=_F,  # null where it can't be estimated; `reason` explains why
     error=_F,  # root mean square of estimated minus realized values, over the newest labeled partitions
-    low=_F,  # bounds of the 90 % interval, from that error
-    high=_F,
+    low=_F,  # lower bound of the 90 % interval, from that error
+    high=_F,  # its upper bound
     naive=_F,  # the error of the gate's own value over the same partitions
     partitions=_I,  # on which both errors were measured
     rows=_I,
     unchecked=_F,  # the estimate, also where `value` is null; the error is measured on it
     reason=_S,
 )
+# the results of the monitoring checks
 FINDINGS = _schema(
     partition=_S,
-    check=_S,
-    subject=_S,
-    value=_F,
-    threshold=_F,
+    check=_S,  # its name in the registry, such as sudden_change
+    subject=_S,  # what was checked: a column, metric, source or model
+    value=_F,  # what was measured; null if it can't be
+    threshold=_F,  # beyond which it is an alarm
     outcome=_S,  # ok | alarm | not enough
     note=_S,
 )
@@ -183,6 +199,7 @@ DRIFT = _schema(
     rows=_I,
     partitions=_I,  # in the window
 )
+# what a partition's findings lead to
 DECISIONS = _schema(
     partition=_S,
     decision=_S,  # nothing | alert | retrain | roll back | replace
@@ -192,16 +209,16 @@ DECISIONS = _schema(
 )
 # all verdicts, keyed so that a rerun is not a new attempt
 ATTEMPTS = _schema(
-    key=_S,
-    partition=_S,
+    key=_S,  # the partition, and the digest of what was judged
+    partition=_S,  # of the training
     verdict=_S,  # blessed | not blessed | not enough evidence | rubber-stamped | forced
-    sentence=_S,
-    checks=_S,  # JSON
-    evidence=_S,  # JSON
+    sentence=_S,  # the verdict and its reasons, for people
+    checks=_S,  # JSON: see include.judge.context.Check
+    evidence=_S,  # JSON: see include.judge.evidence.Evidence
     version=_S,
     model=_S,
     spec=_S,
-    data=_S,
+    data=_S,  # digest of the training rows
     code=_S,
     recorded=_I,  # its number in the order of recording, from 1
 )
@@ -209,20 +226,20 @@ ATTEMPTS = _schema(
 FITS = _schema(
     partition=_S,  # of the training
     recipe=_S,
-    key=_S,  # digest of the recipe's declaration, except its name
+    recipe_key=_S,  # digest of the recipe's declaration, except its name
     model=_S,  # digest
     data=_S,  # digest of the rows that it was fitted on
     rows=_I,
-    last_fitted=_S,
+    last_fitted=_S,  # the newest partition among those rows
     moved=_F,  # root mean square distance from the recipe's fit before, on rows that neither was fitted on
 )
 # what each recipe's newest fit before a partition lost on that partition, as known on the partition that
 # brought its labels and on each later one that changed them
 WALKS = _schema(
     partition=_S,
-    known=_S,
+    known=_S,  # the partition as of which the labels are known
     recipe=_S,
-    key=_S,  # as in fits
+    recipe_key=_S,  # as in fits
     fitted_on=_S,  # the partition of the fit
     model=_S,
     rows=_I,  # labeled rows that were predicted
@@ -240,8 +257,8 @@ APPROVALS = _schema(
 )
 # people's acknowledgements and mutes of alerts; the newest row of an alert counts
 SILENCES = _schema(
-    check=_S,
-    subject=_S,
+    check=_S,  # of the alert, as in findings
+    subject=_S,  # of the alert, as in findings
     action=_S,  # acknowledged | muted
     partition=_S,  # the newest monitored partition when it was recorded, from which it applies
     until=_S,  # the last partition of a mute; empty for an acknowledgement, which lasts while the alarm does

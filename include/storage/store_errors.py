@@ -17,7 +17,7 @@ from obstore.exceptions import BaseError
 from tenacity import retry, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
 from include.environment import redact
-from include.errors import ConcurrentCommit, StoreUnavailable
+from include.errors import PYTHON, ConcurrentCommit, StoreUnavailable
 
 
 class HasUri(Protocol):
@@ -60,7 +60,7 @@ def translate_store_errors(method: Callable[Concatenate[S, P], T]) -> Callable[C
                 raise
             message = _ANSI_COLOR.sub("", f"{type(error).__name__}: {error}")
             required, found = "a store that answers, and tables that can be read", message
-            remedy = "run `python -m include doctor` to check it"
+            remedy = f"run `{PYTHON} -m include doctor` to check it"
             if full := next((text for text in FULL_DISK if text in message), ""):
                 required, found = "space on the lake's disk", full
                 remedy = "free some space, then run it again; what was committed before is whole"

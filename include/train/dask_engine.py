@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from include.environment import Endpoint, connection, is_loopback
-from include.errors import ClusterUnavailable, SettingError, StoreUnavailable
+from include.errors import PYTHON, ClusterUnavailable, SettingError, StoreUnavailable
 from include.storage.lake import Lake
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from include.spec.stages import Recipe
 
 log = logging.getLogger(__name__)
-INSTALL = "python -m pip install --require-hashes -r requirements-dask.txt"
+INSTALL = f"{PYTHON} -m pip install --require-hashes -r requirements-dask.txt"
 ROWS = "shards/parts/fits"  # encoded rows, below the prefix whose leftovers upkeep and erasures remove
 CONNECT_SECONDS = 30  # until the scheduler answers
 WORKERS_SECONDS = 300  # until there are as many workers as are declared

@@ -1,21 +1,48 @@
-"""Fits a recipe, and refuses rows that no model can be fitted on."""
+"""Fits a recipe with its options, and refuses rows that no model can be fitted on.
+
+The searched parameters, the number of boosting rounds and the calibration are decided by a fit without the
+newest partitions of the training rows, on these partitions. Then the model is fitted on all rows, so that
+what serves has learned from the newest ones too. In a history that is too short to hold any out, the first
+searched values, all rounds and no calibration are used.
+"""
 
 from __future__ import annotations
 
-from typing import cast
+import logging
+import math
+import os
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, cast
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+from sklearn.calibration import CalibratedClassifierCV
+from sklearn.ensemble._forest import BaseForest
+from sklearn.frozen import FrozenEstimator
+from sklearn.model_selection import ParameterGrid, ParameterSampler
 from sklearn.pipeline import Pipeline
 
-from include.errors import InsufficientData, SpecError
+from include.errors import InsufficientData, ModelError, SpecError
+from include.models import artifacts, encoding
 from include.spec import UseCase
 from include.spec.stages import Recipe
-from include.train import tuning
+from include.stats.metrics import row_losses
+from include.storage import spill
+from include.train import dask_engine
+from include.train.options import LogTarget
 from include.train.python_estimators import estimator_code
+from include.train.recipes import ESTIMATORS, build_estimator
+from include.train.split import partitions_of
 
+log = logging.getLogger(__name__)
 Array = NDArray[np.float64]
+CORES = len(os.sched_getaffinity(0))
+PATIENCE = 10  # rounds without a gain after which boosting stops
+PER_CLASS = 5  # held-out rows of each fitted class that a calibration needs at least, as scikit-learn does
 
 
 def target(spec: UseCase, rows: pa.Table) -> Array:
@@ -33,9 +60,11 @@ def fit_recipe(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
     """
     if code := estimator_code(spec, candidate):
         required = f"an estimator that can be fitted on {rows.num_rows} rows"
-        return cast("Pipeline", code.call(required, tuning.fit, spec, candidate, rows, target(spec, rows)))
+        return cast(
+            "Pipeline", code.call(required, _fit_with_options, spec, candidate, rows, target(spec, rows))
+        )
     try:
-        return tuning.fit(spec, candidate, rows, target(spec, rows))
+        return _fit_with_options(spec, candidate, rows, target(spec, rows))
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",
@@ -47,8 +76,11 @@ def fit_recipe(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
 
 
 def is_learnable(spec: UseCase, rows: pa.Table) -> bool:
-    """Return whether a model can be fitted on rows, see `tuning.is_learnable`."""
-    return tuning.is_learnable(spec, target(spec, rows))
+    """Return whether a model can be fitted on rows: they have labels, of two classes if they are classes.
+
+    Further classes without a row get the probability 0 from it.
+    """
+    return _has_enough_classes(spec, target(spec, rows))
 
 
 def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> None:
@@ -88,3 +120,219 @@ def require_learnable_labels(spec: UseCase, partition: str, rows: pa.Table) -> N
         found=found or "no labeled row",
         remedy=remedy,
     )
+
+
+def chosen_params(estimator: Pipeline) -> dict[str, Any]:
+    """Return the parameters that `fit_recipe` chose for a pipeline by name; none without a search."""
+    return dict(getattr(estimator, "chosen_", {}))
+
+
+def _fit_with_options(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
+    """Return a candidate's pipeline, fitted with all its options.
+
+    Its attribute ``chosen_`` has the parameters that were chosen, if any.
+
+    Parameters
+    ----------
+    rows : with the column ``partition`` if an option holds partitions out or weighs them, shape (n, any).
+    actual : the label of each row, shape (n,).
+    """
+    chosen: dict[str, Any] = {}
+    if candidate.search:
+        chosen |= _search(spec, candidate, rows, actual)
+        candidate = _with_params(candidate, chosen, search={})
+    if candidate.early_stopping:
+        rounds = _best_rounds(spec, candidate, rows, actual)
+        chosen |= rounds
+        candidate = _with_params(candidate, rounds, early_stopping=None)
+    estimator = _fit_all(spec, candidate, rows, actual)
+    if candidate.calibration:
+        estimator = _calibrate(spec, candidate, rows, actual, estimator)
+    if chosen:
+        estimator.chosen_ = chosen
+    if spec.problem.classes:
+        setattr(estimator, artifacts.DECLARED, list(spec.problem.classes))
+    return estimator
+
+
+def _with_params(candidate: Recipe, params: dict[str, Any], **changes: Any) -> Recipe:
+    return candidate.model_copy(update={"params": {**candidate.params, **params}, **changes})
+
+
+def _fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
+    if candidate.external_memory and rows.num_rows >= candidate.external_memory:
+        return _fit_batches(spec, candidate, rows, actual)
+    if candidate.engine == "dask":
+        with dask_engine.connect(spec, candidate) as cluster:
+            boost = partial(cluster.train, rows=rows.num_rows)
+            return _fit_batches(spec, candidate, rows, actual, boost)
+    options = {"model__sample_weight": _weights(spec, candidate, rows)} if candidate.half_life else {}
+    pipeline = _built(spec, candidate, rows)
+    _use_threads(pipeline[-1], CORES)  # each tree has a seed of its own, whichever thread fits it
+    pipeline.fit(_values(spec, candidate, rows), actual, **options)
+    _use_threads(pipeline[-1], 1)  # as the order in which threads add up predictions isn't fixed
+    return pipeline
+
+
+def _values(spec: UseCase, candidate: Recipe, rows: pa.Table) -> pd.DataFrame:
+    """Return the features as `artifacts.model_input` does, or without values for a model that reads none."""
+    if candidate.estimator != "prior":
+        return artifacts.model_input(rows, spec)
+    one_value = pd.Series(np.broadcast_to(np.nan, rows.num_rows), copy=False)
+    return pd.DataFrame(dict.fromkeys(spec.features.columns, one_value), copy=False)
+
+
+def _use_threads(model: Any, count: int) -> None:
+    """Let a forest, or one with a transformed target, use several threads."""
+    for part in (model, getattr(model, "regressor", None), getattr(model, "regressor_", None)):
+        if isinstance(part, BaseForest):
+            part.n_jobs = count
+
+
+def _fit_batches(
+    spec: UseCase,
+    candidate: Recipe,
+    rows: pa.Table,
+    actual: Array,
+    boost: Callable[..., Any] | None = None,
+) -> Pipeline:
+    """Fit XGBoost on batches of rows; only the labels, weights and categories are whole in memory."""
+    pipeline, weights = _built(spec, candidate, rows), _weights(spec, candidate, rows)
+    columns, model = (step for _, step in pipeline.steps)
+    columns.fit(artifacts.model_input(rows.slice(0, spill.BATCH), spec))
+    if categorical := list(spec.features.categorical):
+        texts = pd.DataFrame({name: encoding.text_values(rows[name], coded=False) for name in categorical})
+        columns.named_transformers_["categorical"].fit(texts)
+
+    def batches() -> Iterator[tuple[Array, Array, Array | None]]:
+        for start in range(0, rows.num_rows, spill.BATCH):
+            batch = rows.slice(start, spill.BATCH)
+            part = slice(start, start + batch.num_rows)
+            frame = columns.transform(artifacts.model_input(batch, spec))
+            yield frame, actual[part], None if weights is None else weights[part]
+
+    model.fit_batches(batches, len(spec.problem.codes), boost)
+    return pipeline
+
+
+def _built(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
+    empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
+    return build_estimator(spec, candidate, empty)
+
+
+def _weights(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Array | None:
+    """Return each row's weight by the age of its partition, with a mean of 1; None without a half-life."""
+    if not candidate.half_life:
+        return None
+    keys = partitions_of(rows)
+    ages = {key: age for age, key in enumerate(reversed(spec.clock.keys(keys[0], keys[-1])))}
+    age = np.asarray([ages[key] for key in rows["partition"].to_pylist()], dtype=np.float64)
+    weights = np.exp2(-age / candidate.half_life)
+    return np.asarray(weights / weights.mean())
+
+
+def _hold_out(rows: pa.Table, count: int) -> NDArray[np.bool_] | None:
+    """Return which rows are of the newest partitions, at most half of all; None if there is only one."""
+    keys = partitions_of(rows)
+    count = min(count, len(keys) // 2)
+    return np.asarray(pc.greater_equal(rows["partition"], keys[-count])) if count else None
+
+
+def _has_enough_classes(spec: UseCase, actual: Array) -> bool:
+    return len(np.unique(actual)) >= (2 if spec.problem.codes else 1)
+
+
+def _search(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> dict[str, Any]:
+    """Return the searched values with the lowest loss, by the objective, on the newest partitions."""
+    grid, budget = ParameterGrid(candidate.search), candidate.search_fits
+    newest = _hold_out(rows, spec.training.test)
+    if newest is None or not _has_enough_classes(spec, actual[~newest]):
+        return {name: values[0] for name, values in candidate.search.items()}
+    drawn = ParameterSampler(candidate.search, budget, random_state=spec.training.seed)
+    points = [dict(point) for point in (drawn if len(grid) > budget else grid)]
+    older, held_out = (spill.filter_rows(rows, pa.array(mask)) for mask in (~newest, newest))
+
+    def loss(point: dict[str, Any]) -> float:
+        estimator = _fit_with_options(spec, _with_params(candidate, point, search={}), older, actual[~newest])
+        predictions = artifacts.predict(estimator, held_out, spec)
+        return float(row_losses(spec.objective, actual[newest], predictions).mean())
+
+    losses: dict[int, float] = {}
+    errors = []
+    for index, point in enumerate(points):
+        try:
+            losses[index] = loss(point)
+        except (ValueError, ModelError) as error:  # a fit that diverges is no choice, and no reason to stop
+            log.warning("%s: skipped parameters %s of %s: %s", spec.name, point, candidate.name, error)
+            errors.append(error)
+    if not losses:
+        raise errors[-1]
+    return points[min(losses, key=lambda index: (math.isnan(losses[index]), losses[index]))]
+
+
+def _best_rounds(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> dict[str, int]:
+    """Return the number of rounds with the lowest loss on the newest partitions, as a parameter."""
+    entry = ESTIMATORS[spec.problem.kind][candidate.estimator]
+    newest = _hold_out(rows, candidate.early_stopping or 0)
+    if newest is None or not _has_enough_classes(spec, actual[~newest]):
+        return {}
+    held_out_rows = newest & (np.isin(actual, actual[~newest]) if spec.problem.codes else True)
+    if not held_out_rows.any():
+        return {}
+    older = rows.filter(pa.array(~newest))
+    plain = candidate.model_copy(update={"target": None})
+    values = LogTarget().fit(actual).transform(actual) if candidate.target else actual
+    columns, model = (step for _, step in _built(spec, plain, older).steps)
+    fitted = columns.fit_transform(artifacts.model_input(older, spec), values[~newest])
+    held_out = columns.transform(artifacts.model_input(rows.filter(pa.array(held_out_rows)), spec))
+    weights, labels = _weights(spec, candidate, older), values[held_out_rows]
+    rounds = STOPPING[entry.rounds_param]
+    return {entry.rounds_param: rounds(model, fitted, values[~newest], held_out, labels, weights)}
+
+
+def _boosting_rounds(
+    model: Any, fitted: Array, labels: Array, held_out: Array, held_out_labels: Array, weights: Array | None
+) -> int:
+    """Return the best number of iterations of scikit-learn's gradient boosting."""
+    model.set_params(early_stopping=True, n_iter_no_change=PATIENCE)
+    model.fit(fitted, labels, sample_weight=weights, X_val=held_out, y_val=held_out_labels)
+    return max(int(np.argmax(model.validation_score_)), 1)  # the first score is of no iteration
+
+
+def _xgboost_rounds(
+    model: Any, fitted: Array, labels: Array, held_out: Array, held_out_labels: Array, weights: Array | None
+) -> int:
+    """Return the best number of XGBoost's rounds."""
+    model.set_params(early_stopping_rounds=PATIENCE)
+    model.fit(fitted, labels, sample_weight=weights, eval_set=[(held_out, held_out_labels)])
+    return int(model.best_iteration) + 1
+
+
+# by the parameter that has the number of rounds
+STOPPING: dict[str, Callable[..., int]] = {"max_iter": _boosting_rounds, "n_estimators": _xgboost_rounds}
+
+
+def _calibrate(
+    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
+) -> Pipeline:
+    """Return a pipeline with a calibration that a fit without the newest partitions needed on them.
+
+    As in scikit-learn's calibration with ``ensemble=False``, but with later rows in place of random folds.
+    """
+    newest = _hold_out(rows, spec.training.test)
+    if (
+        newest is None
+        or not np.isin(actual, actual[~newest]).all()
+        or any((actual[newest] == code).sum() < PER_CLASS for code in np.unique(actual))
+    ):
+        log.warning("%s: %s is fitted without calibration: too few rows", spec.name, candidate.name)
+        return estimator
+    earlier = _fit_all(spec, candidate, rows.filter(pa.array(~newest)), actual[~newest])
+    held_out = artifacts.model_input(rows.filter(pa.array(newest)), spec)
+    for _, step in earlier.steps[:-1]:
+        held_out = step.transform(held_out)
+    calibrated = CalibratedClassifierCV(FrozenEstimator(earlier[-1]), method=candidate.calibration)
+    calibrated.fit(held_out, actual[newest])
+    (mapping,) = calibrated.calibrated_classifiers_
+    mapping.estimator, calibrated.estimator = estimator[-1], None  # skops would store the model twice
+    return Pipeline([*estimator.steps[:-1], ("model", calibrated)])

@@ -33,9 +33,8 @@ from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.fit import CORES, fit_recipe
 from include.train.split import partitions_of
-from include.train.tuning import CORES
 
 log = logging.getLogger(__name__)
 TABLE = "fits"
@@ -53,7 +52,7 @@ class Fit:
     Parameters
     ----------
     partition : of the training; the model predicts only later partitions.
-    recipe, key : the recipe's name, and the digest of its declaration.
+    recipe, recipe_key : the recipe's name, and the digest of its declaration, see `recipe_key`.
     model : digest of the model, which is in the lake.
     data : digest of the rows that it was fitted on.
     rows, last_fitted : the number of these rows, and their last partition.
@@ -64,7 +63,7 @@ class Fit:
 
     partition: str
     recipe: str
-    key: str
+    recipe_key: str
     model: str
     data: str
     rows: int
@@ -164,6 +163,11 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Recipe, ...]:
     return (*declared, *(v for v in variants if v.name not in names and v.unnamed not in unnamed))
 
 
+def recipes_by_name(spec: UseCase) -> dict[str, Recipe]:
+    """Return the recipes by their names, simplest first, those with a short memory included."""
+    return {recipe.name: recipe for recipe in recipes(spec, short_memory=True)}
+
+
 def baseline_names(spec: UseCase) -> set[str]:
     """Return the names of the baselines, and of their variants with a short memory."""
     names = {recipe.name for recipe in spec.training.baselines}
@@ -190,7 +194,7 @@ def recipe_key(spec: UseCase, recipe: Recipe) -> str:
 
 def recipe_names(spec: UseCase) -> dict[str, str]:
     """Return the recipes' names by their keys, simplest first, those with a short memory included."""
-    return {recipe_key(spec, recipe): recipe.name for recipe in recipes(spec, short_memory=True)}
+    return {recipe_key(spec, recipe): name for name, recipe in recipes_by_name(spec).items()}
 
 
 def fitting_rows(spec: UseCase, recipe: Recipe, partition: str, rows: pa.Table) -> pa.Table:
@@ -225,7 +229,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
     if champion is None:
         return ""
     names = recipe_names(spec)
-    keys = [fit.key for fit in read_fits(lake) if fit.model == champion["model"]]
+    keys = [fit.recipe_key for fit in read_fits(lake) if fit.model == champion["model"]]
     declared = [names[key] for key in keys if key in names]
     recorded = str(champion.get("recipe") or "")
     if not keys:  # of a model that no training here has fitted
@@ -264,7 +268,7 @@ def recent_models(lake: Lake, spec: UseCase) -> set[str]:
     back = spec.training.test + spec.labels.delay + MARGIN
     first = partition_before(lake, spec, fits[-1].partition, back)
     accepted = [fit for fit in accepted_fits(lake) if fit.partition < first]
-    before = {fit.key: fit.model for fit in accepted}
+    before = {fit.recipe_key: fit.model for fit in accepted}
     return {*before.values(), *(fit.model for fit in fits if fit.partition >= first)}
 
 
@@ -294,7 +298,7 @@ def newest_fits_by_partition(
         before = index
         while index < len(fits) and fits[index].partition < partition:
             index += 1
-        declared = {names[fit.key]: fit for fit in fits[before:index] if fit.key in names}
+        declared = {names[fit.recipe_key]: fit for fit in fits[before:index] if fit.recipe_key in names}
         newest = {**newest, **declared} if declared else newest
         by_partition[partition] = newest
     return by_partition
@@ -320,8 +324,8 @@ def ensure_fits(
     """
     lake, spec = known_rows.lake, known_rows.spec
     all_fits, refused = read_fits(lake), refused_fits(lake)
-    recorded = {fit.key: fit for fit in all_fits if fit.partition == partition}
-    before = {fit.key: fit for fit in all_fits if fit.partition < partition and fit.id not in refused}
+    recorded = {fit.recipe_key: fit for fit in all_fits if fit.partition == partition}
+    before = {fit.recipe_key: fit for fit in all_fits if fit.partition < partition and fit.id not in refused}
     rows, result, missing = known_rows.known_at(partition), {}, []
     for recipe in needed:
         key, own = recipe_key(spec, recipe), fitting_rows(spec, recipe, partition, rows)
@@ -346,9 +350,9 @@ def ensure_fits(
         moved = _distance(known_rows, earlier.model, estimator, last, partition) if earlier else None
         result[recipe.name] = Fit(partition, recipe.name, key, model, data, own.num_rows, last, moved)
     if missing:
-        fits = {**recorded, **{fit.key: fit for fit in result.values()}}
+        fits = {**recorded, **{fit.recipe_key: fit for fit in result.values()}}
         table = pa.Table.from_pylist([asdict(fit) for fit in fits.values()], schemas.FITS)
-        lake.publish(TABLE, table.sort_by("key"), {"partition": partition})
+        lake.publish(TABLE, table.sort_by("recipe_key"), {"partition": partition})
     return {recipe.name: result[recipe.name] for recipe in needed if recipe.name in result}
 
 

@@ -46,6 +46,27 @@ def read_reference(lake: Lake, model: str, partition: str, column: str | None = 
     return profiles.merge_profiles(lake.rows("profiles", where | ({"column": column} if column else {})))
 
 
+def champion_profiles(
+    lake: Lake, spec: UseCase, champion: Mapping[str, object], column: str | None = None
+) -> dict[str, Profile]:
+    """Return the profiles of what a champion was fitted on by column, none if its training published none.
+
+    Of a recipe that replaced the champion, the training published none, but its features and target are those
+    of the model that the training judged.
+
+    Parameters
+    ----------
+    column : the only one to read; all by default.
+    """
+    digest, trained = str(champion["model"]), str(champion["judged_on"])
+    if profiles := read_reference(lake, digest, trained, column):
+        return profiles
+    for row in lake.rows("attempts", {"key": str(champion["attempt"])}, ["model"]):
+        profiles = read_reference(lake, str(row["model"]), trained, column)
+        return {name: of for name, of in profiles.items() if name not in spec.problem.outputs}
+    return {}
+
+
 def publish_reference_profiles(
     lake: Lake, model: str, partition: str, tables: Sequence[pa.Table]
 ) -> pa.Table:

@@ -1,6 +1,6 @@
 """The options that a recipe may declare beside its parameters: what they require, and what they change.
 
-`include.train.tuning` has those that hold out the newest partitions.
+`include.train.fit` has those that hold out the newest partitions.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.train import dask_engine, monitoring_baselines, walks
-from include.train.fit import is_learnable, require_learnable_labels, target
+from include.train.fit import chosen_params, is_learnable, require_learnable_labels, target
 from include.train.fits import (
     Fit,
     KnownRows,
@@ -50,7 +50,6 @@ from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit, refresh_instead
 from include.train.split import partitions_of, split, walk_origins
-from include.train.tuning import chosen_params
 
 
 @dask_engine.keep_started()
@@ -64,7 +63,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     Returns
     -------
     Ref
-        ``uri`` is the MLflow run, ``digest`` the challenger's.
+        ``id`` is the MLflow run, ``digest`` the challenger's.
 
     Raises
     ------
@@ -228,7 +227,7 @@ class TrainingAttempt:
         # a training that was killed may have fitted some of its origins
         judged = ledger.judged_trainings(lake)
         earlier = {
-            fit.key for fit in read_fits(lake) if fit.partition < partition and fit.partition in judged
+            fit.recipe_key for fit in read_fits(lake) if fit.partition < partition and fit.partition in judged
         }
         new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
         for origin in origins if new else ():
@@ -313,7 +312,7 @@ def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
         note += f" with {', '.join(f'{name} {value}' for name, value in challenger.chosen.items())} chosen"
     note += f"; {record.selection.reason}"
     return Ref(
-        uri=run,
+        id=run,
         partition=record.partition,
         digest=challenger.digest,
         rows=record.fitted_rows,

@@ -121,7 +121,9 @@ def build_estimator(spec: UseCase, candidate: Recipe, empty: Collection[str] = (
             required = (
                 f"estimator: one of {', '.join(entries)} for a {spec.problem.kind} problem, or module:name"
             )
-            raise SpecError(subject, required=required, found=candidate.estimator)
+            raise SpecError(
+                subject, required=required, found=candidate.estimator, remedy="correct it in usecase.yaml"
+            )
         if candidate.options:
             listed = ", ".join(candidate.options)
             code.fail("no options but params, since the class itself can do what they do", listed)
@@ -148,7 +150,9 @@ def build_estimator(spec: UseCase, candidate: Recipe, empty: Collection[str] = (
     for name in entry.column_params:
         if (column := estimator.get_params(deep=False)[name]) not in numeric:
             required = f"params.{name}: a numeric feature, one of {', '.join(numeric) or 'none'}"
-            raise SpecError(subject, required=required, found=repr(column))
+            raise SpecError(
+                subject, required=required, found=repr(column), remedy="correct it in usecase.yaml"
+            )
     if not spec.problem.codes:
         estimator = options.transform_target(estimator, candidate, entry)
     if entry.preprocess is None:

@@ -67,14 +67,16 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     partitions = [key for key in matured(lake, spec, until) if key > first]
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-    columns = ["partition", "known", "key", "model"]
+    columns = ["partition", "known", "recipe_key", "model"]
     for row in lake.rows(TABLE, {"partition": partitions}, columns) if partitions else ():
-        stored[row["partition"]].add((row["known"], row["key"], row["model"]))
+        stored[row["partition"]].add((row["known"], row["recipe_key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
     is_stored = cache(lambda model: lake.size(artifacts.model_key(model)) is not None)
     for partition, newest in newest_fits_by_partition(fits, names, partitions).items():
-        wanted = {(known, fit.key, fit.model) for known in arrivals[partition] for fit in newest.values()}
+        wanted = {
+            (as_of, fit.recipe_key, fit.model) for as_of in arrivals[partition] for fit in newest.values()
+        }
         missing = {model for _, _, model in wanted - stored[partition]}
         if any(map(is_stored, missing)):
             due[partition] = newest
@@ -101,7 +103,12 @@ def _publish(
     is_stored : whether a model is in the lake; a row stays as it is if it isn't.
     """
     partitions = list(due)
-    kept = {(key, fit.key) for key, fits in due.items() for fit in fits.values() if not is_stored(fit.model)}
+    kept = {
+        (key, fit.recipe_key)
+        for key, fits in due.items()
+        for fit in fits.values()
+        if not is_stored(fit.model)
+    }
     due = {
         key: {name: fit for name, fit in fits.items() if is_stored(fit.model)} for key, fits in due.items()
     }
@@ -109,11 +116,11 @@ def _publish(
     own_keys = recipe_names(spec)
     earlier = lake.read(TABLE, {"partition": partitions})
     if earlier is not None:  # the walks of recipes that were declared before stay
-        pairs = zip(earlier["partition"].to_pylist(), earlier["key"].to_pylist(), strict=True)
+        pairs = zip(earlier["partition"].to_pylist(), earlier["recipe_key"].to_pylist(), strict=True)
         stays = [key not in own_keys or (partition, key) in kept for partition, key in pairs]
         other = earlier.filter(pa.array(stays, pa.bool_()))
         table = pa.concat_tables([other.select(table.column_names).cast(schemas.WALKS), table])
-    order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "key")]
+    order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "recipe_key")]
     lake.publish(TABLE, table.sort_by(order_by), {"partition": partitions})
 
 
@@ -128,12 +135,13 @@ def _walk_rows(
     rows = sample(features(lake, spec, list(due)), spec)
     predicted = predict(lake, spec, rows, due)
     order = np.asarray(rows["partition"].to_pylist(), dtype=object)
-    rows = rows.select(keys).append_column("place", pa.array(np.arange(rows.num_rows)))
-    for partition, known, actual_rows in labels_known_on(lake, spec, arrivals):
+    position = "row position"  # no column of a source may have this name
+    rows = rows.select(keys).append_column(position, pa.array(np.arange(rows.num_rows)))
+    for partition, as_of, actual_rows in labels_known_on(lake, spec, arrivals):
         own = rows.filter(pa.array(order == partition, pa.bool_()))
-        labeled = own.join(actual_rows, keys, join_type="inner").sort_by("place")
+        labeled = own.join(actual_rows, keys, join_type="inner").sort_by(position)
         labeled = labeled.filter(labeled[spec.problem.target].is_valid())
-        positions, actual = labeled["place"].to_numpy(), labeled[spec.problem.target].to_numpy()
+        positions, actual = labeled[position].to_numpy(), labeled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
             values = predicted[name][positions]
             if np.isnan(values).any():
@@ -142,7 +150,7 @@ def _walk_rows(
             metrics = all_metric_values(spec, actual, values) if predicts else {}
             losses = row_losses(spec.objective, actual, values) if predicts else values
             yield {
-                "partition": partition, "known": known, "recipe": name, "key": fit.key,
+                "partition": partition, "known": as_of, "recipe": name, "recipe_key": fit.recipe_key,
                 "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
                 "loss": float(losses.sum()),
                 "metrics": json.dumps(metrics, sort_keys=True),
@@ -242,8 +250,7 @@ def predict_walk(
     """
     names = {key: name for key, name in recipe_names(spec).items() if only is None or name in only}
     fits = accepted_fits(lake)
-    partitions = sorted(str(partition) for partition in pc.unique(rows["partition"]).to_pylist())
-    return predict(lake, spec, rows, newest_fits_by_partition(fits, names, partitions))
+    return predict(lake, spec, rows, newest_fits_by_partition(fits, names, partitions_of(rows)))
 
 
 def read(lake: Lake, spec: UseCase, until: str) -> Walks:
@@ -252,9 +259,9 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     first = partition_before(lake, spec, until, memory(spec))
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     where = {"partition": spec.clock.keys(first, until)}
-    for row in lake.rows(TABLE, where, ["partition", "known", "key", "rows", "loss"]):
-        key = (row["partition"], row["key"])
-        if row["key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
+    for row in lake.rows(TABLE, where, ["partition", "known", "recipe_key", "rows", "loss"]):
+        key = (row["partition"], row["recipe_key"])
+        if row["recipe_key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
             losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["known"], row["rows"], row["loss"]))
     partitions = tuple(sorted({partition for partition, _ in losses}))
     present = {key for _, key in losses}

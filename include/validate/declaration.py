@@ -17,13 +17,14 @@ MAX_DELAY = 60  # partitions among which the fitting one is looked for
 
 
 def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
-    """Yield problems of paths, labels, bounds and the constant.
+    """Yield problems of paths, keys, labels, bounds and the constant.
 
     Parameters
     ----------
     partitions : of the first year.
     """
     yield from _fixed_paths(spec)
+    yield from _inexact_keys(spec)
     yield from _early_labels(spec)
     yield from _other_days(spec, partitions)
     yield from _unreachable_bounds(spec)
@@ -47,6 +48,22 @@ def _fixed_paths(spec: UseCase) -> Iterator[Problem]:
                 )
 
 
+def _inexact_keys(spec: UseCase) -> Iterator[Problem]:
+    """Yield a warning for each key column that is a float, in which different ids may be the same number."""
+    for name, source in spec.sources.items():
+        for column in source.key:
+            if source.columns[column].type == "number" and not source.columns[column].hashed:
+                yield problem(
+                    spec,
+                    f"sources.{name}.key: {column}",
+                    "a type that holds ids exactly",
+                    "number, in which different ids of more than 15 digits become equal",
+                    f"write `type: integer` for {column} if it has whole numbers of up to 18 digits, or "
+                    "`type: string`",
+                    severity="warning",
+                )
+
+
 def _early_labels(spec: UseCase) -> Iterator[Problem]:
     if spec.labels.delay == 0:
         yield problem(
@@ -67,7 +84,7 @@ def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
     for key, late in list(zip(partitions, partitions[delay:], strict=False))[:PARTITIONS]:
         features_day = day_of(key) + timedelta(days=spine.offset)
         labels_day = day_of(late) + timedelta(days=labels.offset)
-        if features_day == labels_day:
+        if features_day == labels_day or (spec.horizon and features_day < labels_day):
             continue
         later = partitions[partitions.index(key) :][:MAX_DELAY]
         labels_partition = (features_day - timedelta(days=labels.offset)).isoformat()

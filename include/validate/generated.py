@@ -11,7 +11,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from functools import cache, partial
-from itertools import product
+from itertools import product, zip_longest
 from typing import Any
 
 import duckdb
@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from include.errors import EvergreenError
 from include.extensions import is_reference
 from include.features.build import compute_features, schema
+from include.features.differences import changed_features
 from include.features.entities import require_independent
 from include.features.point_in_time import create_views
 from include.features.point_in_time_check import violations_of
@@ -38,7 +39,7 @@ from include.storage.schemas import validated_schema
 from include.train.fit import fit_recipe
 from include.train.fits import serialize_fit
 from include.validate.problems import Problem, problem, problems_of
-from include.validate.query import nodes, parse
+from include.validate.query import compared_texts, nodes, parse
 
 ROWS = 12  # of a source's partition, at most
 KEY_VALUES, OTHER_VALUES = 6, 2  # different values of a column of the key, and of another one
@@ -144,7 +145,7 @@ def _values(
     if column.hashed:
         return [f"{number:064x}" for number in range(KEY_VALUES)]
     if column.type == "string":
-        return _texts(expectations, texts)
+        return _texts(expectations, texts, compared_texts(spec.sql).get(name.lower(), ()))
     return _GENERATORS[column.type](expectations, column, day, spec)
 
 
@@ -166,7 +167,8 @@ def _set(expectations: Sequence[Expectation]) -> list[Any]:
     return list(sets[0]) if sets else []
 
 
-def _texts(expectations: Sequence[Expectation], characters: str) -> list[Any]:
+def _texts(expectations: Sequence[Expectation], characters: str, compared: Sequence[str]) -> list[Any]:
+    """Return texts that expectations allow; without any, also those that the SQL compares the column with."""
     if chosen := _set(expectations):
         return [str(value) for value in chosen]
     regex = next(
@@ -181,6 +183,8 @@ def _texts(expectations: Sequence[Expectation], characters: str) -> list[Any]:
         1,
     )
     plain = [character * max(int(length or 1), 1) for character in characters]
+    if not expectations:  # each second one, so that conditions are met in some rows
+        plain = [text for pair in zip_longest(compared, plain) for text in pair if text is not None]
     like = [text_like(regex, number) for number in range(KEY_VALUES)] if regex else plain
     return list(dict.fromkeys(text for text in like if re.search(regex, text))) or plain
 
@@ -355,8 +359,8 @@ def label_features(spec: UseCase, partition: str) -> Iterator[Problem]:
         try:
             before = compute_features(spec, rows, [partition])
             dependent = [
-                _changed(
-                    before, compute_features(spec, _without(rows, spine, columns[name]), [partition]), spec
+                changed_features(
+                    spec, before, compute_features(spec, _without(rows, spine, columns[name]), [partition])
                 )
                 for name in sorted(originals)
             ]
@@ -394,10 +398,6 @@ def _without(rows: Mapping[str, pa.Table], source: str, column: str) -> dict[str
     return {**rows, source: table.set_column(index, field, pa.nulls(table.num_rows, field.type))}
 
 
-def _changed(before: pa.Table, after: pa.Table, spec: UseCase) -> list[str]:
-    return [name for name in spec.features.columns if not before[name].equals(after[name])]
-
-
 def _dependent_features(
     spec: UseCase, partition: str, texts: str = LETTERS
 ) -> tuple[list[str], list[str], list[str]]:
@@ -413,7 +413,7 @@ def _dependent_features(
     before = spec.clock.shift(partition, -1)
     rows, pair = (generate(spec, partition, first=first, texts=texts) for first in ("", before))
     try:
-        if again := _differences(spec, rows, [partition], [partition]):
+        if again := _differences(spec, rows, [partition], [partition], exactly=True):
             return again, [], []
         if late := violations_of(spec, rows, partition):
             return [], late, []
@@ -445,12 +445,17 @@ def _texts_as_numbers(spec: UseCase, rows: Mapping[str, pa.Table], partition: st
 
 
 def _differences(
-    spec: UseCase, rows: Mapping[str, pa.Table], alone: list[str], together: list[str]
+    spec: UseCase,
+    rows: Mapping[str, pa.Table],
+    alone: list[str],
+    together: list[str],
+    *,
+    exactly: bool = False,
 ) -> list[str]:
     """Return the features of ``alone`` that differ if they are computed with all of ``together``."""
     first, second = compute_features(spec, rows, alone), compute_features(spec, rows, together)
     second = second.filter(pc.is_in(second["partition"], pa.array(alone)))
-    return _changed(first, second, spec)
+    return changed_features(spec, first, second, exactly=exactly)
 
 
 def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:

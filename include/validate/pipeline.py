@@ -181,7 +181,7 @@ def _sql_problems(spec: UseCase) -> Iterator[Problem]:
         required, remedy = "SQL that runs", "correct the SQL"
         yield from problems_of(spec, required, remedy, features, lake, spec, [partition])
         remedy = "correct labels.sql in usecase.yaml, or declare the column under the source"
-        yield from problems_of(spec, required, remedy, labels, lake, spec, [partition], known=partition)
+        yield from problems_of(spec, required, remedy, labels, lake, spec, [partition], as_of=partition)
 
 
 def _estimator_problems(spec: UseCase) -> Iterator[Problem]:

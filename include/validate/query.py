@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -46,6 +47,22 @@ def nodes(tree: Any) -> Iterator[Node]:
     elif isinstance(tree, list):
         for child in tree:
             yield from nodes(child)
+
+
+@lru_cache
+def compared_texts(sql: str) -> Mapping[str, Sequence[str]]:
+    """Return the texts that a query compares columns with, by the column's name in lower case."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for node in nodes(parse(sql)):
+        if not str(node.get("type")).startswith("COMPARE_"):
+            continue
+        parts = node.get("children") or [node.get("left", {}), node.get("right", {})]
+        literals = [part["literal"] for part in parts if part.get("type") == "VALUE_CONSTANT"]
+        for part in parts:
+            if part.get("class") == "COLUMN_REF":
+                name = str(part["column_names"][-1]).lower()
+                texts[name] += [str(one["text"]) for one in literals if one.get("kind") == "STRING"]
+    return texts
 
 
 def query_problems(spec: UseCase) -> Iterator[Problem]:

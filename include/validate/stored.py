@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.errors import NotPublished, PartitionRefused, SpecError
+from include.errors import PYTHON, NotPublished, PartitionRefused, SpecError
 from include.features import point_in_time
 from include.features.build import features, known_too_late, remedy_too_late
 from include.features.entities import require_independent
@@ -48,7 +48,7 @@ def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Proble
             required="a published partition with rows to check the features on",
             found="none",
             where=f"{lake.uri}/tables/partitions",
-            remedy=f"run `python -m include run ingest {spec.name} --partition "
+            remedy=f"run `{PYTHON} -m include run ingest {spec.name} --partition "
             f"{partition or spec.schedule.start}` first",
         )
         return [*problems, Problem(error)]
@@ -232,12 +232,12 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
             "labels",
             required,
             f"no published partition of {source} from {clock.shift(due[0], delay)} to {window[-1]}",
-            f"run `python -m include run ingest {spec.name} --from {clock.shift(due[0], delay)} --until "
+            f"run `{PYTHON} -m include run ingest {spec.name} --from {clock.shift(due[0], delay)} --until "
             f"{window[-1]}`, or correct labels.delay",
         )
         return
     try:
-        known = labels(lake, spec, available, known=None)
+        known = labels(lake, spec, available, as_of=None)
     except SpecError as error:  # a label that isn't declared
         yield Problem(error)
         return

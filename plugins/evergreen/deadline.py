@@ -82,19 +82,27 @@ async def notify_overdue(usecase: str, context: dict[str, Any]) -> str:
 
 
 def _notify(usecase: str, context: dict[str, Any]) -> str:
-    from evergreen.alert_channels import notify
+    from evergreen.alert_channels import notify, sender
     from evergreen.links import usecase_address
+    from include.errors import StoreUnavailable
     from include.monitor import alerts
     from include.spec import load
     from include.storage.lake import Lake
 
-    lake, spec = Lake(usecase), load(usecase)
+    spec, page = load(usecase), usecase_address(usecase)
     partition = str(context["dag_run"]["partition_key"])
-    message = alerts.overdue_message(lake, spec, partition, usecase_address(usecase))
-    if not message:
-        outcome = f"{usecase} {partition}: the predictions are published; no alert is sent"
-        log.info("%s", outcome)
-        return outcome
-    outcome, _ = notify(lake, spec, message, context)
+    try:
+        lake = Lake(usecase)
+        message = alerts.overdue_message(lake, spec, partition, page)
+        if not message:
+            outcome = f"{usecase} {partition}: the predictions are published; no alert is sent"
+            log.info("%s", outcome)
+            return outcome
+        outcome, _ = notify(lake, spec, message, context)
+    except StoreUnavailable:  # a likely reason for missing predictions; whom it reached isn't recorded then
+        message = alerts.deadline_message(spec, partition, page, "the lake can't be read")
+        send = sender(context, spec)
+        sent = [f"{name}: {alerts.try_to_send(send, name, message)}" for name in spec.alerts.to]
+        outcome = "; ".join([message["sentence"], *sent])
     log.warning("%s", outcome)
     return outcome

@@ -49,7 +49,7 @@ def arguments(spec: UseCase, kind: str, doc: str | None) -> dict[str, Any]:
         "description": f"{summary(doc)} Predicted: {spec.problem.statement}",
         "doc_md": doc,
         "default_args": {**TASK, "owner": spec.problem.owner or "evergreen"},
-        "tags": ["evergreen", spec.name, kind],
+        "tags": ["evergreen", *dict.fromkeys((spec.folder.name, spec.name)), kind],
     }
 
 

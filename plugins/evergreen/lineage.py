@@ -129,7 +129,7 @@ def describe_model(lake: Lake, sources: Sequence[str], ref: Ref) -> Published:
         version="",
         columns=(),
         inputs=tuple((f"tables/validated_{source}", "", "") for source in sources),
-        tags={path: {"recipe": fit["recipe"], "training_set": fit["data"], "run": ref.uri}}
+        tags={path: {"recipe": fit["recipe"], "training_set": fit["data"], "run": ref.id}}
         | {
             f"tables/validated_{source}": {"table_version": str(lake.version(f"validated_{source}"))}
             for source in sources

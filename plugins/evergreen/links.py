@@ -147,7 +147,7 @@ class VerdictLink(PageLink):
         if not verdict:
             return ""
         usecase = operator.usecase  # type: ignore[attr-defined]  # Evergreen's operators have it
-        return verdict_page(usecase, verdict["partition"], verdict["uri"])
+        return verdict_page(usecase, verdict["partition"], verdict["id"])
 
 
 class MlflowLink(PageLink):
@@ -157,5 +157,5 @@ class MlflowLink(PageLink):
 
     def path(self, operator: BaseOperator, returned: Mapping[str, Any]) -> str:
         """Return the URL of the run, "" without a run or an address."""
-        run, ui = returned.get("uri"), setting("EVERGREEN_MLFLOW_UI", "").rstrip("/")
+        run, ui = returned.get("id"), setting("EVERGREEN_MLFLOW_UI", "").rstrip("/")
         return f"{ui}/#/runs/{quote(run)}" if run and ui else ""

@@ -22,6 +22,7 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 PARTITIONED, RANGED = ("batch", "training"), ("history",)
+FIELDS = ("partition", "first", "last")
 # the form and other clients; the same form opened from an asset; a task that triggers a DAG
 ROUTES = re.compile(
     r"/api/v2/dags/(?P<form>[^/]+)/dagRuns$|/api/v2/assets/\d+/materialize$|/execution/dag-runs/(?P<task>[^/]+)/[^/]+$"
@@ -63,11 +64,13 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
     try:
         request = json.loads(body or b"{}")
         fields = request.get("conf") or {}
-        if isinstance(fields.get("partition"), str):
-            fields["partition"] = fields["partition"].strip()  # a pasted key may have a space
+        for name in FIELDS:
+            if isinstance(fields.get(name), str):
+                fields[name] = fields[name].strip()  # a pasted key may have a space
         partition, key = fields.get("partition"), request.get("partition_key")
-        bounds = [fields.get(name) or "" for name in ("first", "last")]
-    except (ValueError, AttributeError):
+        # what is no text becomes one, which is no partition: the timetable refuses it
+        bounds = [str(fields.get(name) or "") for name in ("first", "last")]
+    except (ValueError, AttributeError, RecursionError):
         return body  # Airflow reports the error
     dag = form or task
     if dag and _is_one_of(dag, RANGED):

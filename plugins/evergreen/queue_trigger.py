@@ -214,7 +214,7 @@ def notify(usecase: str, problem: str, since: datetime | None) -> bool:
     from include.storage.lake import Lake
 
     lake, spec = Lake(usecase), load(usecase)
-    partition = spec.clock.newest(datetime.now(UTC))
+    partition = spec.clock.newest(since or datetime.now(UTC))  # the same until the outage ends
     message = outage_message(spec, partition, problem, since, usecase_address(usecase))
     outcome, missed = alert_channels.notify(lake, spec, message, {})
     log.warning("%s", outcome)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "managers", "misc"}
 RUNS_CODE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
@@ -134,6 +134,29 @@ def reads_clock(text: str) -> list[str]:
         for name in calls
         if re.fullmatch(r"(.*\.)?(now|utcnow|today|time\.time|time_ns|localtime)", name)
     )
+
+
+def error_kinds(texts: Iterable[str]) -> set[str]:
+    """Return the names of EvergreenError and of the classes in the pages that derive from it."""
+    classes = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
+    kinds, count = {"EvergreenError"}, 0
+    while count < len(kinds):
+        count = len(kinds)
+        kinds |= {one.name for one in classes if any(_name(base) in kinds for base in one.bases)}
+    return kinds
+
+
+def without_remedy(text: str, kinds: Collection[str]) -> list[str]:
+    """Return each construction of an error that names no remedy, and each function that allows for none."""
+    found = []
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.Call) and _name(node.func) in kinds:
+            remedies = [ast.unparse(keyword.value) for keyword in node.keywords if keyword.arg == "remedy"]
+            found += [ast.unparse(node)] if remedies in ([], ["''"]) else []
+        elif isinstance(node, ast.FunctionDef) and node.name != "__init__":
+            arguments = ast.unparse(node.args)
+            found += [f"{node.name}({arguments})"] if "remedy: str=''" in arguments else []
+    return found
 
 
 def flight_words(text: str) -> list[str]:

@@ -18,9 +18,8 @@ MEANINGLESS = frozenset(
 # names that are left to rename, by package: the list only gets shorter
 REMAINING: dict[str, frozenset[str]] = {
     "include": frozenset({"found"}),
-    "include/features": frozenset({"found", "known"}),
+    "include/features": frozenset({"found"}),
     "include/ingest": frozenset({"found"}),
-    "include/monitor": frozenset({"known"}),
     "include/storage": frozenset({"found", "known"}),
 }
 

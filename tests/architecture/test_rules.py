@@ -69,6 +69,21 @@ PLANTED: dict[str, tuple[Rule, str, str]] = {
     "now": (rules.reads_clock, "datetime.now(UTC)", "clock.decision_time(partition)"),
     "today": (rules.reads_clock, "date.today()", "date.fromisoformat(key)"),
     "time.time": (rules.reads_clock, "time.time()", "time.sleep(1)"),
+    "an error without a remedy": (
+        lambda t: rules.without_remedy(t, rules.error_kinds([t])),
+        "class Late(errors.EvergreenError): ...\nraise Late('a', required='b', found='c')",
+        "class Late(errors.EvergreenError): ...\nraise Late('a', remedy='wait')\nraise ValueError('a')",
+    ),
+    "an error with an empty remedy": (
+        lambda t: rules.without_remedy(t, {"EvergreenError"}),
+        "errors.EvergreenError('a', remedy='')",
+        "errors.EvergreenError('a', remedy=remedy)",
+    ),
+    "an error whose remedy may be left out": (
+        lambda t: rules.without_remedy(t, {"EvergreenError"}),
+        "def error(remedy: str = ''):\n    return EvergreenError('a', remedy=remedy)",
+        "def error(remedy: str):\n    return EvergreenError('a', remedy=remedy)",
+    ),
     "flights": (rules.flight_words, "# the Flights of a day", "# the rows of a day"),
     "a registry": (rules.registry_hosts, f"https://{REGISTRIES[0]}/simple", "https://example.org/simple"),
 }

@@ -47,6 +47,15 @@ SQL_WRITERS = {
     "include/validate/query.py": "the declaration's own expression, which is parsed and not run",
 }
 
+# these errors name no remedy, each for its reason
+WITHOUT_REMEDY = {
+    "DatabaseUnavailable": "the backup is made without that database, and its result says why",
+    "MissingMetric": "its only caller leaves the metric out",
+    "ModelError(self.failures.get": "the whole sentence of the error with which the model wasn't loaded",
+    "PartitionRefused(self.note)": "the whole sentence of an earlier run's error",
+    "SourceUnavailable(self.note)": "the whole sentence of an earlier run's error",
+}
+
 
 # packages that another one's interface hands out, so that they can't go without it
 HANDED_OUT = {
@@ -128,6 +137,15 @@ def test_include_asks_for_the_time_only_where_it_may(page: str) -> None:
 def test_no_value_is_pasted_into_sql_but_where_it_may(page: str) -> None:
     """Values are bound; only the pages listed here write SQL, which do."""
     assert (rules.pasted_sql(text(page)) != []) == (page in SQL_WRITERS)
+
+
+def test_each_error_names_a_remedy() -> None:
+    """Each error tells what to do, but for those listed here, which don't."""
+    ours = [p for p in (*INCLUDE, *PLUGINS) if not p.startswith("include/usecases/_template")]
+    kinds = rules.error_kinds(map(text, ours))
+    calls = [(page, call) for page in ours for call in rules.without_remedy(text(page), kinds)]
+    assert [(page, call) for page, call in calls if not call.startswith(tuple(WITHOUT_REMEDY))] == []
+    assert [one for one in WITHOUT_REMEDY if not any(call.startswith(one) for _, call in calls)] == []
 
 
 def test_no_file_names_a_package_registry() -> None:

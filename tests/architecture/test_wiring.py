@@ -10,11 +10,13 @@ from pathlib import Path
 
 import pytest
 from airflow.sdk import DAG
+from airflow.sdk.definitions.mappedoperator import MappedOperator
 
 from tests.architecture.tree import ROOT
 
 WEEKLY = ROOT / "tests" / "usecases" / "weekly_sales"
 HUMAN = ("  block_partitions: 1", "  block_partitions: 1\n  approval: all")
+CHECK = "monitor.check_watcher"
 Wired = Callable[..., DAG]
 
 
@@ -98,7 +100,7 @@ def test_a_partition_is_scored_by_one_task(wired: Wired) -> None:
     assert predict.trigger_rule == "all_done"
     assert [asset.name for asset in predict.inlets] == ["weekly_sales.sales"]
     assert [asset.name for asset in predict.outlets] == ["weekly_sales.features", "weekly_sales.predictions"]
-    assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
+    assert predict.downstream_task_ids == {"monitor.check", "rollout.advance"}
 
 
 def test_shards_of_a_partition_are_mapped_between_a_plan_and_the_commit(wired: Wired) -> None:
@@ -116,7 +118,7 @@ def test_shards_of_a_partition_are_mapped_between_a_plan_and_the_commit(wired: W
     assert before(dag, "score.predict") == {"check_partition", "ingest.sales", "score.plan", "score.shard"}
     assert (shard.trigger_rule, predict.trigger_rule) == ("all_success", "none_failed")
     assert [asset.name for asset in predict.outlets] == ["weekly_sales.features", "weekly_sales.predictions"]
-    assert predict.downstream_task_ids == {"monitor.watch", "rollout.advance"}
+    assert predict.downstream_task_ids == {"monitor.check", "rollout.advance"}
 
 
 def test_an_entity_alone_changes_no_task(wired: Wired) -> None:
@@ -134,7 +136,7 @@ def test_a_step_of_a_trial_is_looked_for_on_every_partition(wired: Wired) -> Non
 
 def test_a_partitions_decision_is_an_asset_that_others_can_wait_for(wired: Wired) -> None:
     """The watch, which decides, has it beside the findings."""
-    outlets = [asset.uri for asset in wired("batch").get_task("monitor.watch").outlets]
+    outlets = [asset.uri for asset in wired("batch").get_task("monitor.check").outlets]
     assert outlets == ["x-evergreen://weekly_sales/findings", "x-evergreen://weekly_sales/decisions"]
 
 
@@ -169,7 +171,7 @@ def test_operate_requires_no_field_but_the_action(wired: Wired) -> None:
 
 
 @pytest.mark.parametrize(
-    ("clock", "fields"), [("batch", {"partition", "fetch_anew"}), ("training", {"partition"})]
+    ("clock", "fields"), [("batch", {"partition", "refetch"}), ("training", {"partition"})]
 )
 def test_the_forms_fields_are_not_copied_into_each_task(wired: Wired, clock: str, fields: set[str]) -> None:
     """Copies take a third of the time to read a DAG, and are stored with each of its tasks."""
@@ -181,7 +183,7 @@ def test_the_forms_fields_are_not_copied_into_each_task(wired: Wired, clock: str
 def test_a_partition_that_nobody_could_score_tells_as_well(wired: Wired) -> None:
     """The alerts wait for the monitor's task alone, also where it is red, and nothing waits for them."""
     alert = wired("batch").get_task("monitor.alert")
-    assert alert.upstream_task_ids == {"monitor.watch"}
+    assert alert.upstream_task_ids == {"monitor.check"}
     assert alert.trigger_rule == "all_done"
     assert alert.downstream_task_ids == set()
 
@@ -223,3 +225,17 @@ def test_the_watcher_of_a_queue_is_checked_whatever_becomes_of_the_partition(wir
     dag = wired("batch", ('start: "2024-01-01"', queue))
     assert dag.get_task("monitor.check_watcher").trigger_rule == "all_done"
     assert before(dag, "monitor.check_watcher") == {"check_partition", "ingest.sales", "score.predict"}
+
+
+def test_a_message_starts_the_partition_of_each_horizon(wired: Wired) -> None:
+    """One DAG listens for the declaration and its valid horizons: a queue may tell only one listener."""
+    queue = 'start: "2024-01-01"\n  events: {kind: sqs, connection: queue, queue: ready}'
+    month, wrong = "month: {labels: {delay: 4}, training: {test: 9}}", "wrong: {training: {test: 1}}"
+    planted = (("\nproblem:", f"\nhorizons: {{{month}, {wrong}}}\nproblem:"), ('start: "2024-01-01"', queue))
+    start = wired("events", *planted).get_task("start_partition")
+    assert isinstance(start, MappedOperator)
+    assert dict(start.expand_input.value)["usecase"] == ["weekly_sales", "weekly_sales_month"]  # type: ignore[arg-type]
+    events, batch = (runpy.run_path(str(ROOT / "dags" / f"{clock}.py")) for clock in ("events", "batch"))
+    assert [name for name in events if name.endswith("__events")] == ["weekly_sales__events"]
+    checked = [name for name in batch if name.endswith("__batch") and batch[name].has_task(CHECK)]
+    assert checked == ["weekly_sales__batch"]

@@ -144,13 +144,13 @@ def test_verify_needs_no_other_field(person: Person) -> None:
     person.read_log("operate", "all as recorded")
 
 
-@pytest.mark.parametrize("action", ["roll back", "force"])
+@pytest.mark.parametrize(("action", "fields"), [("roll back", {}), ("force", {"attempt": OLDER})])
 def test_what_changes_the_champion_needs_a_reason(
-    house: House, person: Person, champion: str, action: str
+    house: House, person: Person, champion: str, action: str, fields: dict[str, str]
 ) -> None:
     """The run is red, its log names the field, and the champion stays."""
     before = _champions(house)
-    assert person.do(OPERATE, action=action, attempt=OLDER) == "Failed"
+    assert person.do(OPERATE, action=action, **fields) == "Failed"
     person.read_log(
         "operate", f"{action}: expected Why, but found an empty field; trigger again and fill in Why"
     )

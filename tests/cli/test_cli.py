@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from datetime import date, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from include.cli.app import app, main
 from include.cli.inspect import show_progress
-from include.errors import EvergreenError, PartitionError, StoreUnavailable
+from include.errors import PYTHON, EvergreenError, NotPublished, PartitionError, StoreUnavailable
 from include.ops.doctor import run_checks
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
@@ -204,6 +205,7 @@ def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
     assert text.split()[:3] == ["week", "partitions", "rows"]
 
 
+@pytest.mark.full
 def test_history_draws_the_watched_partitions_and_writes_the_page(lake: Path, tmp_path: Path) -> None:
     """Once a partition is watched the year has it.
 
@@ -241,6 +243,7 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
     }
 
 
+@pytest.mark.full
 def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is shipped is sound, its SQL, estimators and expectations included."""
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
@@ -286,6 +289,7 @@ WRONG = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("right", WRONG)
 def test_validate_finds_what_is_wrong(right: str, tmp_path: Path) -> None:
     """One change to a sound declaration is found, named, and ends with 1."""
@@ -330,6 +334,7 @@ WRONG_HOURS = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("right", WRONG_HOURS)
 def test_validate_finds_what_is_wrong_in_an_hourly_declaration(right: str, tmp_path: Path) -> None:
     """A local hour in a path repeats when the clocks go back, and rows can't come after the decision."""
@@ -354,6 +359,7 @@ def test_validate_finds_sql_that_does_not_run(tmp_path: Path) -> None:
     assert any("prize" in sentence and str(sql) in sentence for sentence in found["wrong"])
 
 
+@pytest.mark.full
 def test_validate_of_one_bad_declaration_still_checks_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -380,6 +386,7 @@ class Editor(io.StringIO):
         return super().write(text)
 
 
+@pytest.mark.full
 def test_each_use_case_is_printed_as_soon_as_it_is_validated(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -442,24 +449,24 @@ def test_a_store_that_is_down_is_one_sentence(lake: str, arguments: tuple[str, .
     assert (done.returncode, done.stderr) == (1, "")
     error = json.loads(done.stdout)["error"]
     assert f"{address}/flight_delay: expected a store that answers" in error
-    assert error.endswith("run `python -m include doctor` to check it")
+    assert error.endswith(f"run `{PYTHON} -m include doctor` to check it")
     assert SECRET not in error
     assert "\x1b" not in error
 
 
 @pytest.mark.parametrize(
-    "arguments",
+    ("arguments", "remedy"),
     [
-        ("run", "score", "weekly_sales"),
-        ("run", "score", "weekly_sales", "--partition", "current"),
-        ("verify", "weekly_sales", "--partition", "x"),
+        (("run", "score", "weekly_sales"), "give --partition, or for `run` --from and --until"),
+        (("run", "score", "weekly_sales", "--partition", "current"), "write it as 2013-03-01, or as"),
+        (("verify", "weekly_sales", "--partition", "x"), "write it as 2013-03-01, or as"),
     ],
 )
 def test_a_missing_partition_is_asked_for_as_the_command_line_has_it(
-    arguments: tuple[str, ...], lake: Path
+    arguments: tuple[str, ...], remedy: str, lake: Path
 ) -> None:
-    """The remedy names the option, and no form of Airflow's."""
-    with pytest.raises(PartitionError, match="give --partition") as caught:
+    """The remedy names the option or the form of a key, and no form of Airflow's."""
+    with pytest.raises(PartitionError, match=remedy) as caught:
         call(*arguments)
     assert "form" not in str(caught.value)
 
@@ -627,11 +634,11 @@ def test_the_remedy_of_a_refusal_can_be_followed_at_a_shell(shop: Path) -> None:
     world.write(shop, 1)
     code, answer = call(*ingest)
     assert code == 1  # the bytes that were kept first stay the partition's
-    assert "*Fetch anew*" in answer["done"][0]["note"]
-    assert "--fetch-anew" in answer["done"][0]["note"]
-    assert call(*ingest, "--fetch-anew")[0] == 0
-    with pytest.raises(EvergreenError, match="--fetch-anew: expected stage ingest, but found score"):
-        call("run", "score", "weekly_sales", "--partition", partition, "--fetch-anew")
+    assert "*Refetch*" in answer["done"][0]["note"]
+    assert "--refetch" in answer["done"][0]["note"]
+    assert call(*ingest, "--refetch")[0] == 0
+    with pytest.raises(EvergreenError, match="--refetch: expected stage ingest, but found score"):
+        call("run", "score", "weekly_sales", "--partition", partition, "--refetch")
 
 
 class Deliverer(io.StringIO):
@@ -672,6 +679,21 @@ def test_a_rollout_over_a_range_takes_only_the_newest_served_partition(lake: Pat
     assert (code, [one["partition"] for one in answer["done"]]) == (0, [last])
     code, answer = call("run", "rollout", "weekly_sales", "--partition", first)
     assert f"and that is {last}" in answer["done"][0]["note"]
+
+
+def test_a_range_is_scored_beyond_a_partition_without_rows(
+    lake: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its line says why, the others are scored, and the command fails at its end."""
+    *_, last = world.partitions(WEEKS)
+    missing = (date.fromisoformat(last) + timedelta(7)).isoformat()
+    until = ["--from", last, "--until", missing]
+    with pytest.raises(NotPublished, match=f"score: .* found none on 1 of 2, the first of them {missing};"):
+        app(["run", "score", "weekly_sales", *until], standalone_mode=False)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[:10] for line in lines] == [last, missing]
+    assert "40 rows by " in lines[0]
+    assert "rows to score, known by" in lines[1]
 
 
 def test_a_stage_that_is_none_and_a_partition_that_is_none_are_refused(lake: Path) -> None:

@@ -7,11 +7,14 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
@@ -22,11 +25,17 @@ from typer.testing import CliRunner
 
 from include.cli.app import app
 from include.cli.proposal import widened
+from include.cli.sample_schedule import schedule_of
+from include.cli.stages import run_stage
 from include.errors import NotPublished, SpecError
+from include.features.labels import labels
+from include.spec.clock import Clock
 from include.spec.load import read
+from include.storage.lake import Lake
 
 ROOT = Path(__file__).parents[2]
 COFFEE = ROOT / "docs" / "data" / "coffee.csv"
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALES = ("--kind", "regression", "--target", "sold", "--key", "item", "--time", "day")
 
 
@@ -46,10 +55,11 @@ def problems(folder: Path) -> list[dict[str, Any]]:
     return list(json.loads(done.stdout)["problems"])
 
 
-def shop(kind: str, days: int = 40, step: int = 1) -> pa.Table:
+def shop(kind: str, days: Sequence[str] = (), step: int = 1) -> pa.Table:
     """Return a sample with a target of a kind, and columns of each type with awkward names and texts."""
     random = np.random.default_rng(3)
-    dates = np.repeat(np.datetime64("2024-01-01") + np.arange(days) * step, 4)
+    each = np.array(days, "datetime64[D]") if days else np.datetime64("2024-01-01") + np.arange(40) * step
+    dates = np.repeat(each, 4)
     rows = len(dates)
     targets = {
         "regression": random.gamma(2.0, 10.0, rows).round(2).astype(str),
@@ -59,7 +69,7 @@ def shop(kind: str, days: int = 40, step: int = 1) -> pa.Table:
     return pa.table(
         {
             "Date": dates.astype(str),
-            "Store No.": np.tile(["007", "008", "009", "010"], days),
+            "Store No.": np.tile(["007", "008", "009", "010"], len(each)),
             "order": random.integers(-5, 1_000_000, rows).astype(str),
             "Share %": random.random(rows).astype(str),
             "open": random.choice(["yes", "no"], rows),
@@ -81,6 +91,7 @@ def write(table: pa.Table, file: Path) -> Path:
     return file
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("kind", "ending"), [("regression", "csv"), ("binary", "parquet"), ("multiclass", "jsonl")]
 )
@@ -125,6 +136,7 @@ def test_each_proposal_says_how_it_was_made(tmp_path: Path) -> None:
     assert between == {"column": "sold", "min_value": 0, "max_value": 420}
 
 
+@pytest.mark.full
 def test_a_number_of_the_key_is_a_feature_or_has_the_reason_why_not(tmp_path: Path) -> None:
     """Hours are few and in even steps; a number of a till is as likely a name as an amount."""
     random = np.random.default_rng(3)
@@ -146,6 +158,78 @@ def test_a_number_of_the_key_is_a_feature_or_has_the_reason_why_not(tmp_path: Pa
     assert [line for line in lines if line.startswith("spine.till,  -- no feature: a number of the key")]
 
 
+@pytest.mark.full
+def test_columns_that_the_predictions_have_too_are_renamed(tmp_path: Path) -> None:
+    """A model of car is a key like any other, under another name; also the label of another row."""
+    table = shop("multiclass").rename_columns(
+        ["Version", "Model", "reason", "label", "ago", "note", "action", "Target"]
+    )
+    sample = write(table, tmp_path / "sample.csv")
+    folder = init(
+        tmp_path, sample, "--kind", "multiclass", "--target", "Target", "--key", "Model", "--time", "Version"
+    )
+    assert problems(folder) == []
+    spec = read(folder / "usecase.yaml")
+    columns = {column.source: name for name, column in spec.sources["records"].columns.items()}
+    renamed = ("Model", "Version", "reason", "label", "ago", "action")
+    assert {name: columns[name] for name in renamed} == {name: f"{name.lower()}_" for name in renamed}
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("ids", "kind"),
+    [
+        (["8949020000123456700", "8949020000123456707", "12", "13"], "string"),
+        (["1234567890123456", "1234567890123457", "12", "13"], "string"),
+        (["123456789012345", "123456789012346", "12", "13"], "integer"),
+    ],
+)
+def test_ids_of_more_digits_than_a_float_holds_are_texts(ids: list[str], kind: str, tmp_path: Path) -> None:
+    """As numbers, different ones would be equal, and their rows lost."""
+    table = shop("regression")
+    table = table.set_column(1, "Id", pa.array(ids * 40))
+    sample = write(table, tmp_path / "sample.csv")
+    folder = init(
+        tmp_path, sample, "--kind", "regression", "--target", "Target", "--key", "Id", "--time", "Date"
+    )
+    assert problems(folder) == []
+    assert read(folder / "usecase.yaml").sources["records"].columns["id"].type == kind
+
+
+@pytest.mark.full
+def test_a_feature_of_the_past_is_named_otherwise_than_a_column(tmp_path: Path) -> None:
+    """The sample's own column of that name is a feature too, or the target."""
+    table = shop("regression").rename_columns(
+        ["Date", "Store No.", "weekday_last", "weekday_mean_7", "open", "note", "no", "Weekday"]
+    )
+    sample = write(table, tmp_path / "sample.csv")
+    options = ("--kind", "regression", "--target", "Weekday", "--key", "Store No.", "--time", "Date")
+    folder = init(tmp_path, sample, *options)
+    assert problems(folder) == []
+    assert read(folder / "usecase.yaml").features.numeric == (
+        *("weekday_last", "weekday_mean_7"),
+        *("weekday_mean_7_", "weekday_last_", "weekday_week_ago"),
+    )
+
+
+@pytest.mark.full
+def test_a_long_name_is_cut_to_what_a_declaration_may_have(tmp_path: Path) -> None:
+    """Two that begin alike stay apart, and each is read under the file's name."""
+    question = "How many cups of coffee did the shop sell today"
+    names = [f"{question} in total", f"{question} to go"]
+    table = shop("regression").rename_columns(
+        ["Date", "Store No.", names[1], "share", "open", "note", "no", names[0]]
+    )
+    sample = write(table, tmp_path / "sample.csv")
+    options = ("--kind", "regression", "--target", names[0], "--key", "Store No.", "--time", "Date")
+    folder = init(tmp_path, sample, *options)
+    assert problems(folder) == []
+    spec = read(folder / "usecase.yaml")
+    assert spec.problem.target == "how_many_cups_of_coffee_did_the_shop_s_7"
+    column = spec.sources["records"].columns["how_many_cups_of_coffee_did_the_shop_sel"]
+    assert (spec.sources["outcomes"].columns[spec.problem.target].source, column.source) == tuple(names)
+
+
 @pytest.mark.parametrize("ending", ["csv", "parquet"])
 def test_a_sample_with_a_column_twice_is_refused_by_its_name(ending: str, tmp_path: Path) -> None:
     """Neither of the two is meant for sure; nothing is written."""
@@ -157,6 +241,7 @@ def test_a_sample_with_a_column_twice_is_refused_by_its_name(ending: str, tmp_pa
     assert not (tmp_path / "into").exists()
 
 
+@pytest.mark.full
 def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
     """The outcomes are those of the week before."""
     sample = write(shop("regression", step=7), tmp_path / "sample.csv")
@@ -164,6 +249,73 @@ def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
     spec = read(init(tmp_path, sample, *options) / "usecase.yaml")
     assert (spec.schedule.batch, spec.sources["outcomes"].offset) == ("0 6 * * 1", -7)
     assert problems(tmp_path / "shop") == []
+
+
+def days_of(cron: str, first: str = "2024-01-01", last: str = "2024-03-31") -> list[str]:
+    """Return the days on which a schedule fires."""
+    return Clock(f"0 6 {cron}", "UTC").keys(first, last)
+
+
+@pytest.mark.parametrize(
+    ("days", "cron"),
+    [
+        (days_of("* * *"), "* * *"),
+        (days_of("* * 3"), "* * 3"),
+        (days_of("* * 1-5"), "* * 1-5"),
+        (days_of("* * 1-5")[:30] + days_of("* * 1-5")[32:], "* * 1-5"),
+        (days_of("* * 1-6"), "* * 1-6"),
+        (days_of("* * 0,2-6"), "* * 2,3,4,5,6,0"),
+        (days_of("1 * *"), "1 * *"),
+        (days_of("15 */3 *", last="2025-12-31"), "15 * *"),
+        (days_of("* * 1-5")[:5], "* * *"),  # a weekend wasn't seen
+        (days_of("*/11 * *"), "* * *"),
+        (["2024-01-01"], "* * *"),
+    ],
+)
+def test_the_schedule_is_that_of_the_days(days: list[str], cron: str) -> None:
+    """Days of the week or of the month are recognized, holidays or not; any others are those of each day."""
+    assert schedule_of(days).days == cron
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(
+    ("days", "seasons"),
+    [
+        (days_of("* * 1-5")[:20] + days_of("* * 1-5")[21:45], ["mean_5", "last", "week_ago"]),
+        (days_of("1 * *", last="2025-12-31"), ["mean_4", "last"]),
+    ],
+)
+def test_files_of_weekdays_and_of_months_are_found(
+    days: list[str], seasons: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each scheduled day has a file, also a holiday, and the labels of the partition before it."""
+    sample = write(shop("regression", days), tmp_path / "sample.csv")
+    options = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")
+    spec = read(init(tmp_path, sample, *options, "--split", str(tmp_path / "days")) / "usecase.yaml")
+    assert problems(spec.folder) == []
+    assert [name for name in spec.features.numeric if "target" in name] == [
+        f"target_{one}" for one in seasons
+    ]
+    connection = json.dumps({"conn_type": "generic", "host": (tmp_path / "days").as_uri()})
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP", connection)
+    lake, partitions = Lake("shop", str(tmp_path)), spec.clock.keys(days[0], days[-1])
+    done = run_stage("ingest", lake, spec, partitions, now=NOW)
+    assert {ref.outcome for ref in done} == {"published"}
+    assert len(done) == 2 * len(partitions) - 1
+    target = pc.round(labels(lake, spec, partitions, as_of=None)["target"], 2)
+    assert target.to_pylist() == [float(text) for text in pa.csv.read_csv(sample)["Target"][:-4].to_pylist()]
+
+
+@pytest.mark.full
+def test_a_sample_with_gaps_is_daily_and_says_so(tmp_path: Path) -> None:
+    """Whoever reads the schedule learns how many of its days would be without a file."""
+    sample = write(shop("regression", days_of("*/11 * *")), tmp_path / "sample.csv")
+    options = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")
+    folder = init(tmp_path, sample, *options)
+    assert problems(folder) == []
+    assert (
+        '  batch: "0 6 * * *"      # sample: 9 of 83 days have rows' in (folder / "usecase.yaml").read_text()
+    )
 
 
 WRONG = {
@@ -186,12 +338,26 @@ def test_what_the_sample_contradicts_is_refused(option: str, tmp_path: Path) -> 
     assert not (tmp_path / "into").exists()
 
 
+def test_a_row_without_its_key_is_refused_and_leaves_no_folder(tmp_path: Path) -> None:
+    """It is found wherever it is."""
+    lines = COFFEE.read_text().splitlines()
+    place = lines[0].split(",").index("item")
+    fields = lines[7].split(",")
+    lines[7] = ",".join([*fields[:place], "", *fields[place + 1 :]])
+    sample = tmp_path / "sample.csv"
+    sample.write_text("\n".join(lines))
+    with pytest.raises(SpecError, match="but found a row without it: 20"):
+        init(tmp_path / "into", sample, *SALES)
+    assert not (tmp_path / "into").exists()
+
+
 def test_flags_without_a_sample_are_refused(tmp_path: Path) -> None:
     """They would be ignored by the template."""
     with pytest.raises(SpecError, match="init: expected --sample, but found --target"):
         init(tmp_path, COFFEE, "--target", "sold", answers="")
 
 
+@pytest.mark.full
 def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sample, and each option without a flag; an empty answer gives the template."""
     monkeypatch.setattr("include.cli.app.on_terminal", lambda: True)

@@ -62,6 +62,7 @@ def test_weed_s_own_ports_give_nothing_away(stack: Stack, home: Home) -> None:
     assert requests.get(home.url("volume"), timeout=5).status_code == 401
 
 
+@pytest.mark.full
 def test_objects_survive_a_killed_server(stack: Stack, home: Home) -> None:
     """After `kill -9` of the S3 server, `up` restarts it alone and every object is there."""
     s3 = s3_client(home)

@@ -95,6 +95,7 @@ def test_a_second_delivery_puts_nothing(delivered: Stack) -> None:
     assert world.deliver(world.s3_client(delivered.home)) == 0
 
 
+@pytest.mark.full
 def test_planes_are_a_table(delivered: Stack) -> None:
     """The SQLite file holds the source's planes, numbers as numbers and NA as NULL."""
     with sqlite3.connect(delivered.home.root / "world" / "planes.sqlite") as database:

@@ -137,6 +137,7 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
     assert reader.run(".venv/bin/python -c 'import sys; sys.exit(7)' || echo $?") == "7\n"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "page",
     [
@@ -146,6 +147,7 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
         pytest.param("add-a-row-rule", marks=pytest.mark.full),
         "add-an-estimator",
         pytest.param("decide-by-cost", marks=pytest.mark.full),
+        pytest.param("forecast-several-horizons", marks=pytest.mark.full),
         pytest.param("shard-a-partition", marks=pytest.mark.full),
         pytest.param("train-on-dask", marks=pytest.mark.full),
         pytest.param("use-python", marks=pytest.mark.full),
@@ -157,6 +159,7 @@ def test_what_a_page_adds_works(page: str, reader: Reader) -> None:
     reader.follow(HOW_TO / f"{page}.md")
 
 
+@pytest.mark.full
 def test_add_a_task(reader: Reader) -> None:
     """The task waits for the score, and writes the same file again when it is run again."""
     reader.follow(HOW_TO / "add-a-task.md")

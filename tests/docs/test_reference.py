@@ -39,6 +39,12 @@ def test_every_key_says_what_it_means(generator: dict[str, Any]) -> None:
         assert f"## `{path}`" in page
 
 
+def test_every_column_of_a_table_says_what_it_means() -> None:
+    """No column of a table has an empty last column."""
+    page = (DOCS / "reference" / "tables.md").read_text()
+    assert [line for line in page.splitlines() if line.endswith("|  |")] == []
+
+
 def test_a_key_that_is_added_to_the_schema_comes_to_the_page(generator: dict[str, Any]) -> None:
     """The page is made from the schema: a planted key is in it."""
     schema = json_schema()
@@ -56,6 +62,7 @@ def test_every_estimator_of_the_registry_is_on_the_page_with_what_it_is_for() ->
     assert "plus: -5" in rows["rule"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("file", USECASES, ids=lambda file: file.parent.name)
 def test_what_evergreen_reads_the_schema_accepts(file: Path) -> None:
     """A valid declaration has no mistake in an editor either, and the first line leads to the schema."""

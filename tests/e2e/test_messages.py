@@ -74,6 +74,9 @@ def site(house: House) -> Iterator[Site]:
         for dag in (BATCH, READING):
             house.api.wait_dag(dag, timeout=PATIENCE)
             house.api.unpause(dag)
+        # Airflow starts the watchers of what isn't paused where it reads the file, here every five minutes
+        token = house.api.call("GET", f"/dags/{READING}")["file_token"]
+        house.api.call("PUT", f"/parseDagFile/{token}")
         yield Site(house, hook)
         house.api.call("PATCH", f"/dags/{READING}", json={"is_paused": True})
 

@@ -9,6 +9,7 @@ from datetime import date, timedelta
 from functools import partial
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import requests
 
@@ -17,6 +18,7 @@ from demo.airflow_api import POLL, AirflowApi, AirflowError
 from demo.servers import log_file
 from include.promote import ledger
 from include.spec import load
+from include.storage import schemas
 from include.storage.lake import Lake
 from tests.demo.processes import members, only_loopback
 from tests.faults import clocks
@@ -28,7 +30,7 @@ pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
 NIGHTS = world.partitions(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
 CHAMPION = NIGHTS[WEEKS - 5]
-KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.watch", 2)]
+KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.check", 2)]
 ASK = "approve.ask"
 SEARCH = "api/2.0/mlflow/experiments/search"
 ASKED = {"first": NIGHTS[WEEKS - 6], "second": NIGHTS[WEEKS - 5], "older": NIGHTS[WEEKS - 7]}
@@ -117,6 +119,27 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
             assert house.api.wait_run(f"{OWN}__batch", run, timeout=PATIENCE)["state"] == "success"
     assert shell.returncode == 0
     assert clocks.state(house.lake(OWN)) == before
+
+
+def test_partitions_that_request_the_same_training_start_it_once(house: House, champion: str) -> None:
+    """The first starts a run that its cause names; another one within the cool-down finds that run."""
+    lake, batch, ask = house.lake(OWN), f"{OWN}__batch", "monitor.request_training"
+    causes = {key: f"degraded-0123456789ab-{key}" for key in NIGHTS[-2:]}
+    for partition in reversed(NIGHTS[-2:]):  # the older one is monitored last, and names a cause of its own
+        assert house.run(batch, f"asks_{partition}", partition=partition)["state"] == "success"
+        assert house.states(batch, f"asks_{partition}")[ask] == "skipped"
+        row = {"partition": partition, "decision": "retrain", "cause": causes[partition], "reason": "planted"}
+        lake.publish("decisions", pa.Table.from_pylist([row], schemas.DECISIONS), {"partition": partition})
+        again = {"dag_run_id": f"asks_{partition}", "task_ids": [ask], "only_failed": False, "dry_run": False}
+        house.api.call("POST", f"/dags/{batch}/clearTaskInstances", json=again)
+        assert house.end(batch, f"asks_{partition}")["state"] == "success"
+    started, late = (house.api.get_run(f"{OWN}__training", f"cause__{causes[key]}") for key in NIGHTS[:-3:-1])
+    assert started
+    assert started["conf"] == {"partition": NIGHTS[-1], "cause": causes[NIGHTS[-1]]}
+    assert late is None
+    why = "another partition started this training already; planted"
+    assert why in house.log(batch, f"asks_{NIGHTS[-2]}", ask)
+    assert house.end(f"{OWN}__training", started["dag_run_id"])["state"] == "success"
 
 
 @pytest.mark.parametrize("clock", ["batch", "training"])

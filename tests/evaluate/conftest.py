@@ -41,7 +41,7 @@ def _train(folder: Path, kind: str) -> None:
     lake = Lake(spec.name, str(folder / "lake"))
     visits.fill(lake, spec)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    run = train(lake, spec, visits.LAST, registry=registry).uri
+    run = train(lake, spec, visits.LAST, registry=registry).id
     evaluate(lake, spec, visits.LAST, run, registry=registry)
     # only how it serves is kept, which takes a fresh process to measure
     for key in lake.keys("evaluations"):

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from airflow.sdk.exceptions import AirflowSkipException
 from mlflow import MlflowClient
@@ -23,6 +24,7 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.load import read
+from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, target
@@ -84,6 +86,7 @@ def test_default_groups_are_compared_by_the_chosen_recipe(clinic: Clinic) -> Non
     assert metrics["ablation.numeric.low"] == numeric.low
 
 
+@pytest.mark.full
 def test_what_matters_is_told_from_what_does_not(grouped: Callable[[str], Clinic]) -> None:
     """Distance and earlier misses make a visit late in the clinic, so their gain is significant."""
     clinic = grouped(GROUPS)
@@ -120,6 +123,29 @@ def test_too_few_test_partitions_are_refused(clinic: Clinic) -> None:
         ablate(clinic.lake, young, visits.LAST, registry=clinic.registry)
 
 
+def test_rows_of_one_class_before_the_test_partitions_are_refused(clinic: Clinic) -> None:
+    """Where the first case came in the test partitions, no recipe can be fitted before them."""
+    keys = clinic.spec.clock.keys(visits.FIRST, visits.LAST)
+    table = clinic.lake.read("validated_outcomes", {"partition": keys})
+    assert table is not None
+    late = pc.greater(table["partition"], clinic.spec.clock.shift(visits.LAST, -4))
+    minutes = pc.if_else(late, table["minutes"], pc.if_else(pc.is_valid(table["minutes"]), 0.0, None))
+    outcomes = table.set_column(table.column_names.index("minutes"), "minutes", minutes)
+    clinic.lake.publish("validated_outcomes", outcomes, {"partition": keys})
+    with pytest.raises(InsufficientData, match=r"rows of two classes before .* but found \d+ rows of one"):
+        ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("trained", ["regression"], indirect=True)
+def test_a_rule_of_thumb_has_no_contributions(clinic: Clinic, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A rule needs its column and learns from no other, so the error says that another recipe is needed."""
+    rule = Recipe(name="as_before", estimator="rule", params={"column": "earlier"})
+    monkeypatch.setattr("include.evaluate.ablation._chosen_recipe", lambda *_: rule)
+    with pytest.raises(InsufficientData, match=r"fitted on features, but found as_before, a rule of thumb"):
+        ablate(clinic.lake, clinic.spec, visits.LAST, registry=clinic.registry)
+
+
 def test_empty_lake_is_told(clinic: Clinic, tmp_path: Path) -> None:
     """Without published labels, the error says to run ingest first."""
     with pytest.raises(NotPublished, match=r"missed_visits: outcomes: found no partition.*run ingest"):
@@ -146,7 +172,7 @@ def test_the_task_logs_the_gains_with_their_bounds_to_the_trainings_run(outside:
         for group in ablation.groups
         for bound in ("gain", "low", "high")
     }
-    assert (result["uri"], result["partition"], result["rows"]) == (outside.run, visits.LAST, ablation.rows)
+    assert (result["id"], result["partition"], result["rows"]) == (outside.run, visits.LAST, ablation.rows)
     assert result["note"].startswith(
         f"{ablation.groups[0].name} has the largest gain: {ablation.groups[0].gain:+.5f} ["
     )
@@ -167,6 +193,7 @@ def test_the_task_is_skipped_where_there_are_too_few_test_partitions(
         AblateOperator(task_id="ablate", usecase=outside.spec.name).execute(partition)
 
 
+@pytest.mark.full
 def test_command_prints_a_table_or_json(outside: Clinic) -> None:
     """The command prints the function's result as a table or as JSON."""
     clinic = outside

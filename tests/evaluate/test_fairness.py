@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from include.evaluate.fairness import measure_fairness
 from include.judge.evidence import GroupSums
 from include.spec import UseCase
-from include.spec.gate import FAIRNESS, FairnessRules, Requirement
+from include.spec.gate import FAIRNESS, FairnessRequirement, FairnessRules
 from tests.train import visits
 
 # place, actual, predicted: selected from .5 on
@@ -52,7 +52,7 @@ def _with(spec: UseCase, min_rows: int, *columns: str, **changes: Any) -> UseCas
     rules = FairnessRules(
         columns=columns,
         min_rows=min_rows,
-        requirements=(Requirement(metric="tpr_ratio", at_least=0.5),),
+        requirements=(FairnessRequirement(metric="tpr_ratio", at_least=0.5),),
         **changes,
     )
     return spec.model_copy(update={"gate": spec.gate.model_copy(update={"fairness": rules})})
@@ -202,13 +202,13 @@ def test_intersections_are_the_combinations_of_the_columns(clinic: UseCase) -> N
         ({"exclude": {"place x sex": ("a x b",)}}, "exclude: 'place x sex' is none of place"),
         ({"intersections": True}, "intersections: needs two columns, but found place"),
         (
-            {"requirements": (Requirement(metric="tpr_difference", at_least=0.5),)},
+            {"requirements": (FairnessRequirement(metric="tpr_difference", at_least=0.5),)},
             "requirements: tpr_difference is bounded by at_most",
         ),
     ],
 )
 def test_a_declaration_that_compares_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
     """The error names the key, what was found and what is valid."""
-    plain = {"columns": ("place",), "requirements": (Requirement(metric="tpr_ratio", at_least=0.5),)}
+    plain = {"columns": ("place",), "requirements": (FairnessRequirement(metric="tpr_ratio", at_least=0.5),)}
     with pytest.raises(ValidationError, match=re.escape(message)):
         FairnessRules(**plain | changes)

@@ -32,7 +32,8 @@ from include.monitor.pipeline import monitor
 from include.monitor.report import drift_report
 from include.ops.verify import verify
 from include.promote import ledger
-from include.promote.promotion import judge_and_record, promote
+from include.promote.promotion import promote
+from include.promote.verdicts import judge_and_record
 from include.reports.verdict import draw_verdict
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -81,10 +82,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Spring:
     for source in spec.sources:
         ingest(lake, spec, source, spec.partitions(source, FIRST, LAST), lambda name: labeled)
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    run = train(lake, spec, PARTITION, registry=registry).uri
+    run = train(lake, spec, PARTITION, registry=registry).id
     ref = evaluate(lake, spec, PARTITION, run, registry=registry)
-    evidence = Evidence.from_json(lake.get(ref.uri) or b"")
-    verdict = judge_and_record(lake, spec, ref.uri)
+    evidence = Evidence.from_json(lake.get(ref.id) or b"")
+    verdict = judge_and_record(lake, spec, ref.id)
     promote(lake, spec, evidence.key, registry=registry)
     spring = Spring(spec, lake, evidence, verdict.verdict)
     for partition in spring.partitions[:-1]:
@@ -149,7 +150,7 @@ def test_the_prior_is_how_often_each_class_came_in_training(spring: Spring) -> N
     assert row["constant"] is None
     assert shares == list(spring.evidence.constant)  # type: ignore[arg-type]
     seen = spring.spec.clock.keys(FIRST, spring.evidence.fitted)
-    actual_labels = labels(spring.lake, spring.spec, seen, known=PARTITION)["band"].drop_null().to_numpy()
+    actual_labels = labels(spring.lake, spring.spec, seen, as_of=PARTITION)["band"].drop_null().to_numpy()
     assert shares == pytest.approx(np.bincount(actual_labels.astype(int)) / len(actual_labels))
 
     for digest in (spring.evidence.model, spring.evidence.baseline_model):
@@ -177,7 +178,7 @@ def test_realized_performance_is_that_of_scikit_learn(made: Spring) -> None:
     rows, probabilities = made.predictions(partition)
     actual_labels = {
         tuple(row[name] for name in made.spec.key): row["band"]
-        for row in labels(made.lake, made.spec, [partition], known=LAST).to_pylist()
+        for row in labels(made.lake, made.spec, [partition], as_of=LAST).to_pylist()
     }
     actual = np.array([actual_labels.get(tuple(r[n] for n in made.spec.key)) for r in rows], dtype=float)
     labeled = np.isfinite(actual)

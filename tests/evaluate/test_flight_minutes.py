@@ -10,7 +10,7 @@ import pytest
 from include.evaluate.pipeline import evaluate
 from include.judge.evidence import Evidence
 from include.models.registry import Registry
-from include.promote.promotion import judge_and_record
+from include.promote.verdicts import judge_and_record
 from include.spec.load import read
 from include.storage.lake import Lake
 from include.train.pipeline import train
@@ -27,15 +27,15 @@ def test_a_rule_of_thumb_serves_where_no_candidate_beats_it(tmp_path: Path) -> N
     lake = Lake(spec.name, str(tmp_path / "lake"))
     world.fill(lake, spec, FIRST, PARTITION)
     registry = Registry(f"sqlite:///{tmp_path}/mlflow.db", f"file://{tmp_path}/artifacts")
-    run = train(lake, spec, PARTITION, registry=registry).uri
+    run = train(lake, spec, PARTITION, registry=registry).id
     ref = evaluate(lake, spec, PARTITION, run, registry=registry)
-    evidence = Evidence.from_json(lake.get(ref.uri) or b"")
+    evidence = Evidence.from_json(lake.get(ref.id) or b"")
     rmse = {name: np.sqrt(sum(sums) / ref.rows) for name, sums in evidence.losses.sums.items()}
     assert rmse["baseline:rule"] == pytest.approx(17.0, abs=0.2)
     assert evidence.recipe == "rule"
     losses = evidence.selection["losses"]
     assert losses["rule"] < losses["boosting"] < losses["prior"] / 2
 
-    verdict = judge_and_record(lake, spec, ref.uri)
+    verdict = judge_and_record(lake, spec, ref.id)
     assert verdict.promotes, verdict.sentence
     assert verdict.sentence.startswith("rubber-stamped: no champion to compare with: rule ")

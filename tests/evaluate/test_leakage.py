@@ -120,6 +120,16 @@ def test_a_key_of_each_row_decides_nothing(use: UseCase) -> None:
     assert scores["place"] == scores["earlier"] == 0.5
 
 
+@pytest.mark.parametrize("where", [0, 1], ids=["fitted", "test"])
+def test_one_wild_number_stops_no_measurement(use: UseCase, where: int) -> None:
+    """A value that only double precision can hold is the largest of its feature, which still has a score."""
+    tables = [rows(use, 600, seed, earlier=nearly) for seed in (1, 2)]
+    wild = tables[where]["earlier"].to_numpy().copy()
+    wild[7] = 1e300
+    tables[where] = tables[where].set_column(2, "earlier", pa.array(wild))
+    assert leakage.single_feature_scores(use, *tables)["earlier"] > 0.95
+
+
 def test_of_a_regression_it_is_r2(late: UseCase) -> None:
     """A revealing feature has an R² near 1, an unrelated one near or below 0."""
 
@@ -149,6 +159,16 @@ def test_rows_of_one_class_give_no_figure_and_the_gate_refuses(use: UseCase) -> 
         has_champion=False,
     )
     assert [check.passed for check in single_feature(case)] == [False]
+
+
+def test_fitted_rows_of_one_class_leave_the_challenger_to_be_judged(use: UseCase) -> None:
+    """Where the first case came in the test rows, nothing can be fitted before, and the rest is measured."""
+    fitted, test = rows(use, 600, 1, rate=0.0), rows(use, 600, 2, earlier=nearly)
+    predictions = test["earlier"].to_numpy()
+    assert set(leakage.single_feature_scores(use, fitted, test).values()) == {0.5}
+    assert list(leakage.all_feature_scores(use, fitted, test, predictions)) == ["challenger"]
+    losses = leakage.shuffled_label_losses(use, FOREST, fitted, test, TEST)
+    assert losses == leakage.constant_losses(use, fitted, test, TEST)
 
 
 def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -295,6 +315,7 @@ def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch:
     assert gained(use, Recipe(name="peeking", estimator="peeking"), fitted, test)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "candidate",
     [pytest.param(FOREST, id="forest", marks=pytest.mark.full), pytest.param(LINEAR, id="linear")],

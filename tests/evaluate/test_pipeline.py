@@ -18,7 +18,8 @@ from include.features.build import features
 from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
-from include.promote.promotion import force, judge_and_record
+from include.promote.promotion import force
+from include.promote.verdicts import judge_and_record
 from include.spec.load import read
 from include.stats.metrics import row_losses
 from include.storage import schemas
@@ -46,7 +47,7 @@ def record(clinic: Clinic, run: str = "") -> TrainingRecord:
 def evidence(clinic: Clinic, partition: str = PARTITION, run: str = "") -> Evidence:
     """Evaluate, and return the evidence as it lies in the lake."""
     ref = evaluate(clinic.lake, clinic.spec, partition, run or clinic.run, registry=clinic.registry)
-    data = clinic.lake.get(ref.uri)
+    data = clinic.lake.get(ref.id)
     assert data is not None
     return Evidence.from_json(data)
 
@@ -57,13 +58,14 @@ def promote(clinic: Clinic) -> Callable[[str, str], None]:
 
     def promote_challenger(partition: str, run: str) -> None:
         ref = evaluate(clinic.lake, clinic.spec, partition, run, registry=clinic.registry)
-        judge_and_record(clinic.lake, clinic.spec, ref.uri)
-        key = ref.uri.removeprefix("evaluations/").removesuffix(".json")
+        judge_and_record(clinic.lake, clinic.spec, ref.id)
+        key = ref.id.removeprefix("evaluations/").removesuffix(".json")
         force(clinic.lake, clinic.spec, key, "tests", "a champion is needed", registry=clinic.registry)
 
     return promote_challenger
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("trained", EACH_KIND, indirect=True)
 def test_losses_are_those_of_the_walks_on_the_test_partitions(clinic: Clinic) -> None:
     """The sums are what each recipe's fits lose on partitions that came after them, by partition."""
@@ -86,6 +88,7 @@ def test_losses_are_those_of_the_walks_on_the_test_partitions(clinic: Clinic) ->
     assert (result.fitted, result.selection) == (training.last_fitted, asdict(training.selection))
 
 
+@pytest.mark.full
 def test_the_deployed_fit_is_measured_on_the_rows_that_it_has_seen(clinic: Clinic) -> None:
     """Its loss on the test rows is in the evidence, beside the walk's, and it knows what is scored."""
     result, spec = evidence(clinic), clinic.spec
@@ -100,6 +103,7 @@ def test_the_deployed_fit_is_measured_on_the_rows_that_it_has_seen(clinic: Clini
     assert result.facts.unseen_shares["place"] == 0
 
 
+@pytest.mark.full
 def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
     """A rerun is idempotent: it writes the same bytes and logs nothing new."""
     refs = [
@@ -108,8 +112,8 @@ def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
     assert refs[0] == refs[1]
     objects = {key: clinic.lake.get(key) for key in clinic.lake.keys("evaluations/")}
     assert set(objects) == {
-        refs[0].uri,
-        refs[0].uri.replace(".json", ".parquet"),
+        refs[0].id,
+        refs[0].id.replace(".json", ".parquet"),
         f"evaluations/serving/{record(clinic).challenger.digest}.json",
     }
     evaluate(clinic.lake, clinic.spec, PARTITION, clinic.run, registry=clinic.registry)
@@ -129,7 +133,7 @@ def test_a_refresh_is_compared_with_the_fit_that_serves(
     promote(PARTITION, clinic.run)
     serving = record(clinic)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
-    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
+    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).id
     result = evidence(clinic, NEXT_PARTITION, run)
     assert (result.champion, result.is_refresh) == (serving.challenger.digest, True)
     assert "champion" not in result.losses.sums
@@ -154,7 +158,7 @@ def test_another_recipe_is_compared_with_the_serving_one_by_their_walks(clinic: 
     row |= {"effective_from": "2024-03-10", "judged_on": "2024-03-09", "recipe": "prior", "kind": "promoted"}
     clinic.lake.append_at("switches", pa.Table.from_pylist([row], schema=schemas.SWITCHES), -1)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
-    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
+    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).id
     result = evidence(clinic, NEXT_PARTITION, run)
     assert not result.is_refresh
     assert result.losses.sums["champion"] == result.losses.sums["baseline:prior"]
@@ -176,7 +180,7 @@ def test_a_champion_that_cannot_be_read_stops_nothing(
     promote(PARTITION, clinic.run)
     clinic.lake.replace(artifacts.model_key(record(clinic).challenger.digest), b"damaged")
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)
-    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).uri
+    run = train(clinic.lake, clinic.spec, NEXT_PARTITION, registry=clinic.registry).id
     result = evidence(clinic, NEXT_PARTITION, run)
     refit = result.facts.refit
     assert refit is not None
@@ -184,6 +188,7 @@ def test_a_champion_that_cannot_be_read_stops_nothing(
     assert result.losses.partitions
 
 
+@pytest.mark.full
 def test_moved_data_are_refused(clinic: Clinic) -> None:
     """A label that was revised since the training is an error with a remedy."""
     rows = clinic.lake.read("validated_outcomes", {"partition": "2024-03-10"})
@@ -216,13 +221,14 @@ def test_fit_and_serve_that_differ_are_an_error(clinic: Clinic, monkeypatch: pyt
         evidence(clinic)
 
 
+@pytest.mark.full
 def test_no_labeled_test_partition_is_evidence_of_nothing(clinic: Clinic) -> None:
     """Without a matured test partition there are no losses, and the verdict is "not enough evidence"."""
     file = clinic.spec.folder / "usecase.yaml"
     short = clinic.spec.training.model_copy(update={"test": 2})  # a declaration with it is refused
     file.write_text(file.read_text().replace("statement: s", "statement: short"))
     young = replace(clinic, spec=read(file).model_copy(update={"training": short}))
-    run = train(young.lake, young.spec, PARTITION, registry=young.registry).uri
+    run = train(young.lake, young.spec, PARTITION, registry=young.registry).id
     result = evidence(young, PARTITION, run)
     assert result.losses.partitions == ()
     assert set(result.metrics) == {"challenger", "baseline:prior", "baseline:linear"}

@@ -95,6 +95,7 @@ def refuse(lake: Lake, refused: Fit) -> None:
     record_verdict(lake, NOT_BLESSED, refused.partition, model=refused.model)
 
 
+@pytest.mark.full
 def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_ones(
     lake: Lake, spec: UseCase
 ) -> None:
@@ -108,6 +109,7 @@ def test_a_row_loses_weight_to_those_that_join_it_and_with_a_half_life_to_newer_
     assert growth(spec, recipe, before, after) == 0
 
 
+@pytest.mark.full
 def test_a_fit_of_the_same_rows_says_nothing_of_how_far_fits_move(lake: Lake, spec: UseCase) -> None:
     """Its movement is zero, whose logarithm would allow any movement, or none at all."""
     fits = [fit for fit in read_fits(lake) if fit.recipe == "linear"]

@@ -89,6 +89,7 @@ def low(features: pd.DataFrame) -> Any:
     return 0.2 + 0.1 * (pd.to_numeric(features["distance"]).to_numpy() > 5)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "recipe"), ALL)
 def test_each_recipe_holds_in_every_case(wards: dict[str, Ward], kind: str, recipe: str) -> None:
     """Every recipe passes every edge case."""

@@ -57,6 +57,7 @@ def fresh(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(serving, "sys", sys)
 
 
+@pytest.mark.full
 def test_a_good_model_predicts_the_same_and_has_every_figure(
     clinic: Ward, data: bytes, predictions: np.ndarray, fresh: None
 ) -> None:
@@ -69,6 +70,7 @@ def test_a_good_model_predicts_the_same_and_has_every_figure(
     assert result.figures["size_mb"] == len(data) / 1e6
 
 
+@pytest.mark.full
 def test_a_booster_predicts_the_same_in_a_fresh_process(clinic: Ward) -> None:
     """A model that isn't scikit-learn's is loaded from the same file, with every figure."""
     data = artifacts.serialize(clinic.fit("xgboost"))
@@ -150,6 +152,7 @@ def test_a_process_that_the_machine_ends_or_delays_is_no_result(
     assert MeasurementFailed not in NON_RETRYABLE
 
 
+@pytest.mark.full
 def test_a_full_disk_is_no_result(
     clinic: Ward, data: bytes, predictions: np.ndarray, fresh: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -20,7 +20,7 @@ from sklearn.pipeline import Pipeline
 from typer.testing import CliRunner
 
 from include.cli.app import app
-from include.errors import EvergreenError, ModelError, NotPublished
+from include.errors import PYTHON, EvergreenError, ModelError, NotPublished
 from include.evaluate import measure
 from include.export import convert, models
 from include.features.build import features
@@ -133,6 +133,7 @@ def test_the_champion_becomes_a_file_with_a_card(lake: Lake, spec: UseCase, tmp_
     assert properties["missing_text"] == MISSING
 
 
+@pytest.mark.full
 def test_the_file_is_the_same_twice_and_says_nothing_of_this_machine(
     lake: Lake, shop: Path, tmp_path: Path
 ) -> None:
@@ -183,7 +184,7 @@ def test_the_gate_compared_file_and_model(lake: Lake) -> None:
 def _evaluation(spec: UseCase, of: Any) -> Any:
     rows = labeled_rows(spec)
     deployed = artifacts.predict(fitted(of), rows, spec)
-    return type("Evaluation", (), {"estimator": fitted(of), "rows": rows, "deployed": deployed})
+    return type("Evaluation", (), {"estimator": fitted(of), "rows": rows, "deployed_predictions": deployed})
 
 
 def test_the_evidence_tells_what_is_wrong_with_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +245,8 @@ def test_what_cannot_be_exported_is_refused(lake: Lake, monkeypatch: pytest.Monk
 def test_without_the_extra_the_command_to_run_is_named(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """The core doesn't need the packages; where they are missing, the error says how to get them."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    message = r"extra `onnx`, but found no onnxruntime; run `python -m pip .* -r requirements-onnx.txt`"
+    command = f"{re.escape(PYTHON)} -m pip .* -r requirements-onnx.txt"
+    message = f"extra `onnx`, but found no onnxruntime; run `{command}`"
     with pytest.raises(EvergreenError, match=message):
         call("export", "weekly_sales", "--to", "onnx")
     code = "import sys; sys.modules['onnx'] = sys.modules['onnxruntime'] = None\n"
@@ -302,6 +304,7 @@ def test_a_category_that_is_the_missing_text_is_refused() -> None:
         convert.to_onnx(pipeline, spec)
 
 
+@pytest.mark.full
 def test_validate_reports_a_recipe_that_the_gate_could_never_bless(
     spec: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

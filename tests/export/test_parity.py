@@ -28,7 +28,18 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.train.fit import fit_recipe
 from include.train.recipes import scaled_columns
-from tests.export.models import BUILT_IN, PLACES, VARIANTS, Case, case, declare, export, fitted, labeled_rows
+from tests.export.models import (
+    BUILT_IN,
+    PLACES,
+    ROWS,
+    VARIANTS,
+    Case,
+    case,
+    declare,
+    export,
+    fitted,
+    labeled_rows,
+)
 from tests.train import visits
 
 EXTREMES = (0.0, -0.0, 1e300, -1e300, 1e38, 4e38, 5e-324, np.inf, -np.inf, np.nan, None)
@@ -91,6 +102,7 @@ def of_four_classes() -> UseCase:
     return visits.usecase(Path(mkdtemp()), "multiclass", **changes, **features)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("known", [(0, 3), (1, 2), (0, 2, 3)])
 @pytest.mark.parametrize("of", MULTICLASS, ids=str)
 def test_a_class_without_a_training_row_has_probability_0_in_the_file_too(
@@ -112,6 +124,7 @@ def _largest(row: tuple[Any, ...]) -> float:
     return max(abs(number) for number in (0.0, *row[:3]) if number is not None and not np.isnan(number))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("of", BUILT_IN, ids=str)
 @pytest.mark.parametrize("number", [np.inf, -np.inf, 1e300])
 def test_what_the_model_refuses_is_not_predicted(of: Case, number: float) -> None:
@@ -126,6 +139,28 @@ def test_what_the_model_refuses_is_not_predicted(of: Case, number: float) -> Non
     kept = slice(int(refused), None)
     difference = largest_difference(both.onnx(rows)[kept], both.own(rows.slice(int(refused))))
     assert difference <= ONNX_TOLERANCE
+
+
+@pytest.mark.parametrize("estimator", ["logistic_regression", "hist_gradient_boosting", "random_forest"])
+@pytest.mark.parametrize(("kind", "of"), [("integer", pa.int64()), ("date", pa.date32())])
+def test_a_key_that_is_a_category_is_given_as_its_text(
+    estimator: str, kind: str, of: pa.DataType, tmp_path: Path
+) -> None:
+    """A key that is also a categorical feature keeps its type, and the file knows its values as texts."""
+    changes = {
+        "visit: {type: string": f"visit: {{type: {kind}",
+        "categorical: [place]": "categorical: [visit]",
+    }
+    spec = visits.usecase(tmp_path, **changes)
+    random = np.random.default_rng(4)
+    visit = random.integers(1, 30, ROWS)
+    numbers = {name: random.normal(0, 1, ROWS) for name in spec.features.numeric}
+    key = pa.array(visit, pa.int32() if kind == "date" else of).cast(of)
+    labels = (random.random(ROWS) < 0.2 + 0.5 * (visit % 2)).astype(float)
+    rows = pa.table({**numbers, "visit": key, spec.problem.target: labels})
+    model = fit_recipe(spec, Recipe(name="tried", estimator=estimator), rows)
+    values, expected = predict_onnx(to_onnx(model, spec), rows, spec), artifacts.predict(model, rows, spec)
+    assert largest_difference(values, expected) <= ONNX_TOLERANCE
 
 
 def test_a_node_without_a_category_sends_missing_values_its_way() -> None:

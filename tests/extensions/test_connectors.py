@@ -99,6 +99,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
     assert "shelf.py:1" in problem
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("old", "new", "problem"),
     [

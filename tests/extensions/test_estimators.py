@@ -19,7 +19,8 @@ from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote.promotion import force, judge_and_record
+from include.promote.promotion import force
+from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -77,6 +78,7 @@ def fitted(lake: Lake, spec: UseCase) -> tuple[bytes, np.ndarray]:
     return artifacts.serialize(model), artifacts.predict(model, features(lake, spec, [visits.LAST]), spec)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("declared", "modules"),
     [
@@ -252,13 +254,13 @@ def test_it_serves_until_its_module_breaks(lake: Lake, declare: Declare, registr
     after = spec.clock.keys(spec.clock.shift(visits.LAST, 1), spec.clock.shift(visits.LAST, 2))
     visits.fill(lake, spec, *after)
     run = train(lake, spec, visits.LAST, registry=registry)
-    assert TrainingRecord.from_json(registry.get(run.uri, PATH)).challenger.name == "nearest"
+    assert TrainingRecord.from_json(registry.get(run.id, PATH)).challenger.name == "nearest"
     assert train(lake, spec, visits.LAST, registry=registry) == run
-    ref = evaluate(lake, spec, visits.LAST, run.uri, registry=registry)
-    evidence = Evidence.from_json(lake.get(ref.uri) or b"")
+    ref = evaluate(lake, spec, visits.LAST, run.id, registry=registry)
+    evidence = Evidence.from_json(lake.get(ref.id) or b"")
     assert evidence.facts.serving
     assert evidence.facts.serving.identical
-    judge_and_record(lake, spec, ref.uri)
+    judge_and_record(lake, spec, ref.id)
     force(lake, spec, evidence.key, "tests", "a champion is needed", registry=registry)
     assert served_by(lake, spec, after[0]) == {("champion", "")}
     (spec.folder / "my_model.py").write_text("raise ValueError('broken')\n")
@@ -273,6 +275,7 @@ def served_by(lake: Lake, spec: UseCase, partition: str) -> set[tuple[str, str]]
     return {(row["served_by"], row["reason"]) for row in lake.rows("predictions", {"partition": partition})}
 
 
+@pytest.mark.full
 def test_every_model_is_loaded_with_its_use_case() -> None:
     """Whoever loads a model says whose it is, or the use case's own estimators could not be loaded there."""
     without = []

@@ -13,7 +13,8 @@ from include.evaluate.pipeline import evaluate
 from include.judge.evidence import Evidence
 from include.judge.judge import judge
 from include.models.registry import Registry
-from include.promote.promotion import force, judge_and_record
+from include.promote.promotion import force
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -63,10 +64,10 @@ def lake(tmp_path: Path, declare: Declare) -> Lake:
 
 def train_and_judge(lake: Lake, spec: UseCase, registry: Registry) -> tuple[TrainingRecord, Evidence]:
     """Return the record of a training and its evidence, which is judged."""
-    run = train(lake, spec, visits.LAST, registry=registry).uri
+    run = train(lake, spec, visits.LAST, registry=registry).id
     ref = evaluate(lake, spec, visits.LAST, run, registry=registry)
-    judge_and_record(lake, spec, ref.uri)
-    return TrainingRecord.from_json(registry.get(run, PATH)), Evidence.from_json(lake.get(ref.uri) or b"")
+    judge_and_record(lake, spec, ref.id)
+    return TrainingRecord.from_json(registry.get(run, PATH)), Evidence.from_json(lake.get(ref.id) or b"")
 
 
 BROKEN = {
@@ -77,6 +78,7 @@ BROKEN = {
 }
 
 
+@pytest.mark.full
 def test_the_others_are_trained_and_the_verdict_says_so(
     lake: Lake, declare: Declare, registry: Registry
 ) -> None:
@@ -134,7 +136,7 @@ def test_the_serving_recipe_keeps_its_place_when_it_fails(
 
 def in_order(lake: Lake) -> list[dict[str, Any]]:
     """Return the rows of the walks."""
-    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["known"], row["key"]))
+    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["known"], row["recipe_key"]))
 
 
 @pytest.mark.full

@@ -75,6 +75,7 @@ def declare(folder: Path, python: str, *, sql: str = "", **changes: Any) -> UseC
     return spec
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("python", [RELATION, PANDAS, RELATION.replace('""")', '""").to_arrow_table()')])
 def test_python_alone_computes_what_the_sql_does(python: str, lake: Lake, tmp_path: Path) -> None:
     """From the same tables, as a relation, pandas or Arrow; without data it is valid too."""
@@ -86,6 +87,7 @@ def test_python_alone_computes_what_the_sql_does(python: str, lake: Lake, tmp_pa
     assert errors_in(lake, spec) == []
 
 
+@pytest.mark.full
 def test_python_after_the_sql_gets_its_result(lake: Lake, tmp_path: Path) -> None:
     """It adds a column to the table `features`."""
     numeric = [*DECLARED["numeric"], "heavy"]
@@ -112,6 +114,7 @@ def test_a_leak_in_python_is_seen(lake: Lake, tmp_path: Path) -> None:
         assert problem.count("features.py") == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("python", "problem", "place"),
     [
@@ -159,6 +162,7 @@ def build(tables):
 """
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("python", "problem"),
     [

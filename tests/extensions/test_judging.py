@@ -13,7 +13,7 @@ from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, checks_of, judge
 from include.models.registry import Registry
-from include.promote.promotion import judge_and_record
+from include.promote.verdicts import judge_and_record
 from include.reports.wording import better_direction
 from include.spec import UseCase
 from include.spec.metrics import greater_is_better
@@ -152,16 +152,17 @@ def test_a_check_that_returns_no_check_is_refused(declare: Declare, old: str, ne
     assert problem in caught.value.found
 
 
+@pytest.mark.full
 def test_a_training_is_judged_by_all_of_them(declare: Declare, registry: Registry, tmp_path: Path) -> None:
     """From the walks to the recorded verdict: losses, requirements and the check."""
     spec = own(declare)
     lake = Lake(spec.name, str(tmp_path / "lake"))
     visits.fill(lake, spec)
     run = train(lake, spec, visits.LAST, registry=registry)
-    ref = evaluate(lake, spec, visits.LAST, run.uri, registry=registry)
-    figures = Evidence.from_json(lake.get(ref.uri) or b"").metrics["challenger"]
+    ref = evaluate(lake, spec, visits.LAST, run.id, registry=registry)
+    figures = Evidence.from_json(lake.get(ref.id) or b"").metrics["challenger"]
     assert {"costs:cost", "costs:share_called", "log_loss"} <= set(figures)
-    verdict = judge_and_record(lake, spec, ref.uri)
+    verdict = judge_and_record(lake, spec, ref.id)
     by_name = {check.name: check for check in verdict.checks}
     assert by_name["costs:cost"].required == "at most 2"
     assert by_name["labeled test rows"].passed

@@ -43,6 +43,7 @@ def ingested(folder: Path, spec: UseCase) -> tuple[Outcome, Counter[str]]:
     return outcome, Counter(row["rule"] for row in lake.rows("quarantine"))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("returned", "rules"),
     [
@@ -80,6 +81,7 @@ def not_tea(rows):
     assert len(quarantined) == 2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("rules", "problem"),
     [

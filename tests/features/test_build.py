@@ -15,8 +15,10 @@ from hypothesis import strategies as st
 
 from include.errors import PartitionError, SpecError
 from include.features import build
-from include.features.build import features, schema
+from include.features.build import compute_features, features, schema
+from include.features.entities import require_equal, require_independent
 from include.features.labels import labels, matured, training_set
+from include.features.point_in_time import read_sources
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.digests import digest_table
@@ -194,6 +196,48 @@ def test_revisions(tmp_path: Path, use: UseCase) -> None:
     assert digest_table(_of(then, "2024-03-05")) == digest_table(features(lake, use, ["2024-03-05"]))
 
 
+def test_a_revision_replaces_its_whole_partition(tmp_path: Path, use: UseCase) -> None:
+    """A row that it lacks is no longer scored, read by SQL or a label: alone in a shard as among all."""
+    by_depot = {**use.features.model_dump(mode="json"), "entity": ["depot"]}
+    use = parcels.spec(tmp_path / "sharded", features=by_depot)
+    lake, partitions = Lake("parcels", str(tmp_path)), ["2024-03-05", "2024-03-06"]
+    parcels.fill(lake, use, "2024-03-01", "2024-03-07")
+    before = _rows(features(lake, use, partitions), partition="2024-03-06", depot="south")
+    for source, corrected in (("orders", "2024-03-05"), ("arrivals", "2024-03-04")):
+        first = parcels.rows(use, source, corrected)
+        second = parcels.rows(use, source, corrected, revision=1, after=timedelta(minutes=-1))
+        north = second.filter(pc.equal(second["depot"], "north"))
+        parcels.publish(lake, use, source, corrected, [first, north])
+    found = features(lake, use, partitions)
+    assert {row["depot"] for row in _rows(found, partition="2024-03-05")} == {"north"}
+    south = _rows(found, partition="2024-03-06", depot="south")
+    assert south[0]["known_arrivals"] < before[0]["known_arrivals"]
+    known = labels(lake, use, ["2024-03-02"], as_of="2024-03-04")
+    assert set(known["depot"].to_pylist()) == {"north"}
+    for partition in partitions:
+        parts = (read_sources(lake, use, [partition], shard=(number, 5)) for number in range(5))
+        shards = pa.concat_tables(compute_features(use, rows, [partition]) for rows in parts)
+        require_equal(use, _of(found, partition), shards)
+        require_independent(use, read_sources(lake, use, [partition]), partition)
+
+
+def test_labels_that_are_no_finite_number_are_none(lake: Lake, tmp_path: Path) -> None:
+    """0 / 0 and 1 / 0 are numbers to SQL, and no model can be fitted on them."""
+    wrong = parcels.spec(
+        tmp_path,
+        problem={"kind": "regression", "statement": "How late?", "target": "late"},
+        gate={"objective": "squared_error"},
+        labels={
+            "source": "arrivals",
+            "sql": "CASE WHEN depot = 'north' THEN delay / 0 ELSE delay END",
+            "delay": 2,
+        },
+    )
+    found = labels(lake, wrong, ["2024-03-03"], as_of="2024-03-10")
+    assert {row["late"] for row in _rows(found, depot="north")} == {None}
+    assert {row["late"] for row in _rows(found, depot="south")} > {None}
+
+
 def test_a_late_spine(tmp_path: Path, use: UseCase) -> None:
     """Rows to score that came after the decision aren't there for that partition."""
     lake = Lake("parcels", str(tmp_path))
@@ -211,7 +255,7 @@ def test_matured(lake: Lake, use: UseCase) -> None:
 
 def test_labels(lake: Lake, use: UseCase) -> None:
     """Labels are the expression over what came, null where nothing came true, none for unknown partitions."""
-    found = labels(lake, use, ["2024-03-03", "2024-03-09"], known="2024-03-10")
+    found = labels(lake, use, ["2024-03-03", "2024-03-09"], as_of="2024-03-10")
     came = parcels.rows(use, "arrivals", "2024-03-05").to_pylist()
     expected = [
         {
@@ -223,27 +267,27 @@ def test_labels(lake: Lake, use: UseCase) -> None:
         for r in came
     ]
     assert found.to_pylist() == sorted(expected, key=lambda r: (r["depot"], r["parcel"]))
-    assert labels(lake, use, ["2024-03-03"], known="2024-03-04").num_rows == 0
+    assert labels(lake, use, ["2024-03-03"], as_of="2024-03-04").num_rows == 0
 
 
 def test_revised_labels(tmp_path: Path, use: UseCase) -> None:
     """A label that was revised later is what it was, as known earlier, and what it is, as known later."""
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-06")
-    before = labels(lake, use, ["2024-03-02"], known="2024-03-06")
+    before = labels(lake, use, ["2024-03-02"], as_of="2024-03-06")
     second = parcels.rows(use, "arrivals", "2024-03-04", revision=1, after=timedelta(days=1))
     parcels.publish(
         lake, use, "arrivals", "2024-03-04", [parcels.rows(use, "arrivals", "2024-03-04"), second]
     )
-    assert digest_table(labels(lake, use, ["2024-03-02"], known="2024-03-04")) == digest_table(before)
-    assert digest_table(labels(lake, use, ["2024-03-02"], known="2024-03-05")) != digest_table(before)
+    assert digest_table(labels(lake, use, ["2024-03-02"], as_of="2024-03-04")) == digest_table(before)
+    assert digest_table(labels(lake, use, ["2024-03-02"], as_of="2024-03-05")) != digest_table(before)
 
 
 def test_a_wrong_label(lake: Lake, tmp_path: Path) -> None:
     """A label expression over a column that isn't there is refused with what is."""
     wrong = parcels.spec(tmp_path, labels={"source": "arrivals", "sql": "lateness > 10", "delay": 2})
     with pytest.raises(SpecError, match=r"labels.sql.*depot, parcel, delay"):
-        labels(lake, wrong, ["2024-03-03"], known="2024-03-10")
+        labels(lake, wrong, ["2024-03-03"], as_of="2024-03-10")
 
 
 def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
@@ -251,7 +295,7 @@ def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     found = training_set(lake, use, "2024-03-10")
     assert sorted(set(found["partition"].to_pylist())) == PARTITIONS[:8]
     assert found["late"].null_count == 0
-    came = labels(lake, use, PARTITIONS, known="2024-03-10")
+    came = labels(lake, use, PARTITIONS, as_of="2024-03-10")
     assert found.num_rows == came.num_rows - came["late"].null_count < came.num_rows
     assert found.column_names == [*schema(use).names, "late"]
     seen = {(r["partition"], r["depot"], r["parcel"]): r for r in features(lake, use, PARTITIONS).to_pylist()}

@@ -119,6 +119,7 @@ def test_late_rates(given: dict[str, pa.Table], use: UseCase) -> None:
     assert mine[0]["flight_late_28"] == pytest.approx((sum(own) + 5 * overall) / (29 + 5), rel=1e-12)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("partition", [FIRST, "2013-03-09", "2013-03-20", LAST])
 def test_no_leak(lake: Lake, given: dict[str, pa.Table], use: UseCase, partition: str) -> None:
     """No feature of a flight changes when every row whose knowledge time is after its decision is deleted."""

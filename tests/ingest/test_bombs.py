@@ -153,6 +153,7 @@ def held() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
+@pytest.mark.full
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("bomb", BOMBS)
 def test_a_bomb_is_refused_by_its_limit(bomb: str, lake: Lake, declare: Declare, tmp_path: Path) -> None:
@@ -222,6 +223,7 @@ HONEST = [(kind, how) for kind in (pa.string(), pa.large_string(), pa.binary()) 
 # Arrow reads no categories from texts that were written as differences
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "how"), [*HONEST, *(("category", how) for how in HOW)], ids=str)
 def test_an_honest_file_is_read_however_it_is_written(
     kind: Any, how: dict[str, Any], shop: Path, lake: Lake, declare: Declare, connect: Connect, tmp_path: Path

@@ -20,7 +20,7 @@ from tests.warm import stand_in
 
 ROOT = Path(__file__).parents[2]
 START = datetime(2024, 1, 1, 6, tzinfo=UTC)
-FETCH = Fetch(failures=3, cool_down=60)
+FETCH = Fetch(failures=3, cooldown=60)
 
 
 class Wall:
@@ -69,7 +69,7 @@ def test_enough_failures_in_a_row_open_it(breaker: Breaker) -> None:
         breaker.admit("a partition")
 
 
-def test_one_probe_after_the_cool_down(breaker: Breaker, wall: Wall) -> None:
+def test_one_probe_after_the_cooldown(breaker: Breaker, wall: Wall) -> None:
     """After the cool-down one caller asks; others fail fast until its success closes the circuit."""
     opened(breaker)
     wall.passes(59)
@@ -84,7 +84,7 @@ def test_one_probe_after_the_cool_down(breaker: Breaker, wall: Wall) -> None:
     breaker.admit("everybody")
 
 
-def test_a_failed_probe_opens_it_for_another_cool_down(breaker: Breaker, wall: Wall) -> None:
+def test_a_failed_probe_opens_it_for_another_cooldown(breaker: Breaker, wall: Wall) -> None:
     """The probe's failure is one more: nobody asks for another minute, then again one probe does."""
     opened(breaker)
     wall.passes(61)
@@ -114,7 +114,7 @@ from include.ingest.breaker import Breaker
 from include.storage.lake import Lake
 from include.spec.source import Fetch
 
-breaker = Breaker(Lake("weekly_sales", sys.argv[1]), "sales", Fetch(failures=3, cool_down=60),
+breaker = Breaker(Lake("weekly_sales", sys.argv[1]), "sales", Fetch(failures=3, cooldown=60),
                   lambda: datetime.fromisoformat(sys.argv[2]))
 try:
     breaker.admit("a partition")

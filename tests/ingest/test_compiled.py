@@ -135,6 +135,7 @@ def same(rows: pa.Table, asked: list[Expectation]) -> None:
         assert mine.tolist() == theirs[id(one)].tolist(), (one, rows.select(one.columns).to_pylist())
 
 
+@pytest.mark.full
 @settings(max_examples=8)
 @given(ROWS, expectations())
 def test_the_same_rows_break_it(records: list[dict[str, Any]], asked: list[Expectation]) -> None:
@@ -152,6 +153,7 @@ PAIRS: list[tuple[pa.DataType, list[Any]]] = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "values"), PAIRS)
 def test_the_same_pairs_break_it(kind: pa.DataType, values: list[Any]) -> None:
     """Each value beside each other, and beside none, fares the same in both, whichever rows are ignored."""
@@ -170,6 +172,7 @@ def test_the_same_pairs_break_it(kind: pa.DataType, values: list[Any]) -> None:
     same(rows, asked)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("strict", [True, False])
 @pytest.mark.parametrize("limit", [-1.5, -1, -0.0, 0, 0.5, 1.0, 2**53 - 1, -(2**53) + 1])
 def test_a_value_at_the_limit(limit: float, strict: bool) -> None:
@@ -223,10 +226,10 @@ def test_great_expectations_own_figures() -> None:
         "expect_column_value_lengths_to_be_between": {"column": "string", "max_value": 2},
         "expect_column_values_to_match_regex": {"column": "string", "regex": "^a"},
     }
+    context = gx.get_context(mode="ephemeral")
     suite = gx.ExpectationSuite(name="s")
     for kind, arguments in kwargs.items():
         suite.add_expectation(great_expectations.get_expectation_impl(kind)(**arguments))
-    context = gx.get_context(mode="ephemeral")
     asset = context.data_sources.add_pandas("p").add_dataframe_asset("a")
     batch = asset.add_batch_definition_whole_dataframe("b").get_batch({"dataframe": rows.to_pandas()})
     results = batch.validate(suite, result_format="COMPLETE").results
@@ -326,6 +329,7 @@ OTHERS: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "kwargs"), OTHERS)
 def test_what_is_not_compiled_goes_on_to_great_expectations(kind: str, kwargs: dict[str, Any]) -> None:
     """It isn't compiled, and is answered all the same."""

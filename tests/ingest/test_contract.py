@@ -51,6 +51,7 @@ ROWS = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "kwargs", "broken"), ROWS)
 def test_one_about_rows_sets_rows_aside(
     kind: str, kwargs: dict[str, Any], broken: int | None, expecting: Callable[..., Outcome], lake: Lake
@@ -87,6 +88,7 @@ WHOLE = [
 ]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "met", "unmet"), WHOLE)
 def test_one_about_the_whole_refuses_the_partition(
     kind: str, met: dict[str, Any], unmet: dict[str, Any], expecting: Callable[..., Outcome], lake: Lake

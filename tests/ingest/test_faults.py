@@ -153,7 +153,7 @@ def test_too_many_bad_rows_refuse_the_partition(
     assert "at most 5.0% of rows quarantined" in outcome.note
     assert found in outcome.note
     assert FILE in outcome.note
-    assert "--fetch-anew" in outcome.note
+    assert "--refetch" in outcome.note
     nothing_published(lake)
     quarantine = lake.rows("quarantine", {"source": "sales"})
     assert {row["part"] for row in quarantine} == {FILE}

@@ -61,6 +61,15 @@ def test_all_pages_are_read_with_the_token(lake: Lake, served: UseCase, api: Api
     assert [part.name for part in kept.parts] == ["page-00001.json", "page-00002.json"]
 
 
+def test_an_answer_without_rows_may_be_early(lake: Lake, served: UseCase, api: Api) -> None:
+    """It isn't kept, so rows that come later are taken."""
+    (first,) = paths(1)
+    api.plant(first, (200, page(1, pages=1) | {"rows": []}), (200, page(1, pages=1)))
+    assert one(lake, served, api).outcome == "unavailable"
+    outcome = one(lake, served, api)
+    assert (outcome.outcome, outcome.rows) == ("published", 10)
+
+
 @pytest.mark.parametrize(
     "failure", [(500, b"oops"), (503, b""), (429, b"slow down"), (200, b'{"pages": 2, "rows": [{"sto')]
 )
@@ -136,10 +145,10 @@ def test_volatile_fields_make_no_revision(lake: Lake, served: UseCase, api: Api)
     now = datetime(2024, 2, 1, tzinfo=UTC)
     api.plant(paths(1)[0], (200, page(1, pages=1)), (200, page(1, pages=1, stamp="07:00")))
     first = one(lake, served, api)
-    assert one(lake, served, api, fetch_anew=True, now=now) == first
+    assert one(lake, served, api, refetch=True, now=now) == first
     assert len(snapshots(lake, "sales", [PARTITION])[PARTITION]) == 1
     api.plant(paths(1)[0], (200, page(1, pages=1, price_pence=151)))
-    assert one(lake, served, api, fetch_anew=True, now=now).digest != first.digest
+    assert one(lake, served, api, refetch=True, now=now).digest != first.digest
     assert len(snapshots(lake, "sales", [PARTITION])[PARTITION]) == 2
 
 
@@ -161,6 +170,6 @@ def test_a_number_is_read_as_it_is_written(lake: Lake, served: UseCase, api: Api
     assert one(lake, served, api).outcome == "refused"  # a tenth of a penny is out of range
     assert {row["value"] for row in lake.rows("quarantine")} == {"0.1"}
     api.plant(paths(1)[0], (200, page(1, pages=1, promo=False, opens=2400, units=None)))
-    one(lake, served, api, fetch_anew=True)
+    one(lake, served, api, refetch=True)
     row = lake.rows("validated_sales")[0]
     assert (row["price"], row["promo"], row["opens"], row["units"]) == (1.5, False, 1440, None)

@@ -90,6 +90,7 @@ def ingested(folder: Path, spec: UseCase, connect: Connect) -> tuple[list[Outcom
     return outcomes, {table: sorted(map(repr, lake.rows(table))) for table in TABLES}
 
 
+@pytest.mark.full
 def test_partitions_larger_than_a_batch_are_the_same_partitions(
     declare: Callable[..., UseCase],
     broken: Connect,

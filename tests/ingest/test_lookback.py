@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from include.environment import Connect, Endpoint
 from include.errors import SettingError
@@ -58,6 +61,36 @@ def test_what_came_late_is_known_on_the_partition_that_found_it(
     assert known == {datetime(2024, 2, 5, 5, tzinfo=UTC)}
     assert outcomes(lake)[PARTITIONS[0]] == "unavailable"
     assert outcomes(lake)[PARTITIONS[4]] == "refused"
+
+
+def test_what_came_after_the_deadline_is_known_when_a_person_fetches_it(
+    lake: Lake, declare: Callable[..., UseCase], shop: Path, connect: Connect
+) -> None:
+    """The partition was scored without it, so training must not see it there. A spine has to be seen."""
+
+    def plans(raw: dict[str, Any]) -> None:
+        raw["sources"]["plans"] = {**raw["sources"]["sales"], "path": "plans/{day}.csv"}
+
+    spec = declare(plans)
+    morning, days_later = datetime(2024, 1, 8, 9, 0, tzinfo=UTC), datetime(2024, 1, 11, 12, 0, tzinfo=UTC)
+    for partition in PARTITIONS[:2]:
+        (shop / "sales" / f"{partition}.csv").rename(shop / f"{partition}.csv")
+        for source in ("sales", "plans"):
+            (outcome,) = ingest(lake, spec, source, [partition], connect, now=morning)
+            assert outcome.outcome == "unavailable"
+        for source in ("sales", "plans"):
+            (shop / source).mkdir(exist_ok=True)
+            shutil.copyfile(shop / f"{partition}.csv", shop / source / f"{partition}.csv")
+    # up to the deadline of 9:00 the run waits for the source
+    for source, partition, now, known_at in (
+        ("plans", PARTITIONS[0], days_later, days_later),
+        ("plans", PARTITIONS[1], morning, datetime(2024, 1, 8, 5, tzinfo=UTC)),
+        ("sales", PARTITIONS[0], days_later, datetime(2024, 1, 1, 5, tzinfo=UTC)),
+    ):
+        (outcome,) = ingest(lake, spec, source, [partition], connect, now=now)
+        assert outcome.outcome == "published", outcome.note
+        rows = lake.rows(f"validated_{source}", {"partition": partition})
+        assert {row["known_at"] for row in rows} == {known_at}
 
 
 def test_a_source_that_still_has_nothing_stays_unavailable(

@@ -114,6 +114,7 @@ def test_a_partition_that_stands_is_left_alone(
     assert [lake.version(table) for table in TABLES] == versions
 
 
+@pytest.mark.full
 def test_killed_before_any_write_and_run_again(
     spec: UseCase, shop: Path, connect: Connect, tmp_path: Path
 ) -> None:
@@ -187,7 +188,7 @@ def test_new_code_or_another_spec_makes_the_tables_anew(
 
 
 def test_the_first_fetch_wins(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
-    """A file that changes after it was fetched changes nothing until it is fetched anew."""
+    """A file that changes after it was fetched changes nothing until it is refetched."""
     (first,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     change(shop, PARTITIONS[0], "true", "false")
     assert ingest(lake, spec, "sales", PARTITIONS[:1], connect) == [first]
@@ -221,7 +222,7 @@ class Overtaken(Lake):
         return super().publish(*args, **more)
 
 
-def test_a_plain_run_beside_a_fetch_anew_undoes_nothing(
+def test_a_plain_run_beside_a_refetch_undoes_nothing(
     spec: UseCase, shop: Path, connect: Connect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """A run that publishes what it read before a revision came publishes that revision as well."""
@@ -231,9 +232,9 @@ def test_a_plain_run_beside_a_fetch_anew_undoes_nothing(
     monkeypatch.setenv("EVERGREEN_CODE", "newer")  # so that a plain run has something to make
     change(shop, PARTITIONS[0], ",s01,bread,", ",s1,bread,")
     alone, other = (Lake("weekly_sales", folder) for folder in folders)
-    ingest(alone, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
+    ingest(alone, spec, "sales", PARTITIONS[:1], connect, refetch=True, now=NOW)
     beside = Overtaken("weekly_sales", folders[1])
-    beside.then = lambda: ingest(other, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
+    beside.then = lambda: ingest(other, spec, "sales", PARTITIONS[:1], connect, refetch=True, now=NOW)
     (outcome,) = ingest(beside, spec, "sales", PARTITIONS[:1], connect)
     assert state(other) == state(alone)
     assert outcome.note == "39 rows of revision 1, 1 quarantined"
@@ -269,7 +270,7 @@ def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Pa
     (first,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     old = lake.rows("validated_sales")
     change(shop, PARTITIONS[0], "true", "false")
-    (second,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
+    (second,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, refetch=True, now=NOW)
     rows = lake.rows("validated_sales")
     assert sorted(filter(lambda r: r["revision"] == 0, rows), key=str) == sorted(old, key=str)
     assert {row["known_at"] for row in rows if row["revision"] == 1} == {NOW}
@@ -284,7 +285,7 @@ def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Pa
             "sales",
             PARTITIONS[:1],
             connect,
-            fetch_anew=True,
+            refetch=True,
             now=datetime(2025, 1, 1, tzinfo=UTC),
         )
     assert state(lake) == settled
@@ -293,10 +294,10 @@ def test_a_revision_lies_beside_the_old_rows(lake: Lake, spec: UseCase, shop: Pa
 def test_a_revision_of_a_published_partition_needs_to_know_when(
     lake: Lake, spec: UseCase, connect: Connect
 ) -> None:
-    """Without `now` a published partition isn't fetched anew: nobody could say when the rows were known."""
+    """Without `now` a published partition isn't refetched: nobody could say when the rows were known."""
     ingest(lake, spec, "sales", PARTITIONS[:1], connect)
     with pytest.raises(PartitionError, match=r"weekly_sales/sales/2024-01-01.*pass `now`"):
-        ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True)
+        ingest(lake, spec, "sales", PARTITIONS[:1], connect, refetch=True)
 
 
 def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Path, connect: Connect) -> None:
@@ -306,7 +307,7 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
     file = shop / "sales" / f"{PARTITIONS[0]}.csv"
     whole = file.read_text()
     file.write_text("<html>gone</html>")
-    (bad,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
+    (bad,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, refetch=True, now=NOW)
     assert bad.outcome == "refused"
     with pytest.raises(PartitionRefused, match="revision 1: expected a data file"):
         bad.raise_for_outcome()
@@ -315,7 +316,7 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
     assert (partition["outcome"], partition["revision"]) == ("published", 0)
     assert "a newer revision was refused" in partition["note"]
     file.write_text(whole.replace("true", "false"))
-    (third,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True, now=NOW)
+    (third,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, refetch=True, now=NOW)
     assert (third.outcome, third.note) == ("published", "40 rows of revision 2")
     assert {row["revision"] for row in lake.rows("validated_sales")} == {0, 2}
 
@@ -332,7 +333,7 @@ def test_a_refused_partition_is_put_right_under_the_rules_own_time(
     assert (
         ingest(lake, spec, "sales", PARTITIONS[:1], connect)[0].outcome == "refused"
     )  # it reads what it kept
-    (outcome,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, fetch_anew=True)
+    (outcome,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, refetch=True)
     assert outcome.outcome == "published"
     assert {row["known_at"] for row in lake.rows("validated_sales")} == {datetime(2024, 1, 1, 5, tzinfo=UTC)}
 
@@ -363,11 +364,11 @@ def test_a_late_file_is_known_on_the_partition_that_saw_it(
 def test_an_unavailable_source_takes_nothing_back(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
-    """A partition that was published stays so when it is fetched anew and the source has nothing."""
+    """A partition that was published stays so when it is refetched and the source has nothing."""
     ingest(lake, spec, "sales", PARTITIONS[:2], connect)
     expected = state(lake)
     (shop / "sales" / f"{PARTITIONS[0]}.csv").unlink()
-    outcomes = ingest(lake, spec, "sales", PARTITIONS[:2], connect, fetch_anew=True, now=NOW)
+    outcomes = ingest(lake, spec, "sales", PARTITIONS[:2], connect, refetch=True, now=NOW)
     assert [o.outcome for o in outcomes] == ["unavailable", "published"]
     assert state(lake) == expected
 
@@ -393,6 +394,7 @@ ROW = st.tuples(
 FILE = st.one_of(st.lists(ROW, max_size=14), st.just(None))
 
 
+@pytest.mark.full
 @given(files=st.lists(FILE, min_size=2, max_size=4), cut=st.integers(1, 3))
 @settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_one_partition_alone_fares_as_among_others(

@@ -80,6 +80,7 @@ def of_format(declare: Callable[..., UseCase]) -> Callable[[str], Request]:
     return requested
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("part", list(PARTS))
 @pytest.mark.parametrize("erased", [(0,), (1,), (2,), (0, 1), (0, 1, 2)])
 def test_the_other_rows_stay_as_they_were(
@@ -100,6 +101,17 @@ def test_the_other_rows_stay_as_they_were(
     assert bytes(rewritten[:2]) == data[:2] or part.startswith(("csv", "json"))
     again, _ = without_rows(wanted, "part", data, lambda rows: mask)
     assert again == rewritten
+
+
+@pytest.mark.parametrize(
+    "data", [b'{"id": 1, "text": "a"}', b'{"id": 1}', b'[{"id": 1}]', b'{"id": "\\ud83d"}'], ids=str
+)
+def test_the_only_row_of_a_json_part_goes(data: bytes, of_format: Callable[[str], Request]) -> None:
+    """An object is JSON lines of one row, also without an optional column: what is left has no rows."""
+    lines = of_format("json")
+    rewritten, count = without_rows(lines, "part", data, lambda rows: np.array([True]))
+    assert count == 1
+    assert pa.concat_tables(list(parse(lines, "part", rewritten))).num_rows == 0
 
 
 def test_a_csv_loses_lines_and_no_other_byte(of_format: Callable[[str], Request]) -> None:

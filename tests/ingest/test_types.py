@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
@@ -12,9 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.ingest.connectors.objects import ObjectsSource
-from include.ingest.parsing.types import clean_text, to_declared_types
+from include.ingest.parsing.types import TIMESTAMP, clean_text, contradicts_time_zone, to_declared_types
 from include.ingest.snapshots import Snapshot
 from include.ingest.validation.rows import RawRows, RowRange
+from include.spec.source import Column
 
 SNAPSHOT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
 
@@ -173,6 +174,46 @@ def test_a_hash_needs_its_key(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(values[0]) == 64
         hashes.append(values[0])
     assert hashes[0] != hashes[1]
+
+
+ZONES = [None, "UTC", "America/New_York", "Asia/Tokyo", "Pacific/Kiritimati"]
+
+
+@pytest.mark.parametrize("zone", ZONES)
+def test_fractions_of_a_microsecond_are_cut_off(zone: str | None) -> None:
+    """.NET and SQL Server write seven digits."""
+    texts: list[str | None] = ["2024-01-01T10:00:00.1234567", "2024-01-01T10:00:00.123456"]
+    values, bad = column(texts, type="timestamp", timezone=zone)
+    assert bad == []
+    assert values[0] == values[1]
+    assert values[0].microsecond == 123456
+
+
+def test_the_last_moment_of_a_type_is_one_only_where_it_is_in_year_9999_in_utc() -> None:
+    """It stands for "no end" in many databases; what is in the year 10000 in UTC can't be stored."""
+    last = "9999-12-31T23:59:59"
+    moment = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+    for texts, zone in (([last], None), ([last], "UTC"), ([f"{last}Z"], None)):
+        assert column([*texts], type="timestamp", timezone=zone) == ([moment], [])
+    assert column([last], type="timestamp", timezone="Asia/Tokyo") == ([moment - timedelta(hours=9)], [])
+    for text, zone in (
+        (last, "America/New_York"),
+        (f"{last}-05:00", None),
+        ("0001-01-01T00:00:00+05:00", None),
+    ):
+        assert column([text], type="timestamp", timezone=zone) == ([None], [text])
+
+
+@pytest.mark.full
+@given(st.lists(st.from_regex(TIMESTAMP, fullmatch=True), min_size=1, max_size=10), st.sampled_from(ZONES))
+def test_whatever_looks_like_a_timestamp_is_one_or_said_to_be_none(
+    texts: list[str], zone: str | None
+) -> None:
+    """No year, day or offset raises."""
+    texts = [text for text in texts if text.isascii()]
+    values, bad = column([*texts], type="timestamp", timezone=zone)
+    assert values.count(None) == len(bad)
+    contradicts_time_zone(pa.array(texts, pa.string()), Column(type="timestamp", timezone=zone))
 
 
 @given(st.lists(st.one_of(st.none(), st.text(max_size=8)), min_size=1, max_size=20))

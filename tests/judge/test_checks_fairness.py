@@ -11,12 +11,12 @@ from include.judge.checks import fairness
 from include.judge.context import Check, CheckContext
 from include.judge.evidence import Fairness as Measured
 from include.judge.evidence import GroupSums
-from include.spec.gate import FairnessRules, Gate, Requirement
+from include.spec.gate import FairnessRequirement, FairnessRules, Gate, Requirement
 from tests.promote.conftest import evidence, facts, losses
 
 PARTITIONS = 24
-DIFFERENCE = Requirement(metric="tpr_difference", at_most=0.1)
-RATIO = Requirement(metric="tpr_ratio", at_least=0.8)
+DIFFERENCE = FairnessRequirement(metric="tpr_difference", at_most=0.1)
+RATIO = FairnessRequirement(metric="tpr_ratio", at_least=0.8)
 
 
 def group(random: np.random.Generator, rate: float, positives: int, wave: float = 0.0) -> GroupSums:
@@ -130,6 +130,6 @@ def test_each_rate_is_of_its_own_rows(metric: str, expected: float) -> None:
     same = (1,) * PARTITIONS
     plain = GroupSums(*(tuple(n * one for one in same) for n in (40, 20, 10, 10, 0)))
     other = GroupSums(*(tuple(n * one for one in same) for n in (40, 20, 20, 18, 2)))
-    result = check(Requirement(metric=f"{metric}_difference", at_most=0.0), EWR=plain, JFK=other)
+    result = check(FairnessRequirement(metric=f"{metric}_difference", at_most=0.0), EWR=plain, JFK=other)
     assert float(result.observed.split(" ")[0]) == pytest.approx(expected)
     assert not result.passed

@@ -10,14 +10,17 @@ import pytest
 from include.judge import checks
 from include.judge.context import Check, CheckContext, CheckFunction
 from include.judge.evidence import EdgeCase, ServingTest
-from include.spec.gate import SERVING, Gate, Requirement
+from include.spec.gate import SERVING, Gate, ServingRequirement
 from tests.promote.conftest import evidence, facts, losses
 
 GATE = Gate(
     objective="log_loss",
     max_unseen=0.25,
     robustness=0.5,
-    serving=(Requirement(metric="p95_ms", at_most=50), Requirement(metric="rows_per_second", at_least=1000)),
+    serving=(
+        ServingRequirement(metric="p95_ms", at_most=50),
+        ServingRequirement(metric="rows_per_second", at_least=1000),
+    ),
 )
 FAST = {"p95_ms": 50.0, "rows_per_second": 1000.0}
 ABOVE, BELOW = math.nextafter(0.5, 1), math.nextafter(0.25, 1)
@@ -139,7 +142,10 @@ def test_another_prediction_in_a_fresh_process_refuses() -> None:
 @pytest.mark.parametrize("name", SERVING)
 def test_each_figure_of_serving_can_be_required(name: str) -> None:
     """Every figure in `SERVING` can have a requirement."""
-    assert Gate(objective="brier", serving=(Requirement(metric=name, at_most=1),)).serving[0].metric == name
+    assert (
+        Gate(objective="brier", serving=(ServingRequirement(metric=name, at_most=1),)).serving[0].metric
+        == name
+    )
 
 
 @pytest.mark.parametrize(

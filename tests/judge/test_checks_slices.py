@@ -54,6 +54,7 @@ def _pair(random: np.random.Generator, worse: dict[str, float]) -> tuple[pa.Tabl
     return rows, {"champion": rival, "challenger": rival + random.normal(0, 0.1, count) + increase}
 
 
+@pytest.mark.full
 def test_noise_in_a_hundred_slices_is_refused_as_rarely_as_is_said(clinic: UseCase) -> None:
     """Of 300 challengers with 100 equal slices and no tolerance, at most a share of alpha is refused."""
     gate = clinic.gate.model_copy(update={"slices": Slices(tolerance=0.0)})

@@ -18,13 +18,20 @@ from include.judge.evidence import EdgeCase, Evidence, Leakage, Losses, OnnxFile
 from include.judge.evidence import Fairness as FairnessFound
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, Verdict, checks_of, judge
 from include.spec import load
-from include.spec.gate import FairnessRules, Gate, Requirement, Slices
+from include.spec.gate import (
+    FairnessRequirement,
+    FairnessRules,
+    Gate,
+    Requirement,
+    ServingRequirement,
+    Slices,
+)
 from include.stats.intervals import Gain
 from tests.promote.conftest import evidence, facts, losses, partitions, selection
 
 RATES = FairnessRules(
     columns=("origin",),
-    requirements=(Requirement(metric="tpr_difference", at_most=0.2, hard=True),),
+    requirements=(FairnessRequirement(metric="tpr_difference", at_most=0.2, hard=True),),
 )
 SHIPPED = load("flight_delay").gate
 GATE = SHIPPED.model_copy(
@@ -33,7 +40,7 @@ GATE = SHIPPED.model_copy(
         "slices": Slices(columns=("carrier",), min_rows=200),
         "fairness": RATES,
         "robustness": 1.0,
-        "serving": (Requirement(metric="p95_ms", at_most=50, hard=True),),
+        "serving": (ServingRequirement(metric="p95_ms", at_most=50, hard=True),),
         "onnx": True,
     }
 )
@@ -471,6 +478,7 @@ loss_rows = st.lists(
 )
 
 
+@pytest.mark.full
 @given(loss_rows, st.floats(-0.1, 0.1), st.floats(0, 1), st.integers(0, 20), st.booleans())
 def test_asking_more_never_turns_a_refusal_into_a_blessing(
     rows: list[tuple[int, float, float, float]], low: float, moved: float, more: int, champion: bool

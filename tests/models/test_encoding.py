@@ -60,6 +60,7 @@ def fitted(spec: UseCase) -> dict[str, Pipeline]:
     }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", NAMES)
 @given(texts=TEXTS)
 def test_every_row_has_the_pipelines_own_prediction(

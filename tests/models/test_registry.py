@@ -103,6 +103,7 @@ def client(registry: Registry) -> MlflowClient:
     return MlflowClient(registry.uri, registry.uri)
 
 
+@pytest.mark.full
 def test_run_model_and_file_come_back(registry: Registry) -> None:
     """What a training stores is found by its key, version and path, and MLflow shows the model as ready."""
     data = artifacts.serialize(model())
@@ -123,6 +124,7 @@ def test_run_model_and_file_come_back(registry: Registry) -> None:
     assert "model.skops" in {f.path for f in client(registry).list_logged_model_artifacts(logged.model_id)}
 
 
+@pytest.mark.full
 def test_a_version_shows_its_form_its_data_and_what_became_of_it(
     registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,6 +19,8 @@ class Hook(ThreadingHTTPServer):
         self.statuses = [200]
         self.got: list[tuple[str, str, Any]] = []
         self.uri = f"http://127.0.0.1:{self.server_port}"
+        self.asked, self.answer = threading.Event(), threading.Event()
+        self.answer.set()  # a test clears it to make senders wait
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -27,6 +29,8 @@ class _Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
         self.server.got.append((self.path, self.headers.get("Authorization", ""), body))
+        self.server.asked.set()
+        self.server.answer.wait(60)
         statuses = self.server.statuses
         self.send_response(statuses.pop(0) if statuses[1:] else statuses[0])
         self.send_header("Location", "/elsewhere")

@@ -206,7 +206,12 @@ def fit(lake: Lake, use: UseCase) -> tuple[str, bytes]:
 
 
 def promote(
-    lake: Lake, digest: str, effective_from: str, version: str = "1", evidence: str = TRAINED
+    lake: Lake,
+    digest: str,
+    effective_from: str,
+    version: str = "1",
+    evidence: str = TRAINED,
+    kind: str = "promoted",
 ) -> None:
     """Write a switch to `switches`."""
     rows = lake.rows("switches")
@@ -218,7 +223,7 @@ def promote(
         "constant": 0.25,
         "effective_from": effective_from,
         "judged_on": evidence,
-        "kind": "promoted",
+        "kind": kind,
         "by": "test",
         "reason": "",
         "attempt": version,

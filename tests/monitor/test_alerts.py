@@ -8,8 +8,10 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import signal
 import socketserver
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
@@ -21,6 +23,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 
 from evergreen.deadline import PredictionsDue, notify_overdue
 from evergreen.operators.monitor import AlertOperator
+from include.errors import StoreUnavailable
 from include.monitor import alerts
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -125,6 +128,9 @@ def test_a_webhook_is_told_once(declare: Declare, hook: Hook) -> None:
         "findings": [FOUND],
         "report": "",
     }
+    decide(lake, [{**FOUND, "note": "stops isn't asked before 09:31:07", "value": 2.0}])
+    assert tell() == ""
+    assert len(hook.got) == 1  # a rerun that describes the same alert otherwise
     decide(lake, [FOUND, {**FOUND, "subject": "readings"}])
     assert tell() == ""
     assert [len(said["findings"]) for *_, said in hook.got] == [1, 2]  # another thing to tell is told
@@ -214,6 +220,36 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
     assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("team-mail", "not confirmed")]}
 
 
+def test_a_message_whose_sender_was_killed_is_sent_by_the_next_try(
+    declare: Declare, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may arrive twice, which is better than never; a try after that sends no more."""
+    lake = declare(ops={"conn_type": "http", "host": hook.uri})
+    with monkeypatch.context() as killed:
+        killed.setattr(alerts, "_post", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        with pytest.raises(KeyboardInterrupt):
+            tell()
+    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("ops", "not confirmed")]}
+    monkeypatch.setattr(alerts, "SENDING", 0.1)
+    assert [tell(), tell()] == ["", ""]
+    assert len(hook.got) == 1
+    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("ops", "notified")]}
+
+
+def test_two_runs_at_once_send_a_message_once(declare: Declare, hook: Hook) -> None:
+    """The second waits until the first one's outcome is known."""
+    declare(ops={"conn_type": "http", "host": hook.uri})
+    hook.answer.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(tell)
+        assert hook.asked.wait(30)
+        second = pool.submit(tell)
+        assert not wait([second], 1.5).done
+        hook.answer.set()
+        assert [first.result(), second.result()] == ["", ""]
+    assert len(hook.got) == 1
+
+
 def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -> None:
     """The task is skipped, and its sentence is the decision's; an unknown connection is named."""
     lake = declare()
@@ -284,6 +320,21 @@ def test_what_is_overdue_is_mailed_too_and_one_that_refuses_fails_nothing(
     assert said.endswith("; mail: sent")
     assert "no predictions by 23:59 UTC" in mail.got[0].replace("=\n", "")
     assert SECRET not in said
+
+
+def test_a_lake_that_cannot_be_read_at_the_deadline_is_an_alert(
+    declare: Declare, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is a likely reason for missing predictions, and nobody waits for it to be notified."""
+    declare(ops={"conn_type": "http", "host": hook.uri})
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise StoreUnavailable("the lake", required="a store that answers", remedy="start it")
+
+    monkeypatch.setattr(Lake, "rows", unreachable)
+    why = f"machines {NIGHT}: no predictions by 23:59 UTC, when they were due: the lake can't be read"
+    assert overdue() == f"{why}; ops: sent"
+    assert [said["sentence"] for *_, said in hook.got] == [why]
 
 
 def test_with_nobody_to_tell_it_says_so(declare: Declare) -> None:

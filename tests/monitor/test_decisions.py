@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from include.monitor import findings
 from include.monitor.findings import Finding
-from include.monitor.policy import publish_decisions
+from include.monitor.policy import other_causes, publish_decisions
 from include.promote.ledger import BASELINE_ONLY, REFRESHED, REPLACED, ROLLED_BACK
 from include.spec import UseCase
 from include.spec.stages import Alerts, Retraining
@@ -71,7 +72,7 @@ def switch(lake: Lake, **changes: Any) -> None:
     lake.append_at("switches", table, lake.version("switches"))
 
 
-def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cool_down(
+def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cooldown(
     expected: list[Any], week: list[str]
 ) -> None:
     """The planted week has both: the order of its partitions matters to what follows."""
@@ -93,6 +94,28 @@ def test_any_order_decides_the_same(
         assert decided(lake) == expected
 
 
+@settings(max_examples=2)
+@given(order=st.permutations(range(8)))
+@example([4, 5, 0, 1, 2, 3, 6, 7])
+def test_in_any_order_a_training_starts_after_each_cooldown_only(
+    rules: UseCase, week: list[str], order: list[int]
+) -> None:
+    """One that is monitored late starts none where a later one has, though it now names the cause."""
+    started: list[str] = []
+    with TemporaryDirectory() as folder:
+        lake = opened(Path(folder), week)
+        for partition in (week[place] for place in order):
+            watched(lake, rules, partition, "performance")
+            (decision,) = lake.rows("decisions", {"partition": partition})
+            cause = decision["cause"]
+            if cause and not {cause, *other_causes(lake, rules, partition, cause)} & {*started}:
+                started.append(cause)
+    places = sorted(week.index(cause[-10:]) for cause in started)
+    assert places
+    assert all(later - earlier > rules.retraining.cooldown for earlier, later in pairwise(places))
+
+
+@pytest.mark.full
 def test_two_at_once_decide_the_same(
     rules: UseCase, week: list[str], expected: list[Any], tmp_path: Path
 ) -> None:
@@ -109,6 +132,29 @@ def test_two_at_once_decide_the_same(
             )
         )
     assert decided(Lake("machines", str(tmp_path))) == expected
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("order", [range(9), [*range(9), 4], [4, *range(9)], [8, 3, 1, 0, 2, 5, 6, 7, 4]])
+def test_a_partition_without_rows_changes_no_later_decision(
+    rules: UseCase, week: list[str], expected: list[Any], order: Sequence[int], tmp_path: Path
+) -> None:
+    """Of a sparse spine it is decided itself, whenever it is monitored, and the others as if it weren't."""
+    readings = rules.sources["readings"].model_copy(update={"sparse": True})
+    sparse = rules.model_copy(update={"sources": {**rules.sources, "readings": readings}})
+    keys = rules.clock.keys(week[0], rules.clock.shift(week[-1], 1))
+    empty, others = keys[4], keys[:4] + keys[5:]
+    lake = opened(tmp_path, week)
+    spine = [{"product": "readings", "partition": key, "outcome": "published", "rows": 9} for key in others]
+    lake.publish("partitions", pa.Table.from_pylist(spine, schemas.PARTITIONS), {"product": "readings"})
+    for key in (keys[place] for place in order):
+        watched(lake, sparse, key, *(["performance", "data"] if key != empty else []))
+    renamed = dict(zip(week, others, strict=True))
+    as_if = [
+        (renamed[key], decision, cause.replace(cause[-10:], renamed.get(cause[-10:], "")))
+        for key, decision, cause, *_ in expected
+    ]
+    assert sorted(row[:3] for row in decided(lake)) == sorted([*as_if, (empty, "nothing", "")])
 
 
 def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str], tmp_path: Path) -> None:
@@ -141,6 +187,21 @@ def test_a_champion_that_went_is_the_decision_of_its_partition(
     after = "retrain" if kind == REPLACED else "nothing"
     assert [row[1] for row in decided(lake)] == ["nothing", decision, after]
     assert reasons[1].startswith(f"{kind}: {does} from this partition on (loses more); " if does else "no ")
+
+
+def test_a_champion_that_went_on_a_skipped_partition_is_told_on_the_next_one(
+    rules: UseCase, week: list[str], tmp_path: Path
+) -> None:
+    """The first partition that is monitored tells it, with its date, until an earlier one is monitored."""
+    lake = opened(tmp_path, week)
+    switch(lake, kind=ROLLED_BACK, effective_from=week[2], reason="loses more")
+    switch(lake, kind=REFRESHED, effective_from=week[3])
+    for partition in (week[1], *week[4:6]):
+        watched(lake, rules, partition)
+    assert [row[1] for row in decided(lake)] == ["nothing", "roll back", "nothing"]
+    assert f"v1 serves again from {week[2]} on (loses more)" in decided(lake)[1][3]
+    watched(lake, rules, week[2])
+    assert [row[1] for row in decided(lake)] == ["nothing", "roll back", "nothing", "nothing"]
 
 
 def test_a_replacement_asks_for_a_training_until_another_recipe_is_promoted(

@@ -70,6 +70,7 @@ def test_a_short_walk_and_a_tie_delay_the_detection_little(past: int) -> None:
     assert np.mean(delays(past, 200, mean=0.0) <= 10) >= 0.95
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", SERIES)
 @pytest.mark.parametrize("past", PASTS)
 def test_noise_and_seasons_are_alarms_as_rarely_as_declared(kind: str, past: int) -> None:
@@ -152,7 +153,7 @@ def publish_walk(lake: Lake, use: UseCase, until: str, count: int = 40) -> None:
     partitions = use.clock.keys(use.clock.shift(until, 1 - count), until)
     rows = []
     for recipe, loss in ((use.training.baselines[0], PRIOR_LOSS), (use.training.candidates[0], 0.4)):
-        own = {"recipe": recipe.name, "key": recipe_key(use, recipe), "rows": 60, "loss": 60 * loss}
+        own = {"recipe": recipe.name, "recipe_key": recipe_key(use, recipe), "rows": 60, "loss": 60 * loss}
         rows += [
             {"partition": key, "known": until, "fitted_on": key, "model": "m", **own} for key in partitions
         ]

@@ -263,6 +263,7 @@ def rows_of(lake: Lake, partition: str) -> dict[str, dict[str, Any]]:
     return {row["metric"]: row for row in lake.rows("estimates", {"partition": partition})}
 
 
+@pytest.mark.full
 def test_a_partition_is_estimated_until_its_labels_come(later: Lake, use: UseCase, week: list[str]) -> None:
     """Each metric has a row; the partition is shown as estimated, and once its labels are there no more."""
     found = rows_of(later, week[2])
@@ -277,12 +278,13 @@ def test_a_partition_is_estimated_until_its_labels_come(later: Lake, use: UseCas
     guess = rows_of(later, week[0])["brier"]
     assert abs(guess["unchecked"] - came) < 4 * guess["error"]
     assert sorted({one["partition"] for one in pending_estimates(later)}) == week[1:3]
-    assert sorted({one["partition"] for one in pending_estimates(later, known=week[1])}) == week[:2]
+    assert sorted({one["partition"] for one in pending_estimates(later, as_of=week[1])}) == week[:2]
     assert "estimated" in pending_text(pending_estimates(later))
     assert pending_text([]) == ""
     assert not [d for d in verify(later, use).differences if "estimates" in d]
 
 
+@pytest.mark.full
 def test_the_year_shows_estimates_apart(later: Lake, use: UseCase, week: list[str]) -> None:
     """What is told of the first required metric is drawn under a name of its own."""
     row = rows_of(later, week[2])["roc_auc"] | {"value": 0.7, "low": 0.6, "high": 0.8, "reason": ""}

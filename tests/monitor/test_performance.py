@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pyarrow as pa
 import pytest
 from sklearn import metrics as sk
 
+from include.models import artifacts
 from include.monitor.checks import degradation
+from include.monitor.context import PartitionContext
 from include.monitor.pipeline import monitor
-from include.promote.ledger import BASELINE_ONLY
+from include.monitor.state import State
+from include.promote.ledger import BASELINE_ONLY, REFRESHED
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.gate import Requirement
@@ -28,6 +32,7 @@ def run(lake: Lake, use: UseCase, *partitions: str) -> None:
         monitor(lake, use, partition)
 
 
+@pytest.mark.full
 def test_a_matured_partition_has_the_figures_of_scikit_learn(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
@@ -49,15 +54,45 @@ def test_a_matured_partition_has_the_figures_of_scikit_learn(
     assert (json.loads(row["served_by"]), json.loads(row["versions"])) == ({"champion": 120}, {"1": 120})
 
 
+@pytest.mark.full
 def test_what_is_required_is_judged_on_the_pooled_window(quick: Lake, use: UseCase, week: list[str]) -> None:
     """With three partitions matured the finding is the ROC-AUC of their rows together; before, not enough."""
     run(quick, use, *week[:5])
     found = {r["partition"]: r for r in quick.rows("findings") if r["subject"] == "roc_auc"}
     assert found[week[3]]["outcome"] == "not enough"
-    assert found[week[3]]["note"] == "2 of 3 partitions of this champion have matured"
+    assert found[week[3]]["note"] == "2 of 3 partitions of the champion's recipe have matured"
     target, predicted = truth(use, quick, week[:3])
     assert found[week[4]]["value"] == pytest.approx(sk.roc_auc_score(target, predicted))
     assert found[week[4]]["outcome"] == "ok"
+
+
+@pytest.mark.full
+def test_requirements_are_judged_across_the_refits_of_a_recipe(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """A recipe that is refitted before a window has matured is judged on the partitions of all its fits.
+
+    A fit's rows count only on the partitions that it is the champion of, and not those of a canary.
+    """
+    model = deepcopy(artifacts.load_model(quick, quick.rows("switches")[0]["model"]))  # that one is kept
+    model[-1].intercept_ = model[-1].intercept_ + 0.5
+    refit = artifacts.store_model(quick, artifacts.serialize(model))
+    machines.promote(quick, refit, week[1], version="2", kind=REFRESHED)
+    run(quick, use, *week[:5])
+    found = {row["partition"]: row for row in quick.rows("findings") if row["subject"] == "roc_auc"}
+    target, predicted = truth(use, quick, week[:3])
+    assert {row["model"] for row in quick.rows("predictions", {"partition": week[1:3]})} == {refit}
+    assert found[week[3]]["outcome"] == "not enough"
+    assert found[week[4]]["value"] == pytest.approx(sk.roc_auc_score(target, predicted))
+    canary = quick.read("predictions", {"partition": week[0]})
+    served = pa.array([refit] * 60 + canary["model"].to_pylist()[60:])
+    canary = canary.set_column(canary.column_names.index("model"), "model", served)
+    quick.publish("predictions", canary, {"partition": week[0]})
+    (finding,) = degradation.check_requirements(
+        PartitionContext(quick, use, State(quick, use, week[4]), week[4])
+    )
+    left = len(target) - sum(minutes is not None for minutes in machines.day(week[0])[1][:60])
+    assert finding.note.split("; ")[0].endswith(f"{week[0]} to {week[2]}, {left} rows")
 
 
 @pytest.mark.parametrize(
@@ -76,6 +111,7 @@ def test_a_finding_prints_on_which_side_of_its_limit_a_figure_is(
     assert degradation.judge_requirement(rule, value, "over a week").note == note
 
 
+@pytest.mark.full
 def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A partition whose labels came two partitions late matures then, and its row says on which partition."""
     nobody = quick.read("partitions").slice(0, 0)
@@ -91,6 +127,7 @@ def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: 
     }
 
 
+@pytest.mark.full
 def test_another_champions_partitions_are_not_its_own(quick: Lake, use: UseCase, week: list[str]) -> None:
     """After a switch the new champion has no matured partitions yet, however bad the old one was."""
     run(quick, use, *week[:5])
@@ -101,7 +138,7 @@ def test_another_champions_partitions_are_not_its_own(quick: Lake, use: UseCase,
     score(quick, other, week[5])
     monitor(quick, other, week[5])
     found = [r for r in quick.rows("findings", {"partition": week[5]}) if r["subject"] == "roc_auc"]
-    assert [r["note"] for r in found] == ["0 of 3 partitions of this champion have matured"]
+    assert [r["note"] for r in found] == ["0 of 3 partitions of the champion's recipe have matured"]
 
 
 def test_without_a_champion_the_findings_say_so_and_who_serves(

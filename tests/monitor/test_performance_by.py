@@ -10,7 +10,7 @@ import pytest
 from sklearn import metrics as sk
 
 from include.errors import EvergreenError, NotPublished
-from include.monitor.checks import labels
+from include.monitor.checks.labels import check_labels, overdue_labels
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.performance import performance_by
@@ -55,16 +55,17 @@ def turned(row: dict[str, Any]) -> dict[str, Any]:
 def said(lake: Lake, use: UseCase, partition: str) -> dict[str, Finding]:
     """Return a partition's findings about labels by subject."""
     state = machines.watch(lake, use, partition)
-    return {f.subject: f for f in labels.check_labels(PartitionContext(lake, use, state, partition))}
+    return {f.subject: f for f in check_labels(PartitionContext(lake, use, state, partition))}
 
 
-def by_day(lake: Lake, use: UseCase, known: str | None) -> dict[str, tuple[str, float]]:
+def by_day(lake: Lake, use: UseCase, as_of: str | None) -> dict[str, tuple[str, float]]:
     """Return each partition's knowledge partition and log loss."""
     return {
-        row["day"]: (row["known"], row["log_loss"]) for row in performance_by(lake, use, "day", known=known)
+        row["day"]: (row["known"], row["log_loss"]) for row in performance_by(lake, use, "day", as_of=as_of)
     }
 
 
+@pytest.mark.full
 def test_a_revision_restates_the_partition_it_touches(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """Turned labels give that partition other figures from when they are known; what was reported stays."""
     machines.watch(own, sliced, week[4])
@@ -83,6 +84,7 @@ def test_a_revision_restates_the_partition_it_touches(own: Lake, sliced: UseCase
     assert machines.watch(own, sliced, week[5]).relabeled == {week[5]: [week[1]]}
 
 
+@pytest.mark.full
 def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """Watched at the end, or each partition with a revision between, the tables are the same.
 
@@ -132,6 +134,28 @@ def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: li
     assert said(own, sliced, week[6])["overdue"].outcome == "ok"
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("change", [{"minutes": None}, {"machine": 9999}], ids=["null", "other keys"])
+def test_labels_that_label_no_row_are_an_alarm(
+    own: Lake, sliced: UseCase, week: list[str], change: dict[str, Any]
+) -> None:
+    """Labels that come on time are as good as none if all are null, or their keys match no row scored."""
+    for partition in week[3:]:
+        labels = [{"machine": machine, "minutes": 0.0, **change} for machine in range(machines.ROWS)]
+        machines.publish(own, sliced, "stops", partition, labels)
+    outcomes = [said(own, sliced, partition)["overdue"] for partition in week[2:7]]
+    assert [f.value for f in outcomes] == [0, 1, 2, 3, 4]
+    assert [f.outcome for f in outcomes] == ["ok", "ok", "ok", "alarm", "alarm"]
+    assert outcomes[-1].note.endswith("what came for 4 of them labels no row: all is null or has other keys")
+
+
+def test_a_day_whose_labels_are_all_null_is_no_alarm(week: list[str]) -> None:
+    """One canceled day, or two, is no alarm, however few partitions performance is judged on."""
+    outcomes = [overdue_labels(week[:n], week[:n], week[:1], 1).outcome for n in range(1, 5)]
+    assert outcomes == ["ok", "ok", "ok", "alarm"]
+    assert overdue_labels(week[:2], week[:1], week[:1], 1).outcome == "alarm"
+
+
 def test_labels_that_come_a_season_later_are_realized(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """A partition that has long left the window still gets its figures.
 
@@ -163,7 +187,7 @@ def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, we
     target, predicted = truth(sliced, own, week[:4])
     auc = pytest.approx(sk.roc_auc_score(target, predicted))
     for by, name in (("version", "1"), ("served_by", "champion"), ("week", "2024-W04")):
-        (row,) = performance_by(own, sliced, by, known=week[5])
+        (row,) = performance_by(own, sliced, by, as_of=week[5])
         assert (row[by], row["partitions"], row["roc_auc"]) == (name, 4, auc)
     assert [row["week"] for row in performance_by(own, sliced, "week")] == ["2024-W04", "2024-W05"]
     (day,) = performance_by(own, sliced, "day", first=week[0], last=week[0])
@@ -174,7 +198,7 @@ def test_groups_are_measured_on_their_pooled_rows(own: Lake, sliced: UseCase, we
 
 def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """Each kind of machine has its row, and together they have all rows of the partitions that matured."""
-    found = performance_by(own, sliced, "slice", known=week[2])
+    found = performance_by(own, sliced, "slice", as_of=week[2])
     assert [row["slice"] for row in found] == ["kind = belt", "kind = fan", "kind = pump"]
     assert sum(row["rows"] + row["unlabeled"] for row in found) == machines.ROWS
     kinds = [row["kind"] for row in machines.day(week[0])[0]]
@@ -183,7 +207,7 @@ def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str
 
 def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, week: list[str]) -> None:
     """Nothing known yet is no row; no slice, no such group, an empty or a turned range are errors."""
-    assert performance_by(own, sliced, "week", known=week[1]) == []
+    assert performance_by(own, sliced, "week", as_of=week[1]) == []
     with pytest.raises(EvergreenError, match=r"gate\.slices\.columns"):
         performance_by(own, use, "slice")
     with pytest.raises(EvergreenError, match="one of day, week"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,11 +12,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from include.monitor import pipeline
 from include.monitor.pipeline import monitor
 from include.monitor.state import State
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats import profiles
+from include.storage import schemas
 from include.storage.lake import Lake
 from include.storage.schemas import FINDINGS, PARTITIONS, PROFILES
 from include.train.monitoring_baselines import publish_reference_profiles
@@ -42,6 +45,7 @@ def note(lake: Lake, partition: str, check: str) -> str:
     )
 
 
+@pytest.mark.full
 def test_a_steady_week_has_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
     """A week like those before, each day with its weather, raises none, and asks for nothing."""
     run(lake, use, week[:5])
@@ -62,6 +66,23 @@ def test_a_feed_that_went_silent_is_an_alarm_at_once(lake: Lake, use: UseCase, w
     run(lake, use, week[3:5])
     assert found(lake, week[3]) == {("missing", "temp")}
     assert ("missing", "temp") in found(lake, week[4], "ok")
+
+
+def test_a_recipe_that_replaced_the_champion_is_compared_with_its_training(
+    lake: Lake, use: UseCase, week: list[str]
+) -> None:
+    """Its features and labels are those of the model that the training judged."""
+    (champion,) = lake.rows("switches")
+    last = use.clock.shift(machines.TRAINED, -use.training.test)
+    evidence = json.dumps({"fitted": last, "last_fitted": last})
+    judged = {"key": champion["attempt"], "partition": machines.TRAINED, "model": champion["model"]}
+    attempt = pa.Table.from_pylist([{**judged, "evidence": evidence}], schema=schemas.ATTEMPTS)
+    lake.append_at("attempts", attempt, lake.version("attempts"))
+    machines.promote(lake, "e" * 64, week[0], kind="replaced")
+    machines.readings(lake, use, week[3], lambda row: {**row, "temp": None})
+    run(lake, use, week[3:5])
+    assert ("missing", "temp") in found(lake, week[3])
+    assert {("missing", "temp"), ("drift", "load"), ("drift", "kind")} <= found(lake, week[4], "ok")
 
 
 def test_another_unit_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
@@ -91,6 +112,7 @@ def test_a_new_kind_is_an_alarm(lake: Lake, use: UseCase, week: list[str]) -> No
     assert {("unseen", "kind"), ("drift", "kind")} <= found(lake, week[0])
 
 
+@pytest.mark.full
 def test_a_season_is_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
     """A week that is two degrees warmer, within what the reference's own days did, is none."""
     for partition in week[:3]:
@@ -101,6 +123,7 @@ def test_a_season_is_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None
     }
 
 
+@pytest.mark.full
 def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A world that turned round degrades the champion; its second bad partition asks for a training."""
     for partition in week[:7]:
@@ -157,6 +180,7 @@ def test_a_lower_rung_is_an_alarm_with_its_reason(quick: Lake, use: UseCase, wee
     assert note(quick, week[0], "drift") == f"model {'0' * 12} left no reference"
 
 
+@pytest.mark.full
 def test_three_times_is_as_once(lake: Lake, use: UseCase, week: list[str]) -> None:
     """Partitions that are monitored again leave every row and every page as they were.
 
@@ -183,6 +207,7 @@ def short(
     return folder, machines.state(lake)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "order",
     [
@@ -202,6 +227,21 @@ def test_partitions_in_any_order_leave_the_same(
     assert machines.state(lake) == expected
 
 
+@pytest.mark.full
+def test_a_late_partition_repeats_every_later_one_that_depends_on_it(
+    short: tuple[Path, Any], use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many they are, such as a day's quarters of an hour, that is no input that keeps changing."""
+    folder, expected = short
+    shutil.copytree(folder / "base", folder / "late")
+    lake = Lake("machines", str(folder / "late"))
+    run(lake, use, week[1:5])
+    monkeypatch.setattr(pipeline, "MAX_ATTEMPTS", 2)
+    run(lake, use, week[:1])
+    assert machines.state(lake) == expected
+
+
+@pytest.mark.full
 def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase, week: list[str]) -> None:
     """Five partitions by three workers at once, each partition twice, end in the same tables."""
     folder, expected = short
@@ -285,6 +325,7 @@ class Dying(Lake):
         return self._write(super().create, *args)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("points", ["few", pytest.param("many", marks=pytest.mark.full)])
 def test_a_kill_before_any_write_is_healed_by_a_rerun(
     short: tuple[Path, Any], use: UseCase, week: list[str], tmp_path: Path, points: str
@@ -352,10 +393,11 @@ def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[
     rows = quick.read("findings", {"partition": week[0]})
     assert set(rows.schema.names) == set(FINDINGS.names)
     assert rows.num_rows == ref.rows
-    assert ref.uri.endswith("tables/findings")
+    assert ref.id.endswith("tables/findings")
     assert len(str(ref.xcom())) < 1000
 
 
+@pytest.mark.full
 def test_every_measure_is_published_beside_the_findings(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Each column has a row a measure of its kind, of the window's rows; the declared is the finding's."""
     run(quick, use, week[:5])
@@ -386,6 +428,7 @@ def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[s
     assert (found["load"]["threshold"], found["kind"]["outcome"]) == (0.3, "ok")
 
 
+@pytest.mark.full
 def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A matured partition's labels are profiled, unlabeled rows as missing.
 

@@ -83,6 +83,16 @@ def test_another_models_partitions_are_none_of_a_streak(use: UseCase) -> None:
     assert decide([replace(history[0], model=CHAMPION), history[1]], spec).cause != ""
 
 
+def test_a_partition_without_rows_ends_no_streak(use: UseCase) -> None:
+    """Nothing was predicted that could be judged, though a source that is missing is an alarm there too."""
+    alarms = tuple(found("performance"))
+    empty = PartitionState("b", CHAMPION, tuple(found("data")), has_rows=False)
+    history = [PartitionState("a", CHAMPION, alarms), empty, PartitionState("c", CHAMPION, alarms)]
+    spec = use.model_copy(update={"retraining": Retraining(consecutive=2)})
+    assert decide(history, spec).cause == "degraded-0123456789ab-c"
+    assert decide(history[:2], spec).cause == ""
+
+
 @pytest.mark.parametrize(("kind", "check"), [("drifted", "drift"), ("concept", "concept")])
 def test_a_cause_asks_only_where_it_is_declared(use: UseCase, kind: Any, check: str) -> None:
     """Drift is no degradation and a change of concept may be borne: each asks where the spec says so."""
@@ -185,7 +195,7 @@ def test_a_partition_on_which_the_champion_goes_may_ask_for_a_training_too(use: 
     assert [alert.check for alert in decision.alerts] == ["switch", "performance"]
 
 
-def test_a_cool_down_holds_up_every_cause(use: UseCase) -> None:
+def test_a_cooldown_holds_up_every_cause(use: UseCase) -> None:
     """After a training no other is asked for in the cool-down, also not for another cause; then again."""
     partitions = [*[found("drift", "temp")] * 2, *[found("performance")] * 8]
     asked = told(use, partitions, when=("degraded", "drifted"), consecutive=2, cooldown=5, max_per_month=9)
@@ -292,7 +302,7 @@ NIGHTS = st.lists(st.lists(st.sampled_from(ALARMS), unique=True), min_size=1, ma
 
 
 @given(NIGHTS, st.integers(0, 12), st.integers(1, 3))
-def test_whatever_comes_quiet_cool_down_and_budget_hold(
+def test_whatever_comes_quiet_cooldown_and_budget_hold(
     use: UseCase, partitions: list[Found], cooldown: int, max_per_month: int
 ) -> None:
     """No subject twice in the quiet partitions.

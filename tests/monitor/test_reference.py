@@ -11,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from include.errors import StoreUnavailable
 from include.monitor import reference
@@ -37,6 +39,21 @@ def test_partitions_add_up_to_the_profile(lake: Lake, use: UseCase, week: list[s
         )
     weekday = found.columns["weekday"]
     assert (np.count_nonzero(weekday.partitions, axis=1) == 1).all()
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from([-2.5, -1.0, 0.0, 1.0, 7.0, np.inf]))))
+def test_a_value_is_unseen_if_it_lies_beyond_those_of_all_other_partitions(
+    rows: list[tuple[int, float]],
+) -> None:
+    """As counted one partition after the other; a partition that is alone has nothing unseen."""
+    partition = np.array([own for own, _ in rows], dtype=np.intp)
+    values = np.array([value for _, value in rows], dtype=np.float64)
+    expected = np.zeros(5)
+    for index in range(5):
+        own, others = values[partition == index], values[partition != index]
+        if len(own) and len(others):
+            expected[index] = np.mean((own < others.min()) | (own > others.max()))
+    assert reference._unseen_elsewhere(partition, pa.array(values), 5).tolist() == expected.tolist()
 
 
 def test_it_is_made_once(lake: Lake, use: UseCase, week: list[str]) -> None:

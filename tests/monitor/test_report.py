@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from include.errors import NotPublished
+from include.monitor import report
 from include.monitor.pipeline import monitor
 from include.monitor.report import drift_report
 from include.score.pipeline import score
@@ -25,6 +26,7 @@ def page(lake: Lake, use: UseCase, week: list[str]) -> str:
     return drift_report(lake, use, week[1])
 
 
+@pytest.mark.full
 def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """The page's own text has the sample's size and the rows that it is of, on both sides."""
     shown = f"drawn from samples: 200 of the 240 rows of 2 partition(s) up to {week[1]}, and 200 of the "
@@ -35,6 +37,7 @@ def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, we
     assert page.index("drawn from samples") < page.index("drawDashboard")
 
 
+@pytest.mark.full
 def test_a_page_has_charts_of_the_prediction_and_the_columns(page: str) -> None:
     """Evidently's data for the prediction and each column is inside."""
     for column in ("prediction", "temp", "load", "weekday", "kind"):
@@ -61,9 +64,15 @@ def test_a_page_fetches_nothing(page: str) -> None:
     )
 
 
+@pytest.mark.full
 def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """Drawn again, the page has the same bytes: its ids aren't random."""
     assert drift_report(lake, use, week[1]) == page
+
+
+def test_each_partition_has_a_sample_of_its_own() -> None:
+    """Also one of an hour, whose key has a time."""
+    assert [report.seed_of(key) for key in ("2024-03-01", "2024-03-01T0500Z")] == [20240301, 202403010500]
 
 
 def test_a_partition_that_is_not_monitored_has_no_page(lake: Lake, use: UseCase, week: list[str]) -> None:
@@ -72,6 +81,7 @@ def test_a_partition_that_is_not_monitored_has_no_page(lake: Lake, use: UseCase,
         drift_report(lake, use, week[-1])
 
 
+@pytest.mark.full
 def test_a_feature_that_was_declared_since_is_told(
     page: str, lake: Lake, week: list[str], tmp_path: Path
 ) -> None:

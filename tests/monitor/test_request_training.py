@@ -15,31 +15,47 @@ from include.storage.lake import Lake
 from tests.monitor import machines
 
 NIGHT = "2024-01-25"
+CAUSE = f"degraded-0123-{NIGHT}"
+STARTED = "cause__degraded-0123-2024-01-26"
 
 
 @pytest.mark.parametrize("decision", ["retrain", "replace", "roll back"])
 @pytest.mark.parametrize(
-    ("cause", "run_type", "why"),
+    ("cause", "run_type", "started", "why"),
     [
-        ("degraded-0123", "scheduled", ""),
-        ("degraded-0123", "backfill", "a backfilled partition never trains; worse"),
-        ("", "scheduled", "worse"),
+        (CAUSE, "scheduled", [], ""),
+        (CAUSE, "scheduled", ["cause__degraded-0123-2024-01-30"], ""),  # beyond the cool-down
+        (CAUSE, "backfill", [], "a backfilled partition never trains; worse"),
+        (CAUSE, "scheduled", [STARTED], "another partition started this training already; worse"),
+        ("", "scheduled", [], "worse"),
     ],
 )
 def test_the_cause_asks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, decision: str, cause: str, run_type: str, why: str
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    decision: str,
+    cause: str,
+    run_type: str,
+    started: list[str],
+    why: str,
 ) -> None:
-    """It names the run; a partition without a cause or a backfilled one skips with the reason."""
+    """It names the run; the task skips with the reason without one, in a backfill, and during a cool-down."""
     machines.spec(tmp_path)
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     row = {"partition": NIGHT, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
     table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
-    Lake("machines").publish("decisions", table, {"partition": NIGHT})
+    lake = Lake("machines")
+    lake.publish("decisions", table, {"partition": NIGHT})
+    monitored = [
+        {"product": "monitor", "partition": key, "outcome": "published"} for key in (NIGHT, "2024-01-26")
+    ]
+    lake.publish("partitions", pa.Table.from_pylist(monitored, schemas.PARTITIONS), {"product": "monitor"})
     run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
+    instance = SimpleNamespace(get_dr_count=lambda dag_id, run_ids: len({*run_ids} & {*started}))
     ask = RequestTrainingOperator(task_id="request_training", usecase="machines")
     with pytest.raises(AirflowSkipException if why else DagRunTriggerException) as said:
-        ask.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
+        ask.execute({"dag_run": run, "ti": instance, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
     if isinstance(said.value, DagRunTriggerException):
         assert said.value.dag_run_id == f"cause__{cause}"
     else:

@@ -107,6 +107,21 @@ def test_an_acknowledged_alert_is_not_sent_again_while_it_persists(lake: Lake, h
     assert hook.got[1][2]["sentence"].endswith("(acknowledged or muted: data: stops)")
 
 
+def test_an_acknowledgement_outlasts_a_partition_without_rows(lake: Lake, hook: Hook) -> None:
+    """A partition that was scored without rows neither ends an alarm nor closes its alert."""
+    monitored(lake, DAYS[0], STOPS)
+    assert notify(DAYS[0]) == ""
+    act("acknowledge", STOPS)
+    monitored(lake, DAYS[1])
+    row = {"product": "predictions", "partition": DAYS[1], "outcome": "published", "rows": 0}
+    lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), {"product": "predictions"})
+    assert [alert.partitions for alert in AlertLog(lake).open_alerts()] == [(DAYS[0],)]
+    monitored(lake, DAYS[2], STOPS)
+    assert notify(DAYS[2]).startswith("nobody is notified: data: stops acknowledged by ada")
+    assert [alert.partitions for alert in AlertLog(lake).open_alerts()] == [(DAYS[0], DAYS[2])]
+    assert sent(hook) == [(DAYS[0], ["stops"])]
+
+
 def test_a_muted_alert_is_not_sent_until_its_last_partition(lake: Lake, hook: Hook) -> None:
     """The mute outlasts a partition without the alarm; an earlier date ends it."""
     monitored(lake, DAYS[0], STOPS)

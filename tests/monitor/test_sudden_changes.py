@@ -100,6 +100,7 @@ def hotter(row: dict[str, Any]) -> dict[str, Any]:
     return {**row, "temp": row["temp"] * 1.8 + 32}
 
 
+@pytest.mark.full
 def test_a_column_that_jumps_is_an_alarm_from_its_second_partition(lake: Lake, shorter: UseCase) -> None:
     """Another unit from the fourth partition on; the columns that it leaves alone are like before."""
     partitions = lived(lake, shorter, {3: hotter, 4: hotter})
@@ -160,6 +161,7 @@ def test_predictions_of_a_lower_rung_are_no_jump(lake: Lake, shorter: UseCase) -
     )
 
 
+@pytest.mark.full
 def test_the_champions_own_limits_are_among_the_inputs(lake: Lake, shorter: UseCase) -> None:
     """A partition by a newer training's limits is made again when the champion's training was repeated."""
     machines.promote(lake, "m" * 64, shorter.clock.shift(TRAINED, 1), evidence=TRAINED)

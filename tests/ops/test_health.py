@@ -27,6 +27,12 @@ CHAMPION: dict[str, Any] = {
 BASELINE = CHAMPION | {"role": "baseline", "version": "2"}
 ALARM = {"check": "performance", "subject": "r2", "outcome": "alarm", "note": "0.1, required at least 0.3"}
 
+OVERDUE = ALARM | {
+    "check": "labels",
+    "subject": "overdue",
+    "note": "labels of 3 scored partition(s) are overdue",
+}
+
 
 @pytest.fixture
 def weekly() -> UseCase:
@@ -60,10 +66,11 @@ def facts(**changed: Any) -> dict[str, Any]:
         ({"switches": [], "served_by": {"constant": 40}}, "broken", "no model was promoted yet"),
         ({"partitions": rows(("monitor", MONDAYS[-1]))}, "blind", "2024-03-25 was scored, but isn't"),
         (
-            {"partitions": rows(*(("performance", key) for key in MONDAYS[:3]))},
+            {"partitions": rows(*(("performance", key) for key in MONDAYS))},
             "blind",
             "labels of 3 partitions, 2024-03-04 to 2024-03-18, are overdue",
         ),
+        ({"findings": [OVERDUE]}, "blind", "The labels of 3 scored partition(s) are overdue."),
         ({"findings": [ALARM]}, "degraded", "r2: 0.1, required at least 0.3"),
         ({"findings": [ALARM | {"check": "drift"}]}, "fresh", "Version 3 serves"),
         ({"partitions": rows(("sales", MONDAYS[-1]))}, "degraded", "2024-03-25 has no data of sales"),
@@ -80,6 +87,21 @@ def test_what_is_wrong_gives_the_status(
     result = health(weekly, NOW, **facts(**changed))
     assert result.status == status
     assert words in result.reason
+
+
+def test_labels_that_never_came_are_no_matter_once_later_ones_did(weekly: UseCase) -> None:
+    """Three files that were lost in a lifetime leave the status as fresh as the newest labels make it."""
+    lost = rows(*(("performance", key) for key in MONDAYS[:3]))
+    assert health(weekly, NOW, **facts(partitions=lost)).status == "fresh"
+
+
+def test_labels_of_holidays_are_not_overdue(weekly: UseCase) -> None:
+    """A partition of the labels' source that was published without rows leaves nothing to wait for."""
+    empty = [
+        {**row, "rows": 0} if row["product"] == weekly.labels.source else row
+        for row in rows(*(("performance", key) for key in MONDAYS))
+    ]
+    assert health(weekly, NOW, **facts(partitions=empty)).status == "fresh"
 
 
 def test_a_partition_that_was_scored_just_now_isnt_blind(weekly: UseCase) -> None:

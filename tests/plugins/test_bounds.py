@@ -8,7 +8,7 @@ import pytest
 
 from evergreen.operators import base
 from evergreen.view.html import guarded
-from evergreen.view.quarantined import MAX_ROWS, quarantined_rows
+from evergreen.view.quality import MAX_QUARANTINED, quarantined_rows
 from evergreen.view.usecase import state
 from include.errors import StoreUnavailable
 from include.spec import load
@@ -39,8 +39,8 @@ def test_no_more_rows_set_aside_are_read_than_shown(lake: Counting) -> None:
     """The first by source, part and row come, with the number of all."""
     lake.handed = 0
     rows, total = quarantined_rows(lake, load("weekly_sales"), NIGHTS["weekly_sales"][1])
-    assert (lake.handed, len(rows), total) == (MAX_ROWS, MAX_ROWS, 250)
-    assert [row["row"] for row in rows] == list(range(MAX_ROWS))
+    assert (lake.handed, len(rows), total) == (MAX_QUARANTINED, MAX_QUARANTINED, 250)
+    assert [row["row"] for row in rows] == list(range(MAX_QUARANTINED))
     assert rows[3]["record"]["price"] == -3
     assert quarantined_rows(lake, load("weekly_sales"), NIGHTS["weekly_sales"][0]) == ([], 0)
 

@@ -6,11 +6,13 @@ import json
 from typing import Any
 
 import pytest
+from airflow.exceptions import InvalidPartitionKeyError
 from fastapi import FastAPI, Request
 from fastapi.testclient import TestClient
 
 from evergreen.defaults import partition_field
 from evergreen.manual_run import PartitionFromForm
+from evergreen.timetable import RangeTimetable
 from include.spec.load import read
 from tests.plugins.site import ROOT
 
@@ -71,6 +73,16 @@ def test_a_history_has_its_range_as_key_and_note(airflow: TestClient) -> None:
     assert _received(airflow, history, {"conf": {"last": "2013-02-28"}}) == {"conf": {"last": "2013-02-28"}}
 
 
+def test_a_range_that_is_no_text_is_left_to_the_timetable(airflow: TestClient) -> None:
+    """A client's numbers, which YAML makes of 2013, become a key that is refused, and a space is dropped."""
+    history = FORM.replace("batch", "history")
+    for first, last in ((2013, 2014), (" 2013 ", "2014 "), ([2013], 2014)):
+        key = _received(airflow, history, {"conf": {"first": first, "last": last}})["partition_key"]
+        assert key == ("[2013]--2014" if isinstance(first, list) else "2013--2014")
+        with pytest.raises(InvalidPartitionKeyError, match=r"choose|give a partition"):
+            RangeTimetable("flight_delay").resolve_partition_date(key)
+
+
 def test_a_key_and_a_note_of_ones_own_stay(airflow: TestClient) -> None:
     """Those who know Airflow's own fields may use them."""
     own = {"conf": {}, "partition_key": "2013-03-02", "note": "once more"}
@@ -105,6 +117,7 @@ def test_all_else_passes_as_it_came(airflow: TestClient, path: str, body: Any) -
 def test_what_is_no_json_and_what_is_large_passes(airflow: TestClient) -> None:
     """A body of several pieces is put together again."""
     assert airflow.post(FORM, content=b"{").json() == "{"
+    assert airflow.post(FORM, content=b"[" * 9000).json() == "[" * 9000
     large = {**NIGHT, "note": "n" * 1_000_000}
     assert _received(airflow, FORM, large)["note"] == large["note"]
 

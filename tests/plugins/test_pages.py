@@ -71,6 +71,7 @@ def row_of(answer: httpx.Response, first: str) -> list[str]:
     raise AssertionError(f"no row {first!r}")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", PAGES)
 def test_a_page_of_a_year_takes_less_than_a_second(client: year.Client, name: str) -> None:
     """A year of 20 columns takes less than a second of one quiet core, once the server has drawn a chart."""
@@ -186,6 +187,7 @@ def test_a_page_with_alarms_or_alerts_says_which_alarms_raise_none(client: year.
     assert "An alarm of drift raises no alert" in words(client.get(page))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("served", "constant", "tone", "sentence"),
     [
@@ -379,6 +381,7 @@ def test_a_column_of_numbers_has_its_missing_values(client: year.Client) -> None
     assert answer.text.count("<svg") == 4
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", ["prediction", "late"])
 def test_predictions_and_labels_are_columns_too(client: year.Client, name: str) -> None:
     """What the model says and what came of it are shown as the features are."""
@@ -390,6 +393,21 @@ def test_an_unknown_column_is_not_found(client: year.Client) -> None:
     answer = client.get("/column/year/nothing")
     assert answer.status_code == 404
     assert "year has no column 'nothing': choose one of number_0," in words(answer)
+
+
+def test_a_column_of_any_name_has_a_page_that_others_link_to(
+    year_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: year.Client
+) -> None:
+    """A slash, a question mark or a percent sign in a feature's name ends no page and no link."""
+    shutil.copytree(year_folder / "usecases", tmp_path / "usecases")
+    file = tmp_path / "usecases" / year.USECASE / "usecase.yaml"
+    file.write_text(file.read_text().replace('"number_0"', '"km/h? 50%2F#1"'))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+
+    links = re.findall(r'href="([^"]+)">km/h\? 50%2F#1</a>', client.get("/quality/year").text)
+
+    assert len(links) == 1
+    assert "<h1>km/h? 50%2F#1</h1>" in client.get(html.unescape(links[0])).text
 
 
 # data quality

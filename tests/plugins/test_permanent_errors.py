@@ -17,7 +17,7 @@ from evergreen import operators
 from evergreen.operators.base import BaseTaskOperator, EvergreenOperator
 from include.errors import StoredDataError
 
-REF = {"uri": "evaluations/0.json", "partition": "2024-03-04"}
+REF = {"id": "evaluations/0.json", "partition": "2024-03-04"}
 KEYWORDS: dict[str, Any] = {"run": REF, "evidence": REF, "verdict": REF, "hours": 1.0}
 
 

@@ -173,7 +173,7 @@ def test_the_asset_graph_leads_from_the_sources_to_the_predictions(site: Site, f
         ("weekly_sales.sales", "weekly_sales__training.train.fit"),
         ("weekly_sales__batch.score.predict", "weekly_sales.features"),
         ("weekly_sales__batch.score.predict", "weekly_sales.predictions"),
-        ("weekly_sales.features", "weekly_sales__batch.monitor.watch"),
+        ("weekly_sales.features", "weekly_sales__batch.monitor.check"),
     }
     assert expected <= edges
     query = f"dependency_type=data&node_id=asset:{assets['weekly_sales.predictions']}"

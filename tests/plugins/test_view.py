@@ -31,6 +31,7 @@ def test_every_route_refuses_a_stranger(site: Site, routes: list[str]) -> None:
         assert not any(said in a.text for a in answers for said in ("champion", "drifted", "between")), path
 
 
+@pytest.mark.full
 def test_every_route_answers_who_may_read(site: Site, routes: list[str]) -> None:
     """A viewer gets each page, by a token or with the cookie of a logged-in browser."""
     for path in routes:

@@ -23,7 +23,7 @@ from include.stats.drift_measures import BY_KIND
 from include.stats.profiles import build_profile
 from include.storage import schemas
 from include.storage.lake import DELTA_PARTITIONS, Lake
-from include.train.fits import recipe_key, recipes
+from include.train.fits import recipe_key, recipes, recipes_by_name
 from include.train.monitoring_baselines import REFERENCE
 
 USECASE = "year"
@@ -227,7 +227,7 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
         for recipe in recipes(spec):
             last = KEYS[KEYS.index(key) - 2]
             fits.append(
-                {"partition": key, "recipe": recipe.name, "key": recipe_key(spec, recipe),
+                {"partition": key, "recipe": recipe.name, "recipe_key": recipe_key(spec, recipe),
                  "model": digest(recipe.name, key), "data": digest("data", key), "rows": ROWS * place,
                  "last_fitted": last, "moved": 0.01}
             )  # fmt: skip
@@ -250,9 +250,9 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
         fitted = TRAININGS[place // 7 - 1]
         for name, mean in (("prior", 0.65), ("linear", 0.6), ("boosting", 0.5), ("forest", 0.52)):
             loss = ROWS * (mean + float(random.normal(0, 0.02)))
-            key_of = recipe_key(spec, next(one for one in recipes(spec) if one.name == name))
+            key_of = recipe_key(spec, recipes_by_name(spec)[name])
             walks.append(
-                {"partition": key, "known": key, "recipe": name, "key": key_of, "fitted_on": fitted,
+                {"partition": key, "known": key, "recipe": name, "recipe_key": key_of, "fitted_on": fitted,
                  "model": digest(name, fitted), "rows": ROWS, "loss": loss, "metrics": "{}"}
             )  # fmt: skip
     _publish(lake, "fits", schemas.FITS, fits)

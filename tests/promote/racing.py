@@ -16,8 +16,9 @@ from unittest.mock import patch
 from include.errors import EvergreenError
 from include.models.registry import Registry
 from include.promote import approval
-from include.promote.promotion import force, judge_and_record, promote
+from include.promote.promotion import force, promote
 from include.promote.rollback import rollback
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage.lake import Lake

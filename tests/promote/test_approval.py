@@ -27,12 +27,12 @@ from include.promote.promotion import (
     attempt_outcome,
     awaiting_approval,
     force,
-    judge_and_record,
     promote,
     promotion_blocker,
     read_ledgers,
 )
 from include.promote.rollback import rollback
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage.lake import Lake

@@ -22,7 +22,7 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
 from include.promote.approval import EXPIRED, SILENCE
-from include.promote.promotion import judge_and_record
+from include.promote.verdicts import judge_and_record
 from include.spec.load import read
 from include.storage.lake import Lake
 from tests.promote.conftest import WEEKLY, model
@@ -84,7 +84,7 @@ def judged(
         where = attempt(version, partition, spec=spec)
         judge_and_record(lake, spec, where)
         key = where.removeprefix("evaluations/").removesuffix(".json")
-        return {"task_id": "t", "usecase": "weekly_sales", "verdict": {"uri": key, "partition": partition}}
+        return {"task_id": "t", "usecase": "weekly_sales", "verdict": {"id": key, "partition": partition}}
 
     return act
 
@@ -103,7 +103,7 @@ def test_a_person_reads_the_sentence_the_checks_the_report_and_the_deadline(
     """Airflow shows what there is to decide, where more of it is, and until when; by itself it means no."""
     given = judged(1, FIRST)
     asked(desk, given)
-    key = given["verdict"]["uri"]
+    key = given["verdict"]["id"]
     attempt, (shown,) = ledger.attempt(lake, key), desk.shown
     until = datetime.fromisoformat(desk.kept[FIRST_ASKED]) + timedelta(hours=HOURS)
     assert shown.subject == attempt["sentence"]
@@ -158,7 +158,7 @@ def test_silence_is_written_down_switches_nothing_and_holds_up_no_later_training
     assert said["note"] == SILENCE
     (row,) = lake.rows("approvals")
     assert (row["attempt"], row["answer"], row["by"], row["reason"]) == (
-        given["verdict"]["uri"],
+        given["verdict"]["id"],
         EXPIRED,
         "",
         "no answer within 6 h",

@@ -17,8 +17,9 @@ from include.judge.judge import BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
-from include.promote.promotion import judge_and_record, promote
+from include.promote.promotion import promote
 from include.promote.rollback import rollback
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage.lake import Lake
@@ -147,6 +148,7 @@ def _state(lake: Lake, registry: Registry) -> list[Any]:
 
 # attempts, two models with their facts, switches: six writes; the aliases come after the last. Killed
 # after a write is killed before the next.
+@pytest.mark.full
 @pytest.mark.parametrize(
     ("writes", "after"),
     [

@@ -107,6 +107,32 @@ def test_older_fits_of_a_recipe_that_was_replaced_are_nobodys_fallback(lake: Lak
     assert _serving(lake, "2013-03-09") == ("c", "a")
 
 
+def test_a_rollback_to_a_recipe_that_stood_in_lets_it_stand_in_again(lake: Lake) -> None:
+    """It still replaces a worse one, so trainings are requested until a better one serves."""
+    rows = [
+        _row(1, "a", "2013-03-01"),
+        _row(2, "b", "2013-03-02", "replaced"),
+        _row(3, "c", "2013-03-03"),
+        _row(4, "b", "2013-03-04", "rolled back"),
+        _row(5, "d", "2013-03-05", "refreshed"),
+        _row(6, "c", "2013-03-06"),
+        _row(7, "b", "2013-03-07", "rolled back"),
+        _row(8, "c", "2013-03-08", "rolled back"),
+    ]
+    since = [ledger.replaced_since(rows[:number]) for number in range(1, 9)]
+    assert since == ["", "2013-03-02", "", "2013-03-04", "2013-03-04", "", "2013-03-07", ""]
+
+
+def test_a_champion_of_another_recipe_than_its_attempts_was_not_judged(lake: Lake) -> None:
+    """Also after a rollback to it, whose row in the ledger says no more that it replaced one."""
+    judged = record_verdict(lake, BLESSED, "2013-03-01")
+    own = _row(1, judged.model, "2013-03-02", attempt=judged.key)
+    assert ledger.was_judged(lake, own)
+    assert ledger.was_judged(lake, own | {"kind": "rolled back"})
+    assert not ledger.was_judged(lake, own | {"model": "another", "kind": "replaced"})
+    assert not ledger.was_judged(lake, own | {"model": "another", "kind": "rolled back"})
+
+
 def test_a_training_has_its_newest_attempt(lake: Lake) -> None:
     """Evaluated again on other data, it counts once."""
     _, newest = (record_verdict(lake, BLESSED, "2013-03-05", data=data) for data in ("first", "second"))

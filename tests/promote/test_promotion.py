@@ -17,8 +17,9 @@ from include.models.registry import Registry
 from include.ops import status
 from include.promote import ledger
 from include.promote.ledger import trials_on
-from include.promote.promotion import force, judge_and_record, mirror_aliases, promote
+from include.promote.promotion import force, mirror_aliases, promote
 from include.promote.rollback import rollback
+from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -59,6 +60,7 @@ def _three(lake: Lake, spec: UseCase, attempt: Attempt, registry: Registry) -> l
     return keys
 
 
+@pytest.mark.full
 def test_the_first_challenger_serves_from_the_next_partition(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
@@ -81,6 +83,7 @@ def test_the_first_challenger_serves_from_the_next_partition(
     assert lake.version("switches") == 1  # made, and one commit
 
 
+@pytest.mark.full
 def test_judging_and_promoting_again_changes_nothing(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, gone: Registry
 ) -> None:
@@ -211,6 +214,7 @@ def test_a_leak_that_a_second_look_finds_ends_the_service_of_a_baseline(
     assert baseline["recipe"] == "prior"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
 def test_a_refit_of_the_serving_recipe_serves_at_once(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry, kind: str

@@ -14,7 +14,8 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger
 from include.promote.approval import APPROVED, REJECTED, WAITS
-from include.promote.promotion import judge_and_record, promote, promotion_blocker, read_ledgers
+from include.promote.promotion import promote, promotion_blocker, read_ledgers
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.promote.conftest import asking, model
@@ -79,6 +80,7 @@ def test_one_of_four_first_challengers_is_promoted(
     assert sum(end.startswith(f"v{rows[0]['version']} promoted") for end in ends) == 1
 
 
+@pytest.mark.full
 def test_one_promotion_asked_for_four_times_is_one(
     lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race
 ) -> None:
@@ -213,6 +215,7 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
         assert why == [f"superseded by the verdict of {SECOND}", WAITS]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("turn", range(2))
 def test_a_force_a_rollback_and_a_promotion_at_once(
     lake: Lake, weekly: UseCase, attempt: Callable[..., str], race: Race, gone: Registry, turn: int

@@ -71,7 +71,7 @@ def test_each_message_is_in_the_tables_once(
     now = datetime.now(UTC)
     for order in (KEYS[::-1], KEYS, KEYS[1:]):
         for key in order:
-            (outcome,) = ingest(lake, spec, "counts", [key], connect, fetch_anew=order == KEYS, now=now)
+            (outcome,) = ingest(lake, spec, "counts", [key], connect, refetch=order == KEYS, now=now)
             assert results([outcome]) == [("published", len(world.ZONES), 0)], outcome.note
     assert rows(lake) == expected(numbers)
     stored = snapshots(lake, "counts", KEYS)
@@ -97,15 +97,15 @@ def test_a_boundary_belongs_to_the_later_partition(
 def test_a_late_message_is_a_new_revision(
     broker: Kafka, topic: str, declare: Declare, lake: Lake, connect: Connect
 ) -> None:
-    """What was read first stays, until a person fetches it anew; it is known from then on."""
+    """What was read first stays, until a person refetches it; it is known from then on."""
     spec, key, now = declare(), KEYS[0], datetime.now(UTC)
     messages = hour(spec, 1)
     broker.send(topic, messages[1:])
     assert results(ingest(lake, spec, "counts", [key], connect, now=now)) == [("published", 5, 0)]
     broker.send(topic, messages[:1])
     assert results(ingest(lake, spec, "counts", [key], connect, now=now)) == [("published", 5, 0)]
-    (anew,) = ingest(lake, spec, "counts", [key], connect, fetch_anew=True, now=now)
-    assert results([anew]) == [("published", 6, 0)]
+    (refetched,) = ingest(lake, spec, "counts", [key], connect, refetch=True, now=now)
+    assert results([refetched]) == [("published", 6, 0)]
     both = lake.rows("validated_counts")
     assert {(row["revision"], row["known_at"] == now) for row in both} == {(0, False), (1, True)}
     newest = [(key, row["zone"], row["rides"]) for row in both if row["revision"] == 1]
@@ -271,6 +271,6 @@ def test_a_broker_that_is_killed_while_a_partition_is_read(
     assert results([outcome]) == [("published", count, 0)], outcome.note
     assert {row["zone"] for row in lake.rows("validated_counts")} == {f"z{place}" for place in range(count)}
     later = datetime.now(UTC) + timedelta(minutes=1)
-    ingest(lake, spec, "counts", [key], lambda name: endpoint(broker.connection), fetch_anew=True, now=later)
+    ingest(lake, spec, "counts", [key], lambda name: endpoint(broker.connection), refetch=True, now=later)
     assert len(lake.rows("validated_counts")) == count
     assert len(snapshots(lake, "counts", [key])[key]) == 1

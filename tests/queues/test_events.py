@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evergreen import queue_trigger
 from evergreen.operators.events import CheckWatcherOperator, ReadMessagesOperator, StartPartitionOperator
 from include.errors import PartitionError
 from include.ops.events import HEARTBEAT, is_complete, meant_partition, read_message
@@ -145,6 +146,18 @@ def test_a_watcher_that_is_missing_is_an_alert(spec: UseCase, hook: Hook) -> Non
     lake.replace(HEARTBEAT, (now - timedelta(minutes=10)).isoformat().encode())
     check()
     assert len(hook.got) == 2
+
+
+def test_an_outage_is_one_alert_however_long_it_lasts(spec: UseCase, hook: Hook) -> None:
+    """The partitions that come meanwhile, and another problem of the same outage, notify nobody again."""
+    hook.statuses, since = [200, 500, 200], NOW - timedelta(days=20)
+    assert queue_trigger.notify(USECASE, "TimeoutError", since)
+    assert queue_trigger.notify(USECASE, "ConnectionError", since)
+    ((_, _, body),) = hook.got
+    assert body["partition"] == spec.clock.newest(since)  # and not the newest one of each try
+    assert not queue_trigger.notify(USECASE, "ConnectionError", NOW)  # another one, and the webhook refuses
+    assert queue_trigger.notify(USECASE, "ConnectionError", NOW)
+    assert len(hook.got) == 3
 
 
 def test_only_a_scheduled_run_checks_the_watcher(spec: UseCase, hook: Hook) -> None:

@@ -266,6 +266,7 @@ class _SqsHandler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+@pytest.mark.full
 def test_messages_of_sqs_are_hints(hook: Hook, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each is deleted once its event is out, so it comes once."""
     for server in serving(Sqs()):

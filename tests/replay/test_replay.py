@@ -23,7 +23,8 @@ from include.judge import checks
 from include.models.registry import Registry
 from include.monitor.pipeline import monitor
 from include.promote import ledger
-from include.promote.promotion import judge_and_record, promote
+from include.promote.promotion import promote
+from include.promote.verdicts import judge_and_record
 from include.replay import pipeline
 from include.replay import policies as policies_module
 from include.replay.fits import Fits, workers
@@ -55,8 +56,8 @@ def serve_day_by_day(lake: Lake, spec: UseCase, registry: Registry, until: str) 
             causes = [row["cause"] for row in lake.rows("decisions", {"partition": partition})]
             requested = any(cause.endswith(partition) for cause in causes)
         if requested or date.fromisoformat(partition).weekday() == SUNDAY:
-            run = train(lake, spec, partition, registry=registry).uri
-            evidence = evaluate(lake, spec, partition, run, registry=registry).uri
+            run = train(lake, spec, partition, registry=registry).id
+            evidence = evaluate(lake, spec, partition, run, registry=registry).id
             judge_and_record(lake, spec, evidence)
             promote(lake, spec, PurePosixPath(evidence).stem, registry=registry)
 
@@ -110,6 +111,7 @@ def replayed(tmp_path_factory: pytest.TempPathFactory) -> Replay:
     return replay(fill(folder / "lake", spec), spec, files, FIRST, LAST)
 
 
+@pytest.mark.full
 def test_a_recipe_that_cannot_be_fitted_is_left_out(tmp_path: Path) -> None:
     """As in production, the others are compared, and one of them serves."""
     broken = {"max_iter: 15": "max_iter: none", "n_estimators: 10": "n_estimators: 4"}
@@ -166,6 +168,7 @@ def test_a_policys_own_estimator_predicts_later_and_loses_the_most_where_it_cann
             assert policy.served_loss(key, part, own.objective) == expected
 
 
+@pytest.mark.full
 def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
     """Never keeps one model, newest takes each training's, and declared leaves what a baseline beats."""
     by_name = {policy.name: policy for policy in replayed.policies}
@@ -183,6 +186,7 @@ def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
     }
 
 
+@pytest.mark.full
 def test_a_switch_has_its_own_reason_if_a_training_refits_the_recipe_before_it_serves(
     replayed: Replay,
 ) -> None:
@@ -193,6 +197,7 @@ def test_a_switch_has_its_own_reason_if_a_training_refits_the_recipe_before_it_s
     assert "times the weight of linear" in switch.reason
 
 
+@pytest.mark.full
 def test_refused_fits_are_listed_with_their_reasons(
     lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

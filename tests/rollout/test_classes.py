@@ -39,7 +39,7 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
             lake.publish(table, made, {"partition": partition, "model": model})
     sides = [{"model": name, "version": name, "effective_from": NIGHTS[0]} for name in ("new", "old")]
     found = live_losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
-    came = labels(lake, spec, NIGHTS, known=visits.LAST)
+    came = labels(lake, spec, NIGHTS, as_of=visits.LAST)
     assert found.partitions == NIGHTS
     for place, partition in enumerate(NIGHTS):
         actual = came.filter(np.array(came["partition"].to_pylist()) == partition)["band"].to_numpy()

@@ -20,6 +20,7 @@ from tests.switches import newest_by_role
 Make = Callable[..., RolloutLake]
 
 
+@pytest.mark.full
 def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> None:
     """A blessed challenger serves from the next partition on; the champion it replaced scores in shadow."""
     made = depot(kind="immediate")
@@ -37,6 +38,7 @@ def test_immediate_serves_at_once_with_the_one_before_beside_it(depot: Make) -> 
     assert len(shadows) == 24
 
 
+@pytest.mark.full
 def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
     """A champion that loses more on live labels than the one before it goes, and the ledger says why."""
     made = depot(kind="immediate")
@@ -67,6 +69,7 @@ def test_a_good_champion_is_watched_and_stays(depot: Make) -> None:
     assert made.switches()[-1][-1] == "knows"
 
 
+@pytest.mark.full
 def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     """A better challenger serves nobody, then its share, then all.
 
@@ -112,6 +115,7 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     assert all(one == mine[0] for one in mine), "the canary's entities are the same every partition"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["shadow", pytest.param("canary", marks=pytest.mark.full)])
 def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
     """What loses more in shadow is withdrawn; the champion serves every row of every partition."""
@@ -125,6 +129,7 @@ def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
     assert not made.lake.rows("shadows", {"partition": "2024-03-16"})
 
 
+@pytest.mark.full
 def test_an_undecided_challenger_goes_when_patience_is_over(depot: Make) -> None:
     """One that is neither shown better nor worse is withdrawn in the end."""
     made = depot(kind="shadow", patience=8, alpha=0.01)
@@ -136,6 +141,7 @@ def test_an_undecided_challenger_goes_when_patience_is_over(depot: Make) -> None
     assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
 
 
+@pytest.mark.full
 def test_a_switch_of_the_champion_ends_a_trial(depot: Make) -> None:
     """A challenger was judged against a champion that doesn't serve any more: it isn't tried any longer."""
     made = depot(kind="shadow")
@@ -152,6 +158,7 @@ def test_a_switch_of_the_champion_ends_a_trial(depot: Make) -> None:
     assert made.switches()[-1] == ("champion", "rolled back", "forgot")
 
 
+@pytest.mark.full
 def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
     """Scoring and advancing again, an old partition or the newest, leaves ledger and shadows as they are."""
     made = depot(kind="canary", share=0.5)
@@ -170,6 +177,7 @@ def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
     assert made.lake.rows("switches") == before["switches"]
 
 
+@pytest.mark.full
 def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> None:
     """One whose bytes are gone leaves no shadows.
 
@@ -187,6 +195,7 @@ def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> N
     assert all(who == {"champion forgot": 12} for who in made.served().values())
 
 
+@pytest.mark.full
 def test_a_canary_that_fails_gives_way_in_the_fallback_chain(depot: Make) -> None:
     """Rows of a canary that can't be loaded are served by the champion, and each says why."""
     made = depot(kind="canary", share=0.5)
@@ -229,6 +238,7 @@ def test_a_person_who_is_faster_is_not_gone_back_from(depot: Make) -> None:
     assert before[-1] == ("champion", "rolled back", "knows")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("partition", ["2024-03-05", pytest.param("2024-03-08", marks=pytest.mark.full)])
 def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
     """While one is on trial a newer blessed challenger waits for the next training, as an older one does."""
@@ -242,6 +252,7 @@ def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
     assert made.switches()[-1] == ("champion", "promoted", "knows")
 
 
+@pytest.mark.full
 def test_a_partition_that_nobody_could_score_takes_the_step_that_is_due(depot: Make) -> None:
     """Labels came, the rows to score did not: the wrong champion goes before it serves again."""
     made = depot(kind="immediate")
@@ -286,6 +297,7 @@ def test_lost_partitions_prolong_a_trial(depot: Make) -> None:
     assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
 
 
+@pytest.mark.full
 def test_partitions_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -> None:
     """Where a source is missing the baseline serves: neither model is scored as a shadow, or judged by it."""
     made = depot(kind="immediate")
@@ -304,6 +316,7 @@ def test_partitions_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -
     assert made.switches()[-1] == ("champion", "promoted", "wrong")
 
 
+@pytest.mark.full
 def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) -> None:
     """Both parts were served by the champion, for two reasons; what it would say now has every row."""
     made = depot(kind="canary", share=0.5)
@@ -324,6 +337,7 @@ def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) ->
     assert len(made.lake.rows("restated", {"partition": partition})) == 12
 
 
+@pytest.mark.full
 def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_partition_before(depot: Make) -> None:
     """Who switched may have been killed before the aliases followed.
 
@@ -343,6 +357,7 @@ def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_partition
     assert asked == ["2024-03-07", "2024-03-10", "2024-03-11"]
 
 
+@pytest.mark.full
 def test_a_declaration_that_stops_asking_for_canaries_lets_a_shadow_serve(depot: Make) -> None:
     """A shadow that began under another declaration takes the step that today's asks for."""
     made = depot(kind="shadow")

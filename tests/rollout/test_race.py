@@ -83,6 +83,7 @@ MAY: dict[tuple[str, str], set[Switches]] = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "first",
     [pytest.param(True, id="step first"), pytest.param(False, id="step last", marks=pytest.mark.full)],

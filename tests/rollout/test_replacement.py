@@ -50,6 +50,7 @@ def broken(depot: Callable[..., RolloutLake], tmp_path: Path) -> RolloutLake:
     return depot(kind="immediate")
 
 
+@pytest.mark.full
 def test_a_champion_worse_than_the_prior_is_replaced_within_days(broken: RolloutLake) -> None:
     """One wild partition replaces nobody; three matured ones do, by the best recipe's newest fit."""
     notes = partitions(broken, "2024-03-16", "2024-03-20")
@@ -90,6 +91,7 @@ def test_a_better_champion_stays(depot: Callable[..., RolloutLake]) -> None:
     assert set(partitions(warehouse, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
 
 
+@pytest.mark.full
 def test_without_another_fit_the_champion_stays(depot: Callable[..., RolloutLake]) -> None:
     """Where no training has fitted the recipes there is nothing to replace it by, and nothing fails."""
     warehouse = depot(kind="immediate")
@@ -97,6 +99,7 @@ def test_without_another_fit_the_champion_stays(depot: Callable[..., RolloutLake
     assert set(partitions(warehouse, "2024-03-13", "2024-03-20")) == {"nothing is on trial"}
 
 
+@pytest.mark.full
 def test_a_training_that_failed_before_its_verdict_holds_it_up_no_longer(broken: RolloutLake) -> None:
     """Its fits are stored and newer, but what serves next is the newest one of a judged training."""
     fit(broken, "2024-03-16")
@@ -106,6 +109,7 @@ def test_a_training_that_failed_before_its_verdict_holds_it_up_no_longer(broken:
     assert newest_by_role(broken.lake)["champion"]["model"] == logistic.model
 
 
+@pytest.mark.full
 def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: RolloutLake) -> None:
     """The newest partition acts once, however often it runs, and says each time what it did."""
     score(broken.lake, broken.spec, "2024-03-17")
@@ -131,9 +135,10 @@ def test_two_at_once_replace_once(broken: RolloutLake) -> None:
     assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
     assert any(notes)
     walks = broken.lake.rows("walks")
-    assert len({(row["partition"], row["known"], row["key"]) for row in walks}) == len(walks)
+    assert len({(row["partition"], row["known"], row["recipe_key"]) for row in walks}) == len(walks)
 
 
+@pytest.mark.full
 def test_neither_an_approval_nor_a_trial_holds_it_up(broken: RolloutLake) -> None:
     """The gate asks a person about everything and a challenger is in shadow: it goes with its incumbent."""
     gate = broken.spec.gate.model_copy(update={"rollout": SHADOWED})
@@ -166,6 +171,7 @@ def test_a_person_may_bring_it_back_and_it_is_replaced_again(broken: RolloutLake
     assert [kind for kind, _ in kinds(broken)] == ["promoted", "replaced", "rolled back", "replaced"]
 
 
+@pytest.mark.full
 def test_a_training_after_it_refreshes_the_recipe_or_brings_another(broken: RolloutLake) -> None:
     """A refit of the recipe that replaced the champion is a refresh; another recipe is promoted as ever."""
     partitions(broken, "2024-03-16", "2024-03-18")
@@ -175,6 +181,7 @@ def test_a_training_after_it_refreshes_the_recipe_or_brings_another(broken: Roll
     assert kinds(broken)[-1] == ("promoted", "forgot")
 
 
+@pytest.mark.full
 def test_the_partitions_after_it_are_monitored(broken: RolloutLake) -> None:
     """A fit that no training registered has no reference, and its partition says what took place."""
     partitions(broken, "2024-03-16", "2024-03-17")
@@ -199,6 +206,7 @@ def test_verify_names_a_recent_fit_that_is_lost(broken: RolloutLake) -> None:
     assert len(lost()) == 1
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["immediate", "shadow", "canary"])
 def test_a_refit_of_the_serving_recipe_scores_nothing_in_parallel(
     depot: Callable[..., RolloutLake], kind: str

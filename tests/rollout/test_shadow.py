@@ -78,6 +78,7 @@ def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
     assert rows_of(shadowed) == before
 
 
+@pytest.mark.full
 def test_a_partition_without_its_row_in_partitions_is_made_anew(shadowed: RolloutLake) -> None:
     """That row is written last: without it the partition may be half done, and is done again."""
     before = rows_of(shadowed)

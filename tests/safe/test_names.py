@@ -125,6 +125,7 @@ def test_the_command_line_takes_no_other_keys(
     assert not list(place.glob("cli/**/*.json"))
 
 
+@pytest.mark.full
 @given(st.text(max_size=20), st.text(max_size=20))
 @example("a' OR '1'='1", "b")
 @example("\\' OR TRUE --", "'")

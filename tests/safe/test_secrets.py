@@ -135,6 +135,7 @@ def of(act: Callable[[], Any]) -> str:
         return f"{error!r} {traceback.format_exc()}"
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", FAILING)
 def test_a_source_that_fails_tells_no_secret(
     name: str,
@@ -163,6 +164,7 @@ def test_a_source_that_fails_tells_no_secret(
     assert plant.found(site / "lake") == {}
 
 
+@pytest.mark.full
 def test_partitions_that_go_well_keep_no_secret(
     site: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
 ) -> None:

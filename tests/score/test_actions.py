@@ -67,6 +67,7 @@ def test_an_erasure_after_the_costs_were_removed_leaves_actions_and_their_digest
     assert differences(lake, now) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("before", [None, COSTS])
 @pytest.mark.parametrize("after", [None, COSTS, DEARER])
 def test_other_costs_leave_what_was_decided(

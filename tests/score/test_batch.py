@@ -52,6 +52,7 @@ def _scored(folder: Path, use: UseCase, deploy: Deploy) -> tuple[Ref, dict[str, 
     return ref, {name: sorted(map(repr, lake.rows(name))) for name in TABLES}, lake
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("batch", [8, 16])
 def test_a_partition_larger_than_a_batch_is_the_same_partition(
     use: UseCase, deploy: Deploy, tmp_path: Path, small: Callable[[int], None], batch: int
@@ -77,6 +78,7 @@ def test_a_partition_without_rows_is_refused_in_batches_too(
         score(lake, use, NIGHT)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("name", sorted(ESTIMATORS["binary"]))
 def test_a_model_says_the_same_to_the_bit_whichever_the_batch(
     use: UseCase, name: str, small: Callable[[int], None]

@@ -86,7 +86,7 @@ def test_scored_again_it_is_the_same_partition(shop: tuple[Lake, UseCase, Connec
     file = Path(connect("shop").uri.removeprefix("file://")) / "sales" / f"{partition}.csv"
     file.write_text("\n".join([world.HEADER, *world.week(2)]) + "\n")
     late = datetime(2024, 3, 1, tzinfo=UTC)
-    (outcome,) = ingest(lake, spec, "sales", [partition], connect, fetch_anew=True, now=late)
+    (outcome,) = ingest(lake, spec, "sales", [partition], connect, refetch=True, now=late)
     assert outcome.rows == 40
     assert score(lake, spec, partition).rows == 0
     assert lake.rows("predictions") == []

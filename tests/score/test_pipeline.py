@@ -15,6 +15,7 @@ import pytest
 
 from include.features.build import features
 from include.models import artifacts
+from include.promote import ledger
 from include.references import digest_bytes
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -103,6 +104,17 @@ def test_three_times(lake: Lake, use: UseCase, deploy: Deploy) -> None:
         assert _state(lake) == state
 
 
+def test_the_note_names_a_recipe_that_replaced_the_champion(lake: Lake, use: UseCase, deploy: Deploy) -> None:
+    """Its version is that of the training, whose own model is another one."""
+    deploy(lake, "1", "2024-03-04")
+    champion = next(row for row in ledger.switches(lake) if row["role"] == "champion")
+    replaced = {**champion, "kind": ledger.REPLACED, "recipe": "prior"}
+    ledger.record_switch(lake, lambda rows: [{**replaced, "switch": ""}])
+    note = "12 rows by champion v1; prior of v1 stands in for the champion that was promoted"
+    assert score(lake, use, NIGHT).note == score(lake, use, NIGHT).note == note
+
+
+@pytest.mark.full
 def test_any_order(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
     """Partitions that are scored in another order leave the same tables."""
     states = []
@@ -117,6 +129,7 @@ def test_any_order(use: UseCase, deploy: Deploy, tmp_path: Path) -> None:
     assert states[0] == states[1] == states[2]
 
 
+@pytest.mark.full
 def test_at_once(lake: Lake, use: UseCase, deploy: Deploy) -> None:
     """Partitions that are scored at the same time, each twice, lose and double nothing."""
     deploy(lake, "1", "2024-03-04")
@@ -191,6 +204,7 @@ def test_predictions_of_a_later_fallback_step_stay(use: UseCase, deploy: Deploy,
     assert {row["served_by"] for row in lake.rows("predictions", {"partition": NIGHT})} == {"baseline"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("writes", range(3))
 @pytest.mark.parametrize("promoted", [False, True])
 def test_killed_between_writes(
@@ -289,6 +303,7 @@ def test_features_that_changed_since(
     assert _state(lacking) == state
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("change", [other_sql, loaded_late])
 @pytest.mark.parametrize("writes", [1, 2])
 def test_killed_and_features_that_changed_since(

@@ -67,6 +67,7 @@ def lines(spec: UseCase, key: str, rides: int) -> list[str]:
     return [f"{local:%Y-%m-%dT%H:%M:%S},{zone},0.5,{rides}" for zone in ZONES]
 
 
+@pytest.mark.full
 def test_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A monthly partition is the day on which the cron fires, and its lookback is months."""
     cron = {'"0 6 * * 1"': '"0 6 1 * *"', '"0 8 * * 1"': '"0 8 1 * *"'}

@@ -114,6 +114,7 @@ def pair(spec: UseCase, deploy: Deploy, tmp_path: Path) -> tuple[Lake, Lake]:
     return lakes
 
 
+@pytest.mark.full
 @settings(max_examples=4)
 @given(
     customers=st.lists(st.sampled_from([None, "", "ada", "ben", "cy", "dee", "é"]), min_size=1, max_size=90),
@@ -215,6 +216,7 @@ def test_killed_before_any_write(pair: tuple[Lake, Lake], spec: UseCase, tmp_pat
     assert writes == 1 + 3 * 2 + 1 + 3 + 1
 
 
+@pytest.mark.full
 def test_two_runs_at_once(pair: tuple[Lake, Lake], spec: UseCase) -> None:
     """Two runs of a partition at the same time leave what one leaves."""
     whole, lake = pair
@@ -285,6 +287,7 @@ def test_a_missing_source(spec: UseCase, deploy: Deploy, tmp_path: Path) -> None
     assert {row["served_by"] for row in lakes[1].rows("predictions")} == {"baseline"}
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [ledger.CANARY, ledger.SHADOW])
 def test_a_challenger_on_trial(pair: tuple[Lake, Lake], deploy: Deploy, tmp_path: Path, kind: str) -> None:
     """A canary's rows and a shadow's predictions are those of one task."""

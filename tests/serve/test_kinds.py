@@ -21,6 +21,7 @@ from tests.serve.requests import predictions, service
 from tests.train import visits
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", visits.KINDS)
 @pytest.mark.parametrize("estimator", ["hist_gradient_boosting", "random_forest"])
 def test_onnx_runtime_takes_each_value_as_the_pipeline_does(kind: str, estimator: str) -> None:
@@ -34,6 +35,7 @@ def test_onnx_runtime_takes_each_value_as_the_pipeline_does(kind: str, estimator
         assert np.allclose(quick(part), expected, rtol=1e-9, atol=0)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", visits.KINDS)
 def test_an_answer_has_the_columns_of_the_table(kind: str, tmp_path: Path) -> None:
     """Of several classes the label, its probability and that of each class; of the others one number."""

@@ -41,10 +41,11 @@ def serve_and_ingest(lake: Lake, spec: UseCase, folder: Path, rows: Any, now: da
     def connect(name: str) -> Endpoint:
         return Endpoint(name, f"{lake.uri}/{PREFIX}")
 
-    for fetch_anew in (False, True):
-        ingest(lake, spec, "requests", partitions, connect, fetch_anew=fetch_anew, now=NOW.replace(year=2030))
+    for refetch in (False, True):
+        ingest(lake, spec, "requests", partitions, connect, refetch=refetch, now=NOW.replace(year=2030))
 
 
+@pytest.mark.full
 def test_labels_judge_online_predictions(
     lake: Lake, logging_use: UseCase, deploy: Deploy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,6 +38,7 @@ def test_the_requests_of_the_page_are_accepted() -> None:
     assert (first.only_keys, first.has_keys, second.only_keys) == (False, True, True)
 
 
+@pytest.mark.full
 def test_the_source_of_the_page_ingests_the_log(tmp_path: Path) -> None:
     """Its change applies to the use case, which stays valid, and each of its columns is one of the log's."""
     file = shutil.copytree(Path(world.__file__).parent, tmp_path / "weekly_sales") / "usecase.yaml"

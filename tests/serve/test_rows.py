@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 import yaml
 
+from include.ingest.parsing.types import clean_column
 from include.serve.rows import MAX_ROWS, RequestRefused, RowReader
 from include.spec import UseCase
 from tests.features import parcels
@@ -76,6 +78,24 @@ def test_a_key_that_is_no_time_in_utc_is_refused(tmp_path: Path, time: str) -> N
     assert refused.value.status == 422
 
 
+def test_a_hashed_key_is_sent_as_it_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its original value is refused, unrepeated: no row would have it, and the log would."""
+    monkeypatch.setenv("EVERGREEN_HASH_KEY", "secret")
+    sources = yaml.safe_load(parcels.SPEC)["sources"]
+    for name in ("orders", "arrivals"):
+        sources[name]["columns"]["parcel"]["hashed"] = True
+    use = parcels.spec(tmp_path, sources=sources)
+    (stored,) = clean_column(
+        pa.chunked_array([["4711"]]), use.sources["orders"].columns["parcel"]
+    ).to_pylist()
+    assert read(use, {**ROW, "parcel": stored}).table["parcel"].to_pylist() == [stored]
+    for row in ({**ROW, "parcel": "4711"}, {"depot": "north", "parcel": 4711}):
+        with pytest.raises(RequestRefused, match=r"rows\[0\].parcel: expected its keyed hash") as refused:
+            read(use, row)
+        assert refused.value.status == 422
+        assert "4711" not in str(refused.value)
+
+
 def test_a_key_that_comes_twice_is_refused(use: UseCase) -> None:
     """Nothing says which of its values is meant, and each gives another prediction."""
     body = json.dumps({"rows": [ROW]}).replace('"weight": 9.5', '"weight": 9.5, "weight": 900').encode()
@@ -87,7 +107,9 @@ def test_a_key_that_comes_twice_is_refused(use: UseCase) -> None:
 def test_the_row_that_lacks_a_column_is_named(use: UseCase) -> None:
     """Of several rows, the one that differs; a renamed column is shown beside the missing one."""
     other = {name: value for name, value in ROW.items() if name != "ice"}
-    with pytest.raises(RequestRefused, match=r"rows\[1\].ice: expected .*, but found no such column; null"):
+    with pytest.raises(
+        RequestRefused, match=r"rows\[1\].ice: expected .*, but found no such column; send it; null"
+    ):
         read(use, ROW, other)
     with pytest.raises(RequestRefused, match=r'rows\[0\].ice: .*, but found no such column, but \["Ice"\]'):
         read(use, {**other, "Ice": 1.0})
@@ -112,6 +134,13 @@ def test_another_body_is_refused(use: UseCase, body: bytes, status: int) -> None
     with pytest.raises(RequestRefused) as refused:
         RowReader(use).read(body)
     assert refused.value.status == status
+
+
+def test_a_body_of_any_depth_is_refused(use: UseCase) -> None:
+    """One that the parser just takes is too deep to be repeated in the error."""
+    for depth in range(900, 1010):
+        with pytest.raises(RequestRefused):
+            RowReader(use).read(b"[" * depth + b"]" * depth)
 
 
 def test_rows_are_limited(use: UseCase) -> None:

@@ -29,7 +29,7 @@ NOW = datetime(2024, 2, 14, 12, tzinfo=UTC)
 OPERATORS = [
     IngestOperator(task_id="sales", usecase="weekly_sales", source="sales"),
     ScoreOperator(task_id="predict", usecase="weekly_sales"),
-    MonitorOperator(task_id="watch", usecase="weekly_sales"),
+    MonitorOperator(task_id="check", usecase="weekly_sales"),
     AdvanceOperator(task_id="advance", usecase="weekly_sales"),
     TrainOperator(task_id="fit", usecase="weekly_sales"),
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.errors import SpecError
+from include.score.predictions import ACTION
 from include.spec import folders, load, names, read_all
 from include.spec.load import read
 from include.spec.stages import Monitoring
+from include.spec.usecase import PREDICTION_COLUMNS
+from include.storage import schemas
 
 SHIPPED = next(folder for folder in folders() if folder.name == "flight_delay")
 WEEKLY = Path(__file__).parents[1] / "usecases" / "weekly_sales"
@@ -78,6 +82,8 @@ WRONG = [
     ),
     ("labels.source", "planes", "labels.source: planes lacks the key column(s) carrier, flight, origin"),
     ("problem.target", "distance", "features: the target 'distance' can't be a feature"),
+    ("problem.target", "flight", "problem.target: 'flight' is a column of the predictions"),
+    ("problem.target", "model", "problem.target: 'model' is a column of the predictions"),
     (
         "scoring.deadline",
         "17:59",
@@ -119,6 +125,16 @@ WRONG = [
         "sources: 'shadows' is the name of one of Ever",
     ),
     ("sources.schedule.columns.partition", {"type": "string"}, "'partition' is Evergreen's own column"),
+    (
+        "sources.schedule.columns.Known_At",
+        {"type": "date"},
+        "'Known_At' is Evergreen's own column; use `from`",
+    ),
+    (
+        "sources.schedule.columns.known_until",
+        {"type": "date"},
+        "'known_until' is Evergreen's own column; use",
+    ),
     ("sources.schedule.columns.Origin", {"type": "string"}, "'origin' is another column's name but for the"),
     ("sources.schedule.contract.tolerance", 5, "contract.tolerance: Input should be less than or equal to 1"),
     ("scoring.requires.champion", ["tides"], "scoring.requires.champion: no source is named 'tides'"),
@@ -136,12 +152,12 @@ WRONG = [
     (
         "sources.outcomes.key",
         ["carrier", "flight"],
-        "by which labels join the rows; add origin, but found carrier, flight",
+        "because labels are joined by it, but found carrier, flight; add origin",
     ),
     (
         "sources.outcomes.key",
         ["carrier", "flight", "origin", "scheduled"],
-        "remove scheduled, but found carrier, flight, origin, scheduled",
+        "but found carrier, flight, origin, scheduled; remove scheduled",
     ),
     (
         "features.groups.plane",
@@ -201,6 +217,7 @@ def test_a_mistyped_key_is_refused_by_its_path(
     assert "\n" not in sentence
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("path", "value", "said"), WRONG)
 def test_a_value_that_cannot_be_meant_is_refused(path: str, value: Any, said: str, tmp_path: Path) -> None:
     """The error says what was found and what is valid."""
@@ -331,6 +348,27 @@ def test_a_source_may_not_be_named_as_a_product(product: str, tmp_path: Path) ->
     (tmp_path / "usecase.yaml").write_text(yaml.safe_dump(raw))
     with pytest.raises(SpecError, match=f"'{product}' is the name of one of Evergreen's own products"):
         read(tmp_path / "usecase.yaml")
+
+
+@pytest.mark.parametrize("name", [*PREDICTION_COLUMNS[1:], "Model"])
+def test_a_key_may_not_be_named_as_a_column_of_the_predictions(name: str, tmp_path: Path) -> None:
+    """They have the key beside their own columns, and Delta and DuckDB ignore case."""
+    sales = copy.deepcopy(RAW[WEEKLY.name]["sources"]["sales"])
+    sales["columns"][name] = sales["columns"].pop("item")
+    sales["key"] = ["store", name]
+    said = refusal(planted(tmp_path / "a", "sources.sales", sales, source=WEEKLY))
+    assert f"sources.sales.key: other names than the columns of the predictions, but found '{name}'" in said
+    (line,) = re.findall("as `([^`]+)`", said)
+    sales["columns"] |= yaml.safe_load(f"{{{line}}}")
+    sales["key"] = ["store", f"sales_{name}"]
+    del sales["columns"][name]
+    spec = read(planted(tmp_path / "b", "sources.sales", sales, source=WEEKLY))
+    assert spec.sources["sales"].columns[f"sales_{name}"].source == name
+
+
+def test_the_names_that_a_key_may_not_have_are_those_of_the_tables() -> None:
+    """A column that the predictions get is refused as a key from then on."""
+    assert (*schemas.PREDICTIONS.names, ACTION) == PREDICTION_COLUMNS
 
 
 def test_what_can_be_declared_since_attempts_were_recorded_leaves_digests_alone() -> None:

@@ -29,6 +29,7 @@ def told(counts: dict[str, Counts], start: int) -> int:
     return int(alert_starts(np.any(persistent(high, RULES), axis=0)[start:], RULES.quiet).sum())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("season", [0.0, 1.0])
 def test_clean_years_bring_no_more_alerts_than_promised(season: float) -> None:
     """Nor does a season that moves every column by one of its standard deviations, up and down."""

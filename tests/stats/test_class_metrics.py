@@ -27,6 +27,7 @@ def columns(given: Rows) -> tuple[np.ndarray, np.ndarray]:
     return np.array([float(row[0]) for row in given]), scores / scores.sum(axis=1, keepdims=True)
 
 
+@pytest.mark.full
 @given(rows)
 def test_metrics_are_those_of_scikit_learn(given: Rows) -> None:
     """On rows of every class, each of which some row is taken for, each figure is the library's."""

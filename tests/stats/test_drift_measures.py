@@ -59,6 +59,7 @@ def evidently(reference: Any, current: Any, method: str) -> float:
     return float(found)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("shape", SHAPES)
 def test_wasserstein_is_evidentlys(shape: str) -> None:
     """Within 1/256 of the values' range, in the reference's standard deviations; the center is far closer."""

@@ -54,6 +54,7 @@ def test_the_closed_form_is_the_bootstrap() -> None:
     assert found.mean == pytest.approx((worse - better).sum() / rows.sum())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("partitions", [12, 28])
 @pytest.mark.parametrize("kind", [_independent, _heavy])
 def test_noise_passes_as_rarely_as_is_said(
@@ -152,6 +153,7 @@ def test_what_must_hold_of_any_losses(rows: list[tuple[float, float, int]], bloc
 # a sequence that is looked at after every partition
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", [_independent, _heavy])
 def test_a_sequence_of_looks_errs_as_rarely_as_one(
     kind: Callable[[np.random.Generator, tuple[int, int]], Matrix],

@@ -40,6 +40,7 @@ def columns(pairs: list[tuple[float, float]]) -> tuple[np.ndarray, np.ndarray]:
     return np.array([a for a, _ in pairs]), np.array([p for _, p in pairs])
 
 
+@pytest.mark.full
 @given(labeled)
 def test_binary_metrics_are_those_of_scikit_learn(pairs: list[tuple[float, float]]) -> None:
     """On rows of both classes, some of them chosen, each figure is the library's."""
@@ -162,6 +163,7 @@ def wrong_costs_1(labels: int) -> Costs:
     return tuple(tuple(float(place != code) for place in range(labels)) for code in range(labels))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "objective", [f"{one.name}@0.9" if one.parameter else one.name for one in OBJECTIVES]
 )

@@ -159,6 +159,7 @@ def test_a_partition_of_a_million_rows_is_within_the_bound() -> None:
     assert found.count == values.size
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("size", [1000, 65_536, 70_001])
 def test_how_a_partition_is_cut_makes_no_difference(size: int) -> None:
     """Batches of any size give the bytes of the whole table, for numbers and for many categories."""

@@ -92,6 +92,7 @@ def test_a_reader_sees_what_others_commit(lake: Lake) -> None:
     assert old["value"].to_pylist() == [1]
 
 
+@pytest.mark.full
 def test_files_stay_few_however_many_commits(lake: Lake) -> None:
     """After a hundred commits a table has a few files, and the last rows of each partition."""
     expected = {}
@@ -114,6 +115,7 @@ def test_a_ledger_stays_few_files_and_keeps_each_row(lake: Lake) -> None:
     assert sorted(row["switch"] for row in lake.rows("switches")) == list(range(30))
 
 
+@pytest.mark.full
 def test_a_merge_names_a_range_unless_other_files_are_in_it(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -176,7 +178,7 @@ def test_a_result_is_kept_while_its_tables_stay_the_same(lake: Lake) -> None:
         return pa.table({"value": [len(computed)]})
 
     for _ in range(2):
-        assert lake.keep(("own", "x"), ["partitions"], compute)["value"].to_pylist() == [1]
-    assert lake.keep(("own", "y"), ["partitions"], compute)["value"].to_pylist() == [2]
+        assert lake.cached(("own", "x"), ["partitions"], compute)["value"].to_pylist() == [1]
+    assert lake.cached(("own", "y"), ["partitions"], compute)["value"].to_pylist() == [2]
     publish(lake, ("a", KEYS[0], 1), 2)
-    assert lake.keep(("own", "x"), ["partitions"], compute)["value"].to_pylist() == [3]
+    assert lake.cached(("own", "x"), ["partitions"], compute)["value"].to_pylist() == [3]

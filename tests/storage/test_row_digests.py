@@ -75,6 +75,7 @@ def test_the_digest_is_what_its_page_says(flights: UseCase, rows: list[Row]) -> 
     assert digests(flights, table(flights, rows)).to_pylist() == [written_down(flights, r) for r in rows]
 
 
+@pytest.mark.full
 @given(rows=tables(), data=st.data())
 def test_what_a_model_could_tell_apart_has_another_digest(
     flights: UseCase, rows: list[Row], data: st.DataObject

@@ -63,6 +63,7 @@ def test_shares_are_of_about_the_same_size() -> None:
         assert np.abs(np.array(sizes) - 5000).max() < 400  # six standard deviations
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("small", [True, False])
 def test_a_share_is_read_from_the_lake(small: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """Decoded files and a query give the rows that the share has in memory, also of an earlier version."""

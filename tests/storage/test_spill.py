@@ -68,6 +68,7 @@ def in_memory(table: pa.Table) -> str:
     return digest_bytes(sink.getvalue())
 
 
+@pytest.mark.full
 @given(table=tables())
 def test_a_table_in_files_has_the_digest_that_it_had_in_memory(small: None, table: pa.Table) -> None:
     """The digest that old partitions are recorded with is the same, whatever their columns hold."""
@@ -91,6 +92,7 @@ def test_text_beyond_what_an_array_can_have_is_digested_in_parts(
     assert digest_table(pa.table({"text": ["some text"] * 4999 + ["some.text"]})) != digest_table(table)
 
 
+@pytest.mark.full
 @given(table=tables(), data=st.data())
 def test_a_table_in_files_is_chosen_and_sorted_as_in_memory(
     small: None, table: pa.Table, data: st.DataObject
@@ -106,6 +108,7 @@ def test_a_table_in_files_is_chosen_and_sorted_as_in_memory(
     assert spill.sort_rows(table, by).equals(table.sort_by([(name, "ascending") for name in by]))
 
 
+@pytest.mark.full
 @given(table=tables(), data=st.data())
 def test_sorted_runs_are_laid_one_after_the_other(small: None, table: pa.Table, data: st.DataObject) -> None:
     """Rows that come sorted, in pieces, or in pieces that overlap, are those that a stable sort gives."""
@@ -159,6 +162,7 @@ def _starve(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
         raise
 
 
+@pytest.mark.full
 def test_parts_are_worked_on_in_order_and_few_of_them_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of what is made little is held, and little more begins once something failed."""
     monkeypatch.setattr(spill, "BATCH", 8)

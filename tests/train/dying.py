@@ -31,7 +31,7 @@ def trained(folder: Path, fatal: str = "") -> None:
     spec = read(folder / "usecases" / "missed_visits" / "usecase.yaml")
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
     ref = train(Lake(spec.name, str(folder / "lake")), spec, visits.LAST, registry=registry)
-    (folder / f"{os.getpid()}.run").write_text(ref.uri)
+    (folder / f"{os.getpid()}.run").write_text(ref.id)
 
 
 def at_once(folder: Path, *fatal: str) -> list[int | None]:

@@ -24,17 +24,18 @@ from tests.train import visits
 NIGHT = visits.LAST
 
 
+@pytest.mark.full
 def test_labels_are_the_places_of_the_declared_classes(clinic: Path) -> None:
     """Text of the source or an integer, each label is its class's place, and a missing outcome is null."""
     text = visits.usecase(clinic / "usecases", "multiclass")
     lake = Lake(text.name, str(clinic / "lake"))
     partitions = text.clock.keys(visits.FIRST, visits.LAST)
-    came = labels(lake, text, partitions, known=NIGHT)["band"].to_pylist()
+    came = labels(lake, text, partitions, as_of=NIGHT)["band"].to_pylist()
     assert set(came) == {0.0, 1.0, 2.0, None}
     numbers = {"'early'": "1", "'on_time'": "2", "'late'": "3", "[early, on_time, late]": "[1, 2, 3]"}
     numbers["{early: 0.2, on_time: 0.5, late: 0.3}"] = "{1: 0.2, 2: 0.5, 3: 0.3}"
     other = visits.usecase(clinic / "numbers", "multiclass", **numbers)
-    assert labels(lake, other, partitions, known=NIGHT)["band"].to_pylist() == came
+    assert labels(lake, other, partitions, as_of=NIGHT)["band"].to_pylist() == came
 
 
 def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -> None:
@@ -69,9 +70,9 @@ def test_a_walk_is_judged_on_every_class(clinic: Path, registry: Registry) -> No
     """The walk's probabilities are those of each class, and evidence is the same again to the bit."""
     spec = visits.usecase(clinic / "usecases", "multiclass")
     lake = Lake(spec.name, str(clinic / "lake"))
-    run = train(lake, spec, NIGHT, registry=registry).uri
+    run = train(lake, spec, NIGHT, registry=registry).id
     ref = evaluate(lake, spec, NIGHT, run, registry=registry)
-    evidence = Evidence.from_json(lake.get(ref.uri) or b"")
+    evidence = Evidence.from_json(lake.get(ref.id) or b"")
     assert evidence.facts.refit_loss is not None
     assert set(evidence.metrics["challenger"]) >= {"recall@early", "recall@on_time", "recall@late"}
     came = target(spec, training_set(lake, spec, NIGHT)).astype(int)
@@ -80,6 +81,7 @@ def test_a_walk_is_judged_on_every_class(clinic: Path, registry: Registry) -> No
     assert again.digest == ref.digest
 
 
+@pytest.mark.full
 def test_a_class_that_had_not_come_yet_shortens_no_walk(clinic: Path, registry: Registry) -> None:
     """Recipes are also fitted as of a partition on which one of the classes was still unknown."""
     spec = visits.usecase(clinic / "usecases", "multiclass")
@@ -109,8 +111,8 @@ def test_test_partitions_of_one_class_only_crash_nothing(only: str, clinic: Path
         row["minutes"] = -50.0 if only == "early" else 90.0
     shape = schemas.validated_schema(spec.sources["outcomes"])
     lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), {"partition": partitions})
-    run = train(lake, spec, NIGHT, registry=registry).uri
-    evidence = Evidence.from_json(lake.get(evaluate(lake, spec, NIGHT, run, registry=registry).uri) or b"")
+    run = train(lake, spec, NIGHT, registry=registry).id
+    evidence = Evidence.from_json(lake.get(evaluate(lake, spec, NIGHT, run, registry=registry).id) or b"")
     found = evidence.metrics["challenger"]
     assert {"accuracy", "balanced_accuracy", "log_loss", "brier", f"recall@{only}"} <= set(found)
     assert not {"macro_recall", "macro_roc_auc", "recall@on_time"} & set(found)

@@ -16,7 +16,8 @@ from include.monitor.checks.degradation import promotion_test_rows
 from include.monitor.estimates import expected_metrics, learn_calibration
 from include.monitor.losses import self_expected_loss
 from include.promote import ledger
-from include.promote.promotion import judge_and_record, promote
+from include.promote.promotion import promote
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
@@ -37,24 +38,25 @@ def declare(folder: Path, kind: str, **changes: str) -> UseCase:
     return visits.usecase(folder, kind, **{"statement: s": f"statement: s, {COSTS[kind]}", **changes})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["binary", pytest.param("multiclass", marks=pytest.mark.full)])
 def test_a_training_is_judged_by_what_its_actions_cost(kind: str, clinic: Path, registry: Registry) -> None:
     """The recipe, the gate's comparison and its requirement count in costs, and so do live figures."""
     spec = declare(clinic / "usecases", kind, **BY_COST)
     lake = Lake(spec.name, str(clinic / "lake"))
-    run = train(lake, spec, visits.LAST, registry=registry).uri
-    uri = evaluate(lake, spec, visits.LAST, run, registry=registry).uri
-    evidence = Evidence.from_json(lake.get(uri) or b"")
+    run = train(lake, spec, visits.LAST, registry=registry).id
+    evidence_key = evaluate(lake, spec, visits.LAST, run, registry=registry).id
+    evidence = Evidence.from_json(lake.get(evidence_key) or b"")
     losses = evidence.losses
     means = {name: sum(sums) / sum(losses.rows) for name, sums in losses.sums.items()}
     assert means[CHALLENGER] == pytest.approx(evidence.metrics[CHALLENGER]["cost"])
     assert means[CHALLENGER] < means["baseline:prior"]
 
-    verdict = judge_and_record(lake, spec, uri)
+    verdict = judge_and_record(lake, spec, evidence_key)
     assert verdict.promotes, verdict.sentence
     (required,) = [check for check in verdict.checks if check.name == "cost"]
     assert required.passed
-    promote(lake, spec, PurePosixPath(uri).stem, registry=registry)
+    promote(lake, spec, PurePosixPath(evidence_key).stem, registry=registry)
     champion = ledger.serving(lake, "2024-03-31").champion
     assert champion
     rows = promotion_test_rows(lake, champion)

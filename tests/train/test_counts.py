@@ -42,7 +42,7 @@ def trained(clinic: Path, registry: Registry, changes: dict[str, str]) -> tuple[
     spec = visits.usecase(clinic / "usecases", "regression", **changes)
     assert errors(spec) == []
     lake = Lake(spec.name, str(clinic / "lake"))
-    run = train(lake, spec, visits.LAST, registry=registry).uri
+    run = train(lake, spec, visits.LAST, registry=registry).id
     return spec, lake, TrainingRecord.from_json(registry.get(run, PATH))
 
 
@@ -74,6 +74,7 @@ def test_labels_below_0_are_no_counts(clinic: Path, registry: Registry) -> None:
         trained(clinic, registry, changes)
 
 
+@pytest.mark.full
 def test_a_quantile_is_exceeded_by_its_share_of_the_labels(clinic: Path, registry: Registry) -> None:
     """About nine of ten labels are below the predictions of each candidate and of the prior."""
     from include.features.labels import training_set

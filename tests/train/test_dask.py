@@ -133,11 +133,11 @@ def evidence(folder: Path, spec: UseCase) -> tuple[dict[str, str], pa.Table, dic
     lake = Lake(spec.name, str(folder / "lake"))
     run = train(lake, spec, visits.LAST, registry=registry)
     assert train(lake, spec, visits.LAST, registry=registry) == run
-    found = evaluate(lake, spec, visits.LAST, run.uri, registry=registry)
+    found = evaluate(lake, spec, visits.LAST, run.id, registry=registry)
     fits = {fit.partition: fit.model for fit in read_fits(lake) if fit.recipe == "spread"}
     walks = lake.read("walks", order=("partition", "known", "recipe"))
     assert walks is not None
-    return fits, walks, json.loads(lake.get(found.uri) or b"")
+    return fits, walks, json.loads(lake.get(found.id) or b"")
 
 
 @pytest.mark.full
@@ -157,7 +157,7 @@ def test_a_training_whose_worker_is_killed_fails_and_its_retry_is_that_of_one_pr
     results = [evidence(folder, of) for folder, of in ((local, declare(local, "local")), (spread, spec))]
     assert len(results[0][0]) > 1  # those of the walk too
     assert results[0][0] == results[1][0]
-    drop = ["key"]  # which has the engine
+    drop = ["recipe_key"]  # which has the engine
     assert results[0][1].drop_columns(drop).equals(results[1][1].drop_columns(drop))
     assert set(results[0][2]) == set(results[1][2])
 

@@ -21,7 +21,7 @@ from include.spec.stages import Recipe
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import fits, tuning
+from include.train import fit, fits
 from include.train.fit import fit_recipe
 from include.train.fits import (
     Fit,
@@ -71,14 +71,15 @@ def quick(spec: UseCase) -> tuple[Recipe, ...]:
     return recipes(spec)[:2]
 
 
-def refuse(lake: Lake, fit: Fit) -> None:
+def refuse(lake: Lake, refused: Fit) -> None:
     """Record that the gate refused a fit."""
-    record_verdict(lake, NOT_BLESSED, fit.partition, model=fit.model)
+    record_verdict(lake, NOT_BLESSED, refused.partition, model=refused.model)
 
 
 # once
 
 
+@pytest.mark.full
 def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     lake: Lake, spec: UseCase, registry: Registry, fitted: Counter
 ) -> None:
@@ -96,6 +97,7 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     assert len(partitions) == 4 * len(names)
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "left",
     [
@@ -176,7 +178,7 @@ def test_a_fit_is_the_same_on_any_number_of_cores(
     forest = Recipe(name="forest", estimator="random_forest", params={"n_estimators": 20})
     rows, models = training_set(lake, spec, NIGHT), set()
     for cores in (1, 4):
-        monkeypatch.setattr(tuning, "CORES", cores)
+        monkeypatch.setattr(fit, "CORES", cores)
         models.add(artifacts.serialize(fit_recipe(spec, forest, rows)))
     assert len(models) == 1
     assert fit_recipe(spec, forest, rows)[-1].n_jobs == 1  # predictions are added up in a fixed order
@@ -251,7 +253,7 @@ def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: Us
     recorded = accepted_fits(lake)
     assert newest_fits(recorded, recipe_names(spec), EARLIER) == {}
     assert set(newest_fits(recorded, recipe_names(spec), spec.clock.shift(EARLIER, 1))) == {"prior", "linear"}
-    other = [replace(fit, key="of another declaration") for fit in recorded]
+    other = [replace(fit, recipe_key="of another declaration") for fit in recorded]
     assert newest_fits(other, recipe_names(spec), NIGHT) == {}
 
 

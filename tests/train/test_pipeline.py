@@ -36,13 +36,12 @@ from include.stats import profiles
 from include.storage import merging, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
-from include.train.fit import fit_recipe, target
+from include.train.fit import chosen_params, fit_recipe, target
 from include.train.fits import read_fits, recipes
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
 from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split
-from include.train.tuning import chosen_params
 from include.validate.pipeline import validate
 from tests.promote.conftest import record_verdict
 from tests.train import dying, visits
@@ -102,6 +101,7 @@ def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     return Trained(spec, lake, registry, train(lake, spec, NIGHT, registry=registry))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "kind", ["binary", *(pytest.param(k, marks=pytest.mark.full) for k in ("regression", "multiclass"))]
 )
@@ -112,7 +112,7 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
-    result, rows = record(registry, ref.uri), training_set(lake, spec, NIGHT)
+    result, rows = record(registry, ref.id), training_set(lake, spec, NIGHT)
     walk = walks.read(lake, spec, NIGHT)
     choice = choose_recipe(spec, walk, "")
     baseline = best_baseline(spec, walk, choice)
@@ -128,7 +128,7 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     for fitted in (result.challenger, result.baseline):
         data = artifacts.serialize(fit_recipe(spec, recipe[fitted.name], rows))
         assert digest_bytes(data) == fitted.digest
-        assert registry.get(ref.uri, fitted.path, fitted.digest) == data
+        assert registry.get(ref.id, fitted.path, fitted.digest) == data
         estimator = artifacts.deserialize(data, fitted.digest)
         assert digest_bytes(artifacts.predict(estimator, test, spec).tobytes()) == fitted.predictions
 
@@ -146,7 +146,7 @@ def test_chosen_parameters_are_in_mlflow_and_in_the_note(clinic: Path, registry:
     spec = visits.usecase(clinic / "usecases", **declared)
     lake = Lake(spec.name, str(clinic / "lake"))
     ref = train(lake, spec, NIGHT, registry=registry)
-    params = MlflowClient(registry.uri, registry.uri).get_run(ref.uri).data.params
+    params = MlflowClient(registry.uri, registry.uri).get_run(ref.id).data.params
     fits = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == NIGHT}
     chosen = {
         name: chosen_params(artifacts.load_model(lake, fits[name].model))
@@ -156,39 +156,42 @@ def test_chosen_parameters_are_in_mlflow_and_in_the_note(clinic: Path, registry:
     for name, values in chosen.items():
         assert {key: params[f"{name}.{key}"] for key in values} == {k: str(v) for k, v in values.items()}
     assert params["forest.calibration"] == "sigmoid"
-    challenger = record(registry, ref.uri).challenger
+    challenger = record(registry, ref.id).challenger
     assert challenger.chosen == chosen[challenger.name]
     assert f" with {', '.join(f'{k} {v}' for k, v in challenger.chosen.items())} chosen; " in ref.note
     assert train(lake, spec, NIGHT, registry=registry) == ref
 
 
+@pytest.mark.full
 def test_another_recipe_than_the_serving_one_states_its_gain(
     lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
     """The record has how much lower the chosen recipe's loss is than that of the one that serves."""
     serve(lake, "prior")
-    selection = record(registry, train(lake, spec, NIGHT, registry=registry).uri).selection
+    selection = record(registry, train(lake, spec, NIGHT, registry=registry).id).selection
     assert (selection.serving, selection.recipe != "prior") == ("prior", True)
     assert "times the weight of prior" in selection.reason
     assert selection.gain is not None
     assert selection.gain[0] > max(selection.gain[1], 0)
 
 
+@pytest.mark.full
 def test_a_serving_recipe_that_is_not_declared_any_more_is_followed_by_another(
     lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
     """Its successor is chosen as if nothing served."""
     serve(lake, "ridge")
-    selection = record(registry, train(lake, spec, NIGHT, registry=registry).uri).selection
+    selection = record(registry, train(lake, spec, NIGHT, registry=registry).id).selection
     assert (selection.serving, selection.gain) == ("", None)
     assert set(selection.weights) == {"prior", "linear", "boosting", "forest"}
 
 
+@pytest.mark.full
 def test_run_holds_what_is_needed_to_do_it_again(trained: Trained) -> None:
     """MLflow keeps parameters, seed, bounds, the lake's versions, and the digests of data and declaration."""
     lake, spec, registry, ref = trained.lake, trained.spec, trained.registry, trained.ref
-    made = record(registry, ref.uri)
-    data = MlflowClient(registry.uri, registry.uri).get_run(ref.uri).data
+    made = record(registry, ref.id)
+    data = MlflowClient(registry.uri, registry.uri).get_run(ref.id).data
     expected = {
         "seed": "7",
         "partition": NIGHT,
@@ -203,11 +206,11 @@ def test_run_holds_what_is_needed_to_do_it_again(trained: Trained) -> None:
     assert sum(data.metrics[f"walk.{recipe.name}.weight"] for recipe in recipes(spec)) == pytest.approx(1)
     assert data.tags["evergreen.spec"] == spec.digest
     assert data.tags["evergreen.data"] == made.data
-    assert registry.run_of(spec.name, made.version) == ref.uri
+    assert registry.run_of(spec.name, made.version) == ref.id
     client = MlflowClient(registry.uri, registry.uri)
     tags = {"recipe": made.challenger.name, "fitted_until": made.last_fitted}
     assert client.get_model_version(spec.name, made.version).tags == tags
-    used = {used.dataset.name: used.dataset for used in client.get_run(ref.uri).inputs.dataset_inputs}
+    used = {used.dataset.name: used.dataset for used in client.get_run(ref.id).inputs.dataset_inputs}
     assert set(used) == {f"validated_{source}" for source in spec.sources}
     source = {"path": f"{lake.uri}/tables/validated_visits"}
     assert json.loads(used["validated_visits"].source) == {
@@ -216,6 +219,7 @@ def test_run_holds_what_is_needed_to_do_it_again(trained: Trained) -> None:
     }
 
 
+@pytest.mark.full
 def test_second_call_makes_no_second_run(trained: Trained) -> None:
     """The same attempt returns the run that is there."""
     assert train(trained.lake, trained.spec, NIGHT, registry=trained.registry) == trained.ref
@@ -228,8 +232,8 @@ def test_same_seed_gives_the_same_bytes_in_another_registry(
     trained: Trained, lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
     """Two trainings of one attempt that know nothing of each other make the same models."""
-    first = record(trained.registry, trained.ref.uri)
-    assert record(registry, train(lake, spec, NIGHT, registry=registry).uri) == first
+    first = record(trained.registry, trained.ref.id)
+    assert record(registry, train(lake, spec, NIGHT, registry=registry).id) == first
 
 
 @pytest.mark.full
@@ -239,10 +243,11 @@ def test_another_seed_is_another_attempt(lake: Lake, spec: UseCase, registry: Re
     second = train(
         lake, visits.usecase(clinic / "usecases", **{"seed: 7": "seed: 8"}), NIGHT, registry=registry
     )
-    assert (first.uri, first.digest) != (second.uri, second.digest)
+    assert (first.id, first.digest) != (second.id, second.digest)
     assert runs(registry) == ["FINISHED", "FINISHED"]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "method", ["register", *(pytest.param(name, marks=pytest.mark.full) for name in ("put", "log"))]
 )
@@ -254,7 +259,7 @@ def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
     assert runs(registry) == ["RUNNING"]
     ref = train(lake, spec, NIGHT, registry=registry)
     assert runs(registry) == ["FINISHED"]
-    assert versions(registry, spec) == [record(registry, ref.uri).version]
+    assert versions(registry, spec) == [record(registry, ref.id).version]
 
 
 @pytest.mark.full
@@ -263,8 +268,8 @@ def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry
     assert dying.at_once(clinic, "", "") == [0, 0]
     left = train(lake, spec, NIGHT, registry=registry)
     assert runs(registry) == ["FINISHED"]
-    assert versions(registry, spec) == [record(registry, left.uri).version]
-    assert [file.read_text() for file in clinic.glob("*.run")] == [left.uri, left.uri]
+    assert versions(registry, spec) == [record(registry, left.id).version]
+    assert [file.read_text() for file in clinic.glob("*.run")] == [left.id, left.id]
 
 
 def test_the_product_of_reference_profiles_is_no_name_of_a_source() -> None:
@@ -276,7 +281,7 @@ def test_the_product_of_reference_profiles_is_no_name_of_a_source() -> None:
 def test_reference_is_published_for_the_drift_comparison(trained: Trained) -> None:
     """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
     lake, spec, registry, ref = trained.lake, trained.spec, trained.registry, trained.ref
-    made = record(registry, ref.uri)
+    made = record(registry, ref.id)
     found = monitoring_baselines.read_reference(lake, ref.digest, NIGHT)
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["test"]
@@ -284,6 +289,7 @@ def test_reference_is_published_for_the_drift_comparison(trained: Trained) -> No
     assert monitoring_baselines.read_reference(lake, "another", NIGHT) == {}
 
 
+@pytest.mark.full
 def test_references_stay_few_files_however_many_trainings(lake: Lake) -> None:
     """A hundred trainings leave a few files of profiles, and each model's reference as it was published."""
     trainings = [f"2024-{1 + place // 25:02}-{1 + place % 25:02}" for place in range(100)]
@@ -308,19 +314,21 @@ def test_a_training_before_the_first_labels_says_so(lake: Lake, spec: UseCase, r
     assert runs(registry) == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("partition", "tested"), [("2024-03-03", 0), ("2024-03-04", 1), ("2024-03-07", 2)])
 def test_the_first_partitions_with_labels_are_enough_for_a_model(
     partition: str, tested: int, lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
     """A training on one labeled partition has no test partition, and still a model and its monitoring."""
     ref = train(lake, spec, partition, registry=registry)
-    result = record(registry, ref.uri)
+    result = record(registry, ref.id)
     assert len(result.partitions["test"]) == tested
     assert result.last_fitted == spec.clock.shift(partition, -2)
     assert set(result.selection.weights) == {"prior", "linear", "boosting", "forest"}
     assert monitoring_baselines.read_reference(lake, ref.digest, partition)
 
 
+@pytest.mark.full
 def test_labels_that_stopped_coming_leave_no_test_partition(
     lake: Lake, spec: UseCase, registry: Registry
 ) -> None:
@@ -330,7 +338,7 @@ def test_labels_that_stopped_coming_leave_no_test_partition(
     shape = schemas.validated_schema(spec.sources["outcomes"])
     lake.publish("validated_outcomes", shape.empty_table(), late)
     lake.publish("partitions", schemas.PARTITIONS.empty_table(), {"product": "outcomes", **late})
-    result = record(registry, train(lake, spec, "2024-04-20", registry=registry).uri)
+    result = record(registry, train(lake, spec, "2024-04-20", registry=registry).id)
     assert result.partitions["test"] == []
 
 
@@ -379,17 +387,19 @@ def test_single_class_is_refused(lake: Lake, registry: Registry, clinic: Path) -
         train(lake, spec, NIGHT, registry=registry)
 
 
+@pytest.mark.full
 def test_a_parameter_that_does_not_fit_leaves_its_recipe_out(
     lake: Lake, registry: Registry, clinic: Path
 ) -> None:
     """A parameter's wrong value is refused with scikit-learn's own words; the other recipes are trained."""
     spec = visits.usecase(clinic / "usecases", **{"max_iter: 15": "max_iter: none"})
-    result = record(registry, train(lake, spec, NIGHT, registry=registry).uri)
+    result = record(registry, train(lake, spec, NIGHT, registry=registry).id)
     assert list(result.selection.failed) == ["boosting"]
     assert re.search(r"training.boosting.*max_iter", result.selection.failed["boosting"])
     assert set(result.selection.weights) == {"prior", "linear", "forest"}
 
 
+@pytest.mark.full
 def test_a_training_without_its_prior_fails(
     lake: Lake, spec: UseCase, registry: Registry, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -56,6 +56,7 @@ def small(name: str) -> Recipe:
     return Recipe(name="tried", estimator=name, params=sizes.get(name, {}))
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_each_recipe_survives_storage_and_what_it_never_saw(kind: str, name: str, tmp_path: Path) -> None:
     """A new category, an unknown one and missing numbers give finite predictions, the same from its copy."""

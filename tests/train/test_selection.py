@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from include.spec import UseCase
-from include.spec.gate import FairnessRules, Requirement, Rollout
+from include.spec.gate import FairnessRequirement, FairnessRules, Rollout
 from include.train.selection import (
     HYSTERESIS,
     LEARNING_RATE,
@@ -44,7 +44,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     return visits.usecase(tmp_path_factory.mktemp("selection"))
 
 
-HARD = Requirement(metric="tpr_difference", at_most=0.1, hard=True)
+HARD = FairnessRequirement(metric="tpr_difference", at_most=0.1, hard=True)
 
 
 def ruled(spec: UseCase, **rules: object) -> UseCase:

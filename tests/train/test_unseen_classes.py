@@ -21,7 +21,8 @@ from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.monitor.estimates import expected_metrics, learn_calibration
 from include.monitor.pipeline import monitor
-from include.promote.promotion import judge_and_record, promote
+from include.promote.promotion import promote
+from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -139,7 +140,7 @@ def test_a_label_of_a_binary_problem_that_is_neither_0_nor_1_is_an_error(label: 
     with pytest.raises(
         SpecError, match=rf"labels\.sql: expected 0, 1 or null.* found {label} .*`minutes > 15`"
     ):
-        labels(lake, spec, spec.clock.keys(visits.FIRST, visits.LAST), known=visits.LAST)
+        labels(lake, spec, spec.clock.keys(visits.FIRST, visits.LAST), as_of=visits.LAST)
 
 
 def without(lake: Lake, spec: UseCase, last: str, replaced: float) -> None:
@@ -163,17 +164,17 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     table = pa.Table.from_pylist(status, schema=schemas.PARTITIONS)
     lake.publish("partitions", table, {"product": list(spec.sources)})
 
-    run = train(lake, spec, first, registry=registry).uri
+    run = train(lake, spec, first, registry=registry).id
     record = TrainingRecord.from_json(registry.get(run, PATH))
     assert isinstance(record.constant, tuple)
     assert record.constant[2] == 0.0
-    uri = evaluate(lake, spec, first, run, registry=registry).uri
-    evidence = Evidence.from_json(lake.get(uri) or b"")
+    evidence_key = evaluate(lake, spec, first, run, registry=registry).id
+    evidence = Evidence.from_json(lake.get(evidence_key) or b"")
     assert "recall@late" not in evidence.metrics["challenger"]
     assert np.isfinite(evidence.metrics["challenger"]["log_loss"])
-    verdict = judge_and_record(lake, spec, uri)
+    verdict = judge_and_record(lake, spec, evidence_key)
     assert verdict.promotes, verdict.sentence
-    promote(lake, spec, PurePosixPath(uri).stem, registry=registry)
+    promote(lake, spec, PurePosixPath(evidence_key).stem, registry=registry)
     for partition in spec.clock.keys(seen, visits.LAST):
         score(lake, spec, partition)
         monitor(lake, spec, partition)
@@ -190,9 +191,7 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     assert np.isfinite(realized[seen, "log_loss"])
     assert realized[seen, "log_loss"] > 1  # rows of a class that it ruled out
 
-    known = TrainingRecord.from_json(
-        registry.get(train(lake, spec, visits.LAST, registry=registry).uri, PATH)
-    )
+    known = TrainingRecord.from_json(registry.get(train(lake, spec, visits.LAST, registry=registry).id, PATH))
     assert isinstance(known.constant, tuple)
     rows = training_set(lake, spec, visits.LAST)
     assert known.constant[2] == pytest.approx((target(spec, rows) == 2).mean())

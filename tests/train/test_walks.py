@@ -35,14 +35,14 @@ def fit(lake: Lake, spec: UseCase, *partitions: str) -> None:
 
 def table(lake: Lake) -> list[dict[str, object]]:
     """Return the rows of the walks in an order of their own."""
-    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["known"], row["key"]))
+    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["known"], row["recipe_key"]))
 
 
 def loss_by_hand(lake: Lake, spec: UseCase, recipe: str, partition: str, until: str) -> tuple[int, float]:
     """Return the labeled rows of a partition, and what the recipe's newest fit before it lost on them."""
     newest = [f for f in read_fits(lake) if f.recipe == recipe and f.partition < partition][-1]
     rows = features(lake, spec, [partition]).join(
-        labels(lake, spec, [partition], known=until), [*spec.key, "partition"], join_type="inner"
+        labels(lake, spec, [partition], as_of=until), [*spec.key, "partition"], join_type="inner"
     )
     rows = rows.filter(rows[spec.problem.target].is_valid())
     predictions = artifacts.predict(artifacts.load_model(lake, newest.model), rows, spec)
@@ -50,6 +50,7 @@ def loss_by_hand(lake: Lake, spec: UseCase, recipe: str, partition: str, until: 
     return len(actual), float(row_losses(spec.gate.objective, actual, predictions).sum())
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "kind", ["binary", *(pytest.param(k, marks=pytest.mark.full) for k in ("regression", "multiclass"))]
 )
@@ -97,6 +98,7 @@ def _empty(lake: Lake) -> pa.Table:
     return rows.slice(0, 0)
 
 
+@pytest.mark.full
 def test_a_training_that_is_backfilled_corrects_the_walk(lake: Lake, spec: UseCase) -> None:
     """Partitions after its fit are predicted by it, as if it had come in time."""
     fit(lake, spec, *ORIGINS)
@@ -156,6 +158,7 @@ def test_a_refused_fit_is_taken_out_of_the_walk(lake: Lake, spec: UseCase) -> No
     assert [row for row in table(lake) if row["recipe"] == "linear"] == expected
 
 
+@pytest.mark.full
 def test_recipes_that_are_not_declared_any_more_keep_their_walk(
     lake: Lake, spec: UseCase, clinic: Path
 ) -> None:
@@ -218,7 +221,7 @@ def test_a_walk_of_samples_has_their_loss(lake: Lake, spec: UseCase) -> None:
     walk = walks.read(lake, few, NIGHT)
     assert max(walk.rows) <= 9
     predicted = walks.sample(features(lake, spec, ["2024-03-25"]), few)
-    labeled = predicted.join(labels(lake, spec, ["2024-03-25"], known=NIGHT), ["visit", "partition"])
+    labeled = predicted.join(labels(lake, spec, ["2024-03-25"], as_of=NIGHT), ["visit", "partition"])
     labeled = labeled.filter(labeled["missed"].is_valid())
     values = walks.predict_walk(lake, few, labeled)["linear"]
     expected = row_losses("log_loss", labeled["missed"].to_numpy(), values).mean()

@@ -71,6 +71,31 @@ def test_an_inner_join_that_loses_rows_is_refused(tmp_path: Path) -> None:
     assert "keep rows without a match by LEFT JOIN" in problem["remedy"]
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("condition", ["s.item = 'tea'", "s.item IN ('tea', 'milk')", "'tea' = s.ITEM"])
+def test_a_text_that_the_sql_looks_for_occurs(tmp_path: Path, condition: str) -> None:
+    """A condition that no generated row met would hide that it reads whatever partitions are computed."""
+    folder = write_usecase(tmp_path, "sales")
+    counted = f"spine.price + (SELECT count(*) FROM sales AS s WHERE {condition}) AS price,"
+    change(folder / "features.sql", "spine.price,", counted)
+    problems = validate(folder)[1]["problems"]
+    assert problems
+    assert all("other values of price" in problem["found"] for problem in problems)
+
+
+@pytest.mark.full
+def test_the_last_bits_of_sums_are_no_mistake(tmp_path: Path) -> None:
+    """Other partitions and entities may change the order of a sum; only shards must have the same digest."""
+    folder = write_usecase(tmp_path, "sales")
+    last_bits = "spine.price * (1 + 1e-14 * (SELECT count(*) FROM spine)) AS price,"
+    change(folder / "features.sql", "spine.price,", last_bits)
+    change(folder / "usecase.yaml", "  lookback: 4", "  lookback: 4\n  entity: [store]")
+    assert validate(folder)[1]["problems"] == []
+    change(folder / "usecase.yaml", "scoring:\n", "scoring:\n  shards: 4\n")
+    (problem,) = validate(folder)[1]["problems"]
+    assert "round what adds up floats" in problem["remedy"]
+
+
 def test_a_key_may_be_a_time(tmp_path: Path) -> None:
     """Recipes are fitted on generated rows whose key is of any type that a column may have."""
     folder = write_usecase(tmp_path, "sales")
@@ -85,6 +110,7 @@ def test_a_key_may_be_a_time(tmp_path: Path) -> None:
     assert subjects <= {"weekly_sales: features.sql on generated rows"}  # whose joins lack the new column
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("sql", ["CAST(spine.item AS INTEGER)", "CAST(substr(spine.store, 2) AS INTEGER)"])
 def test_sql_that_reads_numbers_from_texts_is_tried_with_digits(sql: str, tmp_path: Path) -> None:
     """A contract can't say that a text is a number; a leak is seen all the same."""

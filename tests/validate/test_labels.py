@@ -36,6 +36,7 @@ CASES = {
 }
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("case", CASES)
 def test_labels_that_contradict_the_declaration_are_found(
     case: str, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -51,6 +52,7 @@ def test_labels_that_contradict_the_declaration_are_found(
     assert message in f"expected {own['required']}, but found {own['found']}"
 
 
+@pytest.mark.full
 def test_a_binary_problem_with_counts_as_labels_is_warned_of_without_data(tmp_path: Path) -> None:
     """The contract would allow other values than 0 and 1; once it doesn't, nothing is said."""
     folder = write_usecase(tmp_path, "rare")
@@ -66,6 +68,7 @@ def test_a_binary_problem_with_counts_as_labels_is_warned_of_without_data(tmp_pa
     assert validate(folder)[1]["problems"] == []
 
 
+@pytest.mark.full
 def test_the_value_of_a_week_before_is_that_of_the_same_day(tmp_path: Path) -> None:
     """A label comes `delay` partitions after its row, so it is as many partitions younger than a week."""
     folder = tmp_path / "_template"

@@ -19,6 +19,7 @@ MISTAKES: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / "mistak
 PARTS = ("subject", "required", "found", "where", "remedy")
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("base", ["sales", "rare", "two"])
 def test_a_use_case_without_a_mistake_is_silent(
     base: str, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -31,6 +32,7 @@ def test_a_use_case_without_a_mistake_is_silent(
         assert validate(folder, "--data")[1]["problems"] == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("planted", MISTAKES, ids=lambda planted: planted["mistake"].replace(" ", "-"))
 def test_a_planted_mistake_is_found(
     planted: dict[str, Any], stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

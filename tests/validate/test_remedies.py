@@ -17,6 +17,7 @@ def only_problem(folder: Path) -> dict[str, Any]:
     return dict(problem)
 
 
+@pytest.mark.full
 def test_the_lines_of_the_baseline_hint_can_be_added(tmp_path: Path) -> None:
     """The SELECT's line, the features and the recipe are added as they are shown."""
     folder = write_usecase(tmp_path, "sales")
@@ -29,6 +30,7 @@ def test_the_lines_of_the_baseline_hint_can_be_added(tmp_path: Path) -> None:
     assert validate(folder)[1]["problems"] == []
 
 
+@pytest.mark.full
 def test_the_lookback_can_be_set_as_advised(tmp_path: Path) -> None:
     """The remedy names the key's line."""
     folder = write_usecase(tmp_path, "two")
@@ -38,6 +40,7 @@ def test_the_lookback_can_be_set_as_advised(tmp_path: Path) -> None:
     assert validate(folder)[1]["problems"] == []
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_the_day_of_the_labels_can_be_corrected_as_advised(place: int, tmp_path: Path) -> None:
     """Either the delay or the offset brings the labels of the features' day."""

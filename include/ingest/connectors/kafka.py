@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import Field
 
 from include.environment import Endpoint
-from include.errors import SettingError
+from include.errors import PYTHON, SettingError
 from include.ingest.connectors.request import Fetcher, Part, Request, TransientError, with_retries
 from include.spec.source import BaseSource
 
@@ -89,7 +89,7 @@ def consumer_configuration(endpoint: Endpoint) -> dict[str, Any]:
             "the package confluent-kafka",
             required="the extra `events`",
             found="none",
-            remedy="install it: python -m pip install --require-hashes -r requirements-events.txt",
+            remedy=f"install it: {PYTHON} -m pip install --require-hashes -r requirements-events.txt",
         ) from None
     configuration = {
         "group.id": "evergreen",

@@ -72,7 +72,8 @@ def open_source(source: ObjectsSource, endpoint: Endpoint) -> Fetcher:
         raise SettingError(
             f"connection {endpoint.name}",
             required="host s3://bucket[/prefix] or file:///folder",
-            found=address.scheme,
+            found=address.scheme or "no scheme",
+            remedy=f"correct its host in Airflow or in AIRFLOW_CONN_{endpoint.name.upper()}",
         )
 
     def fetch(request: Request) -> Iterator[Part]:
@@ -198,6 +199,8 @@ def _s3_client(endpoint: Endpoint, timeout: float) -> Any:
             f"connection {endpoint.name}",
             required="endpoint_url and region_name in its extra, in the form that boto3 accepts",
             found=type(error).__name__,
+            remedy=f"correct the connection in Airflow or in AIRFLOW_CONN_{endpoint.name.upper()}, or the "
+            "environment's AWS_*",
         ) from None
 
 

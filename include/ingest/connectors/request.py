@@ -21,7 +21,7 @@ Fetcher = Callable[["Request"], Iterator[Part]]
 
 # The snapshot that was stored first stays a partition's content, so a corrected source has to be fetched
 # again.
-FETCH_ANEW = "run the partition again with *Fetch anew* in the form, or `run ingest … --fetch-anew`"
+REFETCH = "run the partition again with *Refetch* in the form, or `run ingest … --refetch`"
 
 
 class NotAvailableYet(SourceUnavailable):
@@ -80,6 +80,11 @@ class Request:
         return NotAvailableYet(
             self.subject, required="the partition's data", found="nothing yet", where=where, remedy=remedy
         )
+
+    def require_rows(self, rows: bool, where: str) -> None:
+        """Raise `NotAvailableYet` if there are no rows: they may be late, unless the contract allows none."""
+        if not rows and (self.source.contract.min_rows or self.source.sparse):
+            raise self.not_available_yet(where)
 
     def too_many_files(self, where: str) -> PartitionRefused:
         """Return the error for more files than ``fetch.max_pages``."""

@@ -110,6 +110,7 @@ def _create_engine(endpoint: Endpoint, timeout: float) -> Engine:
             f"connection {endpoint.name}",
             required="a SQLAlchemy URL as its host, such as postgresql+psycopg2://host/database",
             found="an invalid URL, or a driver that is not installed",
+            remedy=f"correct it in Airflow or in AIRFLOW_CONN_{endpoint.name.upper()}, or install the driver",
         ) from None
 
 
@@ -127,6 +128,7 @@ def _run_query(engine: Engine, query: TextClause, values: dict[str, str], reques
                 size += tables[-1].nbytes
                 if size > request.source.fetch.max_bytes:
                     raise request.too_large("the query's result")
+        request.require_rows(bool(tables), "the query's result")
     except SQLAlchemyError as error:
         raise TransientError(_error_message(error, engine)) from None
     return _canonical_csv(pa.concat_tables(tables) if tables else _to_text_table(names, []))

@@ -26,6 +26,7 @@ JSON_VALUE_BYTES = 64  # memory that Python takes for the smallest value of a JS
 MAX_ZIP_ENTRIES = 1000  # reading a zip's directory takes memory for each entry
 BATCH_ROWS = 1 << 16  # rows of Parquet that are decoded at a time
 DICTIONARY_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
+EXACT_INTEGERS = 2**53  # below it a float holds each integer exactly
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile can't limit the output of the others
 
 
@@ -96,7 +97,7 @@ def read_parquet(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
     Raises
     ------
     pyarrow.ArrowException
-        for a file that isn't Parquet or has nested columns.
+        for a file that isn't Parquet, has nested columns or text that isn't UTF-8.
     """
     source = pa.py_buffer(data)
     file = pa.parquet.ParquetFile(source)
@@ -120,6 +121,12 @@ def read_parquet(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
 
 def _to_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as text; equal timestamps, which take a microsecond to format, are formatted once."""
+    column.validate(full=True)  # that text is UTF-8
+    if pa.types.is_floating(column.type):
+        # Arrow writes large ones with an exponent, also those of an integer column in which pandas had a null
+        is_whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), EXACT_INTEGERS))
+        digits = pc.if_else(is_whole, column, None).cast(pa.int64()).cast(pa.string())
+        return pc.coalesce(digits, column.cast(pa.string()))
     if not pa.types.is_timestamp(column.type):
         return column.cast(pa.string())
     chunks = [chunk.dictionary_encode() for chunk in column.chunks]

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from include.errors import PartitionRefused
-from include.ingest.connectors.request import FETCH_ANEW, Request
+from include.ingest.connectors.request import REFETCH, Request
 from include.ingest.parsing import limits
 from include.storage import spill
 from include.storage.spill import Data
@@ -66,7 +66,7 @@ def _first_byte(data: Data) -> bytes:
 
 
 def _refuse(request: Request, name: str, required: str, found: str, remedy: str) -> NoReturn:
-    remedy += f"; then {FETCH_ANEW}"
+    remedy += f"; then {REFETCH}"
     raise PartitionRefused(request.subject, required=required, found=found, where=name, remedy=remedy)
 
 
@@ -144,15 +144,23 @@ def _read_json(request: Request, name: str, data: bytes, field: str | None) -> p
             content = [load_json(line) for line in data.splitlines() if line.strip()]
     except ValueError as error:
         _refuse(request, name, "JSON in UTF-8", str(error)[:200], "have the source write valid JSON")
+    declared = {column.source or own: column.required for own, column in request.source.columns.items()}
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
+    if field is None and isinstance(rows, dict) and declared.keys() & rows:
+        rows = [rows]  # JSON lines of one row
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-        required = f"a list of objects under {field!r}" if field else "a list of objects"
-        remedy = "declare in usecase.yaml which field holds the rows (`rows:`)"
+        required, remedy = "a list of objects", "look at what the source serves"
+        if field:
+            required = f"a list of objects under {field!r}"
+            remedy = "declare in usecase.yaml which field holds the rows (`rows:`)"
         _refuse(request, name, required, type(rows).__name__, remedy)
     limits.limit_count(request, name, "rows", len(rows))
     columns = dict.fromkeys(column for row in rows for column in row)
     limits.limit_count(request, name, "columns", len(columns))
-    return pa.table({column: _to_text([row.get(column) for row in rows]) for column in columns})
+    if rows and columns.keys() <= declared.keys():  # else one may have been renamed
+        columns |= dict.fromkeys(column for column, required in declared.items() if not required)
+    values = [_to_text([row.get(column) for row in rows]) for column in columns]
+    return pa.table(values, names=_to_text([*columns]).to_pylist())
 
 
 def load_json(data: bytes) -> Any:
@@ -168,6 +176,9 @@ def _to_text(values: Sequence[Any]) -> pa.Array:
         return pa.array(values, pa.string())
     except (pa.ArrowInvalid, pa.ArrowTypeError):
         texts = [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+        return _to_text(texts)
+    except UnicodeEncodeError:  # half of a character, as in a text that was cut
+        texts = [v and v.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for v in values]
         return pa.array(texts, pa.string())
 
 
@@ -175,7 +186,7 @@ def _read_parquet(request: Request, name: str, data: Data) -> Iterator[pa.Table]
     try:
         yield from limits.read_parquet(request, name, data)
     except (pa.ArrowException, OSError) as error:
-        required = "a Parquet file without nested columns"
+        required = "a Parquet file without nested columns, its text in UTF-8"
         _refuse(request, name, required, _one_line(error), "have it delivered again")
 
 

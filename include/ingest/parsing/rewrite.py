@@ -113,10 +113,11 @@ def _rewrite_json(plain: bytes, field: str | None, mask: Mask) -> bytes:
         if len(others) < 2:  # a single line would be an object, and not a list of rows
             return json.dumps(others).encode()
         return b"\n".join([json.dumps(others[0]).encode(), *texts[1:]])  # it may have got columns
-    if isinstance(content, dict):
-        name = field or "rows"
+    name = field or "rows"
+    if isinstance(content, dict) and name in content:
         return json.dumps({**content, name: _without(content[name], mask)}).encode()
-    return json.dumps(_without(content, mask)).encode()
+    rows = [content] if isinstance(content, dict) else content  # an object may be JSON lines of one row
+    return json.dumps(_without(rows, mask)).encode()
 
 
 def _without(rows: list[dict[str, Any]], mask: Mask) -> list[dict[str, Any]]:

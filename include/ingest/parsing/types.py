@@ -6,11 +6,12 @@ All columns are trimmed, and an empty field is null. The types accept:
 - number: decimal or exponent notation, then ``(x + shift) * scale``.
 - boolean: true/false, t/f, yes/no, y/n, 1/0, in upper or lower case.
 - date: ``2013-03-01``, also followed by midnight.
-- timestamp: ISO 8601 with an offset, or local time in the column's time zone (UTC unless declared). An offset
-  that the declared time zone doesn't have at that moment contradicts it; see `contradicts_time_zone`. With
-  ``timezone_override`` any offset in the text is ignored. A local
-  time that a clock change skips is invalid. A local time that occurs twice is the earlier moment, except in a
-  second row with the same partition and key (ignoring this column), which is the later moment.
+- timestamp: ISO 8601 with an offset, or local time in the column's time zone (UTC unless declared), in the
+  years 1 to 9999 in UTC. Fractions of a microsecond are cut off. An offset that the declared time zone
+  doesn't have at that moment contradicts it; see `contradicts_time_zone`. With ``timezone_override`` any
+  offset in the text is ignored. A local time that a clock change skips is invalid. A local time that occurs
+  twice is the earlier moment, except in a second row with the same partition and key (ignoring this column),
+  which is the later moment.
 - hhmm: ``517``, ``0517`` or ``5:17`` as minutes after midnight; ``2400`` is 1440.
 """
 
@@ -18,6 +19,8 @@ from __future__ import annotations
 
 import hmac
 from collections.abc import Callable, Iterator
+from datetime import datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import numpy as np
 import pandas as pd
@@ -38,6 +41,7 @@ OFFSET = r"[T ]\d{2}:.*(Z|[+-]\d{2}(:?\d{2})?)$"
 UTC_OFFSET = r"(Z|[+-]00(:?00)?)$"
 HHMM = r"^(\d{1,4}(\.0+)?|\d{1,2}:\d{2})$"
 TRUE, FALSE = pa.array(["true", "t", "yes", "y", "1"]), pa.array(["false", "f", "no", "n", "0"])
+EARLIEST, LATEST = pd.Timestamp(datetime.min, tz="UTC"), pd.Timestamp(datetime.max, tz="UTC")
 NULL_TEXT = pa.scalar(None, pa.string())
 
 Converted = tuple[pa.Array, Mask]  # the values, null where invalid, and which are invalid
@@ -197,12 +201,12 @@ CONVERTERS: dict[str, Callable[[pa.Array, Column], Converted]] = {
 def _to_moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
     """Return the moments of texts twice: first the earlier, then the later of an ambiguous local time."""
     matching, has_offset = _split_offsets(values)
-    with_offset = pd.to_datetime(
-        pc.if_else(has_offset, matching, NULL_TEXT).to_pandas(), format="ISO8601", utc=True, errors="coerce"
-    )
+    with_offset = _moments_with_offset(pc.if_else(has_offset, matching, NULL_TEXT))
     without_offset = pc.if_else(has_offset, NULL_TEXT, matching).to_pandas()
     local = pd.to_datetime(without_offset, format="ISO8601", errors="coerce")
     zone, moments = column.timezone or "UTC", []
+    latest = datetime.max + min(ZoneInfo(zone).utcoffset(datetime.max) or timedelta(), timedelta())
+    local = local.where(local <= latest)  # what is later there is in the year 10000 in UTC
     for early in (True, False):
         ambiguous = np.full(len(values), early)
         moment = local.dt.tz_localize(zone, ambiguous=ambiguous, nonexistent="NaT").dt.tz_convert("UTC")
@@ -210,9 +214,15 @@ def _to_moments(values: pa.Array, column: Column) -> tuple[pa.Array, pa.Array]:
     return moments[0], moments[1]
 
 
+def _moments_with_offset(texts: pa.Array) -> pd.Series:
+    """Return the moments of timestamps with an offset; one outside years 1 to 9999 in UTC is missing."""
+    moments: pd.Series = pd.to_datetime(texts.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+    return moments.where(moments.between(EARLIEST, LATEST))
+
+
 def _split_offsets(values: pa.Array) -> tuple[pa.Array, pa.Array]:
-    """Return the texts that are timestamps, else null, and which of them have an offset."""
-    matching = _match(values, TIMESTAMP)[0]
+    """Return the texts that are timestamps, to the microsecond, else null, and which have an offset."""
+    matching = pc.replace_substring_regex(_match(values, TIMESTAMP)[0], r"([.,]\d{6})\d+", r"\1")
     return matching, pc.fill_null(pc.match_substring_regex(matching, OFFSET), False)
 
 
@@ -229,7 +239,7 @@ def contradicts_time_zone(text: pa.Array, column: Column) -> Mask:
         contradicting = to_mask(has_offset) & ~to_mask(is_utc)
     else:
         with_offset = pc.if_else(has_offset, matching, NULL_TEXT)
-        moments = pd.to_datetime(with_offset.to_pandas(), format="ISO8601", utc=True, errors="coerce")
+        moments = _moments_with_offset(with_offset)
         wall = pc.replace_substring_regex(with_offset, r" ?(Z|[+-]\d{2}(:?\d{2})?)$", "").to_pandas()
         written = pd.to_datetime(wall, format="ISO8601", errors="coerce")
         declared = moments.dt.tz_convert(column.timezone).dt.tz_localize(None)

@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 
 from include.errors import PartitionRefused, SpecError
 from include.features.labels import evaluating_labels
-from include.ingest.connectors.request import FETCH_ANEW, request
+from include.ingest.connectors.request import REFETCH, request
 from include.ingest.parsing.types import contradicts_time_zone, is_time, to_declared_types
 from include.ingest.validation.compiled import UNIQUE, unmet_aggregates
 from include.ingest.validation.custom_checks import refusals
@@ -51,7 +51,7 @@ from include.stats.formatting import figure_and_limit
 from include.storage import spill
 from include.storage.schemas import TIME, validated_schema
 
-REMEDY = f"correct it at the source and {FETCH_ANEW}; or change the contract in usecase.yaml"
+REMEDY = f"correct it at the source and {REFETCH}; or change the contract in usecase.yaml"
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,8 @@ class _Validation:
                 f"{self.spec.name}: sources.{self.source}.day",
                 required="a date or timestamp column",
                 found=str(values.type),
+                where=str(self.spec.folder / "usecase.yaml"),
+                remedy="declare the column's type as date or timestamp, or remove `day`",
             )
         snapshots = self.rows.snapshot_indices(np.arange(start, start + typed.num_rows))
         requested = pa.array(self.rows.days, pa.date32()).take(pa.array(snapshots))

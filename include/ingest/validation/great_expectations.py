@@ -72,7 +72,12 @@ def require_supported(subject: str, expectations: Sequence[Expectation], columns
             raise SpecError(where, found="mostly", remedy=remedy)
         unknown = [column for column in expectation.columns if column not in columns]
         if unknown:
-            raise SpecError(where, required=f"columns among {', '.join(columns)}", found=", ".join(unknown))
+            raise SpecError(
+                where,
+                required=f"columns among {', '.join(columns)}",
+                found=", ".join(unknown),
+                remedy="name one of these, or declare the column in usecase.yaml",
+            )
         _create_expectation(subject, expectation, 0)
 
 

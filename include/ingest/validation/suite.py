@@ -119,7 +119,12 @@ def _is_expectation(entry: Any) -> bool:
 def declared_source(spec: UseCase, name: str) -> BaseSource:
     """Return a source of a use case; raise a SpecError that lists them if there is none of that name."""
     if name not in spec.sources:
-        raise SpecError(f"{spec.name}: source", required=f"one of {', '.join(spec.sources)}", found=name)
+        raise SpecError(
+            f"{spec.name}: source",
+            required=f"one of {', '.join(spec.sources)}",
+            found=name,
+            remedy="name one of these",
+        )
     return spec.sources[name]
 
 
@@ -179,6 +184,7 @@ def _expectation(
         expectation = Expectation(type=entry["type"], kwargs=dict(kwargs))
     except ValidationError as error:
         message = str(error.errors()[0]["msg"])
-        raise SpecError(subject, required="an expectation's name", found=message) from None
+        remedy = "correct its type in the suite, or leave it out"
+        raise SpecError(subject, required="an expectation's name", found=message, remedy=remedy) from None
     validate_expectations(f"{spec.name}/{name}", [expectation], spec.sources[name].columns)
     return expectation.model_dump()

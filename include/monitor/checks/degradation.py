@@ -1,8 +1,8 @@
 """Degradation: the champion's realized performance against requirements, other predictions and its own past.
 
-The requirements are judged on the last matured partitions pooled. The losses are judged by a sequential test
-that may raise an alarm on each matured partition (`include.stats.cusum`). They count from the partition on
-which the champion's recipe came into service, across its refits. Each test raises at most
+Both count from the partition on which the champion's recipe came into service, across its refits. The
+requirements are judged on the last matured partitions pooled. The losses are judged by a sequential test that
+may raise an alarm on each matured partition (`include.stats.cusum`). Each test raises at most
 ``monitoring.false_alarms_per_year`` false alarms in a year, or 365 partitions if a year has fewer.
 """
 
@@ -22,12 +22,12 @@ from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
-from include.monitor.losses import CONSTANT, LossSeries
+from include.monitor.losses import CONSTANT, LossSeries, serving_model
 from include.monitor.performance import performance_metrics, predictions_with_labels
-from include.promote.ledger import REPLACED
+from include.promote.ledger import was_judged
 from include.spec import UseCase
 from include.spec.gate import MetricBound
-from include.stats.cusum import PairedSums, ordinary
+from include.stats.cusum import PairedSums, loss_limits
 from include.stats.formatting import figure_and_limit
 from include.storage.lake import Lake
 from include.train.selection import Walks
@@ -41,22 +41,25 @@ def check_performance(context: PartitionContext) -> list[Finding]:
 
 
 def check_requirements(context: PartitionContext) -> list[Finding]:
-    """Judge the champion's realized metrics on its last matured partitions, pooled.
+    """Judge the realized metrics of the champion's recipe on its last matured partitions, pooled.
 
-    Rows that a fallback or another model served don't count.
+    Rows count that the champion of their partition served, and no fallback or canary.
     """
     spec, partition, target = context.spec, context.partition, context.spec.problem.target
     window, requirements = spec.monitoring.window, spec.monitoring.requirements
     matured = context.state.matured(partition) if requirements and context.champion else []
     partitions: list[str] = []
     if matured:
-        known = labels(context.lake, spec, matured, known=partition)
+        known = labels(context.lake, spec, matured, as_of=partition)
         rows = predictions_with_labels(context.lake, spec, matured, known)
-        rows = rows.filter(pc.and_(pc.equal(rows["model"], context.model), rows[target].is_valid()))
+        model_on = serving_model(context.state.recipe_switches(partition))
+        champions = pa.array([model_on(key) for key in matured], pa.string())
+        champions = champions.take(pc.index_in(rows["partition"], value_set=pa.array(matured)))
+        rows = rows.filter(pc.and_(pc.equal(rows["model"], champions), rows[target].is_valid()))
         partitions = sorted(pc.unique(rows["partition"]).to_pylist())[-window:]
     if len(partitions) < window:
         note = context.state.why_no_champion(partition)
-        note = note or f"{len(partitions)} of {window} partitions of this champion have matured"
+        note = note or f"{len(partitions)} of {window} partitions of the champion's recipe have matured"
         limits = {rule.metric: rule.limit for rule in requirements}
         return [
             Finding("performance", name, None, limit, "not enough", note) for name, limit in limits.items()
@@ -82,7 +85,7 @@ def judge_requirement(rule: MetricBound, value: float | None, size: str) -> Find
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
     """Return partition, label and prediction of the test rows that promoted a champion, None if gone."""
     key = str(champion["attempt"]).removesuffix("+forced")
-    data = lake.get(evidence_rows_key(key)) if key and champion["kind"] != REPLACED else None
+    data = lake.get(evidence_rows_key(key)) if key and was_judged(lake, champion) else None
     return (
         None if data is None else pq.read_table(io.BytesIO(data), columns=["partition", "actual", CHALLENGER])
     )
@@ -165,9 +168,9 @@ def judge_excess(
     """
     judged = np.flatnonzero(np.isfinite(live.reference))
     if not len(judged):
-        return Finding(*finding, None, None, "not enough", "no partition of this champion has matured")
+        return Finding(*finding, None, None, "not enough", "no partition of its recipe has matured")
     live = PairedSums(live.sums[judged], live.reference[judged], live.rows[judged])
-    limits = ordinary(
+    limits = loss_limits(
         past, live, spec.monitoring.false_alarms_per_year / spec.clock.partitions_in(YEAR) / sides, own=own
     )
     evidence = limits.evidence(live)

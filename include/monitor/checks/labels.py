@@ -12,14 +12,18 @@ import pyarrow.compute as pc
 from include.features.labels import labels
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
+from include.monitor.performance import labeled_partitions
+
+MIN_UNLABELED = 3  # partitions in a row; the labels of one or two may truly all be null
 
 
 def check_labels(context: PartitionContext) -> list[Finding]:
     """Check the labels that are known on the partition."""
     state, partition = context.state, context.partition
-    window = context.spec.monitoring.window
+    matured, window = state.matured(partition), context.spec.monitoring.window
+    labeled = labeled_partitions(context.lake, matured, partition)
     return [
-        overdue_labels(state.labels_due(partition), state.matured(partition), window),
+        overdue_labels(state.labels_due(partition), matured, labeled, window),
         *_check_revised(context),
         *_check_early(context),
         *_check_duplicates(context),
@@ -30,25 +34,35 @@ def _tolerance(context: PartitionContext) -> float:
     return context.spec.sources[context.spec.labels.source].contract.tolerance
 
 
-def overdue_labels(scored: Sequence[str], matured: Sequence[str], window: int) -> Finding:
+def overdue_labels(
+    scored: Sequence[str], matured: Sequence[str], labeled: Sequence[str], window: int
+) -> Finding:
     """Judge for how many scored partitions in a row the labels are overdue.
+
+    Labels that came and label no row, since all are null or have other keys, count as none. That may be true
+    of a few partitions in a row, such as days on which everything was canceled.
 
     Parameters
     ----------
     scored : the last partitions whose labels are due, oldest first.
     matured : those of them whose labels are known.
+    labeled : those of these of which a row has a label.
     window : partitions that performance is judged on; when as many lack labels, it can't be judged.
     """
-    last = max(matured, default="")
+    last = max(labeled, default="")
     late = [key for key in scored if key > last]
+    unmatched = [key for key in late if key in matured]
+    limit = max(window, MIN_UNLABELED) if unmatched else window
     if not scored:
         return Finding("labels", "overdue", None, window, "not enough", "no labels are due yet")
     note = f"labels are known up to partition {last}"
     if late:
         since = f"since those of {last}" if last else f"for the last {len(scored)} scored partitions"
         note = f"labels of {len(late)} scored partition(s) are overdue: none came {since}"
-    outcome: Outcome = "alarm" if len(late) >= window else "ok"
-    return Finding("labels", "overdue", len(late), window, outcome, note)
+    if unmatched:
+        note += f"; what came for {len(unmatched)} of them labels no row: all is null or has other keys"
+    outcome: Outcome = "alarm" if len(late) >= limit else "ok"
+    return Finding("labels", "overdue", len(late), limit, outcome, note)
 
 
 def _check_revised(context: PartitionContext) -> list[Finding]:
@@ -60,7 +74,7 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
     keys, target, previous = [*spec.key, "partition"], spec.problem.target, f"{spec.problem.target}_previous"
     for scored in revised:
         before = max(key for key in state.labels_known_on(scored) if key < partition)
-        old, new = (labels(context.lake, spec, [scored], known=key) for key in (before, partition))
+        old, new = (labels(context.lake, spec, [scored], as_of=key) for key in (before, partition))
         joined = new.join(old, keys, join_type="left outer", right_suffix="_previous")
         equal = pc.fill_null(pc.equal(joined[target], joined[previous]), False)
         both_null = pc.and_(pc.is_null(joined[target]), pc.is_null(joined[previous]))

@@ -92,7 +92,7 @@ def past_counts(limit: Row, profiles: Mapping[str, Row], partition: str, rules: 
     keys = sorted(key for key in counts if key <= partition)[-rules.past - rules.of :]
     height = None
     if limit["middle"] is not None:
-        height = float(np.exp(limit["middle"] + limit["height"] * limit["spread"]))
+        height = alarms.threshold(limit["middle"], limit["spread"], limit["height"])
     return PastCounts(np.array([counts[key] for key in keys], dtype=np.float64), height)
 
 

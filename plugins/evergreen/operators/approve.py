@@ -52,7 +52,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.promote.promotion import promotion_blocker, read_ledgers, set_baseline
 
         with self.open_use_case() as (lake, spec):
-            attempt = ledger.attempt(lake, self.verdict["uri"])
+            attempt = ledger.attempt(lake, self.verdict["id"])
             ledgers = read_ledgers(lake, spec)
             if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
                 return self._result(answer)
@@ -68,7 +68,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         from include.promote import approval, ledger
 
         response = super().execute_complete(context, event)
-        key, user = self.verdict["uri"], response["responded_by_user"]
+        key, user = self.verdict["id"], response["responded_by_user"]
         at = response["responded_at"].astimezone(UTC)
         reason = str(response["params_input"].get("reason") or "").strip()
         answer = approval.APPROVED if response["chosen_options"] == [APPROVE] else approval.REJECTED

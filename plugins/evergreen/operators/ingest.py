@@ -46,8 +46,8 @@ class IngestOperator(EvergreenOperator):
                 note = f"{self.source} is declared from {start} on{end}: nothing to ingest for {partition}"
                 return self.to_xcom(Ref(self.source, partition, note=note))
             now = datetime.now(UTC)
-            fetch_anew = bool(context["params"].get("fetch_anew"))
-            (outcome,) = ingest(lake, spec, self.source, [partition], connect, fetch_anew=fetch_anew, now=now)
+            refetch = bool(context["params"].get("refetch"))
+            (outcome,) = ingest(lake, spec, self.source, [partition], connect, refetch=refetch, now=now)
             try:
                 outcome.raise_for_outcome()
             except SourceUnavailable as error:

@@ -63,20 +63,27 @@ class DecisionOperator(EvergreenOperator):
 class RequestTrainingOperator(DecisionOperator):
     """Trigger the training DAG once for the partition's cause, if its decision has one.
 
-    The cause names the run, so it trains once, however many partitions request it. A backfilled partition
-    never trains.
+    The cause names the run, so it trains once, however many partitions request it, in whatever order they are
+    monitored. A backfilled partition never trains.
     """
 
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
-        with self.open_partition(context) as (lake, _, partition):
+        with self.open_partition(context) as (lake, spec, partition):
             decision = self.decision(lake, partition)
-        if not decision["cause"]:
-            self.skip_task(decision["reason"])
-        if context["dag_run"].run_type == "backfill":
-            self.skip_task(f"a backfilled partition never trains; {decision['reason']}")
-        conf = {"partition": partition, "cause": decision["cause"]}
-        start_run(f"{self.usecase}__training", f"cause__{decision['cause']}", conf)
+            cause = decision["cause"]
+            if not cause:
+                self.skip_task(decision["reason"])
+            if context["dag_run"].run_type == "backfill":
+                self.skip_task(f"a backfilled partition never trains; {decision['reason']}")
+            # after the skips, since it imports the checks, for longer than a skipped task takes otherwise
+            from include.monitor.policy import other_causes
+
+            runs = [f"cause__{other}" for other in other_causes(lake, spec, partition, cause)]
+        dag_id = f"{self.usecase}__training"
+        if runs and context["ti"].get_dr_count(dag_id, run_ids=runs):
+            self.skip_task(f"another partition started this training already; {decision['reason']}")
+        start_run(dag_id, f"cause__{cause}", {"partition": partition, "cause": cause})
 
 
 class AlertOperator(DecisionOperator):

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-ACTIONS = ["verify", "back up", "roll back", "force", "withdraw", "acknowledge", "mute"]
+FIELDS: dict[str, tuple[str, ...]] = {  # the form's fields of each action, beside Why
+    "verify": (),
+    "back up": (),
+    "roll back": ("version",),
+    "force": ("attempt",),
+    "withdraw": ("partition",),
+    "acknowledge": ("alert",),
+    "mute": ("alert", "partition"),
+}
+ACTIONS = list(FIELDS)
 
 
 class OperateOperator(EvergreenOperator):
@@ -32,8 +41,7 @@ class OperateOperator(EvergreenOperator):
     def _run_action(self, context: Context, lake: Lake, spec: UseCase) -> Ref:
         form = context["params"]
         by = context["dag_run"].triggering_user_name or ""
-        if form["action"] in ("verify", "back up"):
-            self._refuse_other_fields(form)
+        self._refuse_other_fields(form)
         if form["action"] == "verify":
             return self._verify(lake, spec)
         if form["action"] == "back up":
@@ -59,12 +67,16 @@ class OperateOperator(EvergreenOperator):
 
     @staticmethod
     def _refuse_other_fields(form: Any) -> None:
-        """Refuse an action of the whole use case that was given a part of it, which it would ignore."""
-        filled = [name for name, value in form.items() if name not in ("action", "reason") and value]
+        """Refuse an action with a field that it would ignore, such as a version in another field."""
+        own = FIELDS[form["action"]]
+        given = [name for name, value in form.items() if str(value or "").strip()]
+        filled = [name for name in given if name not in ("action", "reason", *own)]
         if filled:
+            required = " and ".join(name.title() for name in ("why", *own))
             raise AirflowFailException(
-                f"{form['action']}: expected no other field, since it is of the whole use case, but found "
-                f"{', '.join(filled)}; trigger again and leave {'it' if len(filled) == 1 else 'them'} empty"
+                f"{form['action']}: expected no field but {required}, but found "
+                f"{', '.join(name.title() for name in filled)}; trigger again and leave "
+                f"{'it' if len(filled) == 1 else 'them'} empty"
             )
 
     @staticmethod

@@ -53,7 +53,7 @@ class EvaluateOperator(EvergreenOperator):
         from include.models.registry import Registry
 
         with self.open_partition(context) as (lake, spec, partition):
-            return self.to_xcom(evaluate(lake, spec, partition, self.run["uri"], registry=Registry()))
+            return self.to_xcom(evaluate(lake, spec, partition, self.run["id"], registry=Registry()))
 
 
 class AblateOperator(EvergreenOperator):
@@ -101,12 +101,12 @@ class JudgeOperator(EvergreenOperator):
         from include.judge.evidence import attempt_key_of
         from include.models.registry import Registry
         from include.promote import ledger
-        from include.promote.promotion import judge_and_record
+        from include.promote.verdicts import judge_and_record
         from include.reports.verdict import draw_verdict
 
         with self.open_partition(context) as (lake, spec, partition):
-            attempt = attempt_key_of(self.evidence["uri"])
-            verdict = judge_and_record(lake, spec, self.evidence["uri"])
+            attempt = attempt_key_of(self.evidence["id"])
+            verdict = judge_and_record(lake, spec, self.evidence["id"])
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
             links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])
             draw_verdict(lake, spec, attempt, Registry(), links)
@@ -136,7 +136,7 @@ class PromoteOperator(EvergreenOperator):
         from include.reports.verdict import draw_blocked
 
         with self.open_use_case() as (lake, spec):
-            attempt, partition = self.verdict["uri"], self.verdict["partition"]
+            attempt, partition = self.verdict["id"], self.verdict["partition"]
             add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
             promotion = promote(lake, spec, attempt, registry=Registry())
             if promotion.switch is None:

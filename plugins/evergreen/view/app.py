@@ -10,7 +10,7 @@ from airflow.api_fastapi.app import get_auth_manager
 from fastapi import Depends, FastAPI, Request, Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from evergreen.view import alerts, column, compare, overview, pages, partition, quality, usecase
+from evergreen.view import alerts, column, compare, overview, partition, quality, reports, usecase
 from evergreen.view.access import may_enter
 from evergreen.view.html import SCRIPT_DIGESTS, UNREADABLE, page
 from include.errors import EvergreenError, SettingError, StoreUnavailable
@@ -44,7 +44,7 @@ app = FastAPI(
     redoc_url=None,
     redirect_slashes=False,
 )
-for module in (overview, usecase, partition, column, quality, compare, alerts, pages):
+for module in (overview, usecase, partition, column, quality, compare, alerts, reports):
     app.include_router(module.router)
 
 

@@ -23,7 +23,7 @@ MAX_ROWS = 14  # partitions in the table
 Row = dict[str, Any]
 
 
-@router.get("/column/{usecase}/{column}")
+@router.get("/column/{usecase}/{column:path}")
 def column(request: Request, opened: Opened, column: str) -> HTMLResponse:
     """Show one feature, the predictions or the labels."""
     spec = opened.spec
@@ -76,7 +76,7 @@ def column_data(lake: Lake, spec: UseCase, column: str, product: str) -> dict[st
     now = merge_profiles(row for row in profiles if row["kind"] == newest["kind"])[column]
     switches = ledger.switches(lake)
     champion = ledger.serving_of(switches, newest["partition"]).champion
-    then = _reference(lake, column, champion)
+    then = _reference(lake, spec, column, champion)
     findings = _findings(lake, column, span[0])
     measures = _measures(lake.rows("drift", {"column": column}), span[0])
     charts = _charts(spec, column, rows, measures, findings, _switches(switches, span), then, now)
@@ -103,13 +103,11 @@ def column_data(lake: Lake, spec: UseCase, column: str, product: str) -> dict[st
     }
 
 
-def _reference(lake: Lake, column: str, champion: Mapping[str, Any] | None) -> Profile | None:
+def _reference(lake: Lake, spec: UseCase, column: str, champion: Mapping[str, Any] | None) -> Profile | None:
     """Return the column's profile in the training of a champion, None if its training published none."""
-    from include.train.monitoring_baselines import read_reference
+    from include.train.monitoring_baselines import champion_profiles
 
-    if champion is None:
-        return None
-    return read_reference(lake, champion["model"], champion["judged_on"], column).get(column)
+    return champion_profiles(lake, spec, champion, column).get(column) if champion else None
 
 
 def _switches(switches: Iterable[Row], span: list[str]) -> list[str]:

@@ -113,17 +113,18 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
 
     pair = (first, second)
     fits = {fit.model: fit for fit in read_fits(lake)}
-    walks = _walks(lake, spec, {fit.key for version in pair if (fit := fits.get(version.model))})
+    walks = _walks(lake, spec, {fit.recipe_key for version in pair if (fit := fits.get(version.model))})
     switches, objective = ledger.switches(lake), str(spec.gate.objective)
     live = {version.model: _live(lake, version.model) for version in pair}
     sides = [
         _side(lake, spec, version, fits.get(version.model), walks, live[version.model], switches)
         for version in pair
     ]
-    keys = [fits[version.model].key if version.model in fits else "" for version in pair]
-    difference = _difference(spec, walks.get(keys[0], {}), walks.get(keys[1], {})) if all(keys) else None
+    recipe_keys = [fits[version.model].recipe_key if version.model in fits else "" for version in pair]
+    both = (walks.get(key, {}) for key in recipe_keys)
+    difference = _difference(spec, *both) if all(recipe_keys) else None
     chart = ""
-    if difference and keys[0] != keys[1]:
+    if difference and recipe_keys[0] != recipe_keys[1]:
         names = f"{second.name} compared with {first.name}, by their recipes' walks"
         chart = difference_chart(
             names,
@@ -137,7 +138,7 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
         "sides": sides,
         "objective": objective.replace("_", " "),
         "unit": spec.objective.unit.format(target=spec.problem.target),
-        "same_recipe": all(keys) and keys[0] == keys[1],
+        "same_recipe": all(recipe_keys) and recipe_keys[0] == recipe_keys[1],
         "difference": difference,
         "metrics": sorted({name for side in sides for name in side["metrics"]}),
         "more_is_better": partial(greater_is_better, spec=spec),
@@ -156,7 +157,7 @@ def _side(
     switches: Sequence[Row],
 ) -> Row:
     """Return one version's figures."""
-    walk = walks.get(fit.key, {}) if fit else {}
+    walk = walks.get(fit.recipe_key, {}) if fit else {}
     own = {key: row for key, row in walk.items() if row["model"] == version.model}
     declared, params = _declared(spec, version, fit)
     return {
@@ -176,27 +177,27 @@ def _side(
 
 def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, dict[str, Any]]:
     """Return whether a version's recipe is declared as it was, and its parameters as declared now."""
-    from include.train.fits import recipe_key, recipes
+    from include.train.fits import recipe_key, recipes_by_name
 
-    recipe = next((one for one in recipes(spec, short_memory=True) if one.name == version.recipe), None)
+    recipe = recipes_by_name(spec).get(version.recipe)
     if recipe is None:
         return "no longer", {}
     params = {"estimator": recipe.estimator, "window": recipe.window or "all history"}
     params |= {**recipe.options, **recipe.params}
     if fit is None:
         return "not recorded", params
-    return ("yes" if recipe_key(spec, recipe) == fit.key else "differently since"), params
+    return ("yes" if recipe_key(spec, recipe) == fit.recipe_key else "differently since"), params
 
 
-def _walks(lake: Lake, spec: UseCase, keys: Iterable[str]) -> dict[str, dict[str, Row]]:
+def _walks(lake: Lake, spec: UseCase, recipe_keys: Iterable[str]) -> dict[str, dict[str, Row]]:
     """Return each recipe's walk by partition as known now, the newest partitions, ascending."""
     from include.train.walks import TABLE, memory
 
-    columns = ["partition", "known", "key", "model", "rows", "loss"]
+    columns = ["partition", "known", "recipe_key", "model", "rows", "loss"]
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in lake.rows(TABLE, {"key": sorted(keys)}, columns, order=["partition", "known"]):
+    for row in lake.rows(TABLE, {"recipe_key": sorted(recipe_keys)}, columns, order=["partition", "known"]):
         if row["rows"] and math.isfinite(row["loss"]):  # otherwise its fit couldn't predict them
-            walks[row["key"]][row["partition"]] = row  # the newest knowledge comes last
+            walks[row["recipe_key"]][row["partition"]] = row  # the newest knowledge comes last
     return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
 
 

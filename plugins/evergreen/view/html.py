@@ -8,6 +8,7 @@ import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
@@ -41,7 +42,9 @@ def page(request: Request, template: str, *, status: int = 200, **values: Any) -
     """Render a template; in it, ``link(route, **parts)`` returns the path of another page."""
 
     def link(route: str, **parts: Any) -> str:
-        return f"{request.scope['root_path']}{request.app.url_path_for(route, **parts)}"
+        # a column may have any character but a double quote in its name, such as a slash or a question mark
+        quoted = {name: quote(str(part)) for name, part in parts.items()}
+        return f"{request.scope['root_path']}{request.app.url_path_for(route, **quoted)}"
 
     airflow = request.scope["root_path"].removesuffix(PREFIX)
     scripts = {"theme_script": SCRIPT, "actions_script": ACTIONS}

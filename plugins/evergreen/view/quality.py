@@ -1,19 +1,24 @@
-"""The page of a use case's data quality: each source by partition, and each rule that rows broke."""
+"""The pages of a use case's data quality, and of a partition's quarantined rows.
+
+The first has each source by partition, and each rule that rows broke.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter, defaultdict
 from datetime import datetime
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import HTMLResponse
 from markupsafe import Markup
 
 from evergreen.view.access import Opened
 from evergreen.view.column import columns_of
 from evergreen.view.html import page
+from include.spec.clock import time_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
@@ -22,6 +27,8 @@ if TYPE_CHECKING:
 router = APIRouter()
 MAX_EVENTS = 100  # in the table of partitions
 MAX_RULES = 5  # in a chart; all others are drawn as one
+MAX_QUARANTINED = 200  # rows on a page; a bad partition has as many as its file
+QUARANTINE_ORDER = ("source", "revision", "part", "row", "rule", "column")
 EVENTS = ("refused", "unavailable", "late", "revised")
 Row = dict[str, Any]
 Rule = tuple[str, str]  # the rule and its column
@@ -208,3 +215,39 @@ def _rule_charts(
 def _rule_label(rule: Rule) -> str:
     name, column = rule
     return f"{name} of {column}" if column else name
+
+
+@router.get("/quarantine/{usecase}/{partition}")
+def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
+    """Show the quarantined rows of a partition, each with the violated rule and the value."""
+    time_of(partition)  # raises for a malformed key
+    if not opened.lake.rows("partitions", {"product": list(opened.spec.sources), "partition": partition}):
+        raise HTTPException(
+            404, f"{opened.spec.name} has no partition {partition}: no source of it was ingested."
+        )
+    rows, total = quarantined_rows(opened.lake, opened.spec, partition)
+    return page(
+        request,
+        "quarantine.html",
+        title=f"Quarantined on {partition}",
+        usecase=opened.spec.name,
+        partition=partition,
+        rows=rows,
+        total=total,
+    )
+
+
+def quarantined_rows(lake: Lake, spec: UseCase, partition: str) -> tuple[list[dict[str, Any]], int]:
+    """Return the first quarantined rows of a partition, with their fields, and how many there are."""
+    where = {"source": list(spec.sources), "partition": partition}
+    rows = lake.rows("quarantine", where, order=QUARANTINE_ORDER, limit=MAX_QUARANTINED)
+    return [{**row, "record": _fields(row["record"])} for row in rows], lake.count("quarantine", where)
+
+
+def _fields(record: str | None) -> dict[str, Any]:
+    """Return the fields of a stored row; a row that isn't JSON is shown as it is."""
+    try:
+        fields = json.loads(record or "{}")
+    except ValueError:
+        return {"": record}
+    return fields if isinstance(fields, dict) else {"": fields}

@@ -24,7 +24,8 @@ from include.judge.evidence import attempt_key_of
 from include.judge.judge import Verdict
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote.promotion import judge_and_record, promote
+from include.promote.promotion import promote
+from include.promote.verdicts import judge_and_record
 from include.spec import UseCase, load
 from include.spec.load import read
 from include.spec.stages import Recipe
@@ -99,14 +100,14 @@ class Gate:
     def train(self, make: Make, partition: str = PARTITION) -> str:
         """Train, with the planted recipe, and return the run."""
         self.plant(make)
-        return train(self.lake, self.spec, partition, registry=self.registry).uri
+        return train(self.lake, self.spec, partition, registry=self.registry).id
 
     def judge(self, make: Make, partition: str = PARTITION) -> Verdict:
         """Train, evaluate, judge and promote as far as the verdict allows."""
         run = self.train(make, partition)
         ref = evaluate(self.lake, self.spec, partition, run, registry=self.registry)
-        verdict = judge_and_record(self.lake, self.spec, ref.uri)
-        promote(self.lake, self.spec, attempt_key_of(ref.uri), registry=self.registry)
+        verdict = judge_and_record(self.lake, self.spec, ref.id)
+        promote(self.lake, self.spec, attempt_key_of(ref.id), registry=self.registry)
         return verdict
 
     def live(self) -> tuple[str, str]:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 
 from evergreen.operators.base import EvergreenOperator
 from include.cli.app import app
-from include.errors import BackupError, NotPublished
+from include.errors import BackupError, NotPublished, SettingError
 from include.models.registry import Registry
 from include.ops import backup as write
 from include.ops import backup_store, doctor
@@ -96,6 +96,7 @@ def same_partition(one: Clinic, other: Clinic) -> bool:
     return rows[0] == rows[1]
 
 
+@pytest.mark.full
 def test_after_a_disaster_all_is_as_it_was_and_the_next_partition_runs(
     home: Clinic, store: Lake, tmp_path: Path
 ) -> None:
@@ -122,6 +123,7 @@ def test_after_a_disaster_all_is_as_it_was_and_the_next_partition_runs(
     assert same_partition(home, twin)
 
 
+@pytest.mark.full
 def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, store: Lake) -> None:
     """Each version of each table, which trainings refer to by number."""
     lake = home.lake
@@ -133,6 +135,7 @@ def test_what_could_be_read_of_the_past_can_be_read_afterwards(home: Clinic, sto
         assert home.lake.read("validated_visits", version=number) == rows
 
 
+@pytest.mark.full
 def test_a_second_backup_copies_what_is_new(
     home: Clinic, store: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -227,6 +230,7 @@ def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Cl
     assert verify(home.lake, home.spec).differences == ()
 
 
+@pytest.mark.full
 @pytest.mark.parametrize(
     "writes",
     [1, pytest.param(100, marks=pytest.mark.full), pytest.param(10**6, id="all")],
@@ -286,6 +290,26 @@ def test_a_place_where_something_is_stays_as_it_is(home: Clinic, store: Lake) ->
 
 
 @pytest.mark.full
+def test_one_use_case_is_restored_beside_live_artifacts(home: Clinic, store: Lake) -> None:
+    """They belong to all use cases. A whole restore refuses them, and names the setting to change."""
+    artifacts = str(home.folder / "artifacts")
+    result = backup([home.lake], store, now=NOW, connect=home.connect, artifacts=artifacts)
+    before = content(home.lake)
+    shutil.rmtree(home.folder / "lake")
+    with pytest.raises(BackupError, match="set EVERGREEN_MLFLOW_ARTIFACTS to another address"):
+        restore(store, result.name, artifacts=artifacts)
+    restore(store, result.name, home.spec.name, artifacts=artifacts)
+    assert content(home.lake) == before
+
+
+@pytest.mark.parametrize("address", ["s3://mlflow", "s3://mlflow/", "gs://mlflow"])
+def test_a_bucket_without_a_folder_holds_no_artifacts(address: str) -> None:
+    """It would be read as a folder of this machine, which is empty."""
+    with pytest.raises(SettingError, match=f"a folder of a bucket, such as .*, but found {address}"):
+        write.open_address(address)
+
+
+@pytest.mark.full
 @pytest.mark.parametrize("moment", ["objects_of_versions", "_copy_objects"])
 def test_a_partition_that_comes_while_backing_up_is_in_it_whole_or_not(
     home: Clinic, store: Lake, monkeypatch: pytest.MonkeyPatch, moment: str
@@ -342,7 +366,7 @@ def test_a_person_backs_up_looks_and_restores(
     code, output = call("backup")
     name = str(output["name"])
     assert (code, output["failed"]) == (0, [])
-    assert call("restore", name, "--look")[0] == 0
+    assert call("restore", name, "--verify-only")[0] == 0
     for folder in ("lake", "artifacts"):
         shutil.rmtree(home.folder / folder)
     code, output = call("restore", name, "--dumps", str(tmp_path / "dumps"))

@@ -27,6 +27,7 @@ def context(home: Clinic, monkeypatch: pytest.MonkeyPatch) -> Any:
     return {"params": {"action": "back up", "reason": ""}, "dag_run": run, "run_id": "r", "ti": task}
 
 
+@pytest.mark.full
 def test_backing_up_needs_no_reason_and_says_what_it_lacks(
     home: Clinic, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -39,6 +40,7 @@ def test_backing_up_needs_no_reason_and_says_what_it_lacks(
         assert f"{tool}'s database (no connection evergreen_{tool}_db)" in output["note"]
 
 
+@pytest.mark.full
 def test_without_a_place_for_it_it_fails_in_one_sentence(context: Any) -> None:
     """The setting that is missing is named."""
     with pytest.raises(AirflowFailException, match="EVERGREEN_BACKUP"):
@@ -69,7 +71,28 @@ def test_an_action_of_the_whole_use_case_ignores_no_field(context: Any, action: 
     """What it would leave out is refused; Why may be filled in."""
     context["params"] |= {"action": action, "reason": "a look", "version": "9", "partition": None, "foo": "1"}
     with pytest.raises(
-        AirflowFailException, match=f"{action}: expected no other field, .* found version, foo;"
+        AirflowFailException, match=f"{action}: expected no field but Why, but found Version, Foo;"
+    ):
+        OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
+
+
+@pytest.mark.parametrize(
+    ("action", "field", "own"),
+    [
+        ("roll back", "attempt", "Version"),
+        ("force", "version", "Attempt"),
+        ("withdraw", "alert", "Partition"),
+        ("acknowledge", "partition", "Alert"),
+        ("mute", "version", "Alert and Partition"),
+    ],
+)
+def test_an_action_ignores_no_field_of_another(context: Any, action: str, field: str, own: str) -> None:
+    """A version in the field Attempt would roll back to another one; nothing is done."""
+    context["dag_run"].triggering_user_name = "ada"
+    context["params"] |= {"action": action, "reason": "a test", "version": None, field: "3"}
+    with pytest.raises(
+        AirflowFailException,
+        match=f"{action}: expected no field but Why and {own}, but found {field.title()};",
     ):
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
 

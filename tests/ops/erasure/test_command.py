@@ -68,6 +68,7 @@ def test_with_a_yes_the_rows_are_gone(home: Clinic, tmp_path: Path, monkeypatch:
     assert (second.exit_code, json.loads(second.stdout)["remaining"]) == (0, [])
 
 
+@pytest.mark.full
 def test_a_short_key_is_searched_in_rows_only_and_the_result_says_so(home: Clinic) -> None:
     """It would occur by chance in other bytes."""
     result = command("--key", "visit=d2v3", "--yes")

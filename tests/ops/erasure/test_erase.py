@@ -44,6 +44,7 @@ from tests.ops.erasure.conftest import (
     Clinic,
     declare,
     visits,
+    write_files,
 )
 
 NEW = ("note", "inputs")  # which a rerun of scoring records, as of now
@@ -107,6 +108,7 @@ def spared(after: tuple[Path, ErasureResult], tmp_path: Path) -> Clinic:
     return Clinic(shutil.copytree(after[0], tmp_path / "clinic"))
 
 
+@pytest.mark.full
 def test_no_byte_of_the_person_is_left_and_everybody_else_stays(
     lived: Path, after: tuple[Path, ErasureResult]
 ) -> None:
@@ -129,6 +131,7 @@ def test_no_byte_of_the_person_is_left_and_everybody_else_stays(
         assert rows_of(clinic.lake, table) == others, table
 
 
+@pytest.mark.full
 def test_verify_is_green_and_names_what_it_cannot_recompute(spared: Clinic) -> None:
     """Nothing differs from its record, and no partition is stale."""
     result = verify(spared.lake, spared.spec)
@@ -140,6 +143,7 @@ def test_verify_is_green_and_names_what_it_cannot_recompute(spared: Clinic) -> N
     ]
 
 
+@pytest.mark.full
 def test_a_rerun_and_a_new_fetch_bring_no_row_back(spared: Clinic) -> None:
     """The source still delivers the rows: no revision is added, and tables, digests and profiles stay."""
     clinic = spared
@@ -150,7 +154,7 @@ def test_a_rerun_and_a_new_fetch_bring_no_row_back(spared: Clinic) -> None:
         score(clinic.lake, clinic.spec, partition)
     monitor(clinic.lake, clinic.spec, SERVED[-1])
     assert clocks.state(clinic.lake, NEW) == state
-    outcomes = clinic.ingest(*SERVED, fetch_anew=True)
+    outcomes = clinic.ingest(*SERVED, refetch=True)
 
     assert {outcome.outcome for outcome in outcomes} == {"published"}
     assert clocks.state(clinic.lake, NEW) == state
@@ -225,6 +229,7 @@ def test_upkeep_goes_on_without_the_files_that_were_removed(spared: Clinic) -> N
     clinic.run(NEXT)
 
 
+@pytest.mark.full
 def test_erased_again_it_is_recorded_once_and_nothing_changes(
     after: tuple[Path, ErasureResult], spared: Clinic
 ) -> None:
@@ -300,7 +305,7 @@ def test_another_hash_key_is_refused_before_rows_come_back(
     clinic = spared
     monkeypatch.setenv("EVERGREEN_HASH_KEY", "another")
     with pytest.raises(
-        SettingError, match="EVERGREEN_HASH_KEY: expected the one with which rows were erased"
+        SettingError, match="EVERGREEN_HASH_KEY: expected the key that was set when rows were erased"
     ):
         clinic.ingest(NEXT)
     monkeypatch.setenv("EVERGREEN_HASH_KEY", "")
@@ -326,6 +331,7 @@ def named(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("key", ["south", pytest.param(PATIENT, marks=pytest.mark.full)])
 def test_limits_and_profiles_list_the_key_no_more(
     key: str, request: pytest.FixtureRequest, tmp_path: Path
@@ -353,6 +359,7 @@ def bins(clinic: Clinic) -> dict[str, list[int]]:
     return dict(zip(names, map(list, zip(*json.loads(row["counts"]), strict=True)), strict=True))
 
 
+@pytest.mark.full
 def test_nobody_is_told_to_remove_a_file_of_a_table(clinic: Clinic) -> None:
     """A reason that quotes the key stays in the ledger; without its file, the table couldn't be read."""
     plan = plan_erasure(clinic.lake, clinic.spec, {"patient": PATIENT})
@@ -473,6 +480,22 @@ def test_rows_that_a_running_task_stores_meanwhile_are_erased_by_it(
     erased(clinic)  # the files that were replaced meanwhile
     assert places(clinic.folder / "lake") == []
     assert visits_of("patient-0011")
+
+
+@pytest.mark.full
+def test_a_partition_that_was_scored_since_the_plan_is_erased_too(clinic: Clinic) -> None:
+    """Its prediction goes, whose key lacks the patient's, and its label stays out when it comes."""
+    plan = plan_erasure(clinic.lake, clinic.spec, {"patient": "patient-0011"})
+    clinic.ingest(NEXT)
+    score(clinic.lake, clinic.spec, NEXT)
+    assert "d18v5" in {row["visit"] for row in clinic.lake.rows("predictions", {"partition": NEXT})}
+
+    erase(clinic.lake, clinic.spec, plan, *WHO, now=NOW)
+    assert "d18v5" not in {row["visit"] for row in clinic.lake.rows("predictions", {"partition": NEXT})}
+    write_files(clinic.folder / "files", 19, 19)
+    clinic.ingest("2024-03-19")
+    labels = {row["visit"] for row in clinic.lake.rows("validated_outcomes", {"partition": "2024-03-19"})}
+    assert labels == {f"d18v{i}" for i in range(13) if i != 5}
 
 
 @pytest.mark.full

@@ -47,7 +47,7 @@ def test_a_training_during_an_erasure_fails_and_the_next_one_is_fitted_without_t
     client = MlflowClient(registry.uri, registry.uri)
     assert list(client.search_model_versions(f"name = '{clinic.spec.name}'")) == []
 
-    run = train(clinic.lake, clinic.spec, LAST, registry=registry).uri
+    run = train(clinic.lake, clinic.spec, LAST, registry=registry).id
     rows = training_set(clinic.lake, clinic.spec, LAST)
     assert TrainingRecord.from_json(registry.get(run, PATH)).fitted_rows == rows.num_rows
     newest = {fit.model for fit in fits.read_fits(clinic.lake) if fit.partition == LAST}

@@ -31,6 +31,7 @@ def told(samples: list[Sample], name: str) -> dict[tuple[str, ...], float]:
     return {tuple(one.labels.values())[1:]: one.value for one in samples if one.name == name}
 
 
+@pytest.mark.full
 def test_sources_and_rungs_are_those_of_the_newest_partition(plant: Plant) -> None:
     """Rows, outcome, time and rungs are the tables', of the partition that was done last."""
     found, partition = list(gauges(plant.lake, plant.spec)), plant.done[-1]
@@ -44,6 +45,13 @@ def test_sources_and_rungs_are_those_of_the_newest_partition(plant: Plant) -> No
     assert told(found, "evergreen_next_partition_timestamp_seconds") == {(): by + 86400}
     assert told(found, "evergreen_served_by_share")["champion",] == 1
     assert told(found, "evergreen_served_by_share")["constant",] == 0
+
+
+def test_nothing_is_due_after_the_schedules_end(plant: Plant) -> None:
+    """An alert that predictions are overdue would never end."""
+    schedule = plant.spec.schedule.model_copy(update={"end": plant.done[-1]})
+    over = plant.spec.model_copy(update={"schedule": schedule})
+    assert told(list(gauges(plant.lake, over)), "evergreen_next_partition_timestamp_seconds") == {}
 
 
 def test_checks_are_those_of_the_newest_watched_partition(plant: Plant) -> None:

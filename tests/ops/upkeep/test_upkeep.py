@@ -190,6 +190,7 @@ def test_a_ledger_is_left_as_it_is(tmp_path: Path) -> None:
     assert compact(lake, "attempts") == (0, 0)
 
 
+@pytest.mark.full
 def test_nothing_is_removed_by_a_registry_of_another_lake(clinic: Clinic, tmp_path: Path) -> None:
     """One that answers, and knows none of the trainings that the lake has verdicts of."""
     clinic.lake.append_at("attempts", pa.table({"key": ["k"]}), -1)
@@ -236,11 +237,11 @@ def test_a_walk_goes_on_without_the_models_that_were_removed(clinic: Clinic) -> 
     assert walk is not None
     rows = walk.to_pylist()
     partition = max(row["partition"] for row in rows)
-    first, second, *_ = sorted({row["key"] for row in rows if row["partition"] == partition})
-    (model,) = {row["model"] for row in rows if (row["partition"], row["key"]) == (partition, first)}
+    first, second, *_ = sorted({row["recipe_key"] for row in rows if row["partition"] == partition})
+    (model,) = {row["model"] for row in rows if (row["partition"], row["recipe_key"]) == (partition, first)}
     lake.remove([artifacts.model_key(model)])
     own = pc.equal(walk["partition"], partition)
-    left = walk.filter(pc.and_(own, pc.invert(pc.equal(walk["key"], second))))
+    left = walk.filter(pc.and_(own, pc.invert(pc.equal(walk["recipe_key"], second))))
     lake.publish("walks", left, {"partition": partition})
     for _ in range(2):
         extend(lake, spec, visits.LAST)

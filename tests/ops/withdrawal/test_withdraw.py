@@ -128,6 +128,7 @@ def test_what_is_left_is_what_there_was_without_it(
     assert content(lake) == content(twin)
 
 
+@pytest.mark.full
 def test_the_ledger_says_who_and_why_and_the_rows_are_laid_aside(
     spoilt: Path, use: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:
@@ -156,6 +157,7 @@ def ended(use: UseCase) -> UseCase:
     return use.model_copy(update={"schedule": schedule})
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("death", [None, "_recompute", "_remove"])
 def test_a_date_too_far_ahead_is_withdrawn_and_switches_take_effect_again(
     begun: Path, ended: UseCase, partitions: list[str], tmp_path: Path, death: str | None
@@ -182,6 +184,7 @@ def test_a_date_too_far_ahead_is_withdrawn_and_switches_take_effect_again(
     assert {row["partition"] for row in lake.rows("withdrawals")} == {ended.clock.shift(far, -1), far}
 
 
+@pytest.mark.full
 def test_what_a_schedule_that_is_over_served_in_order_is_not_withdrawn(
     spoilt: Path, use: UseCase, ended: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:
@@ -228,6 +231,7 @@ def killed(work: Callable[[], Any], point: int, patch: pytest.MonkeyPatch) -> in
     return count[0]
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.full)])
 def test_killed_before_any_write_and_run_again_it_ends_the_same(
     step: int, begun: Path, use: UseCase, partitions: list[str], tmp_path: Path
@@ -271,6 +275,7 @@ def form(**fields: str | None) -> Any:
     return {"params": {**empty, **fields}, "dag_run": run, "run_id": "r", "ti": task}
 
 
+@pytest.mark.full
 def test_the_form_withdraws_and_everything_recomputes(weekly: tuple[Lake, UseCase, list[str]]) -> None:
     """The week after the range is gone with its manifest; its bytes stay, and no digest differs."""
     lake, spec, keys = weekly
@@ -301,6 +306,7 @@ def test_what_the_schedule_has_had_is_never_withdrawn(weekly: tuple[Lake, UseCas
     assert clocks.state(lake) == before
 
 
+@pytest.mark.full
 def test_what_was_ingested_for_its_lookback_goes_with_it(weekly: tuple[Lake, UseCase, list[str]]) -> None:
     """A year that was mistyped left four weeks that are still to come; those of the range stay."""
     lake, _, keys = weekly

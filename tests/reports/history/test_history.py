@@ -42,6 +42,7 @@ def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
     assert first == again
 
 
+@pytest.mark.full
 def test_the_page_has_alarms_and_switches(lake: Lake, use: UseCase) -> None:
     """The partition with missing temperatures has an alarm with a note, and the switch is labeled."""
     said, html = draw_history(lake, use)
@@ -54,6 +55,7 @@ def test_the_page_has_alarms_and_switches(lake: Lake, use: UseCase) -> None:
     assert "temp: 100.0% missing" in history_text(said)
 
 
+@pytest.mark.full
 def test_the_page_fetches_and_runs_nothing(lake: Lake, use: UseCase) -> None:
     """The page has no script and no external reference."""
     _, html = draw_history(lake, use)
@@ -136,6 +138,7 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
     assert read_history(lake, use).realized[first] == pytest.approx(0.123)
 
 
+@pytest.mark.full
 def test_many_alarms_are_counted_and_not_all_shown(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:

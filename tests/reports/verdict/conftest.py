@@ -25,7 +25,7 @@ from include.judge.evidence import (
     evidence_rows_key,
 )
 from include.promote import ledger
-from include.promote.promotion import judge_and_record
+from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.reports.verdict import draw_verdict
 from include.spec import UseCase

@@ -29,6 +29,7 @@ def cards(world: World, key: str) -> tuple[str, str]:
     return tuple((data or b"").decode() for data in objects)  # type: ignore[return-value]
 
 
+@pytest.mark.full
 @pytest.mark.usefixtures("text")
 def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]) -> None:
     """The model card has purpose, owner, recipe, training data, verdict, limits and digests."""
@@ -104,6 +105,7 @@ def test_what_the_data_holds_is_text_in_a_card(judged: tuple[World, str]) -> Non
         assert len(bars) == 1, table
 
 
+@pytest.mark.full
 def test_a_card_knows_that_a_person_forced_its_model(flights: World) -> None:
     """The card keeps the forced verdict even if the gate's own page is drawn again."""
     key = flights.attempt(1, SKILLS, refused=True)
@@ -125,6 +127,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Registry:
     return world
 
 
+@pytest.mark.full
 def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: World) -> None:
     """The run has copies of page and cards; the version's description is the sentence, with links."""
     key = weekly.attempt(1, SKILLS)
@@ -149,6 +152,7 @@ def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: Wo
         assert registry.get(run, path) == weekly.lake.get(there)
 
 
+@pytest.mark.full
 def test_a_registry_that_is_down_costs_nothing(
     weekly: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -160,6 +164,7 @@ def test_a_registry_that_is_down_costs_nothing(
     assert "weekly_sales v1: couldn't copy report and cards to MLflow" in caplog.text
 
 
+@pytest.mark.full
 def test_a_champion_whose_evidence_other_code_wrote_is_still_named(flights: World) -> None:
     """If the champion's evidence is unreadable, its fields are unknown and the rest is shown."""
     first = flights.attempt(1, SKILLS)

@@ -88,6 +88,7 @@ def page(text: str) -> Read:
     return Read(text)
 
 
+@pytest.mark.full
 def test_the_sentence_comes_first(page: Read, judged: tuple[World, str]) -> None:
     """Decision, reasons, next step and the recorded sentence come before every table."""
     world, key = judged
@@ -126,6 +127,7 @@ def test_a_rejection_names_the_checks_that_failed_and_who_stays(flights: World) 
     assert result.next_step == "Version 1 stays champion. The next training is judged on its own."
 
 
+@pytest.mark.full
 def test_a_requirement_that_is_not_met_is_red_and_said_not_to_block(flights: World) -> None:
     """A model that isn't kept back by a requirement is blessed, and its page shows the requirement in red."""
     flights = flights.with_gate({"requirements": [{"metric": "roc_auc", "at_least": 0.99}]})
@@ -202,6 +204,7 @@ def test_what_the_data_holds_is_shown_and_not_run(page: Read, text: str) -> None
     assert "dest = </td><script>alert('planted" in page.text
 
 
+@pytest.mark.full
 def test_the_same_attempt_has_the_same_bytes(judged: tuple[World, str], text: str) -> None:
     """A page or card that is drawn again has the same bytes."""
     world, key = judged
@@ -225,6 +228,7 @@ def test_without_enough_evidence_it_says_so(flights: World) -> None:
     assert "ROC" not in page.drawings
 
 
+@pytest.mark.full
 def test_few_partitions_are_drawn_without_an_interval(flights: World) -> None:
     """With too few partitions for an interval, there are curves and no bound."""
     page = Read(flights.page(flights.attempt(1, SKILLS, count=1)))
@@ -242,6 +246,7 @@ def test_rows_that_were_not_kept_cost_only_the_curves(flights: World) -> None:
     assert "Gain over the baseline logistic, by partition" in page.drawings
 
 
+@pytest.mark.full
 def test_the_first_model_has_no_champion_to_be_shown_beside(flights: World) -> None:
     """Without a champion, the strongest baseline is the rival, and there are no changes to show."""
     key = flights.attempt(1, SKILLS)
@@ -260,6 +265,7 @@ def test_one_class_alone_has_no_curve(flights: World) -> None:
     assert "ROC" not in Read(flights.page(key)).drawings
 
 
+@pytest.mark.full
 def test_a_regression_shows_residuals(weekly: World) -> None:
     """A regression has charts of predictions and residuals, in the target's unit."""
     page = Read(weekly.page(weekly.attempt(1, SKILLS)))
@@ -315,6 +321,7 @@ def test_without_a_champion_a_rejection_says_which_baseline_serves(flights: Worl
     assert step.startswith("There is no champion: the best baseline, prior, serves")
 
 
+@pytest.mark.full
 def test_a_refit_of_the_serving_recipe_is_said_to_be_one(flights: World) -> None:
     """It serves at once whatever the rollout, is approved only where all are, and has a title of its own."""
     flights.promote(flights.attempt(1, SKILLS))
@@ -332,6 +339,7 @@ def test_a_refit_of_the_serving_recipe_is_said_to_be_one(flights: World) -> None
     assert "which serves already: a refresh. its weight is the largest" in Read(asks.page(key)).text
 
 
+@pytest.mark.full
 def test_a_champion_that_replaced_a_worse_one_is_named_by_its_recipe(flights: World) -> None:
     """It is of the training of an attempt, whose model and recipe are others."""
     flights.promote(first := flights.attempt(1, SKILLS))
@@ -355,6 +363,7 @@ def test_an_old_attempt_says_that_the_declaration_changed(judged: tuple[World, s
     assert "declaration changed since" in now
 
 
+@pytest.mark.full
 def test_an_older_training_is_said_not_to_be_deployed(flights: World) -> None:
     """An attempt that is older than the champion's evidence is reported as not deployed."""
     flights.promote(flights.attempt(5, SKILLS))
@@ -378,6 +387,7 @@ def test_a_page_says_that_another_switch_came_first(flights: World) -> None:
     assert result.next_step == f"It isn't deployed. {superseded}"
 
 
+@pytest.mark.full
 def test_the_page_says_whose_losses_they_are(flights: World) -> None:
     """The page says which figures are of the recipe's walk, and which of the deployed model."""
     page = Read(flights.page(flights.attempt(1, SKILLS)))
@@ -385,6 +395,7 @@ def test_the_page_says_whose_losses_they_are(flights: World) -> None:
     assert "These figures are of the deployed model, which was fitted on these rows too." in page.text
 
 
+@pytest.mark.full
 def test_the_page_names_one_date_of_fitting(flights: World) -> None:
     """The header has the last fitted partition; the check's date is when the last labels were known."""
     text = Read(flights.page(flights.attempt(1, SKILLS))).text
@@ -393,6 +404,7 @@ def test_the_page_names_one_date_of_fitting(flights: World) -> None:
     assert text.count("2013-01-31") == text.count("after 2013-01-31, when the last labels used") == 1
 
 
+@pytest.mark.full
 def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights: World) -> None:
     """After a rollback, the page still names the champion of the comparison."""
     first = flights.attempt(1, SKILLS)

@@ -1,4 +1,4 @@
-"""Quarantined rows, stored reports, and the gauges for Prometheus."""
+"""Reports, and the gauges for Prometheus."""
 
 from __future__ import annotations
 
@@ -10,9 +10,7 @@ from fastapi.responses import HTMLResponse
 
 from evergreen.view.access import Open, Opened, Readable
 from evergreen.view.html import page
-from evergreen.view.quarantined import quarantined_rows
 from include.reports.paths import HISTORY, REPLAY
-from include.spec.clock import time_of
 
 # Evidently's reports contain scripts and styles. The sandbox gives them an origin of their own, without
 # Airflow's cookie or API, and without network access.
@@ -87,26 +85,6 @@ def report(
         content = _stored(opened, path)
     content = content.replace(b"<html", f'<html data-theme="{theme}"'.encode(), 1)
     return Response(content, media_type="text/html", headers=REPORT_HEADERS)
-
-
-@router.get("/quarantine/{usecase}/{partition}")
-def quarantine(request: Request, opened: Opened, partition: str) -> HTMLResponse:
-    """Show the quarantined rows of a partition, each with the violated rule and the value."""
-    time_of(partition)  # raises for a malformed key
-    if not opened.lake.rows("partitions", {"product": list(opened.spec.sources), "partition": partition}):
-        raise HTTPException(
-            404, f"{opened.spec.name} has no partition {partition}: no source of it was ingested."
-        )
-    rows, total = quarantined_rows(opened.lake, opened.spec, partition)
-    return page(
-        request,
-        "quarantine.html",
-        title=f"Quarantined on {partition}",
-        usecase=opened.spec.name,
-        partition=partition,
-        rows=rows,
-        total=total,
-    )
 
 
 @router.get("/metrics")

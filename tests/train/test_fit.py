@@ -21,8 +21,8 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train import tuning
-from include.train.fit import fit_recipe, target
+from include.train import fit
+from include.train.fit import chosen_params, fit_recipe, target
 from include.train.split import partitions_of
 from tests.train import visits
 
@@ -44,7 +44,7 @@ Rows = Callable[[str], tuple[UseCase, pa.Table]]
 @pytest.fixture(scope="module")
 def clinic(tmp_path_factory: pytest.TempPathFactory) -> Rows:
     """Return the declaration and the training set of a kind of problem."""
-    folder, known = tmp_path_factory.mktemp("tuning"), dict[str, tuple[UseCase, pa.Table]]()
+    folder, known = tmp_path_factory.mktemp("fit"), dict[str, tuple[UseCase, pa.Table]]()
 
     def rows(kind: str) -> tuple[UseCase, pa.Table]:
         if kind not in known:
@@ -195,6 +195,7 @@ def test_a_monotone_feature_moves_predictions_one_way(name: str, kind: str, sign
     assert max(steps) > 0
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("kind", ["binary", "regression", "multiclass"])
 @pytest.mark.parametrize("name", BOOSTING)
 def test_early_stopping_chooses_fewer_rounds_and_then_learns_from_all_rows(
@@ -205,7 +206,7 @@ def test_early_stopping_chooses_fewer_rounds_and_then_learns_from_all_rows(
     most = "max_iter" if name == "hist_gradient_boosting" else "n_estimators"
     few = recipe(name, early_stopping=8, params={most: 300, "learning_rate": 0.3})
     estimator = fit_recipe(spec, few, rows)
-    chosen = tuning.chosen_params(estimator)
+    chosen = chosen_params(estimator)
     assert 1 <= chosen[most] < 100
     same = recipe(name, params={"learning_rate": 0.3, **chosen})
     expected = artifacts.predict(fit_recipe(spec, same, rows), rows, spec)
@@ -224,13 +225,13 @@ def test_early_stopping_chooses_fewer_rounds_and_then_learns_from_all_rows(
 def fitted_until(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """The last partition and the parameters of each fit, in order."""
     calls: list[tuple[str, dict[str, Any]]] = []
-    real = tuning._fit_all
+    real = fit._fit_all
 
     def fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Any) -> Pipeline:
         calls.append((max(rows["partition"].to_pylist()), candidate.params))
         return real(spec, candidate, rows, actual)
 
-    monkeypatch.setattr(tuning, "_fit_all", fit_all)
+    monkeypatch.setattr(fit, "_fit_all", fit_all)
     return calls
 
 
@@ -242,7 +243,7 @@ def test_a_search_is_judged_on_partitions_that_its_fits_have_not_seen(
     estimator = fit_recipe(spec, recipe("ridge", search={"alpha": (1e6, 1.0, 1e5)}), rows)
     keys = partitions_of(rows)
     held_out = keys[-spec.training.test]
-    assert tuning.chosen_params(estimator) == {"alpha": 1.0}
+    assert chosen_params(estimator) == {"alpha": 1.0}
     assert [params["alpha"] for _, params in fitted_until] == [1e6, 1.0, 1e5, 1.0]
     assert all(until < held_out for until, _ in fitted_until[:-1])
     assert fitted_until[-1][0] == keys[-1]
@@ -322,7 +323,7 @@ def test_the_prior_is_fitted_without_reading_the_features(
     """A training set that is larger than memory is no matter to it, and it is the same model."""
     spec, rows = clinic(kind)
     prior = spec.training.baselines[0]
-    read = tuning.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))
+    read = fit.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))
     if spec.problem.classes:
         setattr(read, artifacts.DECLARED, list(spec.problem.classes))
     monkeypatch.setattr(artifacts, "model_input", None)
@@ -362,6 +363,6 @@ def test_a_searched_value_that_cannot_be_fitted_is_not_chosen(clinic: Rows) -> N
     """The others decide; if there is no other, the recipe's error says why."""
     spec, rows = clinic("regression")
     searched = fit_recipe(spec, recipe("ridge", search={"alpha": [-1.0, 2.0]}), rows)
-    assert tuning.chosen_params(searched) == {"alpha": 2.0}
+    assert chosen_params(searched) == {"alpha": 2.0}
     with pytest.raises(SpecError, match="alpha"):
         fit_recipe(spec, recipe("ridge", search={"alpha": [-1.0, -2.0]}), rows)
