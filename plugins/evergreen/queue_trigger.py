@@ -28,6 +28,7 @@ POLL_SECONDS = 0.5
 SQS_SECONDS = 5.0  # its requests cost
 RETRY_SECONDS = 5.0  # until a failed subscription is tried again
 HEARTBEAT_SECONDS = 300.0
+LONGEST_SECONDS = 3600.0  # between two tries to notify a recipient that can't be reached
 TIMEOUT = 10.0  # seconds for one answer
 
 
@@ -84,18 +85,27 @@ class QueueTrigger(BaseEventTrigger):
                 yield TriggerEvent(read_message(text))
 
     async def _watch(self) -> None:
-        """Try the queue, report that it answers, and alert once if it hasn't for the declared time."""
+        """Try the queue, report that it answers, and alert once if it hasn't for the declared time.
+
+        A recipient that can't be reached is tried again at intervals that double.
+        """
         since: datetime | None = None  # the beginning of the outage
         alerted, reported = False, -HEARTBEAT_SECONDS
+        next_try, interval = 0.0, PROBE_SECONDS
         while True:
             problem = await self._problem() or self.failure
             self.failure = ""
             now = datetime.now(UTC)
-            since = (since or now) if problem else None
-            alerted = alerted and since is not None
+            if problem:
+                since = since or now
+            else:
+                since, alerted, next_try, interval = None, False, 0.0, PROBE_SECONDS
+            late = since and now - since >= timedelta(minutes=self.alert_after)
             try:
-                if since and not alerted and now - since >= timedelta(minutes=self.alert_after):
+                if since and late and not alerted and time.monotonic() >= next_try:
                     alerted = await asyncio.to_thread(notify, self.usecase, problem, since)
+                    next_try = time.monotonic() + interval
+                    interval = min(2 * interval, LONGEST_SECONDS)
                 elif not since and time.monotonic() - reported >= HEARTBEAT_SECONDS:
                     await asyncio.to_thread(_report, self.usecase)
                     reported = time.monotonic()

@@ -21,6 +21,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.ensemble import RandomForestRegressor
 from typer.testing import CliRunner
 
 from include.cli.app import app
@@ -385,11 +386,26 @@ def test_bounds_are_beyond_what_was_seen(low: float, span: float) -> None:
     assert lowest == 0 or low < 0
 
 
+YARDSTICK = 0.9  # CPU seconds of it on the machine of docs/reference/benchmarks.md
+
+
+def yardstick() -> float:
+    """Return the CPU seconds of a fixed fit here: shared cores can be half as fast as one's own."""
+    features = np.random.default_rng(1).normal(size=(3000, 8))
+    began = time.process_time()
+    RandomForestRegressor(100, random_state=1).fit(features, features.sum(axis=1))
+    return time.process_time() - began
+
+
 @pytest.mark.full  # the tutorial, which is followed in tests/docs, does the same
 def test_from_nothing_to_a_page_with_a_replayed_policy(
     tmp_path: Path, record_property: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Two commands of a person, on a CSV that the repository ships, end with a page and a sentence."""
+    """Two commands of a person, on a CSV that the repository ships, end with a page and a sentence.
+
+    They take 60 CPU seconds at most, in seconds of the machine of the benchmarks.
+    """
+    measured = [yardstick()]
     began, cpu = time.monotonic(), os.times()
     folder = tmp_path / "landing"
     init(tmp_path, COFFEE, *SALES, "--split", str(folder))
@@ -410,6 +426,7 @@ def test_from_nothing_to_a_page_with_a_replayed_policy(
     record_property("cpu_seconds", used)
     with capsys.disabled():
         print(f" {used:.0f} CPU s, {time.monotonic() - began:.0f} s ", end="")
+    measured.append(yardstick())
     *_, page, sentence = done.stdout.splitlines()
     assert sentence.startswith("Served as declared, shop would have lost ")
     assert "% less than the prior's" in sentence
@@ -418,7 +435,7 @@ def test_from_nothing_to_a_page_with_a_replayed_policy(
         assert f"<td>{policy}</td>" in html
     assert "ingest" in done.stderr
     assert "239 of 239" in done.stderr
-    assert used < 60
+    assert used * YARDSTICK / (sum(measured) / 2) < 60, (used, measured)
 
 
 def test_a_trial_without_any_file_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncGenerator, Callable, Sequence
 from contextlib import aclosing
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,25 @@ def test_an_outage_shorter_than_declared_is_no_alert(
 
     asyncio.run(watching(trigger("redis", alert_after=5), lambda: soon(lambda: len(seen) > 2)))
     assert alerts(hook) == []
+
+
+def test_a_recipient_that_refuses_is_tried_less_and_less_often(
+    hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The intervals double, so an outage that lasts for days leaves dozens of tries and not thousands."""
+    monkeypatch.setenv("AIRFLOW_CONN_QUEUE", json.dumps(DOWN["redis"]))
+    hook.statuses = [500]
+    tries = list[float]()
+    notify = queue_trigger.notify
+
+    def timed(*arguments: Any) -> bool:
+        tries.append(time.monotonic())
+        return notify(*arguments)
+
+    monkeypatch.setattr(queue_trigger, "notify", timed)
+    asyncio.run(watching(trigger("redis"), lambda: soon(lambda: len(tries) > 4)))
+    for number, (earlier, later) in enumerate(pairwise(tries[:5])):
+        assert later - earlier >= 0.1 * 2**number
 
 
 @needs_redis
