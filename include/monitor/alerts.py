@@ -16,6 +16,7 @@ import requests
 
 from include.environment import Endpoint
 from include.errors import EvergreenError, SettingError, SourceUnavailable
+from include.features.windows import partition_before
 from include.references import digest_json
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -23,7 +24,7 @@ from include.storage.lake import Lake
 Message = dict[str, Any]
 Key = tuple[str, str]  # an alert's check and subject
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the response
-CLAIMS = "state/alerts"
+CLAIMS, DEFERRALS = "state/alerts", "state/deferred_alerts"
 # the content of a claim to send a message; a process that was killed while sending leaves it empty
 FAILED, NOTIFIED = b"failed", b"notified"
 SENDING, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
@@ -135,6 +136,26 @@ def send_alerts(
         outcomes[name] = try_to_send(send, name, message)
         lake.replace(claim, NOTIFIED if outcomes[name] == "sent" else FAILED)
     return outcomes
+
+
+def defer(lake: Lake, message: Message) -> None:
+    """Record that a message isn't sent, since its partition was backfilled; see `policy.with_deferred`."""
+    for item in message["findings"]:
+        lake.create(deferral_key(item, message["partition"]), b"")
+
+
+def deferred(lake: Lake, spec: UseCase, partition: str) -> list[str]:
+    """Return the keys of the alerts that were deferred within the longest quiet period before a partition."""
+    if not (keys := lake.keys(DEFERRALS)):
+        return []
+    quiet = max(spec.alerts.quiet, spec.monitoring.sudden_changes.quiet)
+    first = partition_before(lake, spec, partition, quiet)
+    return [key for key in keys if first <= key.rpartition("/")[2] < partition]
+
+
+def deferral_key(item: Mapping[str, Any], partition: str) -> str:
+    """Return the key of a deferred alert of a partition."""
+    return f"{DEFERRALS}/{digest_json(alert_key(item))[:12]}/{partition}"
 
 
 def try_to_send(send: Callable[[str, Message], None], recipient: str, message: Message) -> str:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -25,6 +25,7 @@ import pyarrow as pa
 from include.errors import unstable
 from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
+from include.monitor.alerts import alert_key, deferral_key
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
@@ -322,6 +323,43 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
         rows = pa.Table.from_pylist([_to_row(state) for state in changed], schema=schemas.DECISIONS)
         lake.publish("decisions", rows, {"partition": [state.key for state in changed]})
     raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
+
+
+def with_deferred(lake: Lake, spec: UseCase, decision: ledger.Row, deferred: Collection[str]) -> ledger.Row:
+    """Return a decision with the alerts that a backfilled partition deferred, if they are still in alarm.
+
+    Nobody was notified by the alert from which the quiet period of such an alarm counts. The first partition
+    in that period that has the alarm and isn't backfilled sends it, whatever its own decision, and no other
+    one does.
+
+    Parameters
+    ----------
+    deferred : the keys of `alerts.deferred`.
+    """
+    partition, checks = decision["partition"], {check.name: check for check in CHECKS}
+    earlier = [key for key in lake.published(PRODUCT) if key < partition]
+    alerts = json.loads(decision["alerts"] or "[]")
+    new, added = {alert_key(item) for item in alerts}, []
+    for alarm in findings.from_rows(lake.rows("findings", {"partition": partition, "outcome": "alarm"})):
+        item = AlertItem(alarm.check, alarm.subject, alarm.value, alarm.threshold, alarm.note)
+        if (item.check, item.subject) in new:
+            continue
+        for other in earlier[-checks[item.check].quiet(spec) :]:
+            key = deferral_key(asdict(item), other)
+            if key in deferred and (
+                lake.create(f"{key}.sender", partition.encode())
+                or lake.get(f"{key}.sender") == partition.encode()
+            ):
+                added.append(item)
+                break
+    if not added:
+        return decision
+    return {
+        **decision,
+        "decision": "alert" if decision["decision"] == "nothing" else decision["decision"],
+        "reason": f"{decision['reason']}; alerts {_listed(added)}, which a backfill didn't send",
+        "alerts": json.dumps([*alerts, *map(asdict, added)], ensure_ascii=False),
+    }
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:

@@ -95,9 +95,9 @@ def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
     lake.publish("decisions", table, {"partition": NIGHT})
 
 
-def tell(run_type: str = "scheduled") -> str:
+def tell(run_type: str = "scheduled", partition: str = NIGHT) -> str:
     """Run the task; return why it was skipped, empty where it wasn't."""
-    run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
+    run = SimpleNamespace(partition_key=partition, run_type=run_type)
     try:
         AlertOperator(task_id="alert", usecase="machines").execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
     except AirflowSkipException as skipped:
@@ -206,6 +206,56 @@ def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> No
     assert tell("backfill") == "a backfilled partition sends no alerts; alerts data stops"
     assert hook.got == []
     assert alerts.notified(lake, [NIGHT]) == {}
+
+
+def monitored(lake: Lake, partition: str, alarms: list[dict[str, Any]]) -> None:
+    """Publish a partition with the alarms, none of which it alerts itself."""
+    rows = [{"partition": partition, "outcome": "alarm", **alarm} for alarm in alarms]
+    lake.publish("findings", pa.Table.from_pylist(rows, schemas.FINDINGS), {"partition": partition})
+    row = {"product": "monitor", "partition": partition, "outcome": "published"}
+    lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), row)
+    decided = {"partition": partition, "decision": "nothing", "reason": "no drift alarm", "alerts": "[]"}
+    table = pa.Table.from_pylist([decided], schemas.DECISIONS)
+    lake.publish("decisions", table, {"partition": partition})
+
+
+def test_an_alarm_that_began_in_a_backfill_is_sent_once_by_the_next_partition(
+    declare: Declare, hook: Hook
+) -> None:
+    """Neither the one before, without the alarm, nor a rerun or the partition after it sends it."""
+    lake = declare(ops={"conn_type": "http", "host": hook.uri})
+    monitored(lake, NIGHT, [FOUND])
+    decide(lake, [FOUND, {**FOUND, "subject": "readings"}])
+    assert "sends no alerts" in tell("backfill")
+    monitored(lake, "2024-01-26", [])
+    assert tell(partition="2024-01-26") == "nothing to alert; no drift alarm"
+    for partition in ("2024-01-27", "2024-01-28"):
+        monitored(lake, partition, [FOUND])
+    assert "sends no alerts" in tell("backfill", NIGHT)
+    assert [tell(partition="2024-01-27"), tell(partition="2024-01-27")] == ["", ""]
+    assert tell(partition="2024-01-28") == "nothing to alert; no drift alarm"
+    ((_, _, body),) = hook.got
+    assert (
+        body["sentence"]
+        == "machines 2024-01-27: no drift alarm; alerts data stops, which a backfill didn't send"
+    )
+    assert body["findings"] == [FOUND]
+    assert body["decision"] == "alert"
+
+
+def test_an_alarm_of_a_backfill_is_sent_within_its_quiet_period(declare: Declare, hook: Hook) -> None:
+    """After seven partitions the policy alerts it anew, so it isn't sent twice."""
+    lake = declare(ops={"conn_type": "http", "host": hook.uri})
+    monitored(lake, NIGHT, [FOUND])
+    decide(lake, [FOUND])
+    tell("backfill")
+    for day in range(26, 32):
+        monitored(lake, f"2024-01-{day}", [])
+    for partition in ("2024-02-02", "2024-02-01"):
+        monitored(lake, partition, [FOUND])
+    assert tell(partition="2024-02-02") == "nothing to alert; no drift alarm"
+    assert tell(partition="2024-02-01") == ""
+    assert len(hook.got) == 1
 
 
 def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare) -> None:

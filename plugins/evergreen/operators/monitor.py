@@ -90,8 +90,9 @@ class AlertOperator(DecisionOperator):
     """Send the partition's alerts, once, to each connection under `alerts.to`.
 
     Reads the decision and the silences; writes who was notified. An alert that a person acknowledged or muted
-    isn't sent, and a backfilled partition sends none. If a recipient can't be reached, the task is retried,
-    then fails, and with it the run, but no other task. Each try notifies only those who were missed.
+    isn't sent. A backfilled partition sends none: the next one that isn't backfilled sends those that are
+    still in alarm. If a recipient can't be reached, the task is retried, then fails, and with it the run, but
+    no other task. Each try notifies only those who were missed.
     """
 
     def execute(self, context: Context) -> None:
@@ -105,15 +106,21 @@ class AlertOperator(DecisionOperator):
         """Send a decision's alerts, or skip."""
         from include.monitor import alerts
 
+        is_backfill = context["dag_run"].run_type == "backfill"
+        # the checks are imported where they are needed: it takes longer than a skipped task does otherwise
+        if not is_backfill and (deferred := alerts.deferred(lake, spec, partition)):
+            from include.monitor.policy import with_deferred
+
+            decision = with_deferred(lake, spec, decision, deferred)
         reason = decision["reason"]
         message = alerts.message(self.usecase, decision, report_address(self.usecase, partition))
         if not message:
             self.skip_task(f"nothing to alert; {reason}")
-        if context["dag_run"].run_type == "backfill":
+        if is_backfill:
+            alerts.defer(lake, message)
             self.skip_task(f"a backfilled partition sends no alerts; {reason}")
         if not spec.alerts.to:
             self.skip_task(f"no recipients are declared under alerts.to; {reason}")
-        # after the skips, since it imports the checks, for longer than a skipped task takes otherwise
         from include.monitor.silences import AlertLog, silence_text
 
         log, keys = AlertLog(lake), [alerts.alert_key(item) for item in message["findings"]]
