@@ -11,6 +11,7 @@ must stay light.
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -85,12 +86,12 @@ class QueueTrigger(BaseEventTrigger):
                 yield TriggerEvent(read_message(text))
 
     async def _watch(self) -> None:
-        """Try the queue, report that it answers, and alert once if it hasn't for the declared time.
+        """Try the queue, report that this runs, and alert once if there is no answer for the declared time.
 
         A recipient that can't be reached is tried again at intervals that double.
         """
         since: datetime | None = None  # the beginning of the outage
-        alerted, reported = False, -HEARTBEAT_SECONDS
+        alerted, reported = False, ("", -HEARTBEAT_SECONDS)
         next_try, interval = 0.0, PROBE_SECONDS
         while True:
             problem = await self._problem() or self.failure
@@ -102,13 +103,13 @@ class QueueTrigger(BaseEventTrigger):
                 since, alerted, next_try, interval = None, False, 0.0, PROBE_SECONDS
             late = since and now - since >= timedelta(minutes=self.alert_after)
             try:
+                if problem != reported[0] or time.monotonic() - reported[1] >= HEARTBEAT_SECONDS:
+                    await asyncio.to_thread(_report, self.usecase, now, problem)
+                    reported = problem, time.monotonic()
                 if since and late and not alerted and time.monotonic() >= next_try:
-                    alerted = await asyncio.to_thread(notify, self.usecase, problem, since)
+                    alerted = await asyncio.to_thread(notify_outage, self.usecase, problem, since)
                     next_try = time.monotonic() + interval
                     interval = min(2 * interval, LONGEST_SECONDS)
-                elif not since and time.monotonic() - reported >= HEARTBEAT_SECONDS:
-                    await asyncio.to_thread(_report, self.usecase)
-                    reported = time.monotonic()
             except Exception as error:  # of the lake: it is tried again
                 log.warning("%s: the watcher can't report: %s", self.usecase, type(error).__name__)
             await asyncio.sleep(PROBE_SECONDS)
@@ -208,14 +209,15 @@ def _probe_sqs(connection: str, url: str) -> str:
     return ""
 
 
-def _report(usecase: str) -> None:
+def _report(usecase: str, now: datetime, problem: str) -> None:
     from include.ops.events import HEARTBEAT
     from include.storage.lake import Lake
 
-    Lake(usecase).replace(HEARTBEAT, datetime.now(UTC).isoformat().encode())
+    heartbeat = {"at": now.isoformat(), "problem": problem}
+    Lake(usecase).replace(HEARTBEAT, json.dumps(heartbeat).encode())
 
 
-def notify(usecase: str, problem: str, since: datetime | None) -> bool:
+def notify_outage(usecase: str, problem: str, since: datetime | None) -> bool:
     """Alert each recipient that messages can't arrive, and return whether all were notified."""
     from evergreen import alert_channels
     from evergreen.links import usecase_address

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -103,7 +104,10 @@ def test_a_message_starts_its_partition_once(site: Site) -> None:
         site.publish(b"2024-04-01")  # its file comes later
         soon(lambda: site.runs(BATCH).get("event__2024-04-01__0") == "failed", "run without a file")
         # a server that comes and goes between two looks of the watch was never there
-        soon(lambda: lake.get(HEARTBEAT), "look at the server that answers")
+        soon(
+            lambda: json.loads(lake.get(HEARTBEAT) or "{}").get("problem") == "",
+            "look at the server that answers",
+        )
         alerted = len(site.outages())
         process.kill()
         soon(lambda: len(site.outages()) > alerted, "alert about the killed server")

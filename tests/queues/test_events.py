@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
@@ -131,7 +132,7 @@ def check(attempt: int = 3, run_type: str = "scheduled") -> None:
 
 
 def test_a_watcher_that_is_missing_is_an_alert(spec: UseCase, hook: Hook) -> None:
-    """After the last retry, once, whether it never reported or stopped to; not while it reports."""
+    """After the last retry, once, whether it never reported or stopped to; not while it reports a problem."""
     with pytest.raises(AirflowException, match="nothing watches it"):
         check(attempt=2)
     assert hook.got == []
@@ -140,10 +141,13 @@ def test_a_watcher_that_is_missing_is_an_alert(spec: UseCase, hook: Hook) -> Non
     ((_, _, body),) = hook.got
     assert "(queue): nothing watches it; unpause weekly_sales__events and check" in body["sentence"]
     lake, now = Lake(USECASE), datetime.now(UTC)
-    lake.replace(HEARTBEAT, (now - timedelta(minutes=20)).isoformat().encode())
+    heartbeat = {"at": (now - timedelta(minutes=20)).isoformat(), "problem": ""}
+    lake.replace(HEARTBEAT, json.dumps(heartbeat).encode())
     check()
     assert f"since {now - timedelta(minutes=20):%Y-%m-%d %H:%M} UTC: nothing" in hook.got[-1][2]["sentence"]
-    lake.replace(HEARTBEAT, (now - timedelta(minutes=10)).isoformat().encode())
+    # the watcher alerts of the queue that it can't reach
+    heartbeat = {"at": (now - timedelta(minutes=10)).isoformat(), "problem": "ConnectionError"}
+    lake.replace(HEARTBEAT, json.dumps(heartbeat).encode())
     check()
     assert len(hook.got) == 2
 
@@ -151,12 +155,13 @@ def test_a_watcher_that_is_missing_is_an_alert(spec: UseCase, hook: Hook) -> Non
 def test_an_outage_is_one_alert_however_long_it_lasts(spec: UseCase, hook: Hook) -> None:
     """The partitions that come meanwhile, and another problem of the same outage, notify nobody again."""
     hook.statuses, since = [200, 500, 200], NOW - timedelta(days=20)
-    assert queue_trigger.notify(USECASE, "TimeoutError", since)
-    assert queue_trigger.notify(USECASE, "ConnectionError", since)
+    assert queue_trigger.notify_outage(USECASE, "TimeoutError", since)
+    assert queue_trigger.notify_outage(USECASE, "ConnectionError", since)
     ((_, _, body),) = hook.got
     assert body["partition"] == spec.clock.newest(since)  # and not the newest one of each try
-    assert not queue_trigger.notify(USECASE, "ConnectionError", NOW)  # another one, and the webhook refuses
-    assert queue_trigger.notify(USECASE, "ConnectionError", NOW)
+    # another outage, and the webhook refuses
+    assert not queue_trigger.notify_outage(USECASE, "ConnectionError", NOW)
+    assert queue_trigger.notify_outage(USECASE, "ConnectionError", NOW)
     assert len(hook.got) == 3
 
 

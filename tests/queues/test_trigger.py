@@ -164,7 +164,7 @@ def test_a_wrong_address_is_an_alert(
     assert body["sentence"].endswith(f" UTC: {PROBLEMS[kind]}")
     assert set(probes) == {PROBLEMS[kind]}
     assert SECRET not in json.dumps(body) + caplog.text
-    assert Lake(USECASE).get(HEARTBEAT) is None
+    assert json.loads(Lake(USECASE).get(HEARTBEAT) or "")["problem"] == PROBLEMS[kind]
 
 
 def test_a_topic_that_does_not_exist_is_an_alert(
@@ -203,13 +203,13 @@ def test_a_recipient_that_refuses_is_tried_less_and_less_often(
     monkeypatch.setenv("AIRFLOW_CONN_QUEUE", json.dumps(DOWN["redis"]))
     hook.statuses = [500]
     tries = list[float]()
-    notify = queue_trigger.notify
+    notify = queue_trigger.notify_outage
 
     def timed(*arguments: Any) -> bool:
         tries.append(time.monotonic())
         return notify(*arguments)
 
-    monkeypatch.setattr(queue_trigger, "notify", timed)
+    monkeypatch.setattr(queue_trigger, "notify_outage", timed)
     asyncio.run(watching(trigger("redis"), lambda: soon(lambda: len(tries) > 4)))
     for number, (earlier, later) in enumerate(pairwise(tries[:5])):
         assert later - earlier >= 0.1 * 2**number

@@ -98,27 +98,28 @@ class StartPartitionOperator(EvergreenOperator):
 
 
 class CheckWatcherOperator(EvergreenOperator):
-    """Alert if the watcher of `schedule.events` hasn't reached the queue for a quarter of an hour.
+    """Alert if the watcher of `schedule.events` hasn't tried the queue for a quarter of an hour.
 
-    Airflow says nothing while the triggerer is down or the events DAG is paused. Only scheduled runs check.
+    Airflow says nothing while the triggerer is down or the events DAG is paused. Of a queue that can't be
+    reached the watcher itself alerts. Only scheduled runs check.
     """
 
     def execute(self, context: Context) -> None:
         """Return if it has; alert after the last retry, since Airflow may have started with this run."""
-        from evergreen.queue_trigger import notify
+        from evergreen.queue_trigger import notify_outage
         from include.ops.events import HEARTBEAT
 
         if context["dag_run"].run_type != "scheduled":
             self.skip_task("only scheduled runs check the watcher")
         with self.open_use_case() as (lake, _):
-            heartbeat = lake.get(HEARTBEAT)
-        since = datetime.fromisoformat(heartbeat.decode()) if heartbeat else None
+            heartbeat = json.loads(lake.get(HEARTBEAT) or "{}")
+        since = datetime.fromisoformat(heartbeat["at"]) if heartbeat else None
         if since and datetime.now(UTC) - since <= MAX_SILENCE:
             return
         problem = f"nothing watches it; unpause {self.usecase}__events and check Airflow's triggerer"
         if context["ti"].try_number <= context["ti"].max_tries:
             raise AirflowException(problem)
-        if not notify(self.usecase, problem, since):
+        if not notify_outage(self.usecase, problem, since):
             raise AirflowFailException(
                 "could not notify everybody: see the log, then clear this task to retry"
             )
