@@ -120,7 +120,7 @@ def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
             f"{spec.name}: score",
             required="rows to score on each partition",
             found=f"none on {len(without_rows)} of {len(partitions)}, the first of them {without_rows[0]}",
-            remedy="the others are scored; ingest these, then score them again",
+            remedy="all others were scored; ingest the missing ones, then score them again",
         )
 
 

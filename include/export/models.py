@@ -114,7 +114,7 @@ def _require_plain_codes(model: Boosting) -> None:
         raise ModelError(
             type(model).__name__,
             required="categories in its first columns, coded from 0 on, as by coded_columns",
-            found="others",
+            found="categorical columns elsewhere, or codes with gaps",
             remedy="prepare its columns with coded_columns of include/train/recipes.py",
         )
 

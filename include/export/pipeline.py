@@ -114,7 +114,7 @@ def _find_model(lake: Lake, beginning: str) -> str:
         champion = ledger.live_champion(ledger.switches(lake))
         if champion is None:
             remedy = "train first, or name a model of the table fits with --model"
-            raise NotPublished(f"{lake.name}: champion", required="one", found="none", remedy=remedy)
+            raise NotPublished(f"{lake.name}: an export", required="a champion", found="none", remedy=remedy)
         return str(champion["model"])
     recorded = [*ledger.switches(lake), *ledger.attempts(lake), *map(vars, read_fits(lake))]
     models = {str(row["model"]) for row in recorded}

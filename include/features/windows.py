@@ -19,7 +19,10 @@ def partition_before(lake: Lake, spec: UseCase, partition: str, count: int) -> s
 
 
 def key_before(keys: Sequence[str], partition: str, count: int) -> str:
-    """Return the one of ascending keys that is ``count`` before a partition, or the first; or itself."""
+    """Return the key that is ``count`` before a partition, or the first key that is before it.
+
+    The partition itself if there is none before it, or if ``count`` is 0.
+    """
     return ([key for key in keys if key < partition][-count:] or [partition])[0] if count else partition
 
 

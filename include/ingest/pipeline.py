@@ -196,7 +196,7 @@ class _IngestRun:
         return published
 
     def _late_partitions(self, missing: Sequence[str]) -> set[str]:
-        """Return the partitions that were scored while the source, not the spine, had nothing yet."""
+        """Return the partitions that were scored before the source had any data; none if it is the spine."""
         if self.now is None or self.arrived_on or not missing or self.source == self.spec.features.spine:
             return set()
         return {

@@ -303,7 +303,7 @@ def performance_by(
         required = "a first partition that isn't after the last"
         found = f"{first} to {last}"
         raise EvergreenError(
-            f"{spec.name}: performance", required=required, found=found, remedy="exchange the two"
+            f"{spec.name}: performance", required=required, found=found, remedy="swap the two"
         )
     partitions = _scored(lake, spec, first, last)
     if by == "day" and not spec.clock.sub_daily:

@@ -25,7 +25,7 @@ from include.storage.lake import Lake, Where
 Row = Mapping[str, Any]
 PRODUCT = "monitor"
 PERFORMANCE = "performance"
-_ALL_PARTITIONS = ("predictions", PERFORMANCE, LOSSES)  # products that are read over all partitions
+_WHOLE_HISTORY = ("predictions", PERFORMANCE, LOSSES)  # products that are read over all partitions
 
 
 class State:
@@ -33,8 +33,8 @@ class State:
 
     Parameters
     ----------
-    partition : the one that is monitored. The span reaches as far ahead as other findings depend on it, and
-        as far back as theirs look.
+    partition : the one that is monitored. The span has each later partition whose findings use this one, and
+        each earlier one that those findings read.
 
     Attributes
     ----------
@@ -99,7 +99,7 @@ class State:
     def _read_all(self, lake: Lake, version: int) -> None:
         """Read the rows of `partitions` as of a version."""
         around = {
-            "product": [*self.spec.sources, *_ALL_PARTITIONS, "drift", "estimates", PRODUCT],
+            "product": [*self.spec.sources, *_WHOLE_HISTORY, "drift", "estimates", PRODUCT],
             "partition": self.span,
         }
         self._partitions = {
@@ -108,7 +108,7 @@ class State:
         limits = _rows(lake, version, {"product": "limits"}).to_pylist()
         self._limits: list[Row] = sorted(limits, key=lambda row: str(row["partition"]))
         self.published_digests: dict[str, dict[str, str]] = {
-            name: {} for name in (*_ALL_PARTITIONS, self.spec.labels.source)
+            name: {} for name in (*_WHOLE_HISTORY, self.spec.labels.source)
         }
         self.realized_inputs: dict[str, dict[str, Any]] = {}
         names = ("product", "partition", "digest", "rows", "inputs")

@@ -314,7 +314,7 @@ def erase(
     else:
         raise EvergreenError(
             f"{spec.name}: an erasure",
-            required="no such row after it",
+            required="none of the person's rows left after it",
             found="; ".join([*search.contents, *search.replaced, *search.uncommitted][:5]),
             where=lake.uri,
             remedy="runs that began before it still write; repeat it when they have ended",
@@ -551,7 +551,7 @@ def _describe(lake: Lake, spec: UseCase, contents: Contents) -> None:
             f"{spec.name}: an erasure, whose rows are removed",
             required="features, to describe the predictions that are left",
             found=str(failure),
-            remedy="then repeat the erasure, which also proves it",
+            remedy="correct that, then repeat the erasure, which also proves it",
         ) from failure
     monitored = [row["partition"] for row in lake.rows("partitions", {"product": PRODUCT})]
     if monitored:  # the performance of each partition whose rows have changed

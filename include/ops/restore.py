@@ -140,9 +140,10 @@ def _mark_unfinished(target: Lake, backup: str) -> None:
     if not target.create(RESTORING, f"backup {backup}".encode()):
         raise BackupError(
             target.uri,
-            required="one restore at a time",
-            found="another one that has begun",
-            remedy="wait until it has ended",
+            required="no other restore in progress",
+            found="one that has begun",
+            remedy="wait until it has ended; if it was killed, remove all objects at this address, "
+            "then restore again",
         )
 
 

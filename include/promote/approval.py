@@ -87,7 +87,7 @@ def record_answer(
             subject,
             required="gate.approval: changes or all",
             found=spec.gate.approval,
-            remedy="nobody is asked; to let it serve, force it",
+            remedy="this use case asks nobody; to let the model serve anyway, force it",
         )
     if attempt["verdict"] not in PROMOTES:
         raise EvergreenError(

@@ -197,7 +197,7 @@ def step_rows(
 
 
 def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
-    """Replace a champion that is shown to be worse than a baseline or the recipe ``prior``.
+    """Replace a champion that is shown to be worse than a baseline.
 
     The newest fit of the best recipe serves next. Neither an approval, nor a trial, nor a training is
     waited for: the losses are those of live labels.

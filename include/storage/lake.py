@@ -48,7 +48,7 @@ TABLE_CONFIGURATION = {
     "delta.checkpointInterval": "20",
 }
 RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
-KEPT, KEPT_BYTES = 8, 4 << 20  # results, and the most bytes of one; see `Lake.keep`
+CACHED, CACHED_BYTES = 8, 4 << 20  # results, and the most bytes of one; see `Lake.cached`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
@@ -77,7 +77,7 @@ class Lake:
         self.name = usecase
         self.uri = f"{base}/{validate_key(usecase) if usecase else ''}"
         self._tables = threading.local()  # the tables that each thread has opened
-        self._kept: dict[tuple[Any, ...], tuple[list[int], tuple[Any, ...], pa.Table]] = {}
+        self._cache: dict[tuple[Any, ...], tuple[list[int], tuple[Any, ...], pa.Table]] = {}
         self._files = threading.local()  # the files of the tables that each thread has read
 
     # tables
@@ -404,18 +404,15 @@ class Lake:
         """
         versions = [self.version(table) for table in tables]
         names = tuple(part if isinstance(part, str | tuple) else id(part) for part in key)
-        kept = self._kept.get(names)
-        if kept is not None and kept[0] == versions:
-            return kept[2]
+        cached = self._cache.get(names)
+        if cached is not None and cached[0] == versions:
+            return cached[2]
         result = compute()
-        if result.nbytes <= KEPT_BYTES:
-            if len(self._kept) >= KEPT:
-                self._kept.pop(next(iter(self._kept)), None)
-            self._kept[names] = (
-                versions,
-                key,
-                result,
-            )  # the key's objects stay, so that no other has their id
+        if result.nbytes <= CACHED_BYTES:
+            if len(self._cache) >= CACHED:
+                self._cache.pop(next(iter(self._cache)), None)
+            # the key's objects stay, so that no other has their id
+            self._cache[names] = versions, key, result
         return result
 
     # objects

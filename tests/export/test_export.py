@@ -237,7 +237,7 @@ def test_what_cannot_be_exported_is_refused(lake: Lake, monkeypatch: pytest.Monk
         call(*export, "onnx", "--out", "nowhere/x.onnx")
     monkeypatch.setenv("EVERGREEN_LAKE", str(Path.cwd() / "empty"))
     with pytest.raises(
-        NotPublished, match="weekly_sales: champion: expected one, but found none; train first"
+        NotPublished, match="weekly_sales: an export: expected a champion, but found none; train first"
     ):
         call(*export, "onnx")
 
