@@ -13,7 +13,7 @@ from typing import Any
 from include.monitor import reference
 from include.monitor.losses import LossSeries, loss_series
 from include.monitor.reference import LearnedColumn, Reference
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.spec import UseCase
 from include.stats import profiles
 from include.stats.profiles import Profile
@@ -83,7 +83,7 @@ class PartitionContext:
 
     lake: Lake
     spec: UseCase
-    state: State
+    state: PublishedState
     partition: str
     inputs: Mapping[str, str] = field(init=False)
 

@@ -27,7 +27,7 @@ from include.features.labels import labels
 from include.models import outputs
 from include.models.outputs import Constant
 from include.monitor.losses import CONSTANT, LOSSES, baseline_predictions, losses_of_partition
-from include.monitor.state import PERFORMANCE, PRODUCT, State
+from include.monitor.state import PERFORMANCE, PRODUCT, PublishedState
 from include.promote import ledger
 from include.spec import UseCase
 from include.spec.metrics import metric_names
@@ -73,7 +73,7 @@ def performance_metrics(
     return {**dict.fromkeys(metric_names(spec)), **all_metric_values(spec, target, predicted)}
 
 
-def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[Row]:
+def publish_performance(lake: Lake, spec: UseCase, state: PublishedState) -> list[Row]:
     """Publish the performance of every partition up to the monitored one whose labels arrived or changed.
 
     Returns
@@ -81,12 +81,12 @@ def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[Row]:
     list of dict
         The rows of `partitions` that were published.
     """
-    horizon = max(
+    newest_monitored = max(
         [state.partition, *(key for key in state.span if state.partition_row(PRODUCT, key) is not None)]
     )
-    until, current = spec.clock.decision_time(horizon), _inputs(spec, state, horizon)
+    until, current = spec.clock.decision_time(newest_monitored), _inputs(spec, state, newest_monitored)
     due = {key: inputs for key, inputs in current.items() if _is_due(state, key, inputs, until)}
-    arrivals = label_arrivals(lake, spec, list(due), horizon)
+    arrivals = label_arrivals(lake, spec, list(due), newest_monitored)
     arrivals = {key: arrival for key, arrival in arrivals.items() if arrival.partitions}
     scored, published = sorted(arrivals), []
     for first in range(0, len(scored), MAX_JOINED_PARTITIONS):
@@ -95,10 +95,10 @@ def publish_performance(lake: Lake, spec: UseCase, state: State) -> list[Row]:
     return published
 
 
-def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, str]]:
+def _inputs(spec: UseCase, state: PublishedState, newest_monitored: str) -> dict[str, dict[str, str]]:
     """Return the input digests of each partition with labels, up to the monitored one."""
     scored, source = state.published_digests["predictions"], spec.labels.source
-    keys = spec.clock.keys(min(scored, default=horizon), horizon)
+    keys = spec.clock.keys(min(scored, default=newest_monitored), newest_monitored)
     pairs, sources = zip(keys, keys[spec.labels.delay :], strict=False), state.published_digests[source]
     return {
         key: {f"predictions/{key}": scored[key], f"{source}/{label}": sources[label]}
@@ -107,7 +107,7 @@ def _inputs(spec: UseCase, state: State, horizon: str) -> dict[str, dict[str, st
     }
 
 
-def _is_due(state: State, scored: str, inputs: Mapping[str, str], until: datetime) -> bool:
+def _is_due(state: PublishedState, scored: str, inputs: Mapping[str, str], until: datetime) -> bool:
     """Return whether a partition has no figures yet, or its inputs changed, or a revision is known by now."""
     stored = state.realized_inputs.get(scored)
     if stored is None or scored not in state.published_digests[LOSSES]:

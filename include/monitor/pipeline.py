@@ -19,19 +19,14 @@ from include.monitor.findings import Finding, findings_table
 from include.monitor.performance import completion_row, publish_performance
 from include.monitor.policy import Decision, publish_decisions
 from include.monitor.registry import CHECKS, run_checks
-from include.monitor.state import PRODUCT, State
+from include.monitor.state import PRODUCT, PublishedState
 from include.references import Ref
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Row
 
-# the tables that one monitored partition writes, by product, and the order of their rows
-TABLES = {
-    PRODUCT: ("findings", schemas.FINDINGS, ("check", "subject")),
-    drift.PRODUCT: ("drift", schemas.DRIFT, ("column", "measure")),
-    estimates.PRODUCT: ("estimates", schemas.ESTIMATES, ("metric",)),
-}
+PRODUCTS = (PRODUCT, drift.PRODUCT, estimates.PRODUCT)  # of one monitored partition
 MAX_ATTEMPTS = 100  # besides one for each later partition, all of which may depend on this one
 
 
@@ -43,7 +38,7 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
     Ref
         of the partition's rows in `findings`; its note is a sentence for people.
     """
-    state = State(lake, spec, partition)
+    state = PublishedState(lake, spec, partition)
     is_monitored, others = False, True
     # Each attempt publishes one partition and reads the state again, which a concurrent run may have changed.
     attempts = MAX_ATTEMPTS + len(state.later)
@@ -65,9 +60,10 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
     raise unstable(f"{spec.name}/monitor/{partition}", "inputs", attempts)
 
 
-def _is_consistent(lake: Lake, partition: str, state: State) -> bool:
+def _is_consistent(lake: Lake, partition: str, state: PublishedState) -> bool:
     """Return whether each table's rows match their row in `partitions`; concurrent runs may interleave."""
-    for product, (table, schema, order) in TABLES.items():
+    for product in PRODUCTS:
+        table, schema, order = schemas.PRODUCT_TABLES[product]
         row, stored = state.partition_row(product, partition), lake.read(table, {"partition": partition})
         if row is None or stored is None:
             return False

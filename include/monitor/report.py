@@ -19,7 +19,7 @@ from include.errors import NotPublished
 from include.features.build import features
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, from_rows
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.spec import UseCase
 from include.stats.drift_measures import NAMES
 from include.storage.lake import Lake
@@ -45,7 +45,7 @@ def drift_report(lake: Lake, spec: UseCase, partition: str) -> str:
             found="no findings",
             remedy=f"run {spec.name}__batch for that partition",
         )
-    context = PartitionContext(lake, spec, State(lake, spec, partition), partition)
+    context = PartitionContext(lake, spec, PublishedState(lake, spec, partition), partition)
     drift = [finding for finding in from_rows(rows) if finding.check == "drift"]
     reference = context.reference
     if reference is None or partition not in context.window:

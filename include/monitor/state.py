@@ -28,7 +28,7 @@ PERFORMANCE = "performance"
 _WHOLE_HISTORY = ("predictions", PERFORMANCE, LOSSES)  # products that are read over all partitions
 
 
-class State:
+class PublishedState:
     """What is published around a partition.
 
     Parameters

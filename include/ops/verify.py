@@ -156,17 +156,9 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
     if product in ("predictions", "shadows"):
         order = spec.key if product == "predictions" else ("model", *spec.key)
         return product, partial(predictions.as_published, spec), order
-    shapes = {
-        "performance": ("performance", schemas.PERFORMANCE, ("known", "metric")),
-        "losses": ("losses", schemas.LOSSES, ("known", "model")),
-        "limits": ("limits", schemas.LIMITS, ("model", "column")),
-        "estimates": ("estimates", schemas.ESTIMATES, ("metric",)),
-        "drift": ("drift", schemas.DRIFT, ("column", "measure")),
-        "monitor": ("findings", schemas.FINDINGS, ("check", "subject")),
-    }
-    if product not in shapes:
+    if product not in schemas.PRODUCT_TABLES:
         return None
-    table, schema, order = shapes[product]
+    table, schema, order = schemas.PRODUCT_TABLES[product]
     return table, partial(point_in_time.conform, schema=schema), order
 
 

@@ -308,3 +308,13 @@ ERASURES = _schema(
     contents=_S,  # JSON: table -> partition -> number of erased rows
     recorded=_I,
 )
+
+# of each product with a table of fixed columns: the table, its columns, and the order of a partition's rows
+PRODUCT_TABLES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
+    "performance": ("performance", PERFORMANCE, ("known", "metric")),
+    "losses": ("losses", LOSSES, ("known", "model")),
+    "limits": ("limits", LIMITS, ("model", "column")),
+    "estimates": ("estimates", ESTIMATES, ("metric",)),
+    "drift": ("drift", DRIFT, ("column", "measure")),
+    "monitor": ("findings", FINDINGS, ("check", "subject")),
+}

@@ -63,7 +63,7 @@ class Selection:
         of a confidence sequence; None if the recipe stays or there is nothing to compare with.
     prior_model : digest of the fit of the recipe that uses no features; empty if none is declared.
     relation_changed : whether the relation between features and label has changed, see
-        `include.train.selection.relation_changed`.
+        `include.train.selection.has_relation_changed`.
     failed : of each declared recipe that couldn't be fitted, and so can't be chosen, why.
     """
 

@@ -212,7 +212,7 @@ def lost_less(walks: Walks, recipe: str, serving: str) -> bool:
     return not len(both) or bool(np.diff(walks.rows[both] @ losses[both])[0] > 0)
 
 
-def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
+def prior_became_best(walks: Walks, recipes: Sequence[str], within: int) -> bool:
     """Return whether the prior became the best of the recipes within the newest partitions, after it was not.
 
     The recipes that learn from all of the past have then learned something that no longer holds.
@@ -231,7 +231,7 @@ def relation_changed(walks: Walks, recipes: Sequence[str], within: int) -> bool:
     return bool(broken[-within:].any())
 
 
-def by_day(spec: UseCase, walk: Walks) -> Walks:
+def daily_if_sub_daily(spec: UseCase, walk: Walks) -> Walks:
     """Return the walks by blocks of a day, if a day has several partitions.
 
     One recipe may be better in the morning and another at night, and neither should serve only for that.
@@ -248,7 +248,7 @@ def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
     if not walk.partitions:
         walk = Walks((), names, np.empty(0), np.empty((0, len(names))))
     baselines = [recipe.name for recipe in spec.training.baselines]
-    days = by_day(spec, walk)
+    days = daily_if_sub_daily(spec, walk)
     choice = choose(days, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     if spec.gate.prove and serving in walk.recipes and choice.recipe != serving:
         gain = proven_gain(spec, walk, choice.recipe, serving)
@@ -274,8 +274,10 @@ def refresh_instead(choice: Choice, serving: str, declined: str) -> Choice:
 
 
 def has_relation_changed(spec: UseCase, walk: Walks) -> bool:
-    """Return whether the relation has changed within the longest short memory, see `relation_changed`."""
-    return relation_changed(by_day(spec, walk), [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS))
+    """Return whether the relation has changed within the longest short memory, see `prior_became_best`."""
+    return prior_became_best(
+        daily_if_sub_daily(spec, walk), [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS)
+    )
 
 
 def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Recipe, ...]:
@@ -311,7 +313,7 @@ def best_baseline(spec: UseCase, walk: Walks, choice: Choice, failed: Collection
     """
     baselines = recipes(spec)[: len(spec.training.baselines)]
     names = [recipe.name for recipe in baselines if recipe.name not in failed]
-    weights = final_weights(by_day(spec, walk).only(names))
+    weights = final_weights(daily_if_sub_daily(spec, walk).only(names))
     return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 
 
@@ -331,7 +333,7 @@ def choose_replacement(
     if (~np.isnan(walk.of(serving))).sum() < MIN_OBSERVED:
         return None
     baselines = [recipe.name for recipe in spec.training.baselines]
-    walk = by_day(spec, walk)
+    walk = daily_if_sub_daily(spec, walk)
     choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))

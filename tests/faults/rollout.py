@@ -17,7 +17,7 @@ from mlflow import MlflowClient
 
 from include.models.registry import Registry
 from include.monitor.performance import publish_performance
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from tests.faults import clocks
@@ -70,7 +70,7 @@ class Rollout(Rig):
         seen, made = count_writes(before), self.depot()
         score(made.lake, made.spec, self.key)
         if not self.comes:
-            publish_performance(made.lake, made.spec, State(made.lake, made.spec, self.key))
+            publish_performance(made.lake, made.spec, PublishedState(made.lake, made.spec, self.key))
         taken = advance(made.lake, made.spec, self.key, registry=lambda: made.registry).rows
         before(seen[0] + 1)
         return {"writes": seen[0], "steps": taken}

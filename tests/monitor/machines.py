@@ -18,7 +18,7 @@ from include.features.build import features
 from include.features.labels import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.references import digest_json
 from include.spec import UseCase
 from include.spec.load import read
@@ -268,9 +268,9 @@ def forget_history(lake: Lake) -> None:
     lake.publish("validated_readings", lake.read("validated_readings").slice(0, 0), {"partition": past})
 
 
-def watch(lake: Lake, use: UseCase, partition: str) -> State:
+def watch(lake: Lake, use: UseCase, partition: str) -> PublishedState:
     """Publish what has come true by a partition, as its monitoring does, and return what there is then."""
-    state = State(lake, use, partition)
+    state = PublishedState(lake, use, partition)
     if publish_performance(lake, use, state):
         state.refresh(lake)
     return state

@@ -22,7 +22,7 @@ from include.monitor.checks import concept
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.losses import LOSSES, LossSeries, self_expected_loss
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats.cusum import PairedSums
@@ -200,7 +200,9 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     }
     lost = [{"partition": key, **same} for key in spec.clock.keys("2024-03-01", partition)]
     lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": partition})
-    (found,) = concept.check_concept(PartitionContext(lake, spec, State(lake, spec, partition), partition))
+    (found,) = concept.check_concept(
+        PartitionContext(lake, spec, PublishedState(lake, spec, partition), partition)
+    )
     assert found.outcome == outcome
     assert "over 20 matured partitions" in found.note
 

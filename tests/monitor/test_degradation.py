@@ -27,7 +27,7 @@ from include.monitor import losses
 from include.monitor.checks import degradation
 from include.monitor.context import PartitionContext
 from include.monitor.losses import LossSeries
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.promote.ledger import PROMOTED, REFRESHED
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -181,7 +181,7 @@ def test_the_losses_of_a_recipe_count_across_its_refits(quick: Lake, use: UseCas
     for kind in (REFRESHED, PROMOTED):
         rows = pa.Table.from_pylist([first, {**refit, "kind": kind}], schemas.SWITCHES)
         quick.publish("switches", rows, {"switch": [1, 2]})
-        context = PartitionContext(quick, use, State(quick, use, week[-1]), week[-1])
+        context = PartitionContext(quick, use, PublishedState(quick, use, week[-1]), week[-1])
         findings = {finding.subject: finding for finding in degradation.check_losses(context)}
         assert set(findings) == {"log_loss against the constant", "log_loss against its walk"}
         outcomes[kind] = findings["log_loss against the constant"].note.split(",")[0]
@@ -195,7 +195,7 @@ def test_a_recipe_without_a_walk_is_compared_with_the_prior_alone(
     """A champion of an undeclared recipe has no walk: a rule of thumb takes its place."""
     model = quick.rows("switches")[0]["model"]
     publish_losses(quick, week, [model] * len(week), 0.5)
-    context = PartitionContext(quick, use, State(quick, use, week[-1]), week[-1])
+    context = PartitionContext(quick, use, PublishedState(quick, use, week[-1]), week[-1])
     prior, own_walk = degradation.check_losses(context)
     assert (prior.outcome, own_walk.outcome) == ("alarm", "not enough")
     assert own_walk.note == "its recipe had no walk when it was trained"

@@ -14,7 +14,7 @@ from include.models import artifacts
 from include.monitor.checks import degradation
 from include.monitor.context import PartitionContext
 from include.monitor.pipeline import monitor
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.promote.ledger import BASELINE_ONLY, REFRESHED
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -89,7 +89,7 @@ def test_requirements_are_judged_across_the_refits_of_a_recipe(
     canary = canary.set_column(canary.column_names.index("model"), "model", served)
     quick.publish("predictions", canary, {"partition": week[0]})
     (finding,) = degradation.check_requirements(
-        PartitionContext(quick, use, State(quick, use, week[4]), week[4])
+        PartitionContext(quick, use, PublishedState(quick, use, week[4]), week[4])
     )
     left = len(target) - sum(minutes is not None for minutes in machines.day(week[0])[1][:60])
     assert finding.note.split("; ")[0].endswith(f"{week[0]} to {week[2]}, {left} rows")

@@ -14,7 +14,7 @@ import pytest
 
 from include.monitor import pipeline
 from include.monitor.pipeline import monitor
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats import profiles
@@ -252,7 +252,7 @@ def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase,
     assert machines.state(lake) == expected
 
 
-def contents(state: State) -> tuple[Any, ...]:
+def contents(state: PublishedState) -> tuple[Any, ...]:
     """Return what a state knows of the table `partitions`."""
     return (state._partitions, state.published_digests, state.realized_inputs, state.relabeled)
 
@@ -262,23 +262,23 @@ def test_a_state_takes_over_what_its_run_published(
 ) -> None:
     """It is read once a run, and knows the same as one that is read anew after each commit."""
     run(quick, use, week[:2])
-    refresh, read_all = State.refresh, State._read_all
+    refresh, read_all = PublishedState.refresh, PublishedState._read_all
     own_rows, reads = [], []
 
-    def refresh_and_compare(state: State, lake: Lake, own: Sequence[Any] = ()) -> None:
+    def refresh_and_compare(state: PublishedState, lake: Lake, own: Sequence[Any] = ()) -> None:
         refresh(state, lake, own)
         if own:
             own_rows.extend(own)
             read = len(reads)
-            assert contents(state) == contents(State(lake, use, state.partition))
+            assert contents(state) == contents(PublishedState(lake, use, state.partition))
             del reads[read:]
 
     def counted(*args: Any) -> None:
         reads.append(args)
         read_all(*args)
 
-    monkeypatch.setattr(State, "refresh", refresh_and_compare)
-    monkeypatch.setattr(State, "_read_all", counted)
+    monkeypatch.setattr(PublishedState, "refresh", refresh_and_compare)
+    monkeypatch.setattr(PublishedState, "_read_all", counted)
     run(quick, use, week[2:3])
     assert {"performance", "losses", "monitor", "drift", "estimates"} == {row["product"] for row in own_rows}
     assert len(reads) == 1
@@ -287,7 +287,7 @@ def test_a_state_takes_over_what_its_run_published(
 def test_a_state_is_read_anew_after_another_runs_commit(quick: Lake, use: UseCase, week: list[str]) -> None:
     """What a concurrent run published between two of its own commits isn't missed."""
     run(quick, use, week[:1])
-    state = State(quick, use, week[1])
+    state = PublishedState(quick, use, week[1])
     own, other = (
         {**quick.rows("partitions")[0], "partition": key, "product": "monitor"} for key in week[1:3]
     )
@@ -296,7 +296,7 @@ def test_a_state_is_read_anew_after_another_runs_commit(quick: Lake, use: UseCas
         quick.publish("partitions", pa.Table.from_pylist([row], PARTITIONS), where)
     state.refresh(quick, [own])
     assert state.partition_row("monitor", week[2]) is not None
-    assert contents(state) == contents(State(quick, use, week[1]))
+    assert contents(state) == contents(PublishedState(quick, use, week[1]))
 
 
 class Dying(Lake):

@@ -18,7 +18,7 @@ from include.features.labels import training_set
 from include.ingest.lookback import refresh_lookback
 from include.ingest.pipeline import ingest
 from include.monitor.alerts import overdue_message
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.ops.health import health
 from include.ops.status import status
 from include.ops.verify import verify
@@ -137,7 +137,7 @@ def test_windows_count_days_with_rows(rare: Sparse) -> None:
     """Those of drift, performance, familiar values and sudden changes, up to the newest day with rows."""
     newest = max(rare.files)
     days = sorted(rare.files)
-    state = State(rare.lake, rare.spec, rare.keys[-1])
+    state = PublishedState(rare.lake, rare.spec, rare.keys[-1])
     assert state.window(newest) == days[-7:]
     assert {row["partitions"] for row in rare.lake.rows("drift", {"partition": newest})} >= {7}
     labeled = [key for key in days if rare.spec.clock.shift(key, 1) in rare.files]

@@ -17,7 +17,7 @@ import pytest
 
 from include.features.build import features
 from include.monitor.pipeline import monitor
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.ops.verify import verify
 from include.score.pipeline import score
 from include.spec import UseCase
@@ -171,7 +171,7 @@ def test_the_champions_own_limits_are_among_the_inputs(lake: Lake, shorter: UseC
     for partition, digest in ((newer, row["digest"]), (TRAINED, "another")):
         made = pa.Table.from_pylist([{**row, "partition": partition, "digest": digest}], schema=PARTITIONS)
         lake.publish("partitions", made, {"product": "limits", "partition": partition})
-        assert State(lake, shorter, partitions[-1]).stale(partitions[-1])
+        assert PublishedState(lake, shorter, partitions[-1]).stale(partitions[-1])
         monitor(lake, shorter, partitions[-1])
 
 

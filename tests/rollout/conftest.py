@@ -20,7 +20,7 @@ from include.judge.judge import BLESSED, RUBBER_STAMPED, Verdict
 from include.models import artifacts
 from include.models.registry import Registry
 from include.monitor.performance import publish_performance
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.promote import ledger
 from include.promote.promotion import Promotion, promote
 from include.references import digest_bytes
@@ -166,6 +166,8 @@ def partitions(warehouse: RolloutLake, first: str, last: str) -> list[str]:
     notes = []
     for partition in warehouse.spec.clock.keys(first, last):
         score(warehouse.lake, warehouse.spec, partition)
-        publish_performance(warehouse.lake, warehouse.spec, State(warehouse.lake, warehouse.spec, partition))
+        publish_performance(
+            warehouse.lake, warehouse.spec, PublishedState(warehouse.lake, warehouse.spec, partition)
+        )
         notes.append(advance(warehouse.lake, warehouse.spec, partition).note)
     return notes

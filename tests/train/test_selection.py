@@ -21,16 +21,16 @@ from include.train.selection import (
     MIXING_RATE,
     Walks,
     best_baseline,
-    by_day,
     choose,
     choose_recipe,
     choose_replacement,
+    daily_if_sub_daily,
     final_weights,
     fixed_share_weights,
     lost_less,
+    prior_became_best,
     proven_gain,
     refresh_instead,
-    relation_changed,
     relative_losses,
 )
 from tests.train import visits
@@ -344,23 +344,23 @@ def test_a_serving_baseline_is_replaced_only_if_another_baseline_beats_it(spec: 
 def test_a_changed_relation_is_one_that_the_prior_predicts_best_after_all() -> None:
     """Recipes that once learned something and are now worse than the prior need a shorter memory."""
     turned = walk(prior=[1.0] * 45, linear=[0.5] * 30 + [2.0] * 15, boosting=[0.6] * 30 + [2.5] * 15)
-    assert relation_changed(turned, NAMES, within=30)
-    assert not relation_changed(until(turned, turned.partitions[29]), NAMES, within=30)
+    assert prior_became_best(turned, NAMES, within=30)
+    assert not prior_became_best(until(turned, turned.partitions[29]), NAMES, within=30)
     long_ago = walk(
         prior=[1.0] * 160,
         linear=[0.5] * 30 + [2.0] * 15 + [0.5] * 115,
         boosting=[0.6] * 30 + [2.5] * 15 + [0.6] * 115,
     )
-    assert not relation_changed(long_ago, NAMES, within=30)
+    assert not prior_became_best(long_ago, NAMES, within=30)
     useless = walk(prior=[1.0] * 60, linear=[1.3] * 60, boosting=[1.2] * 60)
-    assert not relation_changed(useless, NAMES, within=30)  # nothing was ever learned
+    assert not prior_became_best(useless, NAMES, within=30)  # nothing was ever learned
 
 
 def test_variants_with_a_short_memory_hide_no_change() -> None:
     """The change is one of the declared recipes, whatever their variants have learned since."""
     turned = walk(prior=[1.0] * 45, linear=[0.5] * 30 + [2.0] * 15, boosting=[0.6] * 30 + [0.5] * 15)
-    assert relation_changed(turned, ("prior", "linear"), within=30)
-    assert not relation_changed(turned, NAMES, within=30)
+    assert prior_became_best(turned, ("prior", "linear"), within=30)
+    assert not prior_became_best(turned, NAMES, within=30)
 
 
 def test_a_mean_loss_counts_partitions_by_their_rows() -> None:
@@ -385,8 +385,8 @@ def test_a_recipe_that_is_better_at_night_only_replaces_none_in_the_morning(spec
     assert days.rows.tolist() == [72.0, *[144.0] * 10]  # the oldest is half a day
     assert days.of("ridge")[1:] == pytest.approx(1.25)
     hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "5 * * * *"})})
-    assert by_day(hourly, walk).partitions == days.partitions
-    assert by_day(spec, walk) is walk
+    assert daily_if_sub_daily(hourly, walk).partitions == days.partitions
+    assert daily_if_sub_daily(spec, walk) is walk
 
 
 def test_a_block_has_the_loss_of_the_partitions_that_a_recipe_predicted() -> None:
@@ -410,7 +410,7 @@ def test_a_day_is_a_day_however_many_of_its_hours_have_rows(spec: UseCase, each:
     table = np.column_stack([np.full(len(keys), 3.0), np.where(broken, 6.0, 1.0), np.full(len(keys), 1.2)])
     walk = Walks(keys, ("prior", "boosting", "linear"), np.full(len(keys), 6.0), table)
     hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "0 * * * *"})})
-    days = by_day(hourly, walk)
+    days = daily_if_sub_daily(hourly, walk)
     assert len(days.partitions) == 60
     assert choose(days, "boosting").recipe == "linear"
 
