@@ -13,7 +13,7 @@ import pytest
 from deltalake import DeltaTable
 
 from include.monitor.performance import publish_performance
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.promote import ledger
 from include.promote.promotion import force
 from include.score.pipeline import score
@@ -57,7 +57,7 @@ def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
             first = "2024-03-06" if name == "broken" else "2024-03-07"
             partitions(made, first, "2024-03-09")
             score(made.lake, made.spec, NIGHT)
-            publish_performance(made.lake, made.spec, State(made.lake, made.spec, NIGHT))
+            publish_performance(made.lake, made.spec, PublishedState(made.lake, made.spec, NIGHT))
             others[name] = made.judged("knows too", "2024-03-09")
     return folder, others
 

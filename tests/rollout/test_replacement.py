@@ -12,7 +12,7 @@ from include.errors import NotPublished
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
-from include.monitor.state import State
+from include.monitor.state import PublishedState
 from include.ops.verify import verify
 from include.promote import ledger
 from include.promote.promotion import force
@@ -113,7 +113,7 @@ def test_a_training_that_failed_before_its_verdict_holds_it_up_no_longer(broken:
 def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: RolloutLake) -> None:
     """The newest partition acts once, however often it runs, and says each time what it did."""
     score(broken.lake, broken.spec, "2024-03-17")
-    publish_performance(broken.lake, broken.spec, State(broken.lake, broken.spec, "2024-03-17"))
+    publish_performance(broken.lake, broken.spec, PublishedState(broken.lake, broken.spec, "2024-03-17"))
     assert "only the newest served partition" in advance(broken.lake, broken.spec, "2024-03-16").note
     assert len(kinds(broken)) == 1
     first, again = (advance(broken.lake, broken.spec, "2024-03-17") for _ in range(2))
@@ -124,7 +124,7 @@ def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: Rollo
 def test_two_at_once_replace_once(broken: RolloutLake) -> None:
     """Of two that saw the same losses one writes, and the walks are those of one."""
     score(broken.lake, broken.spec, "2024-03-17")
-    publish_performance(broken.lake, broken.spec, State(broken.lake, broken.spec, "2024-03-17"))
+    publish_performance(broken.lake, broken.spec, PublishedState(broken.lake, broken.spec, "2024-03-17"))
     folder = broken.lake.uri.removeprefix("file://").removesuffix("/parcels")
 
     def act(_: int) -> str:
