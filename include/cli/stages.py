@@ -13,6 +13,7 @@ from include.references import Ref
 from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.storage.lake import Lake
+from include.storage.schedule import require_schedule
 
 BATCH = 8  # partitions of a source that are fetched concurrently and published together
 
@@ -55,6 +56,8 @@ def run_stage(
     ------
     PartitionError
         for a partition that isn't on the schedule or is still in the future, before anything runs.
+    SpecError
+        for a schedule other than the one that the lake was built for.
     """
     if stage not in STAGES:
         raise EvergreenError(
@@ -70,6 +73,7 @@ def run_stage(
         )
     for partition in partitions:
         check_partition(spec, partition, now)
+    require_schedule(lake, spec)
     run = partial(_ingest, refetch=True) if refetch else STAGES[stage]
     results = []
     for ref in run(lake, spec, partitions, now):

@@ -50,6 +50,7 @@ from include.spec.clock import day_of
 from include.storage import spill
 from include.storage.erasures import ERASURES_TABLE, Erasures, read_erasures
 from include.storage.lake import Lake
+from include.storage.schedule import record_schedule, require_schedule
 from include.storage.schemas import QUARANTINE, validated_schema
 
 THREADS = 8  # partitions that are fetched or parsed at once
@@ -149,6 +150,7 @@ class _IngestRun:
     def run(self) -> list[Outcome]:
         """Fetch what is missing, and publish what is stored."""
         self._check_arguments()
+        require_schedule(self.lake, self.spec)
         erasures = read_erasures(self.lake)
         known_now = self._published_partitions() if self.refetch else set[str]()
         stored = {} if self.refetch else manifest_keys(self.lake, self.source, self.partitions)
@@ -196,13 +198,13 @@ class _IngestRun:
         return published
 
     def _late_partitions(self, missing: Sequence[str]) -> set[str]:
-        """Return the partitions that were scored before the source had any data; none if it is the spine."""
+        """Return the partitions that were due before the source had usable data; none if it is the spine."""
         if self.now is None or self.arrived_on or not missing or self.source == self.spec.features.spine:
             return set()
         return {
             partition
             for partition, row in self._partition_rows().items()
-            if row["inputs"] == NOTHING_YET
+            if (row["inputs"] == NOTHING_YET or (self.refetch and row["outcome"] == "refused"))
             and self.spec.clock.local(partition, self.spec.scoring.deadline) < self.now
         }
 
@@ -302,6 +304,8 @@ class _IngestRun:
             for partition, row in {**validated.partition_rows, **unavailable}.items()
             if partition in outdated or row != before.get(partition)
         ]
+        if validated.rows.num_rows:
+            record_schedule(self.lake, self.spec)
         publish_validated(
             self.lake, self.spec, self.source, outdated, validated.rows, validated.quarantine, changed
         )

@@ -21,6 +21,7 @@ from include.ingest.validation.contract import check_contract
 from include.spec import UseCase
 from include.spec.gate import MetricBound
 from include.storage.lake import Lake
+from include.storage.schedule import changed_schedule
 from include.validate.problems import Problem, problem, problems_of
 
 CHECKED = 3  # newest partitions on whose data the features are checked
@@ -38,6 +39,8 @@ def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Proble
     ----------
     partition : the one to check. Default: the newest three.
     """
+    if changed := changed_schedule(lake, spec):
+        return [Problem(changed)]
     published = _published(lake, spec)
     checked = [key for key in published if key == partition] if partition else published[-CHECKED:]
     problems = list(_contract_problems(lake, spec, [partition] if partition else _newest_stored(lake, spec)))

@@ -120,8 +120,12 @@ class EvergreenOperator(BaseTaskOperator):
     @contextmanager
     def open_partition(self, context: Context) -> Iterator[tuple[Lake, UseCase, str]]:
         """Do as `open_use_case` does, and yield the run's partition too."""
+        from include.storage.schedule import require_schedule
+
         with self.open_use_case() as (lake, spec):
-            yield lake, spec, partition_of(context, spec)
+            partition = partition_of(context, spec)
+            require_schedule(lake, spec)
+            yield lake, spec, partition
 
     @contextmanager
     def refusals_noted(self, context: Context) -> Iterator[None]:
@@ -162,7 +166,7 @@ class EvergreenOperator(BaseTaskOperator):
 class CheckPartitionOperator(EvergreenOperator):
     """Fail a run that has no partition, or one that the schedule doesn't have, before any other task starts.
 
-    Reads the declaration and writes nothing.
+    Reads the declaration and the schedule that the lake was built for.
     """
 
     def execute(self, context: Context) -> str:

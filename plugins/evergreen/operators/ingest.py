@@ -68,9 +68,11 @@ class PlanRangeOperator(EvergreenOperator):
     def execute(self, context: Context) -> list[dict[str, str]]:
         """Return the arguments of each mapped task: source, first and last partition."""
         from include.spec.partition import last_of_range
+        from include.storage.schedule import require_schedule
 
         (first, last), ranges = (context["params"][name] for name in ("first", "last")), []
-        with self.refusals_noted(context), self.open_use_case() as (_, spec):
+        with self.refusals_noted(context), self.open_use_case() as (lake, spec):
+            require_schedule(lake, spec)
             final = last_of_range(spec, first, last, datetime.now(UTC))
             if spec.clock.after(final) <= spec.clock.end_of(last):
                 context["ti"].xcom_push(CLIPPED, f"Clipped at {final}, the newest partition.")
