@@ -7,7 +7,7 @@ difference, and a source that was late or failed is retried for a while.
 from __future__ import annotations
 
 from include.environment import Connect
-from include.errors import SettingError
+from include.errors import EvergreenError, SettingError, StoreUnavailable
 from include.ingest.pipeline import NOTHING_YET, Outcome, ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -25,8 +25,8 @@ def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect
     Returns
     -------
     list of Outcome
-        of the partitions that were attempted. If a source's connection is missing, its partitions are
-        unavailable and not recorded, so the next partition attempts them again.
+        of the partitions that were attempted. One that can't be ingested, as without a connection or where a
+        row check fails, is unavailable and not recorded, so the next partition attempts it again.
     """
     last = spec.clock.shift(partition, -1)
     recent = spec.clock.shift(partition, -RETRY_PARTITIONS)
@@ -44,12 +44,24 @@ def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect
             elif key >= recent and (row["outcome"] == "unavailable" or row["inputs"] == NOTHING_YET):
                 (late if row["inputs"] == NOTHING_YET else on_time).append(key)
         for partitions, arrived_on in ((on_time, None), (late, partition)):
-            if not partitions:
-                continue
-            try:
-                outcomes += ingest(lake, spec, source, partitions, connect, arrived_on=arrived_on)
-            except SettingError as error:  # the other sources can be used all the same
-                outcomes += [
-                    Outcome(source, key, "unavailable", note=str(error), error=error) for key in partitions
-                ]
+            if partitions:
+                outcomes += _ingest_what_can_be(lake, spec, source, partitions, connect, arrived_on)
     return outcomes
+
+
+def _ingest_what_can_be(
+    lake: Lake, spec: UseCase, source: str, partitions: list[str], connect: Connect, arrived_on: str | None
+) -> list[Outcome]:
+    """Return the outcomes of a source's partitions; an error of one stops nothing else."""
+    try:
+        return ingest(lake, spec, source, partitions, connect, arrived_on=arrived_on)
+    except StoreUnavailable:
+        raise
+    except EvergreenError as error:
+        if isinstance(error, SettingError) or len(partitions) == 1:
+            return [Outcome(source, key, "unavailable", note=str(error), error=error) for key in partitions]
+    return [
+        outcome
+        for key in partitions
+        for outcome in _ingest_what_can_be(lake, spec, source, [key], connect, arrived_on)
+    ]

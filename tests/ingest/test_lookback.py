@@ -8,8 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from include.environment import Connect, Endpoint
-from include.errors import SettingError
+from include.errors import SettingError, SpecError, StoreUnavailable
+from include.ingest import lookback
 from include.ingest.lookback import refresh_lookback
 from include.ingest.pipeline import ingest
 from include.spec import UseCase
@@ -169,3 +172,61 @@ def test_a_source_without_its_connection_holds_nobody_up(lake: Lake, spec: UseCa
     assert found.note == "connection shop: expected one in Airflow, but found none"
     assert outcomes(lake) == {}
     assert [o.outcome for o in refresh_lookback(lake, spec, PARTITIONS[1], connect)] == ["published"]
+
+
+def test_a_partition_that_cant_be_ingested_holds_nobody_up(
+    lake: Lake, spec: UseCase, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where a row check of the use case fails on it: the others are ingested, and it is tried again."""
+
+    def failing(
+        lake: Lake, spec: UseCase, source: str, partitions: list[str], *more: Any, **options: Any
+    ) -> Any:
+        if PARTITIONS[1] in partitions:
+            raise SpecError("a row check", required="an answer", found="KeyError")
+        return ingest(lake, spec, source, partitions, *more, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(lookback, "ingest", failing)
+        results = {one.partition: one for one in refresh_lookback(lake, spec, PARTITIONS[3], connect)}
+    assert {key: one.outcome for key, one in results.items()} == {
+        PARTITIONS[0]: "published",
+        PARTITIONS[1]: "unavailable",
+        PARTITIONS[2]: "published",
+    }
+    assert results[PARTITIONS[1]].note == "a row check: expected an answer, but found KeyError"
+    (again,) = refresh_lookback(lake, spec, PARTITIONS[3], connect)
+    assert (again.partition, again.outcome) == (PARTITIONS[1], "published")
+
+
+def test_a_lake_that_fails_stops_the_scoring(
+    lake: Lake, spec: UseCase, connect: Connect, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task is tried again, or it would be scored without the partitions."""
+
+    def failing(*arguments: Any, **options: Any) -> Any:
+        raise StoreUnavailable("the lake")
+
+    monkeypatch.setattr(lookback, "ingest", failing)
+    with pytest.raises(StoreUnavailable):
+        refresh_lookback(lake, spec, PARTITIONS[3], connect)
+
+
+def test_a_refused_partition_that_is_corrected_after_the_deadline_is_known_then(
+    lake: Lake, declare: Callable[..., UseCase], shop: Path, connect: Connect
+) -> None:
+    """It was scored without that source, so training must not see it there."""
+
+    def plans(raw: dict[str, Any]) -> None:
+        raw["sources"]["plans"] = {**raw["sources"]["sales"], "path": "plans/{day}.csv"}
+
+    spec, file = declare(plans), shop / "plans" / f"{PARTITIONS[0]}.csv"
+    file.parent.mkdir()
+    file.write_text("store,oops\ns01,5\n")
+    morning, week_later = datetime(2024, 1, 1, 6, tzinfo=UTC), datetime(2024, 1, 8, 6, tzinfo=UTC)
+    (outcome,) = ingest(lake, spec, "plans", PARTITIONS[:1], connect, now=morning)
+    assert outcome.outcome == "refused"
+    shutil.copyfile(shop / "sales" / file.name, file)
+    (outcome,) = ingest(lake, spec, "plans", PARTITIONS[:1], connect, refetch=True, now=week_later)
+    assert outcome.outcome == "published", outcome.note
+    assert {row["known_at"] for row in lake.rows("validated_plans")} == {week_later}
