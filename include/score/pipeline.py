@@ -215,6 +215,7 @@ class ScoringRun:
                 self.lake.publish("predictions", current, self._where)
                 served, served_digest = current, digest
             if digest == served_digest:
+                self._clear_restated()
                 return self._publish_summary(*self._summarize(rows, served))
             self._publish_restated(rows, current, parts)
             difference = "see the table restated"
@@ -253,6 +254,12 @@ class ScoringRun:
             predicted = StepPredictions(FallbackStep("restated", version, model), "", values)
             restated = predictions.build_predictions(self.spec, spill.filter_rows(rows, mask), predicted)
             self.lake.publish("restated", restated, {**self._where, "model": model})
+
+    def _clear_restated(self) -> None:
+        """Remove what was restated before, since the predictions are again what was served."""
+        restated = self.lake.read("restated", self._where)
+        if restated is not None and restated.num_rows:
+            self.lake.publish("restated", restated.slice(0, 0), self._where)
 
     def _summarize(
         self, rows: pa.Table | None, served: pa.Table, *, inputs_are_known: bool = True

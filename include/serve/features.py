@@ -101,9 +101,12 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
         )
     partition = str(newest["partition"])
     states = source_states(lake, spec, partition)
+    back = max(spec.features.back(name) for name in spec.sources)
+    looked_back_on = spec.clock.keys(spec.clock.shift(partition, -back), partition)
+    inputs = lake.rows("partitions", {"product": list(spec.sources), "partition": looked_back_on})
     input_digests = (
         partition,
-        *sorted((name, row["revision"], row["digest"]) for name, row in states.items()),
+        *sorted((row["product"], row["partition"], row["revision"], row["digest"]) for row in inputs),
     )
     if earlier is not None and earlier.input_digests == input_digests:
         return earlier

@@ -303,6 +303,17 @@ def test_features_that_changed_since(
     assert _state(lacking) == state
 
 
+def test_nothing_is_restated_once_the_predictions_are_again_what_was_served(
+    lacking: Lake, use: UseCase, tmp_path: Path
+) -> None:
+    """An edit that is undone leaves no rows that contradict what was served."""
+    score(lacking, use, NIGHT)
+    score(lacking, other_sql(lacking, use, tmp_path / "spec"), NIGHT)
+    assert lacking.count("restated") == 12
+    assert score(lacking, use, NIGHT).note == "12 rows by champion v1"
+    assert lacking.count("restated") == 0
+
+
 @pytest.mark.full
 @pytest.mark.parametrize("change", [other_sql, loaded_late])
 @pytest.mark.parametrize("writes", [1, 2])

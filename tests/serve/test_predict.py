@@ -97,6 +97,24 @@ def test_the_newest_features_come_with_the_next_partition(lake: Lake, use: UseCa
     ) == features(lake, use, ["2024-03-11"]).slice(3, 1).select(use.features.columns)
 
 
+def test_the_newest_features_come_with_what_they_look_back_on(
+    lake: Lake, use: UseCase, deploy: Deploy
+) -> None:
+    """A source that was down and is loaded later changes them, and a restarted server would have them."""
+    deploy(lake, "1", LAST)
+    arrivals, before = parcels.rows(use, "arrivals", "2024-03-09"), {"partition": "2024-03-09"}
+    lake.publish("validated_arrivals", arrivals[:0], before)
+    parcels.publish(lake, use, "arrivals", "2024-03-09", [], outcome="unavailable")
+    served = service(lake, use)
+    first = served.loaded.features
+    parcels.publish(lake, use, "arrivals", "2024-03-09", [arrivals])
+    served.follower.refresh()
+    newest = served.loaded.features
+    assert first is not None
+    assert newest is not None
+    assert newest.table == features(lake, use, [LAST]) != first.table
+
+
 def test_a_partition_beyond_the_memory_bound_has_no_features_by_key(
     lake: Lake, use: UseCase, deploy: Deploy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
