@@ -86,6 +86,7 @@ class Breaker:
         with self._lock:
             if self.state() != CircuitState():
                 self._store(CircuitState())
+                self.lake.remove(self.lake.keys(f"state/breaker/{self.source}"))  # the probes
 
     def record_failure(self) -> None:
         """Count a failure; enough of them open the circuit, or keep it open for another ``cooldown``."""

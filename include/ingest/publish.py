@@ -127,7 +127,7 @@ def up_to_date(
         if (validated_digest(rows[partition], declared) if partition in rows else "") != row["digest"]:
             return False
         actual_profiles = len(profiles[partition]) if partition in profiles else 0
-        if row["outcome"] == "published" and actual_profiles != profile_count:
+        if row["outcome"] == "published" and row["rows"] and actual_profiles != profile_count:
             return False
         return bool(count_quarantined(quarantine.get(partition), row["revision"]) == row["quarantined"])
 

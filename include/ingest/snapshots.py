@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from include.errors import StoredDataError
@@ -72,6 +73,9 @@ class Snapshot:
         return ", ".join(part.name for part in self.parts[:3]) + (", …" if len(self.parts) > 3 else "")
 
 
+FEW = 16  # partitions whose manifests are listed one by one
+
+
 def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[Snapshot]]:
     """Return the revisions of each partition that has any, oldest first."""
     return {
@@ -83,8 +87,10 @@ def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, l
 def manifest_keys(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[str]]:
     """Return the keys of the manifests of each partition that has any."""
     folder, requested = f"raw/snapshots/{source}", set(partitions)
+    # a few are listed one by one, or a listing would be as long as the lake is old
+    folders = [f"{folder}/{one}" for one in requested] if len(requested) <= FEW else [folder]
     keys: dict[str, list[str]] = defaultdict(list)
-    for key in lake.keys(f"{folder}/{partitions[0]}" if len(partitions) == 1 else folder):
+    for key in chain.from_iterable(map(lake.keys, folders)):
         partition = key.split("/")[-2]
         if partition in requested:
             keys[partition].append(key)

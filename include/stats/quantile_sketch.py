@@ -49,7 +49,7 @@ class Numbers:
 
     def add(self, column: pa.Array | pa.ChunkedArray) -> None:
         """Add a batch's values."""
-        values = column.cast(pa.float64())
+        values = column.cast(pa.float64(), safe=False)  # an id may have more digits
         values = (values.drop_null() if values.null_count else values).to_numpy(zero_copy_only=False)
         finite = np.isfinite(values)
         self._pending.append(values if finite.all() else values[finite])

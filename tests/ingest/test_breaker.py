@@ -106,6 +106,17 @@ def test_a_prober_who_was_killed_keeps_nobody_out(breaker: Breaker, wall: Wall) 
     breaker.admit("the next probe")
 
 
+def test_a_closed_circuit_leaves_no_probes(lake: Lake, breaker: Breaker, wall: Wall) -> None:
+    """An outage of a month would leave thousands of objects."""
+    opened(breaker)
+    for _ in range(3):
+        wall.passes(61)
+        breaker.admit("a probe")
+        breaker.record_failure()
+    breaker.record_success()
+    assert lake.keys("state/breaker") == ["state/breaker/sales.json"]
+
+
 PROBE = """
 import sys
 from datetime import datetime

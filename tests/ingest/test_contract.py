@@ -165,6 +165,29 @@ def classes(raw: dict[str, Any]) -> None:
     raw["scoring"]["constant"] = {"coffee": 0.3, "milk": 0.3, "tea": 0.4}
 
 
+def test_the_label_of_a_quarantined_row_is_not_evaluated(
+    declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
+) -> None:
+    """What an expectation refuses, the SQL of the label needn't be able to read."""
+
+    def texts(raw: dict[str, Any]) -> None:
+        classes(raw)
+        sales = raw["sources"]["sales"]
+        sales["columns"]["item"] = {"type": "string"}
+        sales["contract"]["expectations"] = [
+            {
+                "type": "expect_column_values_to_match_regex",
+                "kwargs": {"column": "item", "regex": "^[a-z]+$"},
+            }
+        ]
+        raw["labels"]["sql"] = "CASE WHEN item = '7up' THEN CAST(item AS INTEGER)::VARCHAR ELSE 'tea' END"
+
+    file = shop / "sales" / f"{PARTITION}.csv"
+    file.write_text(file.read_text().replace(",bread,", ",7up,", 1))
+    (found,) = ingest(lake, declare(texts), "sales", [PARTITION], connect)
+    assert (found.outcome, found.quarantined) == ("published", 1), found.note
+
+
 def test_a_label_of_no_declared_class_is_set_aside(
     declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
 ) -> None:

@@ -70,6 +70,21 @@ def test_an_answer_without_rows_may_be_early(lake: Lake, served: UseCase, api: A
     assert (outcome.outcome, outcome.rows) == ("published", 10)
 
 
+@pytest.mark.parametrize("answer", [{"rows": None}, []])
+def test_no_rows_are_null_or_a_bare_list_as_well(
+    lake: Lake, declare: Callable[..., UseCase], api: Api, answer: dict[str, None] | list[None]
+) -> None:
+    """A server in Go writes an empty list as null."""
+
+    def http(raw: dict[str, Any]) -> None:
+        raw["sources"]["sales"].update(kind="http", path="/sales?week={day}", pages=None)
+
+    spec = declare(http)
+    api.plant(f"/sales?week={PARTITION}", (200, answer), (200, page(1)))
+    assert one(lake, spec, api).outcome == "unavailable"
+    assert one(lake, spec, api).outcome == "published"
+
+
 @pytest.mark.parametrize(
     "failure", [(500, b"oops"), (503, b""), (429, b"slow down"), (200, b'{"pages": 2, "rows": [{"sto')]
 )

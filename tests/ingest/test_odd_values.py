@@ -112,6 +112,51 @@ def test_whole_numbers_of_a_float_column_are_integers(ingested: Callable[..., An
     assert outcome.quarantined == 1  # from 2**53 on a float may have been another integer
 
 
+def test_an_id_may_have_more_digits_than_a_float(ingested: Callable[..., Any], shop: Path) -> None:
+    """Nothing is lost of it, also where another row has none: ids may differ in the last digit only."""
+    rows = rows_of(shop)
+    codes = [175928847299117063, 175928847299117064, None, None, *range(len(rows) - 4)]
+    for row, code in zip(rows, codes, strict=True):
+        row["code"] = code
+    rows[1] |= {name: value for name, value in rows[0].items() if name != "code"}
+    rows[3] |= {name: value for name, value in rows[2].items() if name != "code"}
+    outcome, stored = ingested(json.dumps(rows).encode(), "json", code={"type": "integer"})
+    assert outcome.outcome == "published", outcome.note
+    assert outcome.duplicates == 1  # the two without an id
+    assert outcome.quarantined == 2  # one key, two ids
+    assert [row["code"] for row in stored if row["code"] is None] == [None]
+
+
+def test_a_csv_may_be_a_header_without_a_line_break(ingested: Callable[..., Any], shop: Path) -> None:
+    """It has no rows, as the same file with a line break has none."""
+    header = (shop / f"sales/{PARTITION}.csv").read_bytes().split(b"\n")[0]
+    notes = [ingested(data, "csv")[0].note for data in (header, header + b"\n")]
+    assert notes[0] == notes[1]
+    assert "Empty CSV" not in notes[0]
+
+
+def test_a_comma_may_begin_the_fraction_of_a_second(ingested: Callable[..., Any], shop: Path) -> None:
+    """Python's logging writes it so."""
+    text = (shop / f"sales/{PARTITION}.csv").read_text()
+    moments = (f"{PARTITION} 08:00:00,123", f"{PARTITION}T09:30:00,123456789")
+    text = text.replace(",0800,", f',"{moments[0]}",').replace(",930,", f',"{moments[1]}",')
+    outcome, stored = ingested(text.encode(), "csv", opens={"type": "timestamp"})
+    assert outcome.outcome == "published", outcome.note
+    microseconds = {row["opens"].microsecond for row in stored if row["opens"]}
+    assert microseconds == {123000, 123456}
+
+
+@pytest.mark.parametrize("width", [16, 32])
+def test_short_floats_are_read(ingested: Callable[..., Any], shop: Path, width: int) -> None:
+    """They are what a machine-learning pipeline may write."""
+    rows = rows_of(shop)
+    heat = pa.array((np.arange(len(rows)) / 4).astype(f"float{width}"))
+    table = pa.Table.from_pylist(rows).append_column("heat", heat)
+    outcome, stored = ingested(parquet(table), "parquet", heat={"type": "number"})
+    assert outcome.outcome == "published", outcome.note
+    assert sorted(row["heat"] for row in stored) == [row / 4 for row in range(len(rows))]
+
+
 def refused(ingested: Callable[..., Any], rows: list[dict[str, Any]]) -> str:
     """Return why JSON is refused."""
     outcome, _ = ingested(json.dumps(rows).encode(), "json")

@@ -5,13 +5,16 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from sqlalchemy import make_url
+from sqlalchemy.exc import SQLAlchemyError
 
 from include.environment import Endpoint
 from include.errors import SettingError, SpecError
-from include.ingest.connectors import open_source
+from include.ingest.connectors import open_source, sql
 from include.ingest.connectors.request import request
 from include.ingest.parsing.parse import parse
 from include.ingest.pipeline import ingest
@@ -188,6 +191,14 @@ def test_an_address_that_is_none_keeps_its_secret(queried: Callable[[str], UseCa
         open_source(spec.sources["sales"], Endpoint("shop", "nosuchdb://bob:hunter2@host/db"))
     assert "hunter2" not in str(caught.value)
     assert "connection shop" in str(caught.value)
+
+
+def test_a_short_user_name_leaves_the_message_readable(queried: Callable[[str], UseCase]) -> None:
+    """Of a driver's message the user's name is hidden, and not each letter that it has."""
+    engine = SimpleNamespace(url=make_url("postgresql://a:secret-w0rd@host/x"))
+    error = SQLAlchemyError()
+    error.orig = Exception('password "secret-w0rd" of user "a" failed at start')
+    assert sql._error_message(error, engine) == 'password "***" of user "***" failed at start'
 
 
 def test_a_query_without_parameters_runs_once_for_all_partitions(

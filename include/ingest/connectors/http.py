@@ -70,8 +70,9 @@ def open_source(source: HttpSource, endpoint: Endpoint) -> Fetcher:
             data, content = with_retries(request, get_page, where)
             if number == 1:
                 page_count = _page_count(request, source, content, where)
-                if page_count <= 1 and isinstance(content, dict):
-                    request.require_rows(content.get(source.rows) != [], where)
+                if page_count <= 1:
+                    rows = content.get(source.rows, content) if isinstance(content, dict) else content
+                    request.require_rows(rows is not None and rows != [], where)
             total_size += len(data)
             if total_size > source.fetch.max_bytes:
                 raise request.too_large(f"{path}, {number} pages together")

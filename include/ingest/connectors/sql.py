@@ -9,6 +9,7 @@ key, and ``:known_at`` as ``YYYY-MM-DD HH:MM:SS+00:00``.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Iterator, Sequence
 from datetime import date, datetime
 from typing import TYPE_CHECKING, Any, Literal
@@ -176,4 +177,5 @@ def _error_message(error: SQLAlchemyError, engine: Engine) -> str:
     lines = str(getattr(error, "orig", None) or type(error).__name__).strip().splitlines() or ["no reason"]
     url = engine.url
     query_values = (value for values in url.normalized_query.values() for value in values)
-    return redact(lines[0], str(url.password or ""), url.username or "", *query_values)
+    text = redact(lines[0], str(url.password or ""), *query_values)
+    return re.sub(rf"(?<!\w){re.escape(url.username)}(?!\w)", "***", text) if url.username else text

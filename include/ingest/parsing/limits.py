@@ -122,10 +122,13 @@ def read_parquet(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
 def _to_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as text; equal timestamps, which take a microsecond to format, are formatted once."""
     column.validate(full=True)  # that text is UTF-8
+    if pa.types.is_float16(column.type):
+        column = column.cast(pa.float32())  # Arrow can do little with it
     if pa.types.is_floating(column.type):
         # Arrow writes large ones with an exponent, also those of an integer column in which pandas had a null
-        is_whole = pc.and_(pc.equal(pc.floor(column), column), pc.less(pc.abs(column), EXACT_INTEGERS))
-        digits = pc.if_else(is_whole, column, None).cast(pa.int64()).cast(pa.string())
+        values = column.cast(pa.float64())
+        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), EXACT_INTEGERS))
+        digits = pc.if_else(is_whole, values, None).cast(pa.int64()).cast(pa.string())
         return pc.coalesce(digits, column.cast(pa.string()))
     if not pa.types.is_timestamp(column.type):
         return column.cast(pa.string())

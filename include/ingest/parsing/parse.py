@@ -111,6 +111,9 @@ def _read_csv(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
         end = data.find(b"\n")
         first_line = data[: end if end >= 0 else len(data)] + b"\n"
         header = pyarrow.csv.open_csv(io.BytesIO(first_line)).schema.names
+        if end < 0 and data.find(b"\r") < 0:  # a header without a line break, which Arrow doesn't read
+            yield pa.schema([(name, pa.string()) for name in header]).empty_table()
+            return
         reader = pyarrow.csv.open_csv(
             pa.BufferReader(pa.py_buffer(data)),
             read_options=pyarrow.csv.ReadOptions(use_threads=False),
@@ -146,6 +149,7 @@ def _read_json(request: Request, name: str, data: bytes, field: str | None) -> p
         _refuse(request, name, "JSON in UTF-8", str(error)[:200], "have the source write valid JSON")
     declared = {column.source or own: column.required for own, column in request.source.columns.items()}
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
+    rows = [] if rows is None else rows  # as some servers write an empty list
     if field is None and isinstance(rows, dict) and declared.keys() & rows:
         rows = [rows]  # JSON lines of one row
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):

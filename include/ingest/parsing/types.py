@@ -222,7 +222,7 @@ def _moments_with_offset(texts: pa.Array) -> pd.Series:
 
 def _split_offsets(values: pa.Array) -> tuple[pa.Array, pa.Array]:
     """Return the texts that are timestamps, to the microsecond, else null, and which have an offset."""
-    matching = pc.replace_substring_regex(_match(values, TIMESTAMP)[0], r"([.,]\d{6})\d+", r"\1")
+    matching = pc.replace_substring_regex(_match(values, TIMESTAMP)[0], r"[.,](\d{1,6})\d*", r".\1")
     return matching, pc.fill_null(pc.match_substring_regex(matching, OFFSET), False)
 
 

@@ -270,10 +270,14 @@ class _Validation:
         words = set(re.findall(r"\w+", self.spec.labels.sql.lower()))
         columns = [name for name in typed.column_names if name.lower() in words] or self.declared.key
         rule = f"class(one of {', '.join(classes)})"
-        for span, label in _labels(typed, self.spec):
+        # what is quarantined already may be no valid input of the SQL
+        passed = ~(self.quarantine.mask | self.dropped)
+        positions = np.flatnonzero(passed)
+        undeclared = np.zeros(len(passed), bool)
+        for span, label in _labels(spill.filter_rows(typed, pa.array(passed)), self.spec):
             other = pc.and_(label.is_valid(), pc.invert(pc.is_in(label, value_set=declared)))
-            undeclared = ~self.quarantine.mask[span] & np.asarray(other, bool)
-            self.quarantine.add(undeclared, rule, *columns, start=span.start)
+            undeclared[positions[span]] = np.asarray(other, bool)
+        self.quarantine.add(undeclared, rule, *columns)
 
     # what becomes of each snapshot
 

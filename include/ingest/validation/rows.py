@@ -241,7 +241,7 @@ def _find_repeats(rows: pa.Table, row_counts: Integers, candidates: Mask, count:
     fields = [*_numbered_fields(rows.schema), (SNAPSHOT_INDEX, pa.int64()), (ROW_INDEX, pa.int64())]
     selected = spill.spill_table(pa.schema(fields), _select(rows, row_counts, candidates))
     if selected.num_rows <= spill.BATCH:
-        frame = selected.drop_columns([ROW_INDEX]).to_pandas()
+        frame = selected.drop_columns([ROW_INDEX]).to_pandas(integer_object_nulls=True)
         repeats = frame.duplicated(keep=False if count == COUNT_EQUAL else "first").to_numpy()
         mask[selected[ROW_INDEX].to_numpy()[repeats]] = True
         return mask
