@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-import signal
 import socketserver
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -275,8 +274,12 @@ def test_a_message_whose_sender_was_killed_is_sent_by_the_next_try(
 ) -> None:
     """It may arrive twice, which is better than never; a try after that sends no more."""
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
+
+    def kill(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
     with monkeypatch.context() as killed:
-        killed.setattr(alerts, "_post", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+        killed.setattr(alerts, "_post", kill)
         with pytest.raises(KeyboardInterrupt):
             tell()
     assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("ops", "not confirmed")]}

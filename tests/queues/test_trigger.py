@@ -196,6 +196,7 @@ def test_an_outage_shorter_than_declared_is_no_alert(
     assert alerts(hook) == []
 
 
+@pytest.mark.full
 def test_a_recipient_that_refuses_is_tried_less_and_less_often(
     hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
