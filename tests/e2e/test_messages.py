@@ -37,7 +37,7 @@ class Site:
             self.soon(lambda m=message: server.publish("ready", m), "subscription")
 
     def publish_until_read(self, message: bytes) -> None:
-        """Publish a message again each half minute: Redis keeps none for one who subscribes a moment later."""
+        """Publish a message, again each half minute: Redis keeps none for one who subscribes later."""
         before, published = len(self.runs(READING)), 0.0
 
         def read() -> bool:
