@@ -45,12 +45,14 @@ def serve(
         os.environ.setdefault(name, "1")  # before NumPy is imported: one row is never faster on many threads
     from include.serve.server import serve as run
     from include.storage.lake import Lake
+    from include.storage.schedule import require_schedule
 
     logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s")
     logging.getLogger("include.serve").setLevel(logging.INFO)  # which models it loads
-    spec = specs.load(usecase)
+    spec, lake = specs.load(usecase), Lake(usecase)
+    require_schedule(lake, spec)
     run(
-        Lake(usecase),
+        lake,
         spec,
         host,
         port,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,8 @@ from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.storage.lake import Lake
 from include.storage.schedule import require_schedule
+
+log = logging.getLogger(__name__)
 
 BATCH = 8  # partitions of a source that are fetched concurrently and published together
 
@@ -111,7 +114,9 @@ def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
 
     without_rows = []
     for partition in partitions:
-        refresh_lookback(lake, spec, partition, endpoint)
+        for outcome in refresh_lookback(lake, spec, partition, endpoint):
+            if outcome.error:
+                log.warning("%s", outcome.note)
         try:
             yield score(lake, spec, partition)
         except NotPublished as error:  # the others are scored, as by their own runs in Airflow

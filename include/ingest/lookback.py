@@ -7,7 +7,7 @@ difference, and a source that was late or failed is retried for a while.
 from __future__ import annotations
 
 from include.environment import Connect
-from include.errors import EvergreenError, SettingError, StoreUnavailable
+from include.errors import PartitionRefused, SettingError, SpecError
 from include.ingest.pipeline import NOTHING_YET, Outcome, ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -25,8 +25,8 @@ def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect
     Returns
     -------
     list of Outcome
-        of the partitions that were attempted. One that can't be ingested, as without a connection or where a
-        row check fails, is unavailable and not recorded, so the next partition attempts it again.
+        of the partitions that were attempted. One that can't be ingested, because a connection is missing or
+        a row check fails, counts as unavailable. Nothing is recorded, so the next partition tries it again.
     """
     last = spec.clock.shift(partition, -1)
     recent = spec.clock.shift(partition, -RETRY_PARTITIONS)
@@ -55,9 +55,7 @@ def _ingest_what_can_be(
     """Return the outcomes of a source's partitions; an error of one stops nothing else."""
     try:
         return ingest(lake, spec, source, partitions, connect, arrived_on=arrived_on)
-    except StoreUnavailable:
-        raise
-    except EvergreenError as error:
+    except (SettingError, SpecError, PartitionRefused) as error:
         if isinstance(error, SettingError) or len(partitions) == 1:
             return [Outcome(source, key, "unavailable", note=str(error), error=error) for key in partitions]
     return [

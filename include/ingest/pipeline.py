@@ -49,7 +49,7 @@ from include.spec import UseCase
 from include.spec.clock import day_of
 from include.storage import spill
 from include.storage.erasures import ERASURES_TABLE, Erasures, read_erasures
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 from include.storage.schedule import record_schedule, require_schedule
 from include.storage.schemas import QUARANTINE, validated_schema
 
@@ -198,13 +198,20 @@ class _IngestRun:
         return published
 
     def _late_partitions(self, missing: Sequence[str]) -> set[str]:
-        """Return the partitions that were due before the source had usable data; none if it is the spine."""
+        """Return the partitions whose deadline passed before the source had usable data.
+
+        The spine has none: nothing was scored without it. A refused partition counts if it was scored.
+        """
         if self.now is None or self.arrived_on or not missing or self.source == self.spec.features.spine:
             return set()
+        rows = self._partition_rows()
+        refused = [partition for partition, row in rows.items() if row["outcome"] == "refused"]
+        where: Where = {"product": "predictions", "partition": refused}
+        scored = {row["partition"] for row in self.lake.rows("partitions", where)} if refused else set()
         return {
             partition
-            for partition, row in self._partition_rows().items()
-            if (row["inputs"] == NOTHING_YET or (self.refetch and row["outcome"] == "refused"))
+            for partition, row in rows.items()
+            if (row["inputs"] == NOTHING_YET or partition in scored)
             and self.spec.clock.local(partition, self.spec.scoring.deadline) < self.now
         }
 

@@ -88,7 +88,7 @@ def manifest_keys(lake: Lake, source: str, partitions: Sequence[str]) -> dict[st
     """Return the keys of the manifests of each partition that has any."""
     folder, requested = f"raw/snapshots/{source}", set(partitions)
     # a few are listed one by one, or a listing would be as long as the lake is old
-    folders = [f"{folder}/{one}" for one in requested] if len(requested) <= FEW else [folder]
+    folders = [f"{folder}/{one}" for one in sorted(requested)] if len(requested) <= FEW else [folder]
     keys: dict[str, list[str]] = defaultdict(list)
     for key in chain.from_iterable(map(lake.keys, folders)):
         partition = key.split("/")[-2]

@@ -125,7 +125,7 @@ def send_alerts(
     silenced : check and subject of the findings to leave out. The claim is of the message with them, so
         silencing an alert that was sent doesn't send the rest of its message again.
     """
-    prefix = f"{CLAIMS}/{message['partition']}-{digest_json(_content(message['findings']))[:12]}"
+    prefix = _claims_folder(message["partition"], message["findings"])
     message = without_silenced(message, silenced)
     outcomes = {}
     for name in recipients:
@@ -138,24 +138,28 @@ def send_alerts(
     return outcomes
 
 
-def defer(lake: Lake, message: Message) -> None:
-    """Record that a message isn't sent, since its partition was backfilled; see `policy.with_deferred`."""
-    for item in message["findings"]:
-        lake.create(deferral_key(item, message["partition"]), b"")
+def was_sent(lake: Lake, partition: str, findings: Sequence[Mapping[str, Any]]) -> bool:
+    """Return whether a partition's message with these findings was sent to anyone, or tried."""
+    return bool(lake.keys(_claims_folder(partition, findings)))
 
 
 def deferred(lake: Lake, spec: UseCase, partition: str) -> list[str]:
-    """Return the keys of the alerts that were deferred within the longest quiet period before a partition."""
+    """Return the keys of the alerts that were deferred within the longest quiet period before a partition.
+
+    Those of ten such periods ago are removed.
+    """
     if not (keys := lake.keys(DEFERRALS)):
         return []
     quiet = max(spec.alerts.quiet, spec.monitoring.sudden_changes.quiet)
+    old = spec.clock.shift(partition, -10 * quiet)
+    lake.remove([key for key in keys if key.rpartition("/")[2] < old])
     first = partition_before(lake, spec, partition, quiet)
     return [key for key in keys if first <= key.rpartition("/")[2] < partition]
 
 
-def deferral_key(item: Mapping[str, Any], partition: str) -> str:
+def deferral_key(check: str, subject: str, partition: str) -> str:
     """Return the key of a deferred alert of a partition."""
-    return f"{DEFERRALS}/{digest_json(alert_key(item))[:12]}/{partition}"
+    return f"{DEFERRALS}/{digest_json([check, subject])[:12]}/{partition}"
 
 
 def try_to_send(send: Callable[[str, Message], None], recipient: str, message: Message) -> str:
@@ -186,6 +190,10 @@ def notified(lake: Lake, partitions: Sequence[str]) -> dict[str, list[tuple[str,
         outcome = content.decode() if content else "not confirmed"
         recipients.setdefault(message_id.rpartition("-")[0], set()).add((recipient, outcome))
     return {partition: sorted(pairs) for partition, pairs in recipients.items()}
+
+
+def _claims_folder(partition: str, findings: Sequence[Mapping[str, Any]]) -> str:
+    return f"{CLAIMS}/{partition}-{digest_json(_content(findings))[:12]}"
 
 
 def _content(findings: Sequence[Mapping[str, Any]]) -> list[Any]:

@@ -25,7 +25,7 @@ import pyarrow as pa
 from include.errors import unstable
 from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
-from include.monitor.alerts import alert_key, deferral_key
+from include.monitor.alerts import deferral_key, was_sent
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
@@ -40,6 +40,7 @@ CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30  # days of the limit of requested trainings
 REPLACED_CAUSE = "replaced"  # the cause that needs no entry under retraining.when
 WEEK = timedelta(7)  # between two trainings that a replacement requests: by then there is new evidence
+QUIET = "already alerted: "
 MAX_ATTEMPTS = 20  # at deciding on unchanged findings
 BACKWARD = (ledger.ROLLED_BACK, ledger.REPLACED)
 Act = Literal["nothing", "alert", "retrain", "roll back", "replace"]  # in order of weight
@@ -123,7 +124,7 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
         cause, why = _training(history, spec)
     parts = [why]
     parts += [f"alerts {_listed(alerts)}"] if alerts else []
-    parts += [f"already alerted: {_listed(quiet)}"] if quiet else []
+    parts += [f"{QUIET}{_listed(quiet)}"] if quiet else []
     if partition.switch:
         alerts = (partition.switch, *alerts)
         parts.insert(0, partition.switch.note)
@@ -183,21 +184,23 @@ def _alerts(
     for check in CHECKS:
         if not check.alerts:
             continue
-        alerted = _alerted_subjects(history, check, spec)
         alarms = [alarm for alarm in history[-1].alarms if alarm.check == check.name]
         for alarm in sorted(alarms, key=lambda alarm: alarm.subject):
             item = AlertItem(check.name, alarm.subject, alarm.value, alarm.threshold, alarm.note)
-            is_quiet = bool(alerted) if check.quiets_all_subjects else item.subject in alerted
-            (quiet if is_quiet else new).append(item)
+            (quiet if _alerted_items(history, check, spec, item.subject) else new).append(item)
     return tuple(new), tuple(quiet)
 
 
-def _alerted_subjects(history: Sequence[PartitionState], check: MonitoringCheck, spec: UseCase) -> set[str]:
-    """Return the subjects of a check that were alerted within its quiet period."""
-    decisions = [
-        partition.decision for partition in history[-1 - check.quiet(spec) : -1] if partition.decision
+def _alerted_items(
+    history: Sequence[PartitionState], check: MonitoringCheck, spec: UseCase, subject: str
+) -> list[tuple[str, AlertItem]]:
+    """Return the alerts that keep an alarm of a check quiet, with their partitions, oldest first."""
+    return [
+        (partition.key, item)
+        for partition in history[-1 - check.quiet(spec) : -1]
+        for item in (partition.decision.alerts if partition.decision else ())
+        if item.check == check.name and (check.quiets_all_subjects or item.subject == subject)
     ]
-    return {item.subject for decision in decisions for item in decision.alerts if item.check == check.name}
 
 
 def _listed(alerts: Sequence[AlertItem]) -> str:
@@ -325,41 +328,61 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
     raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
 
 
-def with_deferred(lake: Lake, spec: UseCase, decision: ledger.Row, deferred: Collection[str]) -> ledger.Row:
-    """Return a decision with the alerts that a backfilled partition deferred, if they are still in alarm.
+def defer_alerts(lake: Lake, decision: ledger.Row) -> None:
+    """Record that a partition's alerts aren't sent, since it was backfilled; see `with_deferred`."""
+    for item in json.loads(decision["alerts"] or "[]"):
+        lake.create(deferral_key(item["check"], item["subject"], decision["partition"]), b"")
 
-    Nobody was notified by the alert from which the quiet period of such an alarm counts. The first partition
-    in that period that has the alarm and isn't backfilled sends it, whatever its own decision, and no other
-    one does.
+
+def with_deferred(lake: Lake, spec: UseCase, decision: ledger.Row, deferred: Collection[str]) -> ledger.Row:
+    """Return a decision with the alarms that are quiet only because of alerts that a backfill deferred.
+
+    The first partition that isn't backfilled and has such an alarm sends it, whatever its own decision, and
+    no other one in the quiet period does. Nothing is added if a partition of that period sent the alert.
 
     Parameters
     ----------
     deferred : the keys of `alerts.deferred`.
     """
     partition, checks = decision["partition"], {check.name: check for check in CHECKS}
-    earlier = [key for key in lake.published(PRODUCT) if key < partition]
-    alerts = json.loads(decision["alerts"] or "[]")
-    new, added = {alert_key(item) for item in alerts}, []
-    for alarm in findings.from_rows(lake.rows("findings", {"partition": partition, "outcome": "alarm"})):
-        item = AlertItem(alarm.check, alarm.subject, alarm.value, alarm.threshold, alarm.note)
-        if (item.check, item.subject) in new:
-            continue
-        for other in earlier[-checks[item.check].quiet(spec) :]:
-            key = deferral_key(asdict(item), other)
-            if key in deferred and (
-                lake.create(f"{key}.sender", partition.encode())
-                or lake.get(f"{key}.sender") == partition.encode()
-            ):
-                added.append(item)
-                break
+    until = [state for state in _history(lake, spec, partition) if state.key <= partition]
+    history = [state for state in until if state.has_rows or state.alarms or state.key == partition]
+    decisions = {state.key: state.decision for state in history if state.decision}
+    added: list[AlertItem] = []
+    quiet = _alerts(history, spec)[1]
+    for item in quiet:
+        alerted = _alerted_items(history, checks[item.check], spec, item.subject)
+        keys = [deferral_key(other.check, other.subject, key) for key, other in alerted]
+        is_deferred = set(keys) <= set(deferred) and not any(
+            was_sent(lake, key, list(map(asdict, decisions[key].alerts))) for key, _ in alerted
+        )
+        if is_deferred and _takes_over(lake, keys, partition):
+            added.append(item)
     if not added:
         return decision
+    left = [item for item in quiet if item not in added]
+    parts = [part for part in decision["reason"].split("; ") if not part.startswith(QUIET)]
+    parts += [f"{QUIET}{_listed(left)}"] if left else []
+    parts += [f"alerts {_listed(added)}, which began in a backfill and wasn't sent"]
+    items = [*json.loads(decision["alerts"] or "[]"), *map(asdict, added)]
     return {
         **decision,
         "decision": "alert" if decision["decision"] == "nothing" else decision["decision"],
-        "reason": f"{decision['reason']}; alerts {_listed(added)}, which a backfill didn't send",
-        "alerts": json.dumps([*alerts, *map(asdict, added)], ensure_ascii=False),
+        "reason": "; ".join(parts),
+        "alerts": json.dumps(items, ensure_ascii=False),
     }
+
+
+def _takes_over(lake: Lake, keys: Sequence[str], partition: str) -> bool:
+    """Return whether a partition sends the alerts that others deferred, and no other one does or did."""
+    senders, own = [f"{key}.sender" for key in keys], partition.encode()
+    if any(lake.get(sender) not in (None, own) for sender in senders):
+        return False
+    if not lake.create(senders[0], own) and lake.get(senders[0]) != own:
+        return False
+    for sender in senders[1:]:
+        lake.create(sender, own)
+    return True
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:

@@ -18,7 +18,7 @@ from include.spec.partition import check_partition
 from include.storage.lake import Lake
 
 Hint = dict[str, str]
-HEARTBEAT = "state/events"  # when the watcher last tried the queue, and what kept it from answering
+HEARTBEAT = "state/watcher.json"  # when the watcher last tried the queue, and why it got no answer
 SHOWN = 200  # characters of a malformed message
 KEY = re.compile(rf"\d{{4}}-\d{{2}}-\d{{2}}|{MINUTE_KEY.pattern}")
 

@@ -106,7 +106,10 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     inputs = lake.rows("partitions", {"product": list(spec.sources), "partition": looked_back_on})
     input_digests = (
         partition,
-        *sorted((row["product"], row["partition"], row["revision"], row["digest"]) for row in inputs),
+        *sorted(
+            (row["product"], row["partition"], row["outcome"], row["revision"], row["digest"])
+            for row in inputs
+        ),
     )
     if earlier is not None and earlier.input_digests == input_digests:
         return earlier

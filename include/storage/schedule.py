@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 
-from include.errors import SpecError
+from include.errors import PartitionError, SpecError
 from include.spec import UseCase
 from include.spec.clock import Clock
 from include.storage.lake import Lake
 
 KEY = "state/schedule.json"
-YEAR = ("2024-01-01", "2024-12-31")  # any one: two schedules with its partitions in common have all
+YEARS, FREQUENT_YEARS = 10, 3  # from schedule.start on, in which two schedules' partitions are compared
 
 
 def record_schedule(lake: Lake, spec: UseCase) -> None:
@@ -39,18 +39,41 @@ def changed_schedule(lake: Lake, spec: UseCase) -> SpecError | None:
     other days or times, both would join other rows, without a sign of it. The time of the decision may change
     where a day has one partition at most.
     """
-    data = lake.get(KEY)
-    if data is None:
-        return None
-    clock, built_for = spec.clock, Clock(**json.loads(data))
-    if clock == built_for or (
-        clock.sub_daily == built_for.sub_daily and clock.keys(*YEAR) == built_for.keys(*YEAR)
-    ):
-        return None
+    data, clock = lake.get(KEY), spec.clock
+    if data is None:  # nothing is stored, or it is older than this record
+        newest = max(lake.published(spec.features.spine), default="")
+        if not newest or _has(clock, newest):
+            return None
+        required = f"a schedule with the partition {newest}, which is stored"
+    else:
+        built_for = Clock(**json.loads(data))
+        if clock == built_for or _has_same_partitions(spec, built_for):
+            return None
+        required = f"the partitions that are stored, those of {built_for.cron!r} ({built_for.timezone})"
     return SpecError(
-        f"{spec.name}: schedule.batch",
-        required=f"the partitions that are stored, those of {built_for.cron!r} ({built_for.timezone})",
+        f"{spec.name}: schedule",
+        required=required,
         found=f"{clock.cron!r} ({clock.timezone})",
         where=f"{lake.uri}/{KEY}",
-        remedy="restore the schedule, or give the use case another name and load its history again",
+        remedy="declare the earlier schedule again, or give the use case another name and load its history",
     )
+
+
+def _has(clock: Clock, partition: str) -> bool:
+    try:
+        clock.decision_time(partition)
+    except PartitionError:
+        return False
+    return True
+
+
+def _has_same_partitions(spec: UseCase, built_for: Clock) -> bool:
+    clock = spec.clock
+    if clock.sub_daily != built_for.sub_daily:
+        return False
+    year, end = int(spec.schedule.start[:4]), "-12-31"
+    if clock.sub_daily:  # in UTC, or the first and the last day would depend on the time zone
+        first, last = f"{year}-01-02T0000Z", f"{year + FREQUENT_YEARS}{end}T0000Z"
+    else:
+        first, last = f"{year}-01-01", f"{year + YEARS}{end}"
+    return clock.keys(first, last) == built_for.keys(first, last)

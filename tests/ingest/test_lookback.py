@@ -8,15 +8,24 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from include.environment import Connect, Endpoint
-from include.errors import SettingError, SpecError, StoreUnavailable
+from include.errors import (
+    ConcurrentCommit,
+    EvergreenError,
+    SettingError,
+    SpecError,
+    StoredDataError,
+    StoreUnavailable,
+)
 from include.ingest import lookback
 from include.ingest.lookback import refresh_lookback
 from include.ingest.pipeline import ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.schemas import PARTITIONS as PARTITION_ROWS
 from tests.usecases.weekly_sales import world
 
 PARTITIONS = world.partitions(6)
@@ -199,34 +208,40 @@ def test_a_partition_that_cant_be_ingested_holds_nobody_up(
     assert (again.partition, again.outcome) == (PARTITIONS[1], "published")
 
 
-def test_a_lake_that_fails_stops_the_scoring(
-    lake: Lake, spec: UseCase, connect: Connect, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [StoreUnavailable, StoredDataError, ConcurrentCommit])
+def test_what_a_retry_mends_stops_the_scoring(
+    lake: Lake, spec: UseCase, connect: Connect, monkeypatch: pytest.MonkeyPatch, kind: type[EvergreenError]
 ) -> None:
-    """The task is tried again, or it would be scored without the partitions."""
+    """Or the partition would be scored without what it looks back on, for good."""
 
     def failing(*arguments: Any, **options: Any) -> Any:
-        raise StoreUnavailable("the lake")
+        raise kind("the lake")
 
     monkeypatch.setattr(lookback, "ingest", failing)
-    with pytest.raises(StoreUnavailable):
+    with pytest.raises(kind):
         refresh_lookback(lake, spec, PARTITIONS[3], connect)
 
 
 def test_a_refused_partition_that_is_corrected_after_the_deadline_is_known_then(
     lake: Lake, declare: Callable[..., UseCase], shop: Path, connect: Connect
 ) -> None:
-    """It was scored without that source, so training must not see it there."""
+    """It was scored without that source, so training must not see it there. One that wasn't loses nothing."""
 
     def plans(raw: dict[str, Any]) -> None:
         raw["sources"]["plans"] = {**raw["sources"]["sales"], "path": "plans/{day}.csv"}
 
     spec, file = declare(plans), shop / "plans" / f"{PARTITIONS[0]}.csv"
     file.parent.mkdir()
-    file.write_text("store,oops\ns01,5\n")
-    morning, week_later = datetime(2024, 1, 1, 6, tzinfo=UTC), datetime(2024, 1, 8, 6, tzinfo=UTC)
-    (outcome,) = ingest(lake, spec, "plans", PARTITIONS[:1], connect, now=morning)
-    assert outcome.outcome == "refused"
-    shutil.copyfile(shop / "sales" / file.name, file)
-    (outcome,) = ingest(lake, spec, "plans", PARTITIONS[:1], connect, refetch=True, now=week_later)
-    assert outcome.outcome == "published", outcome.note
-    assert {row["known_at"] for row in lake.rows("validated_plans")} == {week_later}
+    week_later, much_later = datetime(2024, 1, 8, 6, tzinfo=UTC), datetime(2026, 1, 1, 6, tzinfo=UTC)
+    for partition in PARTITIONS[:2]:
+        file.with_name(f"{partition}.csv").write_text("store,oops\ns01,5\n")
+        (outcome,) = ingest(lake, spec, "plans", [partition], connect, now=week_later)
+        assert outcome.outcome == "refused"
+    row = {"product": "predictions", "partition": PARTITIONS[0], "outcome": "published"}
+    lake.publish("partitions", pa.Table.from_pylist([row], PARTITION_ROWS), row)
+    for partition in PARTITIONS[:2]:
+        shutil.copyfile(shop / "sales" / f"{partition}.csv", file.with_name(f"{partition}.csv"))
+        (outcome,) = ingest(lake, spec, "plans", [partition], connect, refetch=True, now=much_later)
+        assert outcome.outcome == "published", outcome.note
+    known = {row["partition"]: row["known_at"] for row in lake.rows("validated_plans")}
+    assert known == {PARTITIONS[0]: much_later, PARTITIONS[1]: datetime(2024, 1, 8, 5, tzinfo=UTC)}

@@ -9,7 +9,7 @@ import asyncio
 import json
 import logging
 import socketserver
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +24,9 @@ from evergreen.deadline import PredictionsDue, notify_overdue
 from evergreen.operators.monitor import AlertOperator
 from include.errors import StoreUnavailable
 from include.monitor import alerts
+from include.monitor.findings import Finding, findings_table
+from include.monitor.policy import publish_decisions
+from include.spec import UseCase, load
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
@@ -207,54 +210,95 @@ def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> No
     assert alerts.notified(lake, [NIGHT]) == {}
 
 
-def monitored(lake: Lake, partition: str, alarms: list[dict[str, Any]]) -> None:
-    """Publish a partition with the alarms, none of which it alerts itself."""
-    rows = [{"partition": partition, "outcome": "alarm", **alarm} for alarm in alarms]
-    lake.publish("findings", pa.Table.from_pylist(rows, schemas.FINDINGS), {"partition": partition})
-    row = {"product": "monitor", "partition": partition, "outcome": "published"}
-    lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), row)
-    decided = {"partition": partition, "decision": "nothing", "reason": "no drift alarm", "alerts": "[]"}
-    table = pa.Table.from_pylist([decided], schemas.DECISIONS)
-    lake.publish("decisions", table, {"partition": partition})
+@pytest.fixture
+def watch(declare: Declare, hook: Hook) -> Callable[..., UseCase]:
+    """Publish partitions with the alarms that the monitor found in them, and decide them."""
+    lake = declare(ops={"conn_type": "http", "host": hook.uri})
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": NIGHT})
+    spec = load("machines")
+
+    def act(*partitions: str, alarms: Sequence[tuple[str, str]] = (("data", "stops"),)) -> UseCase:
+        for partition in partitions:
+            found = [Finding(check, subject, 1.0, 0.1, "alarm", "stops") for check, subject in alarms]
+            lake.publish("findings", findings_table(partition, found), {"partition": partition})
+            row = {"product": "monitor", "partition": partition, "outcome": "published"}
+            lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), row)
+            publish_decisions(lake, spec, partition)
+        return spec
+
+    return act
+
+
+def days(first: int, last: int) -> list[str]:
+    """Return days of January."""
+    return [f"2024-01-{day}" for day in range(first, last + 1)]
 
 
 def test_an_alarm_that_began_in_a_backfill_is_sent_once_by_the_next_partition(
-    declare: Declare, hook: Hook
+    watch: Callable[..., UseCase], hook: Hook
 ) -> None:
     """Neither the one before, without the alarm, nor a rerun or the partition after it sends it."""
-    lake = declare(ops={"conn_type": "http", "host": hook.uri})
-    monitored(lake, NIGHT, [FOUND])
-    decide(lake, [FOUND, {**FOUND, "subject": "readings"}])
+    watch(NIGHT)
     assert "sends no alerts" in tell("backfill")
-    monitored(lake, "2024-01-26", [])
-    assert tell(partition="2024-01-26") == "nothing to alert; no drift alarm"
-    for partition in ("2024-01-27", "2024-01-28"):
-        monitored(lake, partition, [FOUND])
-    assert "sends no alerts" in tell("backfill", NIGHT)
+    watch("2024-01-26", alarms=())
+    assert "nothing to alert" in tell(partition="2024-01-26")
+    watch("2024-01-27", "2024-01-28", alarms=[("data", "stops"), ("unseen", "kind")])
+    assert "sends no alerts" in tell("backfill")  # again
     assert [tell(partition="2024-01-27"), tell(partition="2024-01-27")] == ["", ""]
-    assert tell(partition="2024-01-28") == "nothing to alert; no drift alarm"
+    assert "already alerted: data stops" in tell(partition="2024-01-28")
     ((_, _, body),) = hook.got
-    assert (
-        body["sentence"]
-        == "machines 2024-01-27: no drift alarm; alerts data stops, which a backfill didn't send"
+    assert body["sentence"].endswith(
+        "alerts unseen kind; alerts data stops, which began in a backfill and wasn't sent"
     )
-    assert body["findings"] == [FOUND]
-    assert body["decision"] == "alert"
+    assert "already alerted" not in body["sentence"]
+    assert [item["subject"] for item in body["findings"]] == ["kind", "stops"]
 
 
-def test_an_alarm_of_a_backfill_is_sent_within_its_quiet_period(declare: Declare, hook: Hook) -> None:
-    """After seven partitions the policy alerts it anew, so it isn't sent twice."""
-    lake = declare(ops={"conn_type": "http", "host": hook.uri})
-    monitored(lake, NIGHT, [FOUND])
-    decide(lake, [FOUND])
-    tell("backfill")
-    for day in range(26, 32):
-        monitored(lake, f"2024-01-{day}", [])
-    for partition in ("2024-02-02", "2024-02-01"):
-        monitored(lake, partition, [FOUND])
-    assert tell(partition="2024-02-02") == "nothing to alert; no drift alarm"
-    assert tell(partition="2024-02-01") == ""
+def test_partitions_that_are_backfilled_in_any_order_are_one_alarm(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """Each was the first that had it when it was decided, and one of those after them sends it."""
+    for partition in reversed(days(23, 25)):
+        watch(partition)
+        assert "sends no alerts" in tell("backfill", partition)
+    watch(*days(26, 30))
+    sent = [tell(partition=partition) for partition in days(26, 30)]
+    assert [one == "" for one in sent] == [True, False, False, False, False]
     assert len(hook.got) == 1
+
+
+def test_another_alert_of_a_backfilled_partition_keeps_back_nothing(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """A partition that was missed at its deadline, which was told, is backfilled and has an alarm."""
+    overdue()
+    watch(NIGHT)
+    tell("backfill")
+    watch("2024-01-26")
+    assert tell(partition="2024-01-26") == ""
+    assert [body["findings"][0]["check"] for *_, body in hook.got] == ["deadline", "data"]
+
+
+def test_an_alert_that_was_sent_is_not_sent_again_after_its_partition_is_backfilled(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """Its claim says so."""
+    watch(NIGHT)
+    assert tell() == ""
+    assert "sends no alerts" in tell("backfill")
+    watch("2024-01-26")
+    assert "already alerted" in tell(partition="2024-01-26")
+    assert len(hook.got) == 1
+
+
+def test_a_change_that_a_backfilled_one_quiets_is_sent(watch: Callable[..., UseCase], hook: Hook) -> None:
+    """One sudden change quiets those of all columns, so each of them has to be told."""
+    watch(NIGHT, alarms=[("sudden_change", "heat")])
+    tell("backfill")
+    watch("2024-01-26", alarms=[("sudden_change", "speed"), ("sudden_change", "wear")])
+    assert tell(partition="2024-01-26") == ""
+    ((_, _, body),) = hook.got
+    assert [item["subject"] for item in body["findings"]] == ["speed", "wear"]
 
 
 def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare) -> None:

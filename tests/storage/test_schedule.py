@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,16 +19,14 @@ from include.errors import SpecError
 from include.ingest.pipeline import ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.storage.schedule import KEY, require_schedule
+from include.storage.schedule import KEY, changed_schedule, require_schedule
 from include.validate.stored import data_problems
 from tests.usecases.edited import read_edited
 from tests.usecases.weekly_sales import world
 
 DECLARED = Path(world.__file__).parent
 MONDAYS, LATER = "0 6 * * 1", datetime(2024, 7, 1, tzinfo=UTC)
-OTHER = (
-    r"weekly_sales: schedule.batch: expected the partitions that are stored, those of '0 6 \* \* 1' \(UTC\)"
-)
+OTHER = r"weekly_sales: schedule: expected the partitions that are stored, those of '0 6 \* \* 1' \(UTC\)"
 
 
 @pytest.fixture
@@ -62,7 +61,7 @@ def test_other_days_are_refused(lake: Lake, declare: Callable[..., UseCase], bat
         with pytest.raises(SpecError, match=OTHER):
             run_stage(stage, lake, changed, [newest], now=LATER)
     (problem,) = data_problems(lake, changed)
-    assert "restore the schedule, or give the use case another name" in problem.sentence
+    assert "declare the earlier schedule again, or give the use case another name" in problem.sentence
 
 
 @pytest.mark.parametrize(
@@ -86,6 +85,39 @@ def test_a_lake_without_a_partition_takes_any_schedule(
     assert outcome.outcome == "unavailable"
     require_schedule(empty, declare("0 6 * * *"))
     assert empty.get(KEY) is None
+
+
+def test_a_lake_without_the_record_is_known_by_its_partitions(
+    lake: Lake, declare: Callable[..., UseCase]
+) -> None:
+    """As one that was restored from an older backup; a schedule that has its newest partition may be used."""
+    lake.remove([KEY])
+    with pytest.raises(
+        SpecError, match="schedule: expected a schedule with the partition 2024-01-01, which is"
+    ):
+        require_schedule(lake, declare("0 6 * * 2"))
+    require_schedule(lake, declare())
+
+
+@pytest.mark.parametrize(
+    ("cron", "timezone", "other", "same"),
+    [
+        ("0 * * * *", "UTC", ("0 * * * *", "Europe/Berlin"), True),
+        ("*/15 * * * *", "UTC", ("*/15 * * * *", "America/New_York"), True),
+        ("0 */6 * * *", "UTC", ("0 */6 * * *", "Europe/Berlin"), False),
+        ("5 * * * *", "UTC", ("10 * * * *", "UTC"), False),
+        ("0 6 * 1 1", "UTC", ("0 6 1,8,15,22,29 1 *", "UTC"), False),  # the Mondays of January 2024
+    ],
+)
+def test_schedules_are_the_same_if_their_partitions_are(
+    lake: Lake, declare: Callable[..., UseCase], cron: str, timezone: str, other: tuple[str, str], same: bool
+) -> None:
+    """Whatever their crons and time zones say, and over years."""
+    spec = declare()
+    schedule = spec.schedule.model_copy(update={"batch": cron, "timezone": timezone})
+    lake.replace(KEY, json.dumps({"cron": other[0], "timezone": other[1]}).encode())
+    changed = changed_schedule(lake, spec.model_copy(update={"schedule": schedule}))
+    assert (changed is None) == same
 
 
 def test_a_run_fails_before_its_first_task(

@@ -26,7 +26,7 @@ JSON_VALUE_BYTES = 64  # memory that Python takes for the smallest value of a JS
 MAX_ZIP_ENTRIES = 1000  # reading a zip's directory takes memory for each entry
 BATCH_ROWS = 1 << 16  # rows of Parquet that are decoded at a time
 DICTIONARY_ENCODINGS = {"PLAIN", "RLE", "BIT_PACKED", "PLAIN_DICTIONARY", "RLE_DICTIONARY"}
-EXACT_INTEGERS = 2**53  # below it a float holds each integer exactly
+EXACT_INTEGERS = {16: 2**11, 32: 2**24, 64: 2**53}  # by bits: below it a float holds each integer exactly
 ZIP_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # zipfile can't limit the output of the others
 
 
@@ -122,14 +122,20 @@ def read_parquet(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
 def _to_text(column: pa.ChunkedArray) -> pa.ChunkedArray:
     """Return a column as text; equal timestamps, which take a microsecond to format, are formatted once."""
     column.validate(full=True)  # that text is UTF-8
-    if pa.types.is_float16(column.type):
-        column = column.cast(pa.float32())  # Arrow can do little with it
     if pa.types.is_floating(column.type):
+        limit = EXACT_INTEGERS[column.type.bit_width]
+        if pa.types.is_float16(column.type):
+            column = column.cast(pa.float32())  # Arrow can do little with it
         # Arrow writes large ones with an exponent, also those of an integer column in which pandas had a null
         values = column.cast(pa.float64())
-        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), EXACT_INTEGERS))
+        is_whole = pc.and_(pc.equal(pc.floor(values), values), pc.less(pc.abs(values), limit))
         digits = pc.if_else(is_whole, values, None).cast(pa.int64()).cast(pa.string())
-        return pc.coalesce(digits, column.cast(pa.string()))
+        text = column.cast(pa.string())
+        # with an exponent, as Arrow writes large ones, it is a number and no integer
+        is_short = pc.and_(pc.greater_equal(pc.abs(values), limit), pc.is_finite(values))
+        is_short = pc.and_(is_short, pc.invert(pc.match_substring(text, "e")))
+        text = pc.if_else(is_short, pc.binary_join_element_wise(text, "e0", ""), text)
+        return pc.coalesce(digits, text)
     if not pa.types.is_timestamp(column.type):
         return column.cast(pa.string())
     chunks = [chunk.dictionary_encode() for chunk in column.chunks]

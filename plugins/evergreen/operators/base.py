@@ -166,7 +166,7 @@ class EvergreenOperator(BaseTaskOperator):
 class CheckPartitionOperator(EvergreenOperator):
     """Fail a run that has no partition, or one that the schedule doesn't have, before any other task starts.
 
-    Reads the declaration and the schedule that the lake was built for.
+    Reads the declaration and the schedule that the lake was built for, and writes nothing.
     """
 
     def execute(self, context: Context) -> str:

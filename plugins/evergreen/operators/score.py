@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -115,4 +116,4 @@ def _refresh_lookback(task: EvergreenOperator, lake: Lake, spec: UseCase, partit
     from include.ingest.lookback import refresh_lookback
 
     for outcome in refresh_lookback(lake, spec, partition, connect):
-        task.log.info("%s", outcome.note)
+        task.log.log(logging.WARNING if outcome.error else logging.INFO, "%s", outcome.note)
