@@ -143,6 +143,12 @@ def was_sent(lake: Lake, partition: str, findings: Sequence[Mapping[str, Any]]) 
     return bool(lake.keys(_claims_folder(partition, findings)))
 
 
+def defer(lake: Lake, message: Message) -> None:
+    """Record that a message isn't sent, since its partition was backfilled; see `policy.with_deferred`."""
+    for item in message["findings"]:
+        lake.create(deferral_key(item["check"], item["subject"], message["partition"]), b"")
+
+
 def deferred(lake: Lake, spec: UseCase, partition: str) -> list[str]:
     """Return the keys of the alerts that were deferred within the longest quiet period before a partition.
 

@@ -328,12 +328,6 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
     raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
 
 
-def defer_alerts(lake: Lake, decision: ledger.Row) -> None:
-    """Record that a partition's alerts aren't sent, since it was backfilled; see `with_deferred`."""
-    for item in json.loads(decision["alerts"] or "[]"):
-        lake.create(deferral_key(item["check"], item["subject"], decision["partition"]), b"")
-
-
 def with_deferred(lake: Lake, spec: UseCase, decision: ledger.Row, deferred: Collection[str]) -> ledger.Row:
     """Return a decision with the alarms that are quiet only because of alerts that a backfill deferred.
 

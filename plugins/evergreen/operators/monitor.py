@@ -106,13 +106,9 @@ class AlertOperator(DecisionOperator):
         """Send a decision's alerts, or skip."""
         from include.monitor import alerts
 
-        if context["dag_run"].run_type == "backfill":
-            from include.monitor.policy import defer_alerts
-
-            defer_alerts(lake, decision)
-            self.skip_task(f"a backfilled partition sends no alerts; {decision['reason']}")
+        is_backfill = context["dag_run"].run_type == "backfill"
         # the checks are imported where they are needed: it takes longer than a skipped task does otherwise
-        if deferred := alerts.deferred(lake, spec, partition):
+        if not is_backfill and (deferred := alerts.deferred(lake, spec, partition)):
             from include.monitor.policy import with_deferred
 
             decision = with_deferred(lake, spec, decision, deferred)
@@ -120,6 +116,9 @@ class AlertOperator(DecisionOperator):
         message = alerts.message(self.usecase, decision, report_address(self.usecase, partition))
         if not message:
             self.skip_task(f"nothing to alert; {reason}")
+        if is_backfill:
+            alerts.defer(lake, message)
+            self.skip_task(f"a backfilled partition sends no alerts; {reason}")
         if not spec.alerts.to:
             self.skip_task(f"no recipients are declared under alerts.to; {reason}")
         from include.monitor.silences import AlertLog, silence_text
