@@ -210,6 +210,10 @@ def test_a_recipient_that_refuses_is_tried_less_and_less_often(
         tries.append(time.monotonic())
         return notify(*arguments)
 
+    async def problem(self: QueueTrigger) -> str:
+        return "ConnectionError"  # at once: Redis' client itself takes seconds to give up
+
+    monkeypatch.setattr(QueueTrigger, "_problem", problem)
     monkeypatch.setattr(queue_trigger, "notify_outage", timed)
     asyncio.run(watching(trigger("redis"), lambda: soon(lambda: len(tries) > 4)))
     for number, (earlier, later) in enumerate(pairwise(tries[:5])):
