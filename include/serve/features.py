@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from include.errors import NotPublished
 from include.features.build import compute_features
-from include.score.pipeline import missing_sources, rows_known_at, source_states
+from include.score.pipeline import missing_sources, rows_known_at
 from include.serve.rows import RequestRefused
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -100,7 +100,6 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
             remedy="send the features with each request",
         )
     partition = str(newest["partition"])
-    states = source_states(lake, spec, partition)
     back = max(spec.features.back(name) for name in spec.sources)
     looked_back_on = spec.clock.keys(spec.clock.shift(partition, -back), partition)
     inputs = lake.rows("partitions", {"product": list(spec.sources), "partition": looked_back_on})
@@ -114,6 +113,7 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     if earlier is not None and earlier.input_digests == input_digests:
         return earlier
     known = rows_known_at(lake, spec, partition)
+    states = {row["product"]: row for row in inputs if row["partition"] == partition}
     missing = missing_sources(spec, partition, known, states)
     table = compute_features(spec, known, [partition])
     keys = zip(*(table[name].to_pylist() for name in spec.key), strict=True)
