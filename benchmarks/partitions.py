@@ -4,7 +4,8 @@
 
 Five partitions of flight_delay, one after the other; the same functions in one warm process; a chain of empty
 tasks of the same shape; then two backfills, with and without the warm parent, of thirty partitions each, or
-of as many as `python -m benchmarks.partitions NIGHTS` says.
+of as many as `python -m benchmarks.partitions NUMBER` says. Each figure is printed as soon as it is measured;
+the progress is on standard error.
 """
 
 from __future__ import annotations
@@ -18,10 +19,10 @@ from statistics import median
 
 from demo.airflow_api import AirflowApi
 from demo.home import REPOSITORY, Home
-from demo.stack import Stack, clean, show
+from demo.stack import Stack, clean
 
 DAG = "flight_delay__batch"
-NIGHTS = 5
+PARTITIONS = 5
 BACKFILL = int(sys.argv[1]) if len(sys.argv) > 1 else 30  # partitions
 BUNDLES = [
     {
@@ -85,51 +86,73 @@ def prepare(stack: Stack, api: AirflowApi) -> None:
     for dag in (DAG, "flight_delay__history", "flight_delay__training", "floor"):
         api.wait_dag(dag, timeout=60)
         api.unpause(dag)
+    progress("loading two months, and the first training")
     through_airflow(api, "flight_delay__history", [{"first": "2012-12-31", "last": "2013-02-28"}], "bench")
     through_airflow(api, "flight_delay__training", [{"partition": "2013-02-28"}], "bench")
 
 
+def progress(text: str) -> None:
+    """Say on standard error what is being measured."""
+    print(f"{datetime.now():%H:%M:%S} {text}", file=sys.stderr, flush=True)
+
+
+def show(server: str, event: str, taken: float) -> None:
+    """Say on standard error which server is up."""
+    progress(f"{server} {event} after {taken:.1f} s")
+
+
+def row(name: str, value: float, digits: int = 2, note: str = "") -> None:
+    """Print a figure as soon as it is measured."""
+    print(f"| {name:<46} | {value:6.{digits}f} |{note}", flush=True)
+
+
+def measure(warm: Stack, cold: Stack, api: AirflowApi) -> None:
+    """Print every figure, first those with the warm parent."""
+    prepare(warm, api)
+    print(
+        f"medians of {PARTITIONS} partitions, seconds; backfills of {BACKFILL} partitions, 4 at once",
+        flush=True,
+    )
+    progress("empty tasks")
+    floor = median(through_airflow(api, "floor", [{}] * (PARTITIONS + 1), "floor"))
+    row("as many empty tasks through Airflow", floor)
+    progress("partitions")
+    partitions = [{"partition": key} for key in days(date(2013, 3, 1), PARTITIONS + 1)]
+    wall = median(through_airflow(api, DAG, partitions, "bench"))
+    row("a partition through Airflow", wall)
+    progress("partitions in one process")
+    stages = in_one_process(warm, days(date(2013, 3, 7), PARTITIONS + 1))
+    compute = median(stage["partition"] for stage in stages)
+    parts = (f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor"))
+    row("its compute in one warm process", compute, note=f" ({', '.join(parts)})")
+    row("partition / (compute + empty tasks)", wall / (compute + floor))
+    then = date(2013, 3, 13)
+    progress("backfill")
+    row("backfill, partitions a minute", backfill(api, then), digits=1)
+    warm.down()
+    cold.up(progress=show)
+    then += timedelta(BACKFILL)
+    progress("partitions without the warm parent")
+    partitions = [{"partition": key} for key in days(then, PARTITIONS + 1)]
+    row("a partition without the warm parent", median(through_airflow(api, DAG, partitions, "cold")))
+    progress("backfill without the warm parent")
+    row("backfill without the warm parent", backfill(api, then + timedelta(PARTITIONS + 1)), digits=1)
+
+
 def main() -> None:
-    """Measure and print."""
+    """Measure, and remove what was made for it."""
     home = Home(Home().root / "bench")
     env = {"AIRFLOW__DAG_PROCESSOR__DAG_BUNDLE_CONFIG_LIST": json.dumps(BUNDLES)}
     warm, cold = Stack(home, env=env), Stack(home, env=env, warm=False)
     clean(home)  # what a failed one kept
-    api = AirflowApi.of(home)
     try:
-        prepare(warm, api)
-        floor = median(through_airflow(api, "floor", [{}] * (NIGHTS + 1), "floor"))
-        partitions = [{"partition": key} for key in days(date(2013, 3, 1), NIGHTS + 1)]
-        wall = median(through_airflow(api, DAG, partitions, "bench"))
-        stages = in_one_process(warm, days(date(2013, 3, 7), NIGHTS + 1))
-        compute = median(stage["partition"] for stage in stages)
-        then = date(2013, 3, 13)
-        fast = backfill(api, then)
-        warm.down()
-        cold.up(progress=show)
-        then += timedelta(BACKFILL)
-        partitions = [{"partition": key} for key in days(then, NIGHTS + 1)]
-        cold_wall = median(through_airflow(api, DAG, partitions, "cold"))
-        slow = backfill(api, then + timedelta(NIGHTS + 1))
+        measure(warm, cold, AirflowApi.of(home))
     except BaseException:
-        print(f"\nKept for a look: {home.root}; EVERGREEN_HOME={home.root} python -m demo.stack status")
+        progress(f"kept for a look: {home.root}; EVERGREEN_HOME={home.root} python -m demo.stack status")
         raise
     finally:
         warm.down()
     clean(home)
-    parts = ", ".join(
-        f"{name} {median(s[name] for s in stages):.2f}" for name in ("ingest", "score", "monitor")
-    )
-    print(
-        f"\nmedian of {NIGHTS} partitions, seconds; partitions a minute over {BACKFILL} partitions, 4 at once"
-    )
-    print(f"| {'a partition through Airflow':<46} | {wall:6.2f} |")
-    print(f"| {'its compute in one warm process':<46} | {compute:6.2f} | ({parts})")
-    print(f"| {'as many empty tasks through Airflow':<46} | {floor:6.2f} |")
-    print(f"| {'partition / (compute + empty tasks)':<46} | {wall / (compute + floor):6.2f} |")
-    print(f"| {'a partition without the warm parent':<46} | {cold_wall:6.2f} |")
-    print(f"| {'backfill, partitions a minute':<46} | {fast:6.1f} |")
-    print(f"| {'backfill without the warm parent':<46} | {slow:6.1f} |")
 
 
 if __name__ == "__main__":
