@@ -78,6 +78,7 @@ class Lake:
         self.uri = f"{base}/{validate_key(usecase) if usecase else ''}"
         self._tables = threading.local()  # the tables that each thread has opened
         self._cache: dict[tuple[Any, ...], tuple[list[int], tuple[Any, ...], pa.Table]] = {}
+        self._constants: dict[str, bytes] = {}  # see `get_once`
         self._files = threading.local()  # the files of the tables that each thread has read
 
     # tables
@@ -97,7 +98,7 @@ class Lake:
             The version of the table with these rows.
         """
         version = self._replace(table, rows, where)
-        self._merge(table)
+        self._merge(table, version)
         return version
 
     @retry_commit
@@ -144,7 +145,7 @@ class Lake:
         except CommitFailedError:
             raise concurrent from None
         appended = int(delta.version())
-        self._merge(table)
+        self._merge(table, appended)
         return appended
 
     @retry_commit
@@ -221,14 +222,19 @@ class Lake:
             remedy="a concurrent run has written first: read the table again and decide again",
         )
 
-    def _merge(self, table: str) -> None:
-        """Merge a table's small files now and then, see `include.storage.merging`."""
+    def _merge(self, table: str, version: int) -> None:
+        """Merge a table's small files after every few commits, see `include.storage.merging`.
+
+        Parameters
+        ----------
+        version : of the commit that this process has made.
+        """
+        if version % FANOUT != 0:
+            return
         try:
-            files = self._current_files(table)
-            if files is not None and files.version % FANOUT == 0:
-                delta = self.open(table)
-                if delta is not None and delta.version() == files.version:
-                    merge_small_files(delta, files, ledger=table in LEDGERS)
+            files, delta = self._current_files(table), self.open(table)
+            if files is not None and delta is not None and delta.version() == files.version:
+                merge_small_files(delta, files, ledger=table in LEDGERS)
         except Exception:  # the rows are committed; a later commit merges
             log.exception("%s: can't merge the files of %s", self.uri, table)
 
@@ -474,6 +480,12 @@ class Lake:
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, overwriting an existing one."""
         obstore.put(self._store, validate_key(key), data)
+
+    def get_once(self, key: str) -> bytes | None:
+        """Do as `get` does, but read an object that exists, and never changes, only once."""
+        if key not in self._constants and (data := self.get(key)) is not None:
+            self._constants[key] = data
+        return self._constants.get(key)
 
     def get(self, key: str) -> bytes | None:
         """Return an object's bytes, or None if it doesn't exist."""

@@ -16,7 +16,7 @@ YEARS, FREQUENT_YEARS = 10, 3  # from schedule.start on, in which two schedules'
 
 def record_schedule(lake: Lake, spec: UseCase) -> None:
     """Record the schedule that a lake is built for, unless one is recorded."""
-    if lake.get(KEY) is None:
+    if lake.get_once(KEY) is None:
         lake.create(KEY, json.dumps(asdict(spec.clock)).encode())
 
 
@@ -39,7 +39,7 @@ def changed_schedule(lake: Lake, spec: UseCase) -> SpecError | None:
     other days or times, both would join other rows, without a sign of it. The time of the decision may change
     where a day has one partition at most.
     """
-    data, clock = lake.get(KEY), spec.clock
+    data, clock = lake.get_once(KEY), spec.clock
     if data is None:  # nothing is stored, or it is older than this record
         newest = max(lake.published(spec.features.spine), default="")
         if not newest or _has(clock, newest):

@@ -98,12 +98,23 @@ def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
 
 
 def tell(run_type: str = "scheduled", partition: str = NIGHT) -> str:
-    """Run the task; return why it was skipped, empty where it wasn't."""
+    """Run the task; return why it was skipped, empty where it wasn't.
+
+    What the monitor would skip without running it has nothing to send, and nothing to defer.
+    """
     run = SimpleNamespace(partition_key=partition, run_type=run_type)
+    operator, lake = AlertOperator(task_id="alert", usecase="machines"), Lake("machines")
+    decisions = lake.rows("decisions", {"partition": partition})
+    is_needed = [
+        operator.acts_on(decision, lake, load("machines"), is_backfill=run_type == "backfill")
+        for decision in decisions
+    ]
     try:
-        AlertOperator(task_id="alert", usecase="machines").execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
+        operator.execute({"dag_run": run, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
     except AirflowSkipException as skipped:
+        assert is_needed != [False] or str(skipped).startswith("nothing to alert; ")
         return str(skipped)
+    assert is_needed == [True]
     return ""
 
 

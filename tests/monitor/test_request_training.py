@@ -10,6 +10,7 @@ import pytest
 from airflow.sdk.exceptions import AirflowSkipException, DagRunTriggerException
 
 from evergreen.operators.monitor import RequestTrainingOperator
+from include.spec import load
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
@@ -54,6 +55,8 @@ def test_the_cause_asks(
     run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
     instance = SimpleNamespace(get_dr_count=lambda dag_id, run_ids: len({*run_ids} & {*started}))
     ask = RequestTrainingOperator(task_id="request_training", usecase="machines")
+    is_needed = ask.acts_on(row, lake, load("machines"), is_backfill=run_type == "backfill")
+    assert is_needed == (bool(cause) and run_type == "scheduled")  # else the monitor skips it
     with pytest.raises(AirflowSkipException if why else DagRunTriggerException) as said:
         ask.execute({"dag_run": run, "ti": instance, "params": {}})  # type: ignore[typeddict-item]  # all that it reads
     if isinstance(said.value, DagRunTriggerException):

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk.exceptions import AirflowException, AirflowFailException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, DownstreamTasksSkipped
 
 from evergreen.alert_channels import notify
 from evergreen.assets import product
 from evergreen.links import OverviewLink, ReportLink, report_address
 from evergreen.operators.base import EvergreenOperator, log_champion, start_run
+from evergreen.run_note import RESULT
 from include.references import Ref, digest_json
 
 if TYPE_CHECKING:
@@ -23,7 +24,8 @@ class MonitorOperator(EvergreenOperator):
     """Compare the partition with the model's reference, and matured predictions with their labels.
 
     Reads profiles, predictions and labels. Writes performance, findings and the decision.
-    The event of the decisions' asset carries the decision.
+    The event of the decisions' asset carries the decision. Tasks that act on decisions and directly follow
+    are skipped if they have nothing to do, without starting a process for each.
     """
 
     operator_extra_links = (OverviewLink(), ReportLink())
@@ -36,7 +38,8 @@ class MonitorOperator(EvergreenOperator):
             log_champion(lake, partition)
             ref = monitor(lake, spec, partition)
             self.add_event_metadata(context, "findings", lake, "findings", ref)
-            for decision in lake.rows("decisions", {"partition": partition}):
+            decisions = lake.rows("decisions", {"partition": partition})
+            for decision in decisions:
                 decided = Ref(f"{lake.uri}/tables/decisions", partition, digest_json(decision), rows=1)
                 self.add_event_metadata(context, "decisions", lake, "decisions", decided)
                 extra = {name: decision[name] for name in ("partition", "decision", "cause")}
@@ -46,11 +49,26 @@ class MonitorOperator(EvergreenOperator):
                     f"{self.usecase} {partition}: nothing was predicted; {ref.note}; "
                     "see the log of score.predict, then clear it"
                 )
-            return self.to_xcom(ref)
+            reference = self.to_xcom(ref)
+            followers = [task for task in self.downstream_list if isinstance(task, DecisionOperator)]
+            idle = [
+                task.task_id
+                for decision in decisions
+                for task in followers
+                if not task.acts_on(decision, lake, spec, is_backfill=_is_backfill(context))
+            ]
+            if idle:
+                context["ti"].xcom_push(RESULT, reference)  # the exception ends the task without a result
+                raise DownstreamTasksSkipped(tasks=idle)
+            return reference
 
 
 class DecisionOperator(EvergreenOperator):
     """An operator that acts on the decision that the monitor published for the partition."""
+
+    def acts_on(self, decision: dict[str, Any], lake: Lake, spec: UseCase, *, is_backfill: bool) -> bool:
+        """Return whether there may be something to do; `execute` may still skip the task with a reason."""
+        raise NotImplementedError
 
     def decision(self, lake: Lake, partition: str) -> dict[str, Any]:
         """Return the partition's row of `decisions`; skip the task if there is none."""
@@ -67,6 +85,10 @@ class RequestTrainingOperator(DecisionOperator):
     monitored. A backfilled partition never trains.
     """
 
+    def acts_on(self, decision: dict[str, Any], lake: Lake, spec: UseCase, *, is_backfill: bool) -> bool:
+        """Return whether the decision has a cause, and the run isn't a backfill's."""
+        return bool(decision["cause"]) and not is_backfill
+
     def execute(self, context: Context) -> None:
         """Trigger the training, or skip with the reason."""
         with self.open_partition(context) as (lake, spec, partition):
@@ -74,7 +96,7 @@ class RequestTrainingOperator(DecisionOperator):
             cause = decision["cause"]
             if not cause:
                 self.skip_task(decision["reason"])
-            if context["dag_run"].run_type == "backfill":
+            if _is_backfill(context):
                 self.skip_task(f"a backfilled partition never trains; {decision['reason']}")
             # after the skips, since it imports the checks, for longer than a skipped task takes otherwise
             from include.monitor.policy import other_causes
@@ -95,6 +117,13 @@ class AlertOperator(DecisionOperator):
     no other task. Each try notifies only those who were missed.
     """
 
+    def acts_on(self, decision: dict[str, Any], lake: Lake, spec: UseCase, *, is_backfill: bool) -> bool:
+        """Return whether the partition has alerts, or earlier ones were deferred to it."""
+        from include.monitor import alerts
+
+        own = alerts.message(self.usecase, decision, report="")
+        return bool(own) or (not is_backfill and bool(alerts.deferred(lake, spec, decision["partition"])))
+
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
         with self.open_partition(context) as (lake, spec, partition):
@@ -106,7 +135,7 @@ class AlertOperator(DecisionOperator):
         """Send a decision's alerts, or skip."""
         from include.monitor import alerts
 
-        is_backfill = context["dag_run"].run_type == "backfill"
+        is_backfill = _is_backfill(context)
         # the checks are imported where they are needed: it takes longer than a skipped task does otherwise
         if not is_backfill and (deferred := alerts.deferred(lake, spec, partition)):
             from include.monitor.policy import with_deferred
@@ -131,3 +160,7 @@ class AlertOperator(DecisionOperator):
         if missed:
             raise AirflowException(f"could not notify {', '.join(missed)}: {outcome}")
         self.log.info("%s", outcome)
+
+
+def _is_backfill(context: Context) -> bool:
+    return bool(context["dag_run"].run_type == "backfill")
