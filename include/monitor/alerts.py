@@ -10,24 +10,46 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import requests
 
 from include.environment import Endpoint
 from include.errors import EvergreenError, SettingError, SourceUnavailable
-from include.features.windows import partition_before
 from include.references import digest_json
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 
 Message = dict[str, Any]
 Key = tuple[str, str]  # an alert's check and subject
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the response
-CLAIMS, DEFERRALS = "state/alerts", "state/deferred_alerts"
-# the content of a claim to send a message; a process that was killed while sending leaves it empty
-FAILED, NOTIFIED = b"failed", b"notified"
-SENDING, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
+CLAIMS, TAKEN = "state/alerts", "state/taken_alerts"
+UNCONFIRMED, FAILED, NOTIFIED = "not confirmed", "failed", "notified"  # a killed sender leaves the first
+PATIENCE, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """The newest attempt to send a message to a recipient.
+
+    Parameters
+    ----------
+    partition : whose message it is.
+    recipient : the name of the connection.
+    outcome : ``notified``, ``failed``, or ``not confirmed`` while it is sent or if the sender was killed.
+    alerts : check and subject of what the message was about.
+    """
+
+    partition: str
+    recipient: str
+    outcome: str
+    alerts: frozenset[Key]
+
+    @property
+    def names(self) -> str:
+        """What the message was about, as a person reads it."""
+        return ", ".join(sorted(alert_name(*alert) for alert in self.alerts))
 
 
 def message(usecase: str, decision: dict[str, Any], report: str) -> Message:
@@ -51,32 +73,30 @@ def message(usecase: str, decision: dict[str, Any], report: str) -> Message:
     }
 
 
-def overdue_message(lake: Lake, spec: UseCase, partition: str, page: str) -> Message:
-    """Return the message for overdue predictions, empty if they are published.
-
-    Parameters
-    ----------
-    page : the address of the use case's page.
-    """
-    if lake.rows("partitions", {"product": "predictions", "partition": partition, "outcome": "published"}):
-        return {}
-    return deadline_message(spec, partition, page)
+def is_predicted(lake: Lake, partition: str) -> bool:
+    """Return whether a partition's predictions are published."""
+    where: Where = {"product": "predictions", "partition": partition, "outcome": "published"}
+    return bool(lake.rows("partitions", where))
 
 
-def deadline_message(spec: UseCase, partition: str, page: str, reason: str = "") -> Message:
+def deadline_message(usecase: str, partition: str, page: str, deadline: str, reason: str = "") -> Message:
     """Return the message that a partition has no predictions at its deadline, with the reason if known."""
-    deadline = spec.scoring.deadline
-    when = f"{deadline} {spec.schedule.timezone}" if ":" in deadline else _utc(spec, partition)
-    note = f"no predictions by {when}, when they were due" + (f": {reason}" if reason else "")
+    note = f"no predictions by {deadline}, when they were due" + (f": {reason}" if reason else "")
     overdue = {"check": "deadline", "subject": "predictions", "value": None, "threshold": None, "note": note}
     return {
-        "usecase": spec.name,
+        "usecase": usecase,
         "partition": partition,
         "decision": "alert",
-        "sentence": f"{spec.name} {partition}: {note}",
+        "sentence": f"{usecase} {partition}: {note}",
         "findings": [overdue],
         "report": page,
     }
+
+
+def deadline_text(spec: UseCase, partition: str) -> str:
+    """Return when a partition's predictions are due, as a person reads it."""
+    deadline = spec.scoring.deadline
+    return f"{deadline} {spec.schedule.timezone}" if ":" in deadline else _utc(spec, partition)
 
 
 def _utc(spec: UseCase, partition: str) -> str:
@@ -129,43 +149,25 @@ def send_alerts(
     message = without_silenced(message, silenced)
     outcomes = {}
     for name in recipients:
-        claim = _claim(lake, f"{prefix}/{name}")
+        claim = _claim(lake, f"{prefix}/{name}", message)
         if not claim:
             outcomes[name] = "already sent"
             continue
         outcomes[name] = try_to_send(send, name, message)
-        lake.replace(claim, NOTIFIED if outcomes[name] == "sent" else FAILED)
+        lake.replace(claim, _claim_content(message, NOTIFIED if outcomes[name] == "sent" else FAILED))
     return outcomes
 
 
-def was_sent(lake: Lake, partition: str, findings: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a partition's message with these findings was sent to anyone, or tried."""
-    return bool(lake.keys(_claims_folder(partition, findings)))
+def take_over(lake: Lake, alert: Key, partition: str, *, by: str) -> bool:
+    """Return whether a partition is the one that sends an alert in place of an earlier one.
 
-
-def defer(lake: Lake, message: Message) -> None:
-    """Record that a message isn't sent, since its partition was backfilled; see `policy.with_deferred`."""
-    for item in message["findings"]:
-        lake.create(deferral_key(item["check"], item["subject"], message["partition"]), b"")
-
-
-def deferred(lake: Lake, spec: UseCase, partition: str) -> list[str]:
-    """Return the keys of the alerts that were deferred within the longest quiet period before a partition.
-
-    Those of ten such periods ago are removed.
+    Parameters
+    ----------
+    partition : the earlier one, whose alert nobody was notified of.
+    by : the partition that asks.
     """
-    if not (keys := lake.keys(DEFERRALS)):
-        return []
-    quiet = max(spec.alerts.quiet, spec.monitoring.sudden_changes.quiet)
-    old = spec.clock.shift(partition, -10 * quiet)
-    lake.remove([key for key in keys if key.rpartition("/")[2] < old])
-    first = partition_before(lake, spec, partition, quiet)
-    return [key for key in keys if first <= key.rpartition("/")[2] < partition]
-
-
-def deferral_key(check: str, subject: str, partition: str) -> str:
-    """Return the key of a deferred alert of a partition."""
-    return f"{DEFERRALS}/{digest_json([check, subject])[:12]}/{partition}"
+    key = f"{TAKEN}/{digest_json(list(alert))[:12]}/{partition}"
+    return lake.create(key, by.encode()) or lake.get(key) == by.encode()
 
 
 def try_to_send(send: Callable[[str, Message], None], recipient: str, message: Message) -> str:
@@ -179,23 +181,23 @@ def try_to_send(send: Callable[[str, Message], None], recipient: str, message: M
     return "sent"
 
 
-def notified(lake: Lake, partitions: Sequence[str]) -> dict[str, list[tuple[str, str]]]:
-    """Return the recipients of each partition that sent something, by the newest attempt of each message.
-
-    Each comes with ``notified``, ``failed``, or ``not confirmed`` if the sender was killed.
-    """
+def attempts(lake: Lake, partitions: Collection[str]) -> dict[str, list[Attempt]]:
+    """Return the newest attempt for each message and recipient, by partition, for those that sent one."""
+    if not partitions:
+        return {}
     newest: dict[tuple[str, str], int] = {}
-    for key in lake.keys(CLAIMS):
+    for key in lake.keys(CLAIMS, after=f"{CLAIMS}/{min(partitions)}"):
         message_id, _, claim = key.removeprefix(f"{CLAIMS}/").partition("/")
         recipient, _, number = claim.rpartition("-")
         if message_id.rpartition("-")[0] in partitions:
             newest[message_id, recipient] = max(int(number), newest.get((message_id, recipient), 0))
-    recipients: dict[str, set[tuple[str, str]]] = {}
-    for (message_id, recipient), attempt in newest.items():
-        content = lake.get(f"{CLAIMS}/{message_id}/{recipient}-{attempt}")
-        outcome = content.decode() if content else "not confirmed"
-        recipients.setdefault(message_id.rpartition("-")[0], set()).add((recipient, outcome))
-    return {partition: sorted(pairs) for partition, pairs in recipients.items()}
+    by_partition: dict[str, list[Attempt]] = {}
+    for (message_id, recipient), attempt_number in sorted(newest.items()):
+        claim = json.loads(lake.get(f"{CLAIMS}/{message_id}/{recipient}-{attempt_number}") or b"")
+        partition, alerts = message_id.rpartition("-")[0], frozenset(map(alert_key, claim["alerts"]))
+        attempt = Attempt(partition, recipient, claim["outcome"], alerts)
+        by_partition.setdefault(partition, []).append(attempt)
+    return by_partition
 
 
 def _claims_folder(partition: str, findings: Sequence[Mapping[str, Any]]) -> str:
@@ -210,23 +212,32 @@ def _content(findings: Sequence[Mapping[str, Any]]) -> list[Any]:
     )
 
 
-def _claim(lake: Lake, prefix: str) -> str:
+def _claim(lake: Lake, prefix: str, message: Message) -> str:
     """Return the key of this caller's attempt, empty if an earlier one succeeded.
 
-    An attempt that is still sending is waited for. After `SENDING` seconds it counts as killed, and the
+    An attempt that is still sending is waited for. After `PATIENCE` seconds it counts as killed, and the
     message is sent again, since one that arrives twice is better than one that never does.
     """
     earlier = [key for key in lake.keys(prefix.rpartition("/")[0]) if key.rpartition("-")[0] == prefix]
     number = max(len(earlier) - 1, 0)
-    while not lake.create(key := f"{prefix}-{number}", b""):
-        end = time.monotonic() + SENDING
-        while not (outcome := lake.get(key)) and time.monotonic() < end:
+    while not lake.create(key := f"{prefix}-{number}", _claim_content(message, UNCONFIRMED)):
+        end = time.monotonic() + PATIENCE
+        while (outcome := _outcome(lake, key)) == UNCONFIRMED and time.monotonic() < end:
             time.sleep(POLL)
         if outcome == NOTIFIED:
             return ""
-        lake.replace(key, FAILED)
+        lake.replace(key, _claim_content(message, FAILED))
         number += 1
     return key
+
+
+def _claim_content(message: Message, outcome: str) -> bytes:
+    alerts = [{"check": check, "subject": subject} for check, subject in map(alert_key, message["findings"])]
+    return json.dumps({"outcome": outcome, "alerts": alerts}).encode()
+
+
+def _outcome(lake: Lake, claim: str) -> str:
+    return str(json.loads(lake.get(claim) or b"")["outcome"])
 
 
 def post_json(endpoint: Endpoint, message: Message) -> None:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 from typing import Literal
@@ -25,7 +25,7 @@ import pyarrow as pa
 from include.errors import unstable
 from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
-from include.monitor.alerts import deferral_key, was_sent
+from include.monitor.alerts import NOTIFIED, Key, attempts, take_over
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
@@ -199,8 +199,13 @@ def _alerted_items(
         (partition.key, item)
         for partition in history[-1 - check.quiet(spec) : -1]
         for item in (partition.decision.alerts if partition.decision else ())
-        if item.check == check.name and (check.quiets_all_subjects or item.subject == subject)
+        if _quiets(check, (item.check, item.subject), subject)
     ]
+
+
+def _quiets(check: MonitoringCheck, alert: Key, subject: str) -> bool:
+    """Return whether an alert keeps a check's alarm about a subject quiet."""
+    return alert[0] == check.name and (check.quiets_all_subjects or alert[1] == subject)
 
 
 def _listed(alerts: Sequence[AlertItem]) -> str:
@@ -328,36 +333,35 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
     raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
 
 
-def with_deferred(lake: Lake, spec: UseCase, decision: ledger.Row, deferred: Collection[str]) -> ledger.Row:
-    """Return a decision with the alarms that are quiet only because of alerts that a backfill deferred.
+def has_unsent(lake: Lake, spec: UseCase, decision: ledger.Row) -> bool:
+    """Return whether `with_unsent` may add something, if no alert is silenced."""
+    return any(alerted_on for _, alerted_on in _quiet_alarms(lake, spec, decision))
 
-    The first partition that isn't backfilled and has such an alarm sends it, whatever its own decision, and
-    no other one in the quiet period does. Nothing is added if a partition of that period sent the alert.
+
+def with_unsent(
+    lake: Lake, spec: UseCase, decision: ledger.Row, is_silenced: Callable[[Key], bool]
+) -> ledger.Row:
+    """Return a decision with the alarms that it calls alerted before, although nobody was notified then.
+
+    The partition that alerted them was backfilled, so it notified nobody. Or its task had ended before an
+    earlier partition was run again, which gave it the alert. Of partitions that run at once, one sends them.
 
     Parameters
     ----------
-    deferred : the keys of `alerts.deferred`.
+    is_silenced : whether a person acknowledged or muted an alert.
     """
-    partition, checks = decision["partition"], {check.name: check for check in CHECKS}
-    until = [state for state in _history(lake, spec, partition) if state.key <= partition]
-    history = [state for state in until if state.has_rows or state.alarms or state.key == partition]
-    decisions = {state.key: state.decision for state in history if state.decision}
     added: list[AlertItem] = []
-    quiet = _alerts(history, spec)[1]
-    for item in quiet:
-        alerted = _alerted_items(history, checks[item.check], spec, item.subject)
-        keys = [deferral_key(other.check, other.subject, key) for key, other in alerted]
-        is_deferred = set(keys) <= set(deferred) and not any(
-            was_sent(lake, key, list(map(asdict, decisions[key].alerts))) for key, _ in alerted
-        )
-        if is_deferred and _takes_over(lake, keys, partition):
-            added.append(item)
+    left: list[AlertItem] = []
+    for item, alerted_on in _quiet_alarms(lake, spec, decision):
+        key = (item.check, item.subject)
+        sends = alerted_on and not is_silenced(key)
+        sends = sends and take_over(lake, key, alerted_on, by=decision["partition"])
+        (added if sends else left).append(item)
     if not added:
         return decision
-    left = [item for item in quiet if item not in added]
     parts = [part for part in decision["reason"].split("; ") if not part.startswith(QUIET)]
     parts += [f"{QUIET}{_listed(left)}"] if left else []
-    parts += [f"alerts {_listed(added)}, which began in a backfill and wasn't sent"]
+    parts += [f"alerts {_listed(added)}, of which nobody was notified before"]
     items = [*json.loads(decision["alerts"] or "[]"), *map(asdict, added)]
     return {
         **decision,
@@ -367,16 +371,29 @@ def with_deferred(lake: Lake, spec: UseCase, decision: ledger.Row, deferred: Col
     }
 
 
-def _takes_over(lake: Lake, keys: Sequence[str], partition: str) -> bool:
-    """Return whether a partition sends the alerts that others deferred, and no other one does or did."""
-    senders, own = [f"{key}.sender" for key in keys], partition.encode()
-    if any(lake.get(sender) not in (None, own) for sender in senders):
-        return False
-    if not lake.create(senders[0], own) and lake.get(senders[0]) != own:
-        return False
-    for sender in senders[1:]:
-        lake.create(sender, own)
-    return True
+def _quiet_alarms(lake: Lake, spec: UseCase, decision: ledger.Row) -> list[tuple[AlertItem, str]]:
+    """Return the alarms that a decision calls alerted before.
+
+    Each comes with the partition that alerted it, empty if somebody was notified within its quiet period.
+    """
+    if QUIET not in decision["reason"]:
+        return []
+    partition, checks = decision["partition"], {check.name: check for check in CHECKS}
+    until = [state for state in _history(lake, spec, partition) if state.key <= partition]
+    history = [state for state in until if state.has_rows or state.alarms or state.key == partition]
+    sent = attempts(lake, [state.key for state in history[:-1]])
+    alarms = []
+    for item in _alerts(history, spec)[1]:
+        check = checks[item.check]
+        is_notified = any(
+            attempt.outcome == NOTIFIED
+            and any(_quiets(check, alert, item.subject) for alert in attempt.alerts)
+            for state in history[-1 - check.quiet(spec) : -1]
+            for attempt in sent.get(state.key, ())
+        )
+        alerted = _alerted_items(history, check, spec, item.subject)
+        alarms.append((item, "" if is_notified else alerted[0][0]))
+    return alarms
 
 
 def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:

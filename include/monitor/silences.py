@@ -10,7 +10,6 @@ acknowledgement.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
@@ -109,15 +108,8 @@ class AlertLog:
 
     def silenced_by(self, key: Key, partition: str) -> Row | None:
         """Return the silence that applies to an alert on a partition, None if there is none."""
-        return self._silence(key, partition, [row for row in self.silences if row["partition"] <= partition])
-
-    def silenced_before(self, key: Key, partition: str) -> Row | None:
-        """Return the silence that applied to an alert before a partition was monitored, None if none did."""
-        return self._silence(key, partition, [row for row in self.silences if row["partition"] < partition])
-
-    def _silence(self, key: Key, partition: str, silences: Sequence[Row]) -> Row | None:
-        """Return an alert's newest of the given silences, if it lasts until a partition."""
-        newest = next((row for row in reversed(silences) if alert_key(row) == key), None)
+        silences = [row for row in self.silences if row["partition"] <= partition and alert_key(row) == key]
+        newest = silences[-1] if silences else None
         if newest is None:
             return None
         if newest["action"] == MUTED:

@@ -526,16 +526,21 @@ class Lake:
         pages = obstore.list(self._store, prefix=validate_key(prefix))
         return {str(entry["path"]): entry["last_modified"] for page in pages for entry in page}
 
-    def keys(self, prefix: str) -> list[str]:
-        """Return the keys of the objects below a prefix, sorted; all keys for an empty prefix."""
-        return sorted(self.marks(prefix))
+    def keys(self, prefix: str, after: str | None = None) -> list[str]:
+        """Return the keys of the objects below a prefix, sorted; all keys for an empty prefix.
+
+        Parameters
+        ----------
+        after : only keys that come after this one, without listing the others.
+        """
+        return sorted(self.marks(prefix, after))
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Return the size in bytes of each object below a prefix."""
         return {key: int(mark.split()[0]) for key, mark in self.marks(prefix).items()}
 
     @translate_store_errors
-    def marks(self, prefix: str = "") -> dict[str, str]:
+    def marks(self, prefix: str = "", after: str | None = None) -> dict[str, str]:
         """Return the size and ETag of each object below a prefix; the mark changes when the bytes do."""
-        pages = obstore.list(self._store, prefix=validate_key(prefix) if prefix else None)
+        pages = obstore.list(self._store, prefix=validate_key(prefix) if prefix else None, offset=after)
         return {str(entry["path"]): f"{entry['size']} {entry['e_tag']}" for page in pages for entry in page}

@@ -72,37 +72,46 @@ def due(spec: UseCase) -> DeadlineAlert:
         name=f"predictions by {spec.scoring.deadline}",
         reference=PredictionsDue(spec.schedule.batch, spec.schedule.timezone, spec.scoring.deadline),
         interval=timedelta(0),
-        callback=AsyncCallback(notify_overdue, kwargs={"usecase": spec.name}),
+        callback=AsyncCallback(notify_overdue, kwargs={"usecase": spec.name, "to": [*spec.alerts.to]}),
     )
 
 
-async def notify_overdue(usecase: str, context: dict[str, Any]) -> str:
-    """Notify `alerts.to`, once, that a partition's predictions are overdue, and return the outcome."""
-    return await asyncio.to_thread(_notify, usecase, context)
+async def notify_overdue(usecase: str, to: list[str], context: dict[str, Any]) -> str:
+    """Notify `alerts.to`, once, that a partition's predictions are overdue, and return the outcome.
+
+    :param to: the recipients when the run began, for a declaration that can't be read now.
+    """
+    return await asyncio.to_thread(_notify, usecase, to, context)
 
 
-def _notify(usecase: str, context: dict[str, Any]) -> str:
-    from evergreen.alert_channels import notify, sender
+def _notify(usecase: str, to: list[str], context: dict[str, Any]) -> str:
+    from evergreen.alert_channels import sender
     from evergreen.links import usecase_address
-    from include.errors import StoreUnavailable
+    from include.errors import SpecError, StoreUnavailable
     from include.monitor import alerts
     from include.spec import load
     from include.storage.lake import Lake
 
-    spec, page = load(usecase), usecase_address(usecase)
-    partition = str(context["dag_run"]["partition_key"])
+    partition, page = str(context["dag_run"]["partition_key"]), usecase_address(usecase)
+    spec, deadline, reason = None, "their deadline", ""
+    try:
+        spec = load(usecase)
+        to, deadline = [*spec.alerts.to], alerts.deadline_text(spec, partition)
+    except SpecError as error:  # a likely reason for missing predictions
+        reason = str(error)
+    send = sender(context, spec)
     try:
         lake = Lake(usecase)
-        message = alerts.overdue_message(lake, spec, partition, page)
-        if not message:
+        if alerts.is_predicted(lake, partition):
             outcome = f"{usecase} {partition}: the predictions are published; no alert is sent"
             log.info("%s", outcome)
             return outcome
-        outcome, _ = notify(lake, spec, message, context)
-    except StoreUnavailable:  # a likely reason for missing predictions; whom it reached isn't recorded then
-        message = alerts.deadline_message(spec, partition, page, "the lake can't be read")
-        send = sender(context, spec)
-        sent = [f"{name}: {alerts.try_to_send(send, name, message)}" for name in spec.alerts.to]
-        outcome = "; ".join([message["sentence"], *sent])
+        message = alerts.deadline_message(usecase, partition, page, deadline, reason)
+        outcomes = alerts.send_alerts(lake, message, to, send)
+    except StoreUnavailable:  # another likely reason; whom it reached isn't recorded then
+        message = alerts.deadline_message(usecase, partition, page, deadline, "the lake can't be read")
+        outcomes = {name: alerts.try_to_send(send, name, message) for name in to}
+    sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()]
+    outcome = "; ".join([message["sentence"], *(sent or ["no recipients are declared under alerts.to"])])
     log.warning("%s", outcome)
     return outcome

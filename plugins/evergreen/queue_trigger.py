@@ -18,6 +18,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from airflow.triggers.base import BaseEventTrigger, TriggerEvent
@@ -218,9 +219,13 @@ def _report(usecase: str, now: datetime, problem: str) -> None:
 
 
 def notify_outage(usecase: str, problem: str, since: datetime | None) -> bool:
-    """Alert each recipient that messages can't arrive, and return whether all were notified."""
+    """Alert each recipient that messages can't arrive, and return whether all were notified.
+
+    An outage of which no beginning is known is alerted once in `alerts.quiet` partitions.
+    """
     from evergreen import alert_channels
     from evergreen.links import usecase_address
+    from include.monitor.alerts import NOTIFIED, alert_key, attempts
     from include.ops.events import outage_message
     from include.spec import load
     from include.storage.lake import Lake
@@ -228,6 +233,13 @@ def notify_outage(usecase: str, problem: str, since: datetime | None) -> bool:
     lake, spec = Lake(usecase), load(usecase)
     partition = spec.clock.newest(since or datetime.now(UTC))  # the same until the outage ends
     message = outage_message(spec, partition, problem, since, usecase_address(usecase))
+    if since is None:
+        own = {alert_key(item) for item in message["findings"]}
+        recent = attempts(lake, [spec.clock.shift(partition, -n) for n in range(1, spec.alerts.quiet + 1)])
+        for attempt in chain.from_iterable(recent.values()):
+            if attempt.outcome == NOTIFIED and own <= attempt.alerts:
+                log.warning("%s: alerted on %s already", message["sentence"], attempt.partition)
+                return True
     outcome, missed = alert_channels.notify(lake, spec, message, {})
     log.warning("%s", outcome)
     return not missed

@@ -41,6 +41,12 @@ class _Handler(BaseHTTPRequestHandler):
         """Say nothing."""
 
 
+def claim(outcome: str, *alerts: tuple[str, str]) -> bytes:
+    """Return what an attempt to send a message leaves in the lake."""
+    items = [{"check": check, "subject": subject} for check, subject in alerts]
+    return json.dumps({"outcome": outcome, "alerts": items}).encode()
+
+
 def serving(server: Any) -> Iterator[Any]:
     """Let a server run for a test."""
     threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()

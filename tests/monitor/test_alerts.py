@@ -30,7 +30,7 @@ from include.spec import UseCase, load
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.hook import Hook, serving
+from tests.monitor.hook import Hook, claim, serving
 
 NIGHT, SECRET = "2024-01-25", "T0/B0/planted-secret"
 FOUND = {"check": "data", "subject": "stops", "value": 1.0, "threshold": 0.1, "note": "stops is <refused>"}
@@ -115,8 +115,13 @@ def tell(run_type: str = "scheduled", partition: str = NIGHT) -> str:
         why = str(error)
     else:
         why = ""
-    assert is_needed in ([True], []) or why.startswith("nothing to alert; ")
+    assert is_needed in ([True], []) or why.startswith(("nothing to alert; ", "a backfilled "))
     return why
+
+
+def outcomes(lake: Lake) -> dict[str, str]:
+    """Return what became of the partition's message, by recipient."""
+    return {attempt.recipient: attempt.outcome for attempt in alerts.attempts(lake, [NIGHT]).get(NIGHT, [])}
 
 
 def missed() -> str:
@@ -163,14 +168,14 @@ def test_one_that_refuses_fails_the_task_and_is_told_by_a_retry(
     sentence = missed()
     assert sentence.startswith("could not notify bad: ")
     assert [path for path, *_ in hook.got] == ["/bad", "/ok"]
-    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "failed"), ("ok", "notified")]}
+    assert outcomes(lake) == {"bad": "failed", "ok": "notified"}
     why = (
         f"bad: failed: connection bad: expected a webhook that accepts the message, but found status {status}"
     )
     assert why in sentence
     assert tell() == ""
     assert [path for path, *_ in hook.got] == ["/bad", "/ok", "/bad"]
-    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("bad", "notified"), ("ok", "notified")]}
+    assert outcomes(lake) == {"bad": "notified", "ok": "notified"}
 
 
 def test_no_log_has_the_secret(
@@ -219,7 +224,7 @@ def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> No
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
     assert tell("backfill") == "a backfilled partition sends no alerts; alerts data stops"
     assert hook.got == []
-    assert alerts.notified(lake, [NIGHT]) == {}
+    assert outcomes(lake) == {}
 
 
 @pytest.fixture
@@ -260,7 +265,7 @@ def test_an_alarm_that_began_in_a_backfill_is_sent_once_by_the_next_partition(
     assert "already alerted: data stops" in tell(partition="2024-01-28")
     ((_, _, body),) = hook.got
     assert body["sentence"].endswith(
-        "alerts unseen kind; alerts data stops, which began in a backfill and wasn't sent"
+        "alerts unseen kind; alerts data stops, of which nobody was notified before"
     )
     assert "already alerted" not in body["sentence"]
     assert [item["subject"] for item in body["findings"]] == ["kind", "stops"]
@@ -276,6 +281,61 @@ def test_partitions_that_are_backfilled_in_any_order_are_one_alarm(
     watch(*days(26, 30))
     sent = [tell(partition=partition) for partition in days(26, 30)]
     assert [one == "" for one in sent] == [True, False, False, False, False]
+    assert len(hook.got) == 1
+
+
+def test_an_alarm_that_an_earlier_partition_takes_over_later_is_sent_by_the_next_one(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """A partition had no alarm when its task ran, and got one when the partition before it was repaired."""
+    watch("2024-01-26", alarms=())
+    assert "nothing to alert" in tell(partition="2024-01-26")
+    watch("2024-01-26", "2024-01-27", "2024-01-28")
+    assert [tell(partition="2024-01-27"), tell(partition="2024-01-27")] == ["", ""]
+    assert "already alerted: data stops" in tell(partition="2024-01-28")
+    ((_, _, body),) = hook.got
+    assert body["sentence"].endswith("alerts data stops, of which nobody was notified before")
+
+
+def test_an_alert_that_was_sent_is_not_sent_again_after_an_earlier_partition_is_backfilled(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """That one has the alarm too, so the alert is its now, and was the other one's when it was sent."""
+    watch("2024-01-26")
+    assert tell(partition="2024-01-26") == ""
+    watch(NIGHT)
+    assert "sends no alerts" in tell("backfill")
+    watch("2024-01-27")
+    assert "already alerted: data stops" in tell(partition="2024-01-27")
+    assert len(hook.got) == 1
+
+
+def test_an_alert_that_reached_nobody_is_sent_by_the_next_partition(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """A recipient that refused is tried again, by one partition."""
+    hook.statuses = [500, 200]
+    watch(NIGHT, "2024-01-26", "2024-01-27")
+    assert missed().startswith("could not notify ops: ")
+    assert tell(partition="2024-01-26") == ""
+    assert "already alerted" in tell(partition="2024-01-27")
+    assert len(hook.got) == 2
+
+
+def test_of_two_partitions_at_once_one_sends_what_nobody_was_notified_of(
+    watch: Callable[..., UseCase], hook: Hook
+) -> None:
+    """The other one sees that it was taken, also before the first has sent it."""
+    watch(NIGHT)
+    tell("backfill")
+    watch("2024-01-26", "2024-01-27")
+    hook.answer.clear()
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(tell, partition="2024-01-26")
+        assert hook.asked.wait(30)
+        assert "already alerted: data stops" in tell(partition="2024-01-27")
+        hook.answer.set()
+        assert first.result() == ""
     assert len(hook.got) == 1
 
 
@@ -319,10 +379,10 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
     Another partition's tries aren't its.
     """
     lake = declare()
-    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-0", b"failed")
-    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-1", b"")
-    lake.create("state/alerts/2024-01-24-0123456789ab/ops-0", b"notified")
-    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("team-mail", "not confirmed")]}
+    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-0", claim("failed"))
+    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-1", claim("not confirmed"))
+    lake.create("state/alerts/2024-01-24-0123456789ab/ops-0", claim("notified"))
+    assert outcomes(lake) == {"team-mail": "not confirmed"}
 
 
 def test_a_message_whose_sender_was_killed_is_sent_by_the_next_try(
@@ -338,11 +398,11 @@ def test_a_message_whose_sender_was_killed_is_sent_by_the_next_try(
         killed.setattr(alerts, "_post", kill)
         with pytest.raises(KeyboardInterrupt):
             tell()
-    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("ops", "not confirmed")]}
-    monkeypatch.setattr(alerts, "SENDING", 0.1)
+    assert outcomes(lake) == {"ops": "not confirmed"}
+    monkeypatch.setattr(alerts, "PATIENCE", 0.1)
     assert [tell(), tell()] == ["", ""]
     assert len(hook.got) == 1
-    assert alerts.notified(lake, [NIGHT]) == {NIGHT: [("ops", "notified")]}
+    assert outcomes(lake) == {"ops": "notified"}
 
 
 def test_two_runs_at_once_send_a_message_once(declare: Declare, hook: Hook) -> None:
@@ -374,7 +434,23 @@ def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -
 def overdue(partition: str = NIGHT) -> str:
     """Call what Airflow calls when a partition's deadline is over; return what it says."""
     context = {"dag_run": {"partition_key": partition}, "deadline": {"id": "0", "deadline_time": "now"}}
-    return asyncio.run(notify_overdue("machines", context))
+    return asyncio.run(notify_overdue("machines", ["ops"], context))
+
+
+def test_a_declaration_that_is_broken_at_the_deadline_is_an_alert(
+    declare: Declare, hook: Hook, tmp_path: Path
+) -> None:
+    """It is sent, once, to the recipients of the run's beginning, and names what is wrong."""
+    declare(ops={"conn_type": "http", "host": hook.uri})
+    declaration = next((tmp_path / "usecases").rglob("usecase.yaml"))
+    declaration.write_text(declaration.read_text().replace("alerts:", "alarts:"))
+    assert overdue().endswith("; ops: sent")
+    assert overdue().endswith("; ops: already sent")
+    ((_, _, body),) = hook.got
+    assert body["sentence"].startswith(
+        f"machines {NIGHT}: no predictions by their deadline, when they were due: "
+    )
+    assert "alarts" in body["sentence"]
 
 
 def predicted(lake: Lake, outcome: str) -> None:

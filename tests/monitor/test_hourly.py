@@ -10,7 +10,7 @@ import pytest
 
 from include.cli.stages import run_stage
 from include.features.point_in_time_check import point_in_time_violations
-from include.monitor.alerts import overdue_message
+from include.monitor.alerts import deadline_text
 from include.monitor.performance import performance_by
 from include.ops.health import unscored
 from include.ops.prometheus import gauges
@@ -86,7 +86,6 @@ def test_status_gauges_and_pages_name_hours(rides: tuple[Lake, UseCase]) -> None
     assert unscored(spec, rows, due - timedelta(microseconds=1)) == []
     gauge = {one.name: one.value for one in gauges(lake, spec)}["evergreen_next_partition_timestamp_seconds"]
     assert datetime.fromtimestamp(gauge, UTC) == due
-    late = overdue_message(lake, spec, following, "")["sentence"]
-    assert late == f"hourly_rides {following}: no predictions by {due:%Y-%m-%d %H:%M} UTC, when they were due"
+    assert deadline_text(spec, following) == f"{due:%Y-%m-%d %H:%M} UTC"
     assert "per row, by day" in draw_history(lake, spec)[1]
     assert status(lake, spec)["stale"] == []

@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from include.storage import schemas
 from include.storage.lake import Lake
+from tests.monitor.hook import claim
 
 ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
@@ -199,10 +200,11 @@ def fill(lake: Lake, usecase: str) -> None:
                 "served_by": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
     lake.publish("performance", _table([measured], schemas.PERFORMANCE), {"partition": first})
     for recipient, outcome in (
-        ("ops", b"notified"),
-        ("chat", b"failed"),
+        ("ops", "notified"),
+        ("chat", "failed"),
     ):  # the second partition was backfilled
-        lake.create(f"state/alerts/{first}-0123456789ab/{recipient}-0", outcome)
+        sent = claim(outcome, (alert["check"], alert["subject"]))
+        lake.create(f"state/alerts/{first}-0123456789ab/{recipient}-0", sent)
     _quarantine(lake, source, second)
     _ledgers(lake, first)
     lake.replace(f"reports/{PARTS['path']}", b"<!doctype html><script>1</script><p>drifted: price</p>")

@@ -14,6 +14,7 @@ from include.monitor.silences import record_silence
 from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
+from tests.monitor.hook import claim
 from tests.plugins.site import PLANTED, Site
 
 pytestmark = pytest.mark.airflow
@@ -39,8 +40,11 @@ def lake(site: Site) -> Lake:
         decision = {"partition": partition, "decision": "alert", "alerts": json.dumps(items)}
         table = pa.Table.from_pylist([decision], schemas.DECISIONS)
         lake.publish("decisions", table, {"partition": partition})
-    lake.create(f"state/alerts/{WEEKS[0]}-0123456789ab/ops-0", b"notified")
-    lake.create(f"state/alerts/{WEEKS[1]}-0123456789ab/ops-0", b"failed")
+    sales = ("data", "sales")
+    lake.create(f"state/alerts/{WEEKS[0]}-0123456789ab/ops-0", claim("notified", sales))
+    lake.create(f"state/alerts/{WEEKS[1]}-0123456789ab/ops-0", claim("failed", sales))
+    # another message of a partition with the alert is none about it
+    lake.create(f"state/alerts/{WEEKS[2]}-ba9876543210/ops-0", claim("notified", ("deadline", "predictions")))
     spec = read(site.home / "usecases" / "alerted" / "usecase.yaml")
     at = datetime(2024, 3, 19, 8, tzinfo=UTC)
     record_silence(lake, spec, "data: it's", "ada", f"known {PLANTED}", at=at, until="2024-03-25")

@@ -165,6 +165,25 @@ def test_an_outage_is_one_alert_however_long_it_lasts(spec: UseCase, hook: Hook)
     assert len(hook.got) == 3
 
 
+def test_a_watcher_that_never_ran_is_alerted_once_in_the_quiet_period(
+    spec: UseCase, hook: Hook, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each partition checks it, under a name of its own."""
+
+    class Clock(datetime):
+        moment = NOW
+
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:
+            return cls.moment
+
+    monkeypatch.setattr(queue_trigger, "datetime", Clock)
+    for partitions in range(spec.alerts.quiet + 2):
+        Clock.moment = NOW + partitions * timedelta(days=7)
+        assert queue_trigger.notify_outage(USECASE, "nothing watches it", None)
+    assert len(hook.got) == 2
+
+
 def test_only_a_scheduled_run_checks_the_watcher(spec: UseCase, hook: Hook) -> None:
     """A backfill notifies nobody."""
     with pytest.raises(AirflowSkipException):

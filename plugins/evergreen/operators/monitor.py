@@ -113,16 +113,18 @@ class AlertOperator(DecisionOperator):
 
     Reads the decision and the silences; writes who was notified. An alert that a person acknowledged or muted
     isn't sent. A backfilled partition sends none: the next one that isn't backfilled sends those that are
-    still in alarm. If a recipient can't be reached, the task is retried, then fails, and with it the run, but
-    no other task. Each try notifies only those who were missed.
+    still in alarm and that nobody was notified of. If a recipient can't be reached, the task is retried, then
+    fails, and with it the run, but no other task. Each try notifies only those who were missed.
     """
 
     def acts_on(self, decision: dict[str, Any], lake: Lake, spec: UseCase, *, is_backfill: bool) -> bool:
-        """Return whether the partition has alerts, or earlier ones were deferred to it."""
-        from include.monitor import alerts
+        """Return whether there are alerts to send; a backfill sends none."""
+        from include.monitor import alerts, policy
 
+        if is_backfill:
+            return False
         own = alerts.message(self.usecase, decision, report="")
-        return bool(own) or (not is_backfill and bool(alerts.deferred(lake, spec, decision["partition"])))
+        return bool(own) or policy.has_unsent(lake, spec, decision)
 
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
@@ -133,26 +135,22 @@ class AlertOperator(DecisionOperator):
         self, context: Context, lake: Lake, spec: UseCase, partition: str, decision: dict[str, Any]
     ) -> None:
         """Send a decision's alerts, or skip."""
-        from include.monitor import alerts
+        from include.monitor import alerts, policy
+        from include.monitor.silences import AlertLog, silence_text
 
-        is_backfill = _is_backfill(context)
-        # the checks are imported where they are needed: it takes longer than a skipped task does otherwise
-        if not is_backfill and (deferred := alerts.deferred(lake, spec, partition)):
-            from include.monitor.policy import with_deferred
-
-            decision = with_deferred(lake, spec, decision, deferred)
+        if _is_backfill(context):
+            self.skip_task(f"a backfilled partition sends no alerts; {decision['reason']}")
+        log = AlertLog(lake)
+        decision = policy.with_unsent(
+            lake, spec, decision, is_silenced=lambda key: log.silenced_by(key, partition) is not None
+        )
         reason = decision["reason"]
         message = alerts.message(self.usecase, decision, report_address(self.usecase, partition))
         if not message:
             self.skip_task(f"nothing to alert; {reason}")
-        if is_backfill:
-            alerts.defer(lake, message)
-            self.skip_task(f"a backfilled partition sends no alerts; {reason}")
         if not spec.alerts.to:
             self.skip_task(f"no recipients are declared under alerts.to; {reason}")
-        from include.monitor.silences import AlertLog, silence_text
-
-        log, keys = AlertLog(lake), [alerts.alert_key(item) for item in message["findings"]]
+        keys = [alerts.alert_key(item) for item in message["findings"]]
         silenced = {key: row for key in keys if (row := log.silenced_by(key, partition))}
         if all(key in silenced for key in keys):
             self.skip_task(f"nobody is notified: {'; '.join(map(silence_text, silenced.values()))}")

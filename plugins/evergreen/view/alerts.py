@@ -5,7 +5,6 @@ It only reads. Its buttons start the `operate` DAG by Airflow's API, as the user
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Request
@@ -35,16 +34,13 @@ def alerts(request: Request, opened: Opened, may_operate: MayOperate) -> HTMLRes
 
 def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
     """Return the open alerts, each with its silence and who was notified, and the newest silences."""
-    from include.monitor.alerts import alert_name, notified  # at the first request: it imports pyarrow
+    from include.monitor.alerts import alert_name, attempts  # at the first request: it imports pyarrow
     from include.monitor.silences import ACKNOWLEDGED, AlertLog
 
     log = AlertLog(lake)
     newest = log.monitored[-1] if log.monitored else ""
     alerts = log.open_alerts()
-    partitions = sorted({partition for alert in alerts for partition in alert.partitions})
-    sent, keys = _alerted(lake, partitions), {alert.key for alert in alerts}
-    # it reads an object for each message, so only those that had one of these alerts
-    recipients = notified(lake, [partition for partition in sent if sent[partition] & keys])
+    sent = attempts(lake, {partition for alert in alerts for partition in alert.partitions})
     until = spec.clock.shift(newest, spec.alerts.quiet) if newest else ""
     rows = []
     for alert in alerts:
@@ -55,10 +51,10 @@ def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
             actions = []
         actions.append((f"Mute until {until}", {"action": "mute", **about, "partition": until}))
         notified_on = {
-            pair: partition
+            (attempt.recipient, attempt.outcome): partition
             for partition in alert.partitions
-            if alert.key in sent.get(partition, ()) and not log.silenced_before(alert.key, partition)
-            for pair in recipients.get(partition, [])
+            for attempt in sent.get(partition, ())
+            if alert.key in attempt.alerts
         }
         rows.append(
             {
@@ -79,14 +75,4 @@ def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "silences": silences[:MAX_SILENCES],
         "total": len(silences),
         "recipients": spec.alerts.to,
-    }
-
-
-def _alerted(lake: Lake, partitions: list[str]) -> dict[str, set[tuple[str, str]]]:
-    """Return check and subject of the alerts that each partition's decision raised."""
-    from include.monitor.alerts import alert_key
-
-    return {
-        row["partition"]: {alert_key(item) for item in json.loads(row["alerts"] or "[]")}
-        for row in lake.rows("decisions", {"partition": partitions})
     }

@@ -121,7 +121,7 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
 
 def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     """Return a line for each of the last partitions, newest first, from the tables of all stages."""
-    from include.monitor.alerts import notified
+    from include.monitor.alerts import attempts
 
     products = {(row["partition"], row["product"]): row for row in partition_rows}
     partitions = _shown(spec, products)
@@ -130,7 +130,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     measured = _newest(lake.rows("performance", where))
     findings = _by_partition(lake.rows("findings", where))
     decisions = _by_partition(lake.rows("decisions", where))
-    recipients = notified(lake, partitions)
+    sent = attempts(lake, partitions)
     return [
         {
             "partition": partition,
@@ -141,7 +141,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
             "findings": findings[partition],
             "alarms": [row for row in findings[partition] if row["outcome"] == "alarm"],
             "alerts": [alert for row in decisions[partition] for alert in json.loads(row["alerts"] or "[]")],
-            "notified": recipients.get(partition, []),
+            "notified": sent.get(partition, []),
             "decision": next(iter(decisions[partition]), None),
             "report": drift_report_path(partition) if findings[partition] else "",
         }
