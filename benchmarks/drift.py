@@ -29,7 +29,7 @@ NUMERIC = [f"number_{n:02}" for n in range(12)]
 CATEGORICAL = [f"kind_{n}" for n in range(4)]
 MOVED = {*NUMERIC[:3], CATEGORICAL[0]}
 BATCH = 100_000  # rows
-NIGHTS = 7
+PARTITIONS = 7
 NAMES = [f"value {n}" for n in range(10)]
 
 
@@ -101,8 +101,8 @@ def window(rows: int) -> dict[str, Any]:
                 return
             yield batch
 
-    for partition in range(NIGHTS):
-        part = drawn(batches(rows // NIGHTS, partition + 2, drifted=True))
+    for partition in range(PARTITIONS):
+        part = drawn(batches(rows // PARTITIONS, partition + 2, drifted=True))
         partitions += profiles.stream_profile("bench", f"{partition}", part, NUMERIC, CATEGORICAL).to_pylist()
     build = time.process_time() - begin - drawing
     reference = profiles.stream_profile("bench", "n", batches(BATCH, 1), NUMERIC, CATEGORICAL).to_pylist()

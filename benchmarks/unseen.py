@@ -52,8 +52,8 @@ def main() -> None:
             alarmed = set()
             for name, row in profile_history[-1].items():
                 lately = [one[name] for one in past]
-                tonight = profiles.merge_profiles([row])[name]
-                if drift.check_unseen(name, learned.columns[name], tonight, rules, lately).outcome == "alarm":
+                current = profiles.merge_profiles([row])[name]
+                if drift.check_unseen(name, learned.columns[name], current, rules, lately).outcome == "alarm":
                     alarmed.add(name)
             counts.update(alarmed)
             any_of[rule] += bool(alarmed)

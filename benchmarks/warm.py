@@ -1,4 +1,4 @@
-"""What a worker's warm parent saves: ``python -m benchmarks.warm [NIGHTS]``; it needs a Docker engine.
+"""What a worker's warm parent saves: ``python -m benchmarks.warm [PARTITIONS]``; it needs a Docker engine.
 
 docker-compose.yaml's stack with the demo's flights, January and February loaded, a champion, and one Celery
 worker of two tasks at once. So many partitions run one after the other on a worker whose parent has imported
@@ -19,7 +19,7 @@ from statistics import median
 from tests.stack import engine
 
 FILES = ("docker-compose.yaml", "demo/compose.yaml", "tests/stack/rig.yaml", "benchmarks/warm.yaml")
-NIGHTS, LAST = 3, date(2013, 2, 28)
+PARTITIONS, LAST = 3, date(2013, 2, 28)
 HISTORY = {"first": "2012-12-31", "last": LAST.isoformat()}
 Partition = dict[str, float]
 
@@ -47,8 +47,8 @@ def partition(stack: engine.Composed, day: str) -> Partition:
     run = stack.start(day, "warm")
     if stack.finished(run) != "success":
         sys.exit(f"{run} failed")
-    finished_run = stack.api.get_run(engine.NIGHTLY, run) or {}
-    found = [one for one in stack.api.task_instances(engine.NIGHTLY, run) if one["state"] == "success"]
+    finished_run = stack.api.get_run(engine.BATCH, run) or {}
+    found = [one for one in stack.api.task_instances(engine.BATCH, run) if one["state"] == "success"]
     if again := [one["task_id"] for one in found if one["try_number"] > 1]:
         sys.exit(f"{run}: tried again, so nothing is claimed: {', '.join(again)}")
     each = {
@@ -57,7 +57,7 @@ def partition(stack: engine.Composed, day: str) -> Partition:
     return {**each, "these together": sum(each.values()), "the partition": engine.span([finished_run])}
 
 
-def main(partitions: int = NIGHTS) -> None:
+def main(partitions: int = PARTITIONS) -> None:
     """Measure and print."""
     engine.FILES = FILES
     os.environ["WARM"] = "1"  # each command of compose asks for it

@@ -1,8 +1,8 @@
 """What serves when the relation between features and label reverses overnight, against a weekly refit.
 
-Sixty rows a night for a year, with labels three nights late. On a night between May and October every
+Sixty rows a day for a year, with labels three days late. On a day between May and October every
 coefficient changes its sign. The use case beside this file is decided by the replay's policy `declared`. The
-weekly refit is boosting, fitted each Sunday on the last 90 nights, without a gate. Counted are the nights
+weekly refit is boosting, fitted each Sunday on the last 90 days, without a gate. Counted are the days
 after the reversal on which what served lost more than the prior.
 
     OMP_NUM_THREADS=1 python -m benchmarks.reversal RESULTS.jsonl [SEEDS]   # 100: 65 minutes of two cores
@@ -40,11 +40,11 @@ def main(path: Path, seeds: int) -> None:
             print(f"{len(results)} of {seeds} seeds", file=sys.stderr, flush=True)
     results = {seed: results[seed] for seed in range(seeds)}
     own, other, loss, refit_loss = (np.array(column) for column in zip(*results.values(), strict=True))
-    print("| | declared | weekly refit on the last 90 nights |\n|---|---|---|")
-    print(f"| nights worse than the prior, median | {np.median(own):.0f} | {np.median(other):.0f} |")
-    print(f"| nights worse than the prior, most | {own.max()} | {other.max()} |")
+    print("| | declared | weekly refit on the last 90 days |\n|---|---|---|")
+    print(f"| days worse than the prior, median | {np.median(own):.0f} | {np.median(other):.0f} |")
+    print(f"| days worse than the prior, most | {own.max()} | {other.max()} |")
     print(f"| log loss over the year, mean | {loss.mean():.4f} | {refit_loss.mean():.4f} |")
-    print(f"\nat most 3 nights more than the weekly refit: {(own <= other + 3).sum()} of {seeds} seeds")
+    print(f"\nat most 3 days more than the weekly refit: {(own <= other + 3).sum()} of {seeds} seeds")
     print(f"log loss at most the weekly refit's: {(loss <= refit_loss).sum()} of {seeds} seeds")
 
 

@@ -14,12 +14,12 @@ from tests.house import FORMS, PATIENCE, WEEKS, House
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(600)]
-NIGHTS = world.partitions(WEEKS)
-NIGHTLY, TRAINING, HISTORY, OPERATE = (
+PARTITIONS = world.partitions(WEEKS)
+BATCH, TRAINING, HISTORY, OPERATE = (
     f"{FORMS}__{clock}" for clock in ("batch", "training", "history", "operate")
 )
-CHAMPION, OLDER = NIGHTS[WEEKS - 5], NIGHTS[WEEKS - 7]
-ONE = NIGHTS[-3]  # the partition that is triggered alone, inside the range that is backfilled
+CHAMPION, OLDER = PARTITIONS[WEEKS - 5], PARTITIONS[WEEKS - 7]
+ONE = PARTITIONS[-3]  # the partition that is triggered alone, inside the range that is backfilled
 
 
 def _champions(house: House) -> list[tuple[str, str, str, str]]:
@@ -50,9 +50,9 @@ def test_history_loads_the_range_of_the_form(house: House, loaded: str) -> None:
     """The use case's schedule is over, and the run is not an empty success."""
     assert loaded == "Success"
     partitions = house.lake(FORMS).rows("partitions", {"product": "sales"})
-    assert {row["partition"] for row in partitions} == set(NIGHTS[: WEEKS - 4])
+    assert {row["partition"] for row in partitions} == set(PARTITIONS[: WEEKS - 4])
     (run,) = house.api.call("GET", f"/dags/{HISTORY}/dagRuns")["dag_runs"]
-    assert f"sales {NIGHTS[0]} to {CHAMPION}: {WEEKS - 4} published" in run["note"]
+    assert f"sales {PARTITIONS[0]} to {CHAMPION}: {WEEKS - 4} published" in run["note"]
 
 
 def test_the_form_refuses_a_range_that_is_swapped(house: House, person: Person, loaded: str) -> None:
@@ -85,26 +85,26 @@ def test_the_form_refuses_what_is_no_partition(
     house: House, person: Person, partition: str, sentence: str
 ) -> None:
     """The dialog stays open with the reason in red, and no run is made."""
-    before = _runs(house, NIGHTLY)
-    dialog = person.open_form(NIGHTLY)
+    before = _runs(house, BATCH)
+    dialog = person.open_form(BATCH)
     person.fill_in(dialog, partition=partition)
     person.submit(dialog)
     expect(dialog.get_by_role("alert").or_(dialog.get_by_text("400 Bad Request"))).to_be_visible()
     expect(dialog.get_by_text(sentence)).to_be_visible()
-    assert _runs(house, NIGHTLY) == before
+    assert _runs(house, BATCH) == before
 
 
 def test_a_triggered_partition_is_shown_as_that_partition(
     house: House, person: Person, champion: str
 ) -> None:
     """Its page, the list of runs and the events of its assets name the partition; its rows are predicted."""
-    run = person.trigger(NIGHTLY, partition=ONE)
+    run = person.trigger(BATCH, partition=ONE)
     assert person.outcome(run) == "Success"
     expect(person.page.get_by_text(ONE, exact=True)).to_be_visible()
     expect(person.page.get_by_text(f"Partition {ONE}")).to_be_visible()
-    person.page.goto(f"{person.url}/dags/{NIGHTLY}/runs")
+    person.page.goto(f"{person.url}/dags/{BATCH}/runs")
     expect(person.page.get_by_role("link", name=f"manual__{ONE}__")).to_be_visible()
-    events = house.api.call("GET", "/assets/events", params={"source_dag_id": NIGHTLY, "source_run_id": run})
+    events = house.api.call("GET", "/assets/events", params={"source_dag_id": BATCH, "source_run_id": run})
     assert {event["partition_key"] for event in events["asset_events"]} == {ONE}
     rows = house.lake(FORMS).rows("predictions", {"partition": ONE})
     assert [(row["served_by"], row["version"]) for row in rows] == [("champion", "1")] * 40
@@ -112,10 +112,10 @@ def test_a_triggered_partition_is_shown_as_that_partition(
 
 def test_a_backfill_runs_the_partitions_that_nobody_has_run(house: House, person: Person) -> None:
     """The dialog needs no field but the range; the partition that was triggered is not run again."""
-    first, last = NIGHTS[-4], NIGHTS[-2]
-    assert person.backfill(NIGHTLY, first, last).startswith("2 runs")
+    first, last = PARTITIONS[-4], PARTITIONS[-2]
+    assert person.backfill(BATCH, first, last).startswith("2 runs")
     days = date.fromisoformat(first), date.fromisoformat(last)
-    runs = house.api.wait_backfill(NIGHTLY, *days, timeout=PATIENCE)
+    runs = house.api.wait_backfill(BATCH, *days, timeout=PATIENCE)
     assert [(run["partition_key"], run["run_type"], run["state"]) for run in runs] == [
         (first, "backfill", "success"),
         (ONE, "manual", "success"),
@@ -130,9 +130,9 @@ def test_a_run_without_a_partition_is_one_red_task(house: House, person: Person)
     assets = house.api.call("GET", "/assets", params={"uri_pattern": f"x-evergreen://{FORMS}/findings"})
     (asset,) = assets["assets"]
     run = house.api.call("POST", f"/assets/{asset['id']}/materialize", json={})["dag_run_id"]
-    person.page.goto(f"{person.url}/dags/{NIGHTLY}/runs/{run}")
+    person.page.goto(f"{person.url}/dags/{BATCH}/runs/{run}")
     assert person.outcome(run) == "Failed"
-    states = house.states(NIGHTLY, run)
+    states = house.states(BATCH, run)
     assert states.pop("check_partition") == "failed"
     assert set(states.values()) == {"upstream_failed"}
     person.read_log("check_partition", "partition: expected a partition, but found nothing")

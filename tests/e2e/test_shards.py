@@ -10,17 +10,17 @@ from tests.house import SHARDED, WEEKS, House
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1800)]
-NIGHTS = world.partitions(WEEKS)
+PARTITIONS = world.partitions(WEEKS)
 BATCH = f"{SHARDED}__batch"
 
 
 def test_a_partition_is_scored_in_shards_and_again_by_one_task(house: House) -> None:
     """A shard and the commit are killed and retried; a rerun by one task predicts the same."""
-    loaded = house.run(f"{SHARDED}__history", "first_load", first=NIGHTS[0], last=NIGHTS[-5])
+    loaded = house.run(f"{SHARDED}__history", "first_load", first=PARTITIONS[0], last=PARTITIONS[-5])
     assert loaded["state"] == "success"
-    assert house.run(f"{SHARDED}__training", "first", partition=NIGHTS[-5])["state"] == "success"
+    assert house.run(f"{SHARDED}__training", "first", partition=PARTITIONS[-5])["state"] == "success"
     lake = house.lake(SHARDED)
-    for partition, task in ((NIGHTS[-4], "score.shard"), (NIGHTS[-3], "score.predict")):
+    for partition, task in ((PARTITIONS[-4], "score.shard"), (PARTITIONS[-3], "score.predict")):
         fault = house.fault(f"killed_{task}", task)
         fault.write_text("2")
         assert house.run(BATCH, f"killed_{task}", partition=partition)["state"] == "success"

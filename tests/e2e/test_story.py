@@ -14,7 +14,7 @@ from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(1800)]
 WEEKS, TURN = 24, 20
-NIGHTS = world.partitions(WEEKS)
+PARTITIONS = world.partitions(WEEKS)
 ASK = "approve.ask"
 
 
@@ -22,7 +22,7 @@ def _deliver(house: House) -> None:
     """Write the shop's files; what is sold from the turn on is the same for every item."""
     folder = house.shop / "story"
     folder.mkdir()
-    for number, key in enumerate(NIGHTS):
+    for number, key in enumerate(PARTITIONS):
         lines = world.week(number)
         if number > TURN:
             lines = [line.rpartition(",")[0] + ",35" for line in lines]
@@ -32,10 +32,10 @@ def _deliver(house: House) -> None:
 def _train(house: House, number: int, answer: str = "") -> str:
     """Train on a week, let a person answer where asked, and return the state of the switch."""
     run, dag = f"week_{number}", f"{STORY}__training"
-    house.api.trigger_run(dag, {"partition": NIGHTS[number]}, run_id=run)
+    house.api.trigger_run(dag, {"partition": PARTITIONS[number]}, run_id=run)
     if answer:
         question = house.api.wait_question(dag, run, ASK, timeout=PATIENCE)
-        assert f"/report/{STORY}/verdict/{NIGHTS[number]}-" in question["body"]
+        assert f"/report/{STORY}/verdict/{PARTITIONS[number]}-" in question["body"]
         house.api.answer(dag, run, ASK, "Approve", reason=answer)
     assert house.api.wait_run(dag, run, timeout=PATIENCE)["state"] == "success"
     return house.states(dag, run)["promote.switch"]
@@ -45,14 +45,14 @@ def _partitions(house: House, first: int, last: int) -> dict[int, str]:
     """Run partitions one after the other until one takes a step; return its week and what it says of it."""
     for number in range(first, last + 1):
         dag, run = f"{STORY}__batch", f"partition_{number}"
-        assert house.run(dag, run, partition=NIGHTS[number])["state"] == "success"
+        assert house.run(dag, run, partition=PARTITIONS[number])["state"] == "success"
         if house.states(dag, run)["rollout.advance"] == "success":
             return {number: house.log(dag, run, "rollout.advance")}
     return {}
 
 
 def _served(house: House, number: int) -> set[tuple[str, str]]:
-    rows = house.lake(STORY).rows("predictions", {"partition": NIGHTS[number]})
+    rows = house.lake(STORY).rows("predictions", {"partition": PARTITIONS[number]})
     return {(row["served_by"], row["version"]) for row in rows}
 
 
@@ -60,7 +60,9 @@ def test_the_whole_story(house: House) -> None:
     """Asked and approved; refreshed; shadow, canary, champion; a live regression, and away by itself."""
     lake = house.lake(STORY)
     _deliver(house)
-    assert house.run(f"{STORY}__history", "load", first=NIGHTS[0], last=NIGHTS[11])["state"] == "success"
+    assert (
+        house.run(f"{STORY}__history", "load", first=PARTITIONS[0], last=PARTITIONS[11])["state"] == "success"
+    )
     assert _train(house, 11, answer="a beginning") == "success"
     assert _partitions(house, 12, 12) == {}
 
@@ -73,7 +75,7 @@ def test_the_whole_story(house: House) -> None:
     assert list(steps) == [16], "the shadow became a canary"
     assert "shadow of v3 against v2" in steps[16]
     assert _served(house, 16) == {("champion", "2")}
-    assert {row["version"] for row in lake.rows("shadows", {"partition": NIGHTS[16]})} == {"3"}
+    assert {row["version"] for row in lake.rows("shadows", {"partition": PARTITIONS[16]})} == {"3"}
     steps = _partitions(house, 17, 19)
     assert list(steps) == [19], "the canary became champion"
     assert _served(house, 17) == {("champion", "2"), ("canary", "3")}

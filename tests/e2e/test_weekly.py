@@ -27,20 +27,24 @@ from tests.monitor.hook import Hook, serving
 from tests.usecases.weekly_sales import world
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full, pytest.mark.timeout(900)]
-NIGHTS = world.partitions(WEEKS)
+PARTITIONS = world.partitions(WEEKS)
 OWN, ASKING, KILLED = "weekly_sales", "weekly_asking", "weekly_killed"
-CHAMPION = NIGHTS[WEEKS - 5]
-KILLS = [(NIGHTS[0], "ingest.sales", 4), (NIGHTS[1], "score.predict", 2), (NIGHTS[2], "monitor.check", 2)]
+CHAMPION = PARTITIONS[WEEKS - 5]
+KILLS = [
+    (PARTITIONS[0], "ingest.sales", 4),
+    (PARTITIONS[1], "score.predict", 2),
+    (PARTITIONS[2], "monitor.check", 2),
+]
 ASK = "approve.ask"
 SEARCH = "api/2.0/mlflow/experiments/search"
-ASKED = {"first": NIGHTS[WEEKS - 6], "second": NIGHTS[WEEKS - 5], "older": NIGHTS[WEEKS - 7]}
+ASKED = {"first": PARTITIONS[WEEKS - 6], "second": PARTITIONS[WEEKS - 5], "older": PARTITIONS[WEEKS - 7]}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def begun(house: House) -> Iterator[Future[list[dict[str, Any]]]]:
     """What needs nothing else is under way from the beginning, and tests wait for it; the questions."""
-    house.start(f"{OWN}__history", "first_load", first=NIGHTS[0], last=CHAMPION)
-    house.start(f"{ASKING}__history", "first_load", first=NIGHTS[0], last=ASKED["second"])
+    house.start(f"{OWN}__history", "first_load", first=PARTITIONS[0], last=CHAMPION)
+    house.start(f"{ASKING}__history", "first_load", first=PARTITIONS[0], last=ASKED["second"])
     for partition, task, write in KILLS:
         house.fault(f"killed_{task}", task).write_text(str(write))
         house.start(f"{KILLED}__batch", f"killed_{task}", partition=partition)
@@ -86,21 +90,21 @@ def test_a_backfill_of_partitions_is_served_by_the_champion(house: House, champi
 
     Predicts every row of each partition by the champion.
     """
-    first, last = date.fromisoformat(NIGHTS[-3]), date.fromisoformat(NIGHTS[-2])
+    first, last = date.fromisoformat(PARTITIONS[-3]), date.fromisoformat(PARTITIONS[-2])
     house.api.backfill(f"{OWN}__batch", first, last, max_active_runs=2, run_backwards=True)
     with pytest.raises(AirflowError, match=r"(?i)already.*(running|active|progress)|409"):
         house.api.backfill(f"{OWN}__batch", first, last)
     runs = house.api.wait_backfill(f"{OWN}__batch", first, last, timeout=PATIENCE)
     assert [run["state"] for run in runs] == ["success"] * 2
-    rows = house.lake(OWN).rows("predictions", {"partition": NIGHTS[-3:-1]})
+    rows = house.lake(OWN).rows("predictions", {"partition": PARTITIONS[-3:-1]})
     assert len(rows) == 2 * 40
     assert {row["served_by"] for row in rows} == {"champion"}
     monitored = house.lake(OWN).rows("partitions", {"product": "monitor"})
-    assert {*NIGHTS[-3:-1]} <= {row["partition"] for row in monitored}
+    assert {*PARTITIONS[-3:-1]} <= {row["partition"] for row in monitored}
     found = house.api.call("GET", "/assets/events", params={"source_dag_id": f"{OWN}__batch"})
     extras = [e["extra"] for e in found["asset_events"] if e["uri"] == f"x-evergreen://{OWN}/decisions"]
     shown = sorted((extra["partition"], extra["decision"], extra["cause"], extra["rows"]) for extra in extras)
-    assert shown == [(partition, "nothing", "", 1) for partition in NIGHTS[-3:-1]]
+    assert shown == [(partition, "nothing", "", 1) for partition in PARTITIONS[-3:-1]]
 
 
 def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -> None:
@@ -108,7 +112,7 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
 
     Is the partition run once.
     """
-    partition = NIGHTS[-3]
+    partition = PARTITIONS[-3]
     assert house.run(f"{OWN}__batch", "alone", partition=partition)["state"] == "success"
     before = clocks.state(house.lake(OWN))
     with subprocess.Popen([*house.command(), "run", "ingest", OWN, "--partition", partition]) as shell:
@@ -124,8 +128,10 @@ def test_overlapping_runs_lose_and_double_nothing(house: House, champion: str) -
 def test_partitions_that_request_the_same_training_start_it_once(house: House, champion: str) -> None:
     """The first starts a run that its cause names; another one within the cool-down finds that run."""
     lake, batch, ask = house.lake(OWN), f"{OWN}__batch", "monitor.request_training"
-    causes = {key: f"degraded-0123456789ab-{key}" for key in NIGHTS[-2:]}
-    for partition in reversed(NIGHTS[-2:]):  # the older one is monitored last, and names a cause of its own
+    causes = {key: f"degraded-0123456789ab-{key}" for key in PARTITIONS[-2:]}
+    for partition in reversed(
+        PARTITIONS[-2:]
+    ):  # the older one is monitored last, and names a cause of its own
         assert house.run(batch, f"asks_{partition}", partition=partition)["state"] == "success"
         (skipped,) = [t for t in house.api.task_instances(batch, f"asks_{partition}") if t["task_id"] == ask]
         assert (skipped["state"], skipped["try_number"]) == (
@@ -137,12 +143,14 @@ def test_partitions_that_request_the_same_training_start_it_once(house: House, c
         again = {"dag_run_id": f"asks_{partition}", "task_ids": [ask], "only_failed": False, "dry_run": False}
         house.api.call("POST", f"/dags/{batch}/clearTaskInstances", json=again)
         assert house.end(batch, f"asks_{partition}")["state"] == "success"
-    started, late = (house.api.get_run(f"{OWN}__training", f"cause__{causes[key]}") for key in NIGHTS[:-3:-1])
+    started, late = (
+        house.api.get_run(f"{OWN}__training", f"cause__{causes[key]}") for key in PARTITIONS[:-3:-1]
+    )
     assert started
-    assert started["conf"] == {"partition": NIGHTS[-1], "cause": causes[NIGHTS[-1]]}
+    assert started["conf"] == {"partition": PARTITIONS[-1], "cause": causes[PARTITIONS[-1]]}
     assert late is None
     why = "another partition started this training already; planted"
-    assert why in house.log(batch, f"asks_{NIGHTS[-2]}", ask)
+    assert why in house.log(batch, f"asks_{PARTITIONS[-2]}", ask)
     assert house.end(f"{OWN}__training", started["dag_run_id"])["state"] == "success"
 
 

@@ -23,10 +23,10 @@ FILES: tuple[str, ...] = ("docker-compose.yaml", "demo/compose.yaml", "tests/sta
 PORTS = ("AIRFLOW_PORT", "MLFLOW_PORT", "PROMETHEUS_PORT", "ALERTMANAGER_PORT", "SERVE_PORT")
 IMAGES = REPOSITORY / "tests" / "stack" / "images"
 USECASE = "flight_delay"
-NIGHTLY = f"{USECASE}__batch"
+BATCH = f"{USECASE}__batch"
 
 # What a partition's tables hold; whether a secret on standard input is in the lake or a log; a log.
-NIGHT = """
+SCORED = """
 import json, sys
 from include.storage.lake import Lake
 from include.spec import load
@@ -158,18 +158,18 @@ class Composed:
 
     def partition(self, day: str) -> Json:
         """Return what the tables hold of a partition."""
-        return dict(json.loads(self.python(NIGHT, day)))
+        return dict(json.loads(self.python(SCORED, day)))
 
     def start(self, day: str, tag: str) -> str:
         """Start a partition and return its run's id."""
-        self.api.trigger_run(NIGHTLY, {"partition": day}, run_id=f"{tag}__{day}")
+        self.api.trigger_run(BATCH, {"partition": day}, run_id=f"{tag}__{day}")
         return f"{tag}__{day}"
 
     def running(self, run_id: str, *tasks: str) -> Json:
         """Wait until one of these tasks runs, and return its task instance."""
 
         def look() -> Json | None:
-            found = self.api.task_instances(NIGHTLY, run_id)
+            found = self.api.task_instances(BATCH, run_id)
             return next((t for t in found if t["task_id"] in tasks and t["state"] == "running"), None)
 
         return dict(until(look, f"{run_id}: {tasks} running"))
@@ -178,7 +178,7 @@ class Composed:
         """Wait until a partition's run is over, and return its state."""
 
         def look() -> str:
-            run = self.api.get_run(NIGHTLY, run_id)
+            run = self.api.get_run(BATCH, run_id)
             return run["state"] if run and run["state"] in ("success", "failed") else ""
 
         return str(until(look, f"{run_id} finished", 600))

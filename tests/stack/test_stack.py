@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from demo.__main__ import Story
-from tests.stack.engine import FOUND, LOG, NEEDS_ENGINE, NIGHTLY, USECASE, WHY_NOT, Composed, docker
+from tests.stack.engine import BATCH, FOUND, LOG, NEEDS_ENGINE, USECASE, WHY_NOT, Composed, docker
 
 pytestmark = NEEDS_ENGINE
 LAST = "2013-02-28"
@@ -55,9 +55,7 @@ def test_a_partition_goes_through_both_workers(stack: Composed) -> None:
     assert stack.finished(run_id) == "success"
     print(f"a partition took {time.monotonic() - begin:.1f} s")
     whole(stack, "2013-03-01")
-    tasks = stack.api.task_instances(f"{USECASE}__history", "first") + stack.api.task_instances(
-        NIGHTLY, run_id
-    )
+    tasks = stack.api.task_instances(f"{USECASE}__history", "first") + stack.api.task_instances(BATCH, run_id)
     assert {task["hostname"] for task in tasks if task["hostname"]} == {
         one[:12] for one in stack.containers("worker")
     }
@@ -65,7 +63,7 @@ def test_a_partition_goes_through_both_workers(stack: Composed) -> None:
 
 def test_a_log_is_json_in_s3_and_says_whose_it_is(stack: Composed) -> None:
     """Each line of a task's log is JSON; those of the scoring carry use case, partition and model version."""
-    text = stack.python(LOG, f"dag_id={NIGHTLY}/run_id=plain__2013-03-01/task_id=score.predict")
+    text = stack.python(LOG, f"dag_id={BATCH}/run_id=plain__2013-03-01/task_id=score.predict")
     lines = [json.loads(line) for line in text.splitlines()]
     wanted = {"usecase": USECASE, "partition": "2013-03-01", "model_version": "1"}
     assert [line for line in lines if wanted.items() <= line.items()]
