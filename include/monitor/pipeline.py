@@ -1,8 +1,9 @@
 """The monitor stage: run every check on one partition, publish the findings, and decide what follows.
 
-Nothing here fails the partition. A check that can't judge reports *not enough* with the reason. The findings
-are published first, then the rows in `partitions`, and the decision last. A rerun is
-idempotent, and partitions monitored out of order lead to the same tables.
+Nothing here fails the partition. A check that can't judge reports *not enough* with the reason. What live
+labels show is published first, then estimates, findings and drift, whose rows in `partitions` mark them as
+complete, and the decision last. A rerun is idempotent, and partitions monitored out of order lead to the same
+tables.
 """
 
 from __future__ import annotations
@@ -39,13 +40,13 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
         of the partition's rows in `findings`; its note is a sentence for people.
     """
     state = PublishedState(lake, spec, partition)
-    is_monitored, others = False, True
+    is_monitored, labels_may_differ = False, True
     # Each attempt publishes one partition and reads the state again, which a concurrent run may have changed.
     attempts = MAX_ATTEMPTS + len(state.later)
     for _ in range(attempts):
-        if others:  # or else no label has changed since the last attempt looked at all partitions
+        if labels_may_differ:  # from those that the last attempt saw
             realized = publish_performance(lake, spec, state)
-            others = bool(realized) and state.refresh(lake, realized)
+            labels_may_differ = bool(realized) and state.refresh(lake, realized)
         stale = [key for key in (partition, *state.later) if state.stale(key)]
         if is_monitored and not stale and _is_consistent(lake, partition, state):
             row = state.partition_row(PRODUCT, partition)
@@ -53,10 +54,10 @@ def monitor(lake: Lake, spec: UseCase, partition: str) -> Ref:
             decision = publish_decisions(lake, spec, partition)
             note = f"{row['note']}; {_decision_note(decision)}"
             return Ref(f"{lake.uri}/tables/findings", partition, row["digest"], row["rows"], note)
-        due = stale[0] if is_monitored and stale else partition
-        completed = _publish(PartitionContext(lake, spec, state, due))
+        next_partition = stale[0] if is_monitored and stale else partition
+        completed = _publish(PartitionContext(lake, spec, state, next_partition))
         is_monitored = True
-        others = state.refresh(lake, completed) or others
+        labels_may_differ = state.refresh(lake, completed) or labels_may_differ
     raise unstable(f"{spec.name}/monitor/{partition}", "inputs", attempts)
 
 

@@ -343,8 +343,8 @@ def with_unsent(
 ) -> ledger.Row:
     """Return a decision with the alarms that it calls alerted before, although nobody was notified then.
 
-    The partition that alerted them was backfilled, so it notified nobody. Or its task had ended before an
-    earlier partition was run again, which gave it the alert. Of partitions that run at once, one sends them.
+    The partition that alerted them was backfilled, so it notified nobody. Or the alert was added later, by a
+    rerun of an earlier partition. If several partitions run at once, only one sends them.
 
     Parameters
     ----------
@@ -352,16 +352,17 @@ def with_unsent(
     """
     added: list[AlertItem] = []
     left: list[AlertItem] = []
-    for item, alerted_on in _quiet_alarms(lake, spec, decision):
+    alarms = _quiet_alarms(lake, spec, decision)
+    for item, alerted_on in alarms:
         key = (item.check, item.subject)
         sends = alerted_on and not is_silenced(key)
         sends = sends and take_over(lake, key, alerted_on, by=decision["partition"])
         (added if sends else left).append(item)
     if not added:
         return decision
-    parts = [part for part in decision["reason"].split("; ") if not part.startswith(QUIET)]
+    reason = decision["reason"].replace(f"; {QUIET}{_listed([item for item, _ in alarms])}", "")
+    parts = [reason, f"alerts {_listed(added)}, of which nobody was notified before"]
     parts += [f"{QUIET}{_listed(left)}"] if left else []
-    parts += [f"alerts {_listed(added)}, of which nobody was notified before"]
     items = [*json.loads(decision["alerts"] or "[]"), *map(asdict, added)]
     return {
         **decision,
@@ -376,7 +377,7 @@ def _quiet_alarms(lake: Lake, spec: UseCase, decision: ledger.Row) -> list[tuple
 
     Each comes with the partition that alerted it, empty if somebody was notified within its quiet period.
     """
-    if QUIET not in decision["reason"]:
+    if QUIET not in decision["reason"]:  # the most frequent case, in which nothing needs to be read
         return []
     partition, checks = decision["partition"], {check.name: check for check in CHECKS}
     until = [state for state in _history(lake, spec, partition) if state.key <= partition]

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOTES, RUBBER_STAMPED
 from include.models import outputs
+from include.promote.ledger import PROMOTED, REFRESHED, REPLACED, ROLLED_BACK
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
 from include.spec import Problem, UseCase
@@ -29,6 +30,13 @@ TITLES = {
     NOT_BLESSED: "The new model is rejected.",
     NOT_ENOUGH: "There isn't enough evidence yet: the new model is rejected for now.",
     FORCED: "An operator forced the promotion of the new model, whatever the gate decided.",
+}
+CHAMPIONS = {  # by the kind of the switch that made it the champion
+    PROMOTED: "The gate accepted it: its recipe has the best walk, or there was no champion before.",
+    REFRESHED: "The gate accepted it: a newer fit of the recipe that served before.",
+    FORCED: "A person forced its promotion, whatever the gate decided.",
+    ROLLED_BACK: "It serves again since a rollback.",
+    REPLACED: "It replaced a champion that lost more than a baseline.",
 }
 SERVING_UNITS = {
     metric.name: f"{metric.description}; {'more' if metric.greater_is_better else 'less'} is better"

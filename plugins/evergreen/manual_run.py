@@ -91,6 +91,6 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
     return json.dumps(request).encode()
 
 
-def _is_one_of(dag: str, clocks: tuple[str, ...]) -> bool:
-    usecase, _, clock = dag.rpartition("__")
-    return clock in clocks and usecase in names()
+def _is_one_of(dag: str, kinds: tuple[str, ...]) -> bool:
+    usecase, _, kind = dag.rpartition("__")
+    return kind in kinds and usecase in names()

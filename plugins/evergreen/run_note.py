@@ -35,8 +35,8 @@ def on_dag_run_success(dag_run: DagRun, msg: str) -> None:
 
 
 def _append(dag_run: DagRun, key: str) -> None:
-    usecase, _, clock = dag_run.dag_id.rpartition("__")
-    if clock not in ("operate", "history") or usecase not in names():  # a DAG of others may end so too
+    usecase, _, kind = dag_run.dag_id.rpartition("__")
+    if kind not in ("operate", "history") or usecase not in names():  # a DAG of others may end so too
         return
     from airflow.models.xcom import XComModel
     from sqlalchemy.orm import object_session
@@ -47,7 +47,7 @@ def _append(dag_run: DagRun, key: str) -> None:
     rows: Iterable[Any] = session.scalars(query)
     stored = [(row.key, XComModel.deserialize_value(row)) for row in rows]
     sentences = (
-        history_note(stored) if clock == "history" else [_sentence(v) for name, v in stored if name == key]
+        history_note(stored) if kind == "history" else [_sentence(v) for name, v in stored if name == key]
     )
     dag_run.note = "\n".join(filter(None, (dag_run.note, *sentences)))[:MAX_NOTE]
 

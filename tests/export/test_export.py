@@ -76,7 +76,7 @@ def _settings(patch: pytest.MonkeyPatch, folder: Path) -> None:
     patch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{folder}/mlflow.db")
     patch.setenv("EVERGREEN_USECASES", str(folder / "usecases"))
     patch.setenv("EVERGREEN_LAKE", str(folder / "lake"))
-    patch.setenv("EVERGREEN_BACKUP_KEY", SECRET)
+    patch.setenv("EVERGREEN_HASH_KEY", SECRET)
 
 
 @pytest.fixture

@@ -153,10 +153,12 @@ def test_a_forced_champion_is_named_beside_the_version_that_served_the_labels(
     champion = ledger.live_champion(ledger.switches(copied))
     assert champion is not None
     forced = {"version": "77", "kind": "forced", "by": "ann", "attempt": ledger.forced_key("key")}
+    forced["reason"] = "blessed: as a person may begin"
     ledger.record_switch(copied, lambda _: [{**champion, **forced}])
     overview, usecase = (words(client.get(page)) for page in ("/", "/usecase/year"))
     assert "version 77, forced" in overview
     assert "forced by ann, serves" in usecase
+    assert "A person forced its promotion, whatever the gate decided." in usecase
     for text in (overview, usecase):
         assert f"on {year.KEYS[-1]}, which version 52 served" in text
 

@@ -94,10 +94,9 @@ class RequestTrainingOperator(DecisionOperator):
         with self.open_partition(context) as (lake, spec, partition):
             decision = self.decision(lake, partition)
             cause = decision["cause"]
-            if not cause:
-                self.skip_task(decision["reason"])
-            if _is_backfill(context):
-                self.skip_task(f"a backfilled partition never trains; {decision['reason']}")
+            if not self.acts_on(decision, lake, spec, is_backfill=_is_backfill(context)):
+                why = "a backfilled partition never trains; " if cause else ""
+                self.skip_task(f"{why}{decision['reason']}")
             # after the skips, since it imports the checks, for longer than a skipped task takes otherwise
             from include.monitor.policy import other_causes
 

@@ -80,19 +80,18 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
 
 
 def _champion(lake: Lake, switches: Rows, reports: set[str]) -> dict[str, Any] | None:
-    """Return the newest champion, its verdict in plain words, and where its report is."""
+    """Return the newest champion, why it serves in plain words, and where its report is."""
     from include.ops import status
     from include.promote import ledger
-    from include.reports.wording import TITLES
+    from include.reports.wording import CHAMPIONS
 
     champion = status.champion(lake)
     if champion is None:
         return None
     row = ledger.live_champion(switches)
     assert row is not None
-    verdict = str(row["reason"]).partition(":")[0]
     report = _report(row["judged_on"], row["attempt"], reports)
-    return {**champion, "sentence": TITLES.get(verdict, ""), "report": report}
+    return {**champion, "sentence": CHAMPIONS[row["kind"]], "report": report}
 
 
 def _switches(switches: Rows, reports: set[str]) -> Rows:
