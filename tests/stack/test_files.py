@@ -139,6 +139,12 @@ def test_a_worker_holds_no_key_of_the_servers() -> None:
         assert f"${{{secret}:?" in (REPOSITORY / FILES[0]).read_text()
 
 
+@pytest.mark.parametrize("name", ["worker", "triggerer"])
+def test_what_opens_connections_reads_their_file(name: str) -> None:
+    """Tasks read sources and send alerts; the triggerer waits for messages and sends the deadline's alerts."""
+    assert ALL[name]["env_file"] == [{"path": "connections.env", "required": False}]
+
+
 @pytest.mark.parametrize(
     ("rule", "bad", "good"),
     [
