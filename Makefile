@@ -22,6 +22,8 @@ endif
 CODE = $$(git describe --always --dirty --abbrev=40 2>/dev/null || echo unknown)
 COMPOSE = EVERGREEN_CODE=$(CODE) docker compose -f docker-compose.yaml
 WORKERS ?= 2
+SCHEDULERS ?= 1
+UP = $(PROFILES:%=--profile %) up -d --build --wait --scale worker=$(WORKERS) --scale scheduler=$(SCHEDULERS)
 IMAGE ?= evergreen
 
 help: ## show this list
@@ -65,11 +67,11 @@ sbom: install ## write .venv/sbom.json (CycloneDX), from the lock
 demo: install ## start the servers, load, train, score a week; again: go on from there
 	@$(VENV)/python -m demo
 
-up: .env ## start docker-compose.yaml's stack (WORKERS=2): needs a Docker engine
-	$(COMPOSE) $(COMPOSE_MORE) up -d --build --wait --scale worker=$(WORKERS)
+up: .env ## start docker-compose.yaml's stack (WORKERS=2 SCHEDULERS=1 PROFILES="serve monitoring"): needs a Docker engine
+	$(COMPOSE) $(COMPOSE_MORE) $(UP)
 
 up-demo: install .env ## the same with the demo's flights, loaded, trained and scored
-	$(COMPOSE) -f demo/compose.yaml $(COMPOSE_MORE) up -d --build --wait --scale worker=$(WORKERS)
+	$(COMPOSE) -f demo/compose.yaml $(COMPOSE_MORE) $(UP)
 	@$(VENV)/python -m demo.composed
 
 .env:

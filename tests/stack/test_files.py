@@ -126,6 +126,26 @@ def test_databases_have_no_way_out() -> None:
         assert "ports" not in ALL[name]
 
 
+def test_make_starts_profiles_with_the_code_and_scale_of_the_stack() -> None:
+    """A profile is added to the running stack, whose containers keep the commit and their number."""
+    for target, files in (("up", FILES[:1]), ("up-demo", FILES)):
+        command = ["make", "-n", target, "PROFILES=serve monitoring", "WORKERS=3"]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=True)
+        (line,) = [line for line in done.stdout.splitlines() if "docker compose" in line]
+        assert line.startswith("EVERGREEN_CODE=")
+        assert re.findall(r"-f (\S+)", line) == list(files)
+        assert "--profile serve --profile monitoring up -d" in line
+        assert "--scale worker=3" in line
+
+
+@pytest.mark.parametrize("page", ["docs", "README.md", "docker-compose.yaml", "demo", "deploy"])
+def test_nobody_is_told_to_start_the_stack_without_make(page: str) -> None:
+    """`docker compose up` by hand would start all services again, with code `unknown` and one worker."""
+    command = ["git", "grep", "-nE", r"docker compose.* up -d", "--", page]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False)
+    assert done.stdout == ""
+
+
 def test_a_worker_holds_no_key_of_the_servers() -> None:
     """A task has neither the metadata database's key nor what seals connections and tokens."""
     held = " ".join(map(str, {**ALL["worker"]["environment"]}.values()))
