@@ -6,7 +6,7 @@ SBOM = cyclonedx-bom==7.5.0
 VENV = .venv/bin
 # pip may have been told of a mirror, and the system of certificates; uv asks neither by itself.
 MIRROR = $$($(VENV)/python -m pip config list | sed -n "s/^[^=]*[.]index-url='\(.*\)'$$/\1/p" | tail -1)
-RUN_UV = index=$(MIRROR); UV_SYSTEM_CERTS=1 VIRTUAL_ENV=$(CURDIR)/.venv \
+RUN_UV = index=$(MIRROR); UV_SYSTEM_CERTS=1 VIRTUAL_ENV="$(CURDIR)/.venv" \
 	env $${index:+UV_DEFAULT_INDEX=$$index} $(VENV)/uv
 COMPILE = $(RUN_UV) pip compile --universal --python-version 3.11 --generate-hashes \
 	--no-emit-index-url --no-emit-find-links --quiet
