@@ -81,7 +81,7 @@ down: ## stop the demo's servers and the compose stack; what they hold stays
 	@test ! -x $(VENV)/python || $(VENV)/python -m demo.stack down
 	@test ! -e .env || ! docker info >/dev/null 2>&1 || $(COMPOSE) -f demo/compose.yaml $(COMPOSE_MORE) --profile monitoring --profile serve down
 
-clean: ## stop them and remove all they hold
+clean: ## stop the demo's servers and remove all they hold; the compose stack stays as it is
 	@test -x $(VENV)/python || { echo "nothing is removed: only .venv can stop the servers, and it is missing;" \
 		"make install, then make clean" >&2; exit 1; }
 	@$(VENV)/python -m demo.stack clean
