@@ -1,4 +1,4 @@
-"""Write .env with random secrets, once: an existing file is never changed.
+"""Write .env with random secrets and the stack's own name, once: an existing file is never changed.
 
     python3 deploy/dotenv.py [.env]
 
@@ -36,9 +36,13 @@ HEAD = "# Written once by `make up`. Never in git; keep a copy where you keep se
 
 
 def content() -> str:
-    """Return a new .env."""
+    """Return a new .env.
+
+    Its project name is random, so that another clone's containers and volumes are never taken for this one's.
+    """
     values = {name: "".join(secrets.choice(ALPHABET) for _ in range(LENGTH)) for name in SECRETS}
     values["AIRFLOW_FERNET_KEY"] = base64.urlsafe_b64encode(os.urandom(32)).decode()
+    values["COMPOSE_PROJECT_NAME"] = f"evergreen-{secrets.token_hex(4)}"
     return HEAD + "".join(f"{name}={value}\n" for name, value in values.items())
 
 

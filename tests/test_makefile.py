@@ -15,7 +15,7 @@ from demo.home import REPOSITORY
 
 @pytest.mark.parametrize("name", ["clone", "a clone"])
 def test_the_environment_is_made_in_any_folder(name: str, tmp_path: Path) -> None:
-    """uv installs into the clone's own environment, also where the folder's name has a space."""
+    """The lock is installed into the clone's own environment, also where the folder's name has a space."""
     clone = tmp_path / name
     programs = clone / ".venv" / "bin"
     programs.mkdir(parents=True)

@@ -112,7 +112,7 @@ class Composed:
         dotenv.write(self.env_file)
         self.ports = {name: _free() for name in PORTS}
         lines = self.env_file.read_text().splitlines()
-        self.secrets = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+        self.secrets = dict(line.split("=", 1) for line in lines if not line.startswith(("#", "COMPOSE_")))
         self.project = f"evergreen-test-{os.getpid()}"
         self.api = AirflowApi(
             f"http://127.0.0.1:{self.ports['AIRFLOW_PORT']}", "admin", self.secrets["AIRFLOW_PASSWORD"]

@@ -161,7 +161,7 @@ def test_a_worker_holds_no_key_of_the_servers() -> None:
 
 @pytest.mark.parametrize("name", ["worker", "triggerer"])
 def test_what_opens_connections_reads_their_file(name: str) -> None:
-    """Tasks read sources and send alerts; the triggerer waits for messages and sends the deadline's alerts."""
+    """Tasks read sources and alert; the triggerer waits for messages and alerts at deadlines."""
     assert ALL[name]["env_file"] == [{"path": "connections.env", "required": False}]
 
 
@@ -208,12 +208,19 @@ def test_secrets_are_written_once(tmp_path: Path) -> None:
     wanted = {v for f in FILES for v in re.findall(r"\$\{([A-Z0-9_]+):\?", (REPOSITORY / f).read_text())}
     held = dict(line.split("=", 1) for line in first.splitlines() if not line.startswith("#"))
     assert wanted <= set(held)
+    assert re.fullmatch(r"evergreen-[0-9a-f]{8}", held.pop("COMPOSE_PROJECT_NAME"))
     assert len(set(held.values())) == len(held)
     assert all(len(value) >= 32 for value in held.values())
     assert "is unchanged" in subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert place.read_text() == first
     assert not dotenv.write(place)
     assert [path.name for path in tmp_path.iterdir()] == [".env"]
+
+
+def test_two_clones_are_two_projects() -> None:
+    """A second clone on the same machine doesn't act on the first one's containers and volumes."""
+    names = [re.findall(r"^COMPOSE_PROJECT_NAME=(.+)$", dotenv.content(), re.MULTILINE) for _ in range(2)]
+    assert names[0] != names[1]
 
 
 def test_secrets_are_in_neither_git_nor_image() -> None:
