@@ -304,6 +304,7 @@ def run(
         else:
             typer.echo(f"{ref.partition}  {ref.note}", err=as_json)
 
+    options.refuse_both(("--partition", partition), ("--from and --until", first or last))
     spec, span = specs.load(usecase), (first or partition or "", last or first or partition or "")
     first, last = map(_partition_key, span)
     start, end = spec.clock.start_of(first), spec.clock.end_of(last)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from include import spec as specs
-from include.cli.options import AsJson, Debug, UseCaseName, print_result
+from include.cli.options import AsJson, Debug, UseCaseName, print_result, refuse_both
 from include.errors import NotPublished, StaleDecision
 
 lifecycle = typer.Typer()
@@ -101,6 +101,7 @@ def force(
     from include.reports.verdict import draw_forced
     from include.storage.lake import Lake
 
+    refuse_both(("--attempt", attempt), ("--partition", partition))
     lake, spec, registry = Lake(usecase), specs.load(usecase), Registry()
     row = find_attempt(lake, attempt or partition)
     ref = force_promotion(lake, spec, row["key"], by, reason, registry=registry)

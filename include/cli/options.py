@@ -35,6 +35,18 @@ def on_terminal() -> bool:
     return sys.stdin.isatty() and sys.stdout.isatty()
 
 
+def refuse_both(first: tuple[str, str | None], second: tuple[str, str | None]) -> None:
+    """Refuse two options, by name and value, of which only one can be followed."""
+    (name, value), (other, other_value) = first, second
+    if value and other_value:
+        raise EvergreenError(
+            f"{name} {value}",
+            required=f"either {name} or {other}",
+            found=f"{other} {other_value} as well",
+            remedy="leave one of them out",
+        )
+
+
 def require_writable(file: Path | None, option: str = "--page") -> None:
     """Refuse a file that can't be written, before the work starts."""
     if file is not None and not file.parent.is_dir():

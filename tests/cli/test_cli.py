@@ -710,6 +710,23 @@ def test_a_stage_that_is_none_and_a_partition_that_is_none_are_refused(lake: Pat
         call("run", "ingest", "weekly_sales", "--partition", "2023-12-25")
 
 
+@pytest.mark.parametrize(
+    ("command", "option"),
+    [
+        (["run", "train", "weekly_sales"], "--from"),
+        (["run", "ingest", "weekly_sales"], "--until"),
+        (["force", "weekly_sales", "--by", "ada", "--reason", "a try"], "--attempt"),
+    ],
+)
+def test_of_two_options_that_name_a_partition_none_is_ignored(
+    command: list[str], option: str, lake: Path
+) -> None:
+    """The error names both and nothing runs: training another partition could switch the champion."""
+    with pytest.raises(EvergreenError, match=r"found --.* as well; leave one of them out") as refused:
+        call(*command, "--partition", "2024-01-08", option, "2024-01-15")
+    assert all(name in str(refused.value) for name in ("--partition", "2024-01-08", option, "2024-01-15"))
+
+
 @pytest.mark.full
 def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lake and a source that work are ok, the missing registry isn't, and no secret is shown."""
