@@ -672,11 +672,14 @@ def test_a_range_prints_each_partition_as_it_completes(
         assert [one["partition"] for one in json.loads(out.getvalue())["done"]] == partitions
 
 
-def test_a_rollout_over_a_range_takes_only_the_newest_served_partition(lake: Path) -> None:
-    """Those before it take no step, so they have no line."""
+def test_a_rollout_over_a_range_takes_only_the_newest_served_partition(
+    lake: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Those before it take no step, so they have no line but a warning of their number."""
     first, *_, last = world.partitions(WEEKS)
     code, answer = call("run", "rollout", "weekly_sales", "--from", first, "--until", last)
     assert (code, [one["partition"] for one in answer["done"]]) == (0, [last])
+    assert f"rollout skips {WEEKS - 1} of {WEEKS} partitions: only the newest served" in caplog.text
     code, answer = call("run", "rollout", "weekly_sales", "--partition", first)
     assert f"and that is {last}" in answer["done"][0]["note"]
 
