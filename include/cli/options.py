@@ -49,6 +49,13 @@ def refuse_both(first: tuple[str, str | None], second: tuple[str, str | None]) -
 
 def require_writable(file: Path | None, option: str = "--page") -> None:
     """Refuse a file that can't be written, before the work starts."""
+    if file is not None and file.is_dir():
+        raise EvergreenError(
+            f"{option} {file}",
+            required="the path of a file",
+            found="a folder",
+            remedy="add the name of the file",
+        )
     if file is not None and not file.parent.is_dir():
         raise EvergreenError(
             f"{option} {file}",

@@ -43,7 +43,7 @@ def new_folder(name: str, parent: Path = SHIPPED) -> Path:
     Raises
     ------
     SpecError
-        for a name that no use case can have, or a folder that already exists.
+        for a name that no use case can have, or a folder that already exists or can't be created.
     """
     if not re.fullmatch(r"[a-z][a-z0-9_]{0,39}", name):
         raise SpecError(
@@ -62,6 +62,14 @@ def new_folder(name: str, parent: Path = SHIPPED) -> Path:
             found="an existing one",
             where=str(folder),
             remedy="choose another name, or edit the existing folder",
+        ) from None
+    except OSError as error:  # such as a parent that is a file
+        raise SpecError(
+            f"use case {name!r}",
+            required="a parent folder in which its folder can be created",
+            found=error.strerror or type(error).__name__,
+            where=str(parent),
+            remedy="choose another folder",
         ) from None
     return folder
 

@@ -81,7 +81,7 @@ def serve(
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         listener = socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
+    except (OSError, OverflowError) as error:  # OverflowError: no port has such a number
         raise SettingError(
             f"--host {host} --port {port}",
             required="an address to listen on",

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from include.cli.app import app, main
 from include.cli.inspect import show_progress
-from include.errors import PYTHON, EvergreenError, NotPublished, PartitionError, StoreUnavailable
+from include.errors import PYTHON, EvergreenError, NotPublished, PartitionError, SpecError, StoreUnavailable
 from include.ops.doctor import run_checks
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
@@ -217,10 +217,10 @@ def test_history_draws_the_watched_partitions_and_writes_the_page(lake: Path, tm
     code, said = call("history", "weekly_sales", "--page", str(tmp_path / "year.html"))
     assert (code, said["partitions"], said["in_alarm"]) == (0, 1, 0)
     assert said["sentence"] in (tmp_path / "year.html").read_text()
-    refused = CliRunner().invoke(
-        app, ["history", "weekly_sales", "--page", str(tmp_path / "none" / "a.html")]
-    )
-    assert "an existing folder" in str(refused.exception)
+    for page, required in ((tmp_path / "none" / "a.html", "an existing folder"), (tmp_path, "of a file")):
+        refused = CliRunner().invoke(app, ["history", "weekly_sales", "--page", str(page)])
+        assert isinstance(refused.exception, EvergreenError)
+        assert required in str(refused.exception)
 
 
 def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_path: Path) -> None:
@@ -505,6 +505,13 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="a folder that does not exist yet"):
         call("init", "coffee_sales", "--into", str(tmp_path))
     assert file.read_text() == "mine"
+
+
+def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    """`init --into` names what it can't create a folder in."""
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(SpecError, match=r"a parent folder .* found Not a directory \(.*/notes\)"):
+        call("init", "coffee_sales", "--into", str(tmp_path / "notes"))
 
 
 def test_verify_finds_a_sound_lake_sound(lake: Path) -> None:

@@ -209,13 +209,14 @@ def test_no_page_asks_another_machine(lake: Lake, deploy: Deploy, serve: Serve) 
         assert row["parcel"]["description"] == "an integer"
 
 
-def test_an_address_that_is_taken_is_an_error(use: UseCase, tmp_path: Path) -> None:
-    """In one line, with the option and what the system said."""
+@pytest.mark.parametrize("missing", [False, True], ids=["taken", "no port"])
+def test_an_address_that_cannot_be_had_is_an_error(missing: bool, use: UseCase, tmp_path: Path) -> None:
+    """In one line, with the option and what the system said; 99999 is the number of no port."""
     (tmp_path / "lake").mkdir()
     with socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = str(taken.getsockname()[1])
+        port = "99999" if missing else str(taken.getsockname()[1])
         ended = start_in_vain(tmp_path, use, "--port", port)
     assert ended.returncode == 1
     assert ended.stderr.startswith(
