@@ -140,6 +140,7 @@ def endpoint(name: str) -> Endpoint:
             login=str(raw.get("login") or ""),
             password=str(raw.get("password") or ""),
             extra=_extra(raw.get("extra")),
+            kind=str(raw.get("conn_type") or ""),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         # the value may contain a secret, so the message must not

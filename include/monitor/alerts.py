@@ -1,8 +1,7 @@
 """Alerts: the message of a partition, sending it once to each recipient, and the webhook channels.
 
-A recipient is an Airflow connection. `plugins/evergreen/alert_channels.py` maps each type of connection to
-the function that sends. A connection's address and a server's answer may hold a secret, so no error message
-here repeats them.
+A recipient is an Airflow connection, and `CHANNELS` maps each type to the function that sends. A connection's
+address and a server's answer may hold a secret, so no error message here repeats them.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ import requests
 
 from include.environment import Endpoint
 from include.errors import EvergreenError, SettingError, SourceUnavailable
+from include.extensions import CodeReference
 from include.references import digest_json
 from include.spec import UseCase
 from include.storage.lake import Lake, Where
@@ -24,6 +24,12 @@ from include.storage.lake import Lake, Where
 Message = dict[str, Any]
 Key = tuple[str, str]  # an alert's check and subject
 TIMEOUT = (5, 15)  # seconds to connect, and between two bytes of the response
+# by the type of a recipient's connection, the function that sends a message to its endpoint
+CHANNELS = {
+    "http": "include.monitor.alerts:post_json",
+    "slackwebhook": "include.monitor.alerts:post_slack",
+    "smtp": "evergreen.alert_channels:send_mail",
+}
 CLAIMS, TAKEN = "state/alerts", "state/taken_alerts"
 UNCONFIRMED, FAILED, NOTIFIED = "not confirmed", "failed", "notified"  # a killed sender leaves the first
 PATIENCE, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
@@ -240,7 +246,27 @@ def _outcome(lake: Lake, claim: str) -> str:
     return str(json.loads(lake.get(claim) or b"")["outcome"])
 
 
-def post_json(endpoint: Endpoint, message: Message) -> None:
+def own_channel(spec: UseCase | None, endpoint: Endpoint) -> CodeReference | None:
+    """Return a use case's or a package's Python that sends to a connection; None if one of `CHANNELS` does.
+
+    Raises
+    ------
+    SettingError
+        for a type that no channel sends to.
+    """
+    kind = endpoint.kind if endpoint.kind not in CHANNELS else ""  # what is built in stays so
+    code = spec.channel(endpoint.name, kind) if spec else None
+    if code is None and endpoint.kind not in CHANNELS:
+        raise SettingError(
+            f"connection {endpoint.name}",
+            required=f"a connection of type {', '.join(CHANNELS)}",
+            found=f"type {endpoint.kind or 'none'}",
+            remedy="change the connection's type, or remove it from alerts.to",
+        )
+    return code
+
+
+def post_json(endpoint: Endpoint, message: Message, context: object = None) -> None:
     """Post a message to a webhook as JSON.
 
     Parameters
@@ -256,7 +282,7 @@ def post_json(endpoint: Endpoint, message: Message) -> None:
         _post(endpoint, endpoint.uri, message)
 
 
-def post_slack(endpoint: Endpoint, message: Message) -> None:
+def post_slack(endpoint: Endpoint, message: Message, context: object = None) -> None:
     """Post a message to a Slack webhook as text.
 
     Parameters

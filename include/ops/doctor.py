@@ -188,15 +188,23 @@ def _source(spec: UseCase, source: str) -> str:
 
 def _alert_connection(spec: UseCase, name: str) -> str:
     """Check a connection that alerts are sent to, without sending anything."""
+    from include.monitor.alerts import own_channel
+
     endpoint = environment.endpoint(name)
-    if code := spec.channel(name, endpoint.kind):
+    if code := own_channel(spec, endpoint):
         code.load()
         return f"is set, for {code.name}; nothing was sent"
-    if endpoint.uri.startswith(("http://", "https://")) or (endpoint.uri and endpoint.extra.get("to")):
+    if endpoint.kind == "smtp":
+        required = 'a mail server as its host, and "to" in its extra'
+        complete = bool(endpoint.uri and endpoint.extra.get("to"))
+    else:
+        required = "the full address of a webhook as its host"
+        complete = endpoint.uri.startswith(("http://", "https://"))
+    if complete:
         return "is set; nothing was sent"
     raise EvergreenError(
         f"connection {name}",
-        required='the full address of a webhook as its host, or a mail server with "to" in its extra',
-        found="neither",
-        remedy="set one of the two in the connection",
+        required=required,
+        found="something else",
+        remedy="set it in the connection",
     )

@@ -1,12 +1,13 @@
-"""The registry of alert channels: how a message is sent, by the type of the recipient's Airflow connection.
+"""How alerts are sent: each recipient is an Airflow connection, whose type selects the channel.
 
 To add a channel, write a function that sends a message to an endpoint, and name it as ``module:name`` under
-``alerts.channels``; or add one line to `CHANNELS`.
+``alerts.channels``; or add one line to `CHANNELS` in `include.monitor.alerts`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from evergreen.operators.base import connect
@@ -17,22 +18,8 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-Channel = Callable[["Endpoint", "Message", Any], None]
 
-
-def _webhook(endpoint: Endpoint, message: Message, context: Any) -> None:
-    from include.monitor.alerts import post_json
-
-    post_json(endpoint, message)
-
-
-def _slack(endpoint: Endpoint, message: Message, context: Any) -> None:
-    from include.monitor.alerts import post_slack
-
-    post_slack(endpoint, message)
-
-
-def _mail(endpoint: Endpoint, message: Message, context: Any) -> None:
+def send_mail(endpoint: Endpoint, message: Message, context: Any) -> None:
     """Send a message by Airflow's own notifier; the connection's extra has ``from_email`` and ``to``."""
     from html import escape
 
@@ -55,13 +42,6 @@ def _mail(endpoint: Endpoint, message: Message, context: Any) -> None:
         smtp_conn_id=endpoint.name,
     )
     notifier.notify(context)
-
-
-CHANNELS: dict[str, Channel] = {
-    "http": _webhook,
-    "slackwebhook": _slack,
-    "smtp": _mail,
-}
 
 
 def notify(
@@ -90,22 +70,14 @@ def sender(context: Any, spec: UseCase | None = None) -> Callable[[str, Message]
     """
 
     def send(name: str, message: Message) -> None:
-        from include.errors import SettingError
+        from include.monitor.alerts import CHANNELS, own_channel
 
         endpoint = connect(name)
-        registered = "" if endpoint.kind in CHANNELS else endpoint.kind
-        if spec and (code := spec.channel(name, registered)):
+        if code := own_channel(spec, endpoint):
             required = "a function that sends a message to an endpoint"
             code.call(required, code.load(), endpoint, message, context, has_secrets=True)
-            return
-        channel = CHANNELS.get(endpoint.kind)
-        if channel is None:
-            raise SettingError(
-                f"connection {name}",
-                required=f"a connection of type {', '.join(CHANNELS)}",
-                found=f"type {endpoint.kind or 'none'}",
-                remedy="change the connection's type, or remove it from alerts.to",
-            )
-        channel(endpoint, message, context)
+        else:
+            module, _, function = CHANNELS[endpoint.kind].partition(":")
+            getattr(import_module(module), function)(endpoint, message, context)
 
     return send

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from importlib import import_module
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -10,7 +12,7 @@ import pytest
 from evergreen.alert_channels import sender
 from include import extensions
 from include.errors import SpecError
-from include.monitor.alerts import send_alerts
+from include.monitor.alerts import CHANNELS, send_alerts
 from include.storage.lake import Lake
 from tests.extensions.conftest import Declare
 
@@ -69,6 +71,17 @@ def test_a_package_registers_a_type_of_connection(
     spec = declare({OLD: "alerts: {to: [chat]}\nscoring: {"}, channels=CHANNEL)
     sender({}, spec)("chat", MESSAGE)
     assert file.read_text() == "hunter2hunter2: Look."
+
+
+@pytest.mark.parametrize("kind", CHANNELS)
+def test_each_built_in_type_has_a_function_that_sends(kind: str) -> None:
+    """It takes the endpoint, the message and the context of what sends."""
+    module, _, name = CHANNELS[kind].partition(":")
+    assert list(signature(getattr(import_module(module), name)).parameters) == [
+        "endpoint",
+        "message",
+        "context",
+    ]
 
 
 def test_a_channel_is_of_a_recipient_and_of_no_digest(declare: Declare) -> None:
