@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
 from include.errors import PYTHON
+from include.ops.status import stale_lines
 from include.reports.text import text_table
 
 LISTED = 10  # partitions that are listed one by one
@@ -106,8 +106,7 @@ def _findings(status: Row) -> Iterator[str]:
 def _stale(status: Row) -> Iterator[str]:
     if status["stale"]:
         yield f"\nstale partitions ({len(status['stale'])}): run them again to bring them up to date"
-        counts = Counter((row["product"], row["why"]) for row in status["stale"])
-        yield from (f"  {product}: {n:,} partitions, {why}" for (product, why), n in sorted(counts.items()))
+        yield from (f"  {line}" for line in stale_lines(status["stale"]))
 
 
 def _withdrawn(status: Row) -> Iterator[str]:

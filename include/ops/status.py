@@ -208,5 +208,20 @@ def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
     return stale_rows
 
 
+def stale_lines(stale_rows: list[Row]) -> list[str]:
+    """Return a line for each product and reason, with the number of partitions, the first and the last."""
+    partitions: dict[tuple[str, str], list[str]] = {}
+    for row in stale_rows:
+        partitions.setdefault((row["product"], row["why"]), []).append(row["partition"])
+    return [
+        f"{product}: {keys[0] if len(keys) == 1 else _span(keys)}, {why}"
+        for (product, why), keys in sorted(partitions.items())
+    ]
+
+
+def _span(partitions: list[str]) -> str:
+    return f"{len(partitions):,} of the partitions from {min(partitions)} to {max(partitions)}"
+
+
 def _select(row: Row, *names: str) -> Row:
     return {name: row[name] for name in names}

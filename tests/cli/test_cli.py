@@ -235,12 +235,14 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
         assert call("run", "ingest", "weekly_sales", "--partition", missing)[0] == 1
         patch.setenv("EVERGREEN_USECASES", str(usecases))
         (found,) = call("status", "weekly_sales")[1]["usecases"]
+        text = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout
     (row,) = found["not_published"]
     assert (row["partition"], row["product"], row["outcome"]) == (missing, "sales", "unavailable")
     assert "sales" in row["note"]
-    assert {(row["partition"], row["product"]) for row in found["stale"]} == {
-        (n, "predictions") for n in world.partitions(WEEKS)
-    }
+    first, *_, last = partitions = world.partitions(WEEKS)
+    stale = {(partition, "predictions") for partition in partitions}
+    assert {(row["partition"], row["product"]) for row in found["stale"]} == stale
+    assert f"  predictions: {WEEKS} of the partitions from {first} to {last}, the declaration has" in text
 
 
 @pytest.mark.full

@@ -170,6 +170,15 @@ def test_only_a_measure_that_can_raise_an_alarm_has_a_limit(client: year.Client)
     assert limits == {"PSI decides": "0.25", "Jensen–Shannon distance": "—"}
 
 
+def test_a_use_case_lists_what_is_stale_and_the_dag_that_brings_it_up_to_date(client: year.Client) -> None:
+    """Whoever can't open a shell needs none for it."""
+    text = words(client.get("/usecase/year"))
+    assert "trigger or backfill year__batch for them" in text
+    span = f"from {year.KEYS[0]} to {year.KEYS[-1]}"
+    assert f"predictions: {len(year.KEYS)} of the partitions {span}, the declaration has changed" in text
+    assert "python -m include" not in text
+
+
 def test_a_page_names_the_glossary_and_the_runbook(client: year.Client) -> None:
     """Their words aren't all explained on the page."""
     for page in ("/", "/usecase/year", PAGES["partition"]):

@@ -70,7 +70,7 @@ def state(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "waiting": status.pending(lake, spec),
         "chart": metric_chart(lake, spec, shown, switches),
         "is_scored": bool(shown),
-        "stale": len(status.stale(lake, spec, partition_rows)),
+        "stale": status.stale_lines(status.stale(lake, spec, partition_rows)),
         "attempts": _reported(status.attempts(lake, spec)[::-1], reports),
         "switches": _switches(switches, reports),
         "unlabeled": sum(bool(row["predicted"]) and not row["metrics"] for row in partitions),
