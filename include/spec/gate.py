@@ -274,7 +274,7 @@ class Gate(Strict):
         description="changes: a person must approve another recipe before it serves; all: each refit as well",
     )
     approval_hours: float = Field(
-        48, gt=0, description="hours after which an unanswered approval counts as rejected"
+        48, gt=0, le=87_600, description="hours after which an unanswered approval counts as rejected"
     )
     rollout: Rollout = Rollout()
 

@@ -22,8 +22,9 @@ from pydantic import (
 )
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from include.errors import PartitionError
 from include.extensions import REFERENCE, CodeReference, is_reference, registered
-from include.spec.clock import OFFSET_PATTERN
+from include.spec.clock import OFFSET_PATTERN, day_of
 
 if TYPE_CHECKING:
     from pydantic import GetJsonSchemaHandler
@@ -56,10 +57,28 @@ def valid_zone(value: str) -> str:
     return value
 
 
-class Strict(BaseModel):
-    """A frozen model that rejects unknown keys."""
+def valid_day(value: str) -> str:
+    """Return a date as text; raise ValueError if there is no such date."""
+    try:
+        day_of(value)
+    except PartitionError:
+        raise ValueError(f"expected a date such as 2013-03-01, but found {value!r}") from None
+    return value
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+
+def finite(value: Any) -> Any:
+    """Return what YAML may contain; raise ValueError if JSON can't, such as an infinite number."""
+    try:
+        json.dumps(value, allow_nan=False, default=str)
+    except (TypeError, ValueError):
+        raise ValueError(f"expected texts, finite numbers, lists and mappings, but found {value}") from None
+    return value
+
+
+class Strict(BaseModel):
+    """A frozen model that rejects unknown keys, and numbers that JSON, of which digests are, can't hold."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
 def added_field(default: Any, **options: Any) -> Any:
@@ -74,7 +93,7 @@ PartitionTime = Annotated[str, Field(pattern=rf"^(([01]\d|2[0-3]):[0-5]\d|{OFFSE
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 NameOrCode = Annotated[str, Field(pattern=rf"^[a-z][a-z0-9_]{{0,39}}$|{REFERENCE}")]
 Zone = Annotated[str, AfterValidator(valid_zone)]
-Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$")]
+Day = Annotated[str, Field(pattern=r"^\d{4}-\d{2}-\d{2}$"), AfterValidator(valid_day)]
 
 
 class Column(Strict):
@@ -113,7 +132,9 @@ class Expectation(Strict):
     type: Annotated[str, Field(pattern=r"^expect_[a-z_]+$")] = Field(
         description="as expect_column_values_to_be_between"
     )
-    kwargs: dict[str, Any] = Field({}, description="its arguments, such as {column: price, min_value: 0}")
+    kwargs: Annotated[dict[str, Any], AfterValidator(finite)] = Field(
+        {}, description="its arguments, such as {column: price, min_value: 0}"
+    )
 
     @property
     def columns(self) -> tuple[str, ...]:

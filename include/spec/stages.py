@@ -6,10 +6,10 @@ from collections import Counter
 from math import isfinite
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from include.spec.gate import MetricBound
-from include.spec.source import Name, NameOrCode, PartitionTime, Strict, added_field
+from include.spec.source import Name, NameOrCode, PartitionTime, Strict, added_field, finite
 
 StepName = Literal["champion", "previous", "baseline", "constant"]
 STEPS = ("champion", "canary", "previous", "baseline", "constant")  # of the fallback chain, in order
@@ -94,7 +94,7 @@ class Recipe(Strict):
     estimator: NameOrCode = Field(
         description="as hist_gradient_boosting, see docs/reference/estimators.md; or a class as module:name"
     )
-    params: dict[str, Any] = Field(
+    params: Annotated[dict[str, Any], AfterValidator(finite)] = Field(
         default_factory=dict, description="arguments of the scikit-learn estimator"
     )
     window: int | None = added_field(
@@ -135,7 +135,7 @@ class Recipe(Strict):
     workers: int = added_field(
         2, ge=1, le=1000, description="worker processes of engine: dask; the model depends on their number"
     )
-    search: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = added_field(
+    search: dict[str, Annotated[tuple[Any, ...], Field(min_length=1), AfterValidator(finite)]] = added_field(
         {},
         description="values of parameters to choose from, by the objective on the newest training.test "
         "partitions (at most half of all) of the rows. The model is then fitted on all rows",

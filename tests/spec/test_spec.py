@@ -76,6 +76,21 @@ WRONG = [
     ("scoring.deadline", "-5m", "scoring.deadline: +0m or later, but found -5m"),
     ("schedule.start", "31 December", "schedule.start: String should match pattern"),
     (
+        "schedule.end",
+        "2024-06-31",
+        "schedule.end: expected a date such as 2013-03-01, but found '2024-06-31'",
+    ),
+    ("sources.schedule.start", "2013-13-01", "sources.schedule.start: expected a date such as 2013-03-01"),
+    ("gate.approval_hours", float("inf"), "gate.approval_hours: Input should be a finite number"),
+    ("gate.approval_hours", 1e11, "gate.approval_hours: Input should be less than or equal to 87600"),
+    ("monitoring.psi", float("inf"), "monitoring.psi: Input should be a finite number"),
+    (
+        "gate.requirements.0.at_least",
+        float("nan"),
+        "gate.requirements.0.at_least: Input should be a finite number",
+    ),
+    ("training.candidates.0.params", {"C": float("inf")}, "expected texts, finite numbers, lists and"),
+    (
         "features.spine",
         "flights",
         "features.spine: no source is named 'flights'; there are schedule, outcomes, weather",
