@@ -122,8 +122,14 @@ class Clock:
         if re.fullmatch(OFFSET_PATTERN, at):
             decision = self._utc(key) if self.sub_daily else self.local(key, _time_of_day(self.cron), days)
             return decision + timedelta(minutes=int(at[:-1]))
-        moment = datetime.combine(self.date_of(key) + timedelta(days=days), time.fromisoformat(at), self.zone)
-        return moment.astimezone(UTC)
+        day = self.date_of(key) + timedelta(days=days)
+        moment = self._moment(day, at)
+        if self.sub_daily:
+            return moment
+        # a time that the clocks skip is moved beyond later ones, but not to the decision's other side
+        decides_at = _time_of_day(self.cron)
+        decision = self._moment(day, decides_at)
+        return min(moment, decision) if at <= decides_at else max(moment, decision)
 
     def local_time(self, key: str) -> datetime:
         """Return the partition's local date and time, naive."""
@@ -214,8 +220,11 @@ class Clock:
             raise _no_key(key, f"a UTC minute such as {self.example}")
         return time_of(key).replace(tzinfo=UTC)
 
+    def _moment(self, day: date, at: str) -> datetime:
+        return datetime.combine(day, time.fromisoformat(at), self.zone).astimezone(UTC)
+
     def _midnight(self, day: date) -> datetime:
-        return datetime.combine(day, time(), self.zone).astimezone(UTC)
+        return self._moment(day, "00:00")
 
     def _index(self, key: str) -> tuple[date, int]:
         """Return a partition's local day and its place among the day's partitions."""

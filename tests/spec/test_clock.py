@@ -47,6 +47,15 @@ def test_a_wall_time_that_the_change_of_clocks_skips_still_has_a_moment() -> Non
     assert NIGHTLY_IN_THE_GAP.keys("2013-03-09", "2013-03-11") == ["2013-03-09", "2013-03-10", "2013-03-11"]
 
 
+def test_a_wall_time_stays_on_its_side_of_the_decision_where_the_clocks_skip_an_hour() -> None:
+    """What is available at 02:30 is known at 03:00, and a deadline of 03:00 isn't before 02:30."""
+    at_three = Clock("0 3 * * *", "America/New_York")
+    for key in ("2013-03-09", "2013-03-10", "2013-03-11", "2013-11-03"):
+        assert at_three.local(key, "02:30") <= at_three.decision_time(key)
+        assert NIGHTLY_IN_THE_GAP.local(key, "02:30") == NIGHTLY_IN_THE_GAP.decision_time(key)
+        assert NIGHTLY_IN_THE_GAP.local(key, "03:00") >= NIGHTLY_IN_THE_GAP.decision_time(key)
+
+
 def test_weekly_keys_are_the_days_on_which_the_cron_fires() -> None:
     """A weekly clock has Mondays only, both ends included."""
     assert WEEKLY.keys("2024-01-01", "2024-01-22") == ["2024-01-01", "2024-01-08", "2024-01-15", "2024-01-22"]
