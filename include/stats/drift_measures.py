@@ -22,12 +22,15 @@ from numpy.typing import NDArray
 from scipy.spatial.distance import jensenshannon
 
 from include.stats.profiles import Profile
+from include.stats.quantile_sketch import LG_ITEMS
 
 Counts = NDArray[np.float64]
 DECILES = tuple(share / 10 for share in range(1, 10))
 RARE = 0.01  # categories with a smaller share of the reference are counted together
 # standard deviation that a constant reference is given, so that a distance from it is finite; as in Evidently
 LEAST_STD = 0.001
+SKETCH_ERROR = 3.5 / (1 << LG_ITEMS)  # of a category's count, as a share of all values, at most
+MOST_UNCERTAIN = 0.5  # share of values of which it can't be told whether their categories are new
 BY_KIND = {
     "numeric": ("psi", "js", "ks", "wasserstein", "missing"),
     "categorical": ("psi", "js", "new", "vanished", "missing"),
@@ -143,7 +146,7 @@ def new_category_share(
     """Return the share of the current values in categories that the reference lacks, 0.0 to 1.0.
 
     Return None where the reference has too many categories to name them all. Where the current side has too
-    many, its counts are lower bounds and the share is an upper bound.
+    many, the share is a lower bound, or None where half of the values or more could belong to either.
 
     Parameters
     ----------
@@ -152,8 +155,11 @@ def new_category_share(
     categories = {*reference.items(), *extra_categories}
     if len(reference.items()) < 0.9 * (reference.distinct or 0):
         return None
-    present = current.count - current.missing
-    return float(present - sum(n for name, n in current.items().items() if name in categories)) / present
+    present, counts = current.count - current.missing, current.items()
+    new = float(present - sum(count for name, count in counts.items() if name in categories)) / present
+    # the counts of a full sketch are lower bounds: each category may have up to its error more, listed or not
+    uncertain = min((present - sum(counts.values())) / present, len(categories) * SKETCH_ERROR)
+    return new - uncertain if uncertain < MOST_UNCERTAIN else None
 
 
 BINNED = {"psi": psi, "js": js}  # the measures that need only counts

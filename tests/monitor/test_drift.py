@@ -161,6 +161,21 @@ def test_new_categories_are_seen() -> None:
     assert drift.check_unseen("c", reference, profiled(["a"] * 98 + ["new"] * 2), RULES).outcome == "ok"
 
 
+@pytest.mark.parametrize(
+    ("known", "unknown", "outcome"), [(760, 10, "not enough"), (5, 5000, "alarm"), (760, 100, "not enough")]
+)
+def test_more_categories_than_are_listed_are_new_only_if_the_known_ones_cannot_be_among_them(
+    known: int, unknown: int, outcome: str
+) -> None:
+    """A few unknown among many known ones are no alarm; a column of five that fills with ids is one."""
+    names = [f"shop {number}" for number in range(known + unknown)]
+    random = np.random.default_rng(0)
+    reference, current = column(names[:known] * 10), profiled(list(random.permutation(names * 10)))
+    found = drift.check_unseen("c", reference, current, RULES)
+    assert found.outcome == outcome
+    assert found.value is None or found.value <= unknown / len(names)
+
+
 @pytest.mark.parametrize(("usual", "other"), [([1.0, 9.0], [20.0]), (["a", "b"], ["c"])])
 def test_what_two_of_the_last_partitions_had_is_not_new(usual: list[Any], other: list[Any]) -> None:
     """A season is told once; one broken partition among the last doesn't hide that it comes again."""
