@@ -142,6 +142,8 @@ def losses_of_partition(
 ) -> pa.Table:
     """Return a partition's rows of `losses`, one for each model that served.
 
+    A label without a loss, such as one below 0 for the Poisson deviance, is left out.
+
     Parameters
     ----------
     labeled : the partition's predictions beside the target, null for rows without a label.
@@ -162,7 +164,10 @@ def losses_of_partition(
     incomplete = labeled[spec.problem.outputs[0] + BASELINE_SUFFIX].null_count
     against = CONSTANT if incomplete else baseline_names.get(partition, CONSTANT)
     rows = []
-    for (model, version), part in _by_model(labeled):
+    for (model, version), served in _by_model(labeled):
+        part = served.filter(pa.array(_has_loss(spec, served, constant)))
+        if not part.num_rows:
+            continue
         actual, predicted = part[target].to_numpy(), outputs.from_columns(spec, part)
         constants = outputs.repeat_constant(constant, len(actual))
         other = constants if against == CONSTANT else outputs.from_columns(spec, part, BASELINE_SUFFIX)
@@ -177,6 +182,12 @@ def losses_of_partition(
             "predicted": None if spec.problem.classes else float(predicted.sum()),
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=schemas.LOSSES)
+
+
+def _has_loss(spec: UseCase, labeled: pa.Table, constant: Constant) -> NDArray[np.bool_]:
+    """Return which labels the objective is defined for: those for which the constant's loss is finite."""
+    constants = outputs.repeat_constant(constant, labeled.num_rows)
+    return np.isfinite(row_losses(spec.objective, labeled[spec.problem.target].to_numpy(), constants))
 
 
 def self_expected_loss(spec: UseCase, predicted: Array) -> float | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 from include.monitor.losses import mean_losses
@@ -63,7 +64,8 @@ def metric_chart(
     rules = spec.monitoring.requirements
     rule = rules[0] if rules else None
     metric = rule.metric if rule else str(spec.gate.objective)
-    values, baseline_name, baseline_values = _compared(lake, spec, partitions, switches, metric)
+    served_values, baseline_name, values_of_baseline = _compared(lake, spec, partitions, switches, metric)
+    values, baseline_values = _finite(served_values), _finite(values_of_baseline)
     if not values:
         return None
     newest = max(values)
@@ -102,6 +104,11 @@ def metric_chart(
         baseline_points=points(baseline_values),
         limit=height(rule.limit) if rule else None,
     )
+
+
+def _finite(values: Values) -> Values:
+    """Return the values that a chart can show; what was recorded before may be NaN."""
+    return {partition: value for partition, value in values.items() if isfinite(value)}
 
 
 def _compared(

@@ -91,6 +91,23 @@ def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
     assert finding.value >= finding.threshold
 
 
+def test_a_label_that_the_objective_excludes_leaves_the_losses_of_the_other_rows(use: UseCase) -> None:
+    """A count below 0 has no Poisson deviance, and is left out of each sum; alone it leaves no row."""
+    problem = use.problem.model_copy(update={"kind": "regression"})
+    gate = use.gate.model_copy(update={"objective": "poisson_deviance"})
+    counts = use.model_copy(update={"problem": problem, "gate": gate})
+    labels, served = [-1.0, 2.0, 4.0], ["m"] * 3
+    labeled = pa.table({
+        "machine": [1, 2, 3], "partition": ["2024-01-10"] * 3, "prediction": [3.0] * 3, "model": served,
+        "version": served, counts.problem.target: labels,
+    })  # fmt: skip
+    (row,) = losses.losses_of_partition(counts, labeled, "2024-01-12", 3.0, None, {}).to_pylist()
+    expected = row_losses("poisson_deviance", np.array(labels[1:]), np.array([3.0, 3.0])).sum()
+    assert (row["rows"], row["observed"], row["predicted"]) == (2, 6.0, 6.0)
+    assert (row["loss"], row["constant"], row["baseline"]) == pytest.approx((expected,) * 3)
+    assert losses.losses_of_partition(counts, labeled[:1], "2024-01-12", 3.0, None, {}).num_rows == 0
+
+
 def test_a_single_wild_partition_is_no_alarm(use: UseCase) -> None:
     """However much one partition loses, it takes a second one."""
     excess = np.append(np.full(20, -0.2), 50.0)

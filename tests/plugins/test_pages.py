@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import re
 import shutil
 import time
@@ -218,8 +219,8 @@ def test_a_figure_has_the_color_of_its_requirement_and_baseline(
         assert sentence in words(answer)
 
 
-def test_the_use_cases_own_objective_is_shown_by_its_losses(year_folder: Path) -> None:
-    """It isn't a metric, so that nothing else has it by partition; less is better."""
+def test_the_use_cases_own_objective_is_shown_by_its_losses(copied: Lake, year_folder: Path) -> None:
+    """It isn't a metric, so that nothing else has it by partition; less is better, and NaN isn't shown."""
     spec = read(year_folder / "usecases" / year.USECASE / "usecase.yaml")
     spec = spec.model_copy(
         update={
@@ -227,12 +228,18 @@ def test_the_use_cases_own_objective_is_shown_by_its_losses(year_folder: Path) -
             "monitoring": spec.monitoring.model_copy(update={"requirements": ()}),
         }
     )
-    lake = Lake(year.USECASE, str(year_folder / "lake"))
-    chart = metric_chart(lake, spec, year.KEYS[-28:], ledger.switches(lake))
+    chart = metric_chart(copied, spec, year.KEYS[-28:], ledger.switches(copied))
     assert chart is not None
     assert (chart.metric, chart.newest, chart.baseline) == ("costs:cost", 0.5, 0.6)
     assert (chart.tone, chart.why) == ("good", "It is no worse than baseline.")
-    assert read_history(lake, spec, year.KEYS[-2:]).realized == dict.fromkeys(year.KEYS[-2:], 0.5)
+    assert read_history(copied, spec, year.KEYS[-2:]).realized == dict.fromkeys(year.KEYS[-2:], 0.5)
+    where = {"partition": chart.partition}
+    rows = [{**row, "loss": math.nan, "baseline": math.nan} for row in copied.rows("losses", where)]
+    copied.publish("losses", pa.Table.from_pylist(rows, schemas.LOSSES), where)
+    undefined = metric_chart(copied, spec, year.KEYS[-28:], ledger.switches(copied))
+    assert undefined is not None
+    assert (undefined.newest, undefined.partition < chart.partition) == (0.5, True)
+    assert "nan" not in undefined.points + undefined.baseline_points
 
 
 def test_a_history_loaded_far_ahead_leaves_the_last_partitions_on_the_page(
