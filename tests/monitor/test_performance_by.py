@@ -119,6 +119,19 @@ def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week:
     assert said(own, sliced, week[3])["duplicates"].outcome == "alarm"
 
 
+def test_one_label_of_ten_may_come_twice_or_be_revised(own: Lake, sliced: UseCase, week: list[str]) -> None:
+    """As many rows as the contract tolerates regardless of their share are no alarm."""
+    rows = [{"machine": machine, "minutes": 0.0} for machine in range(10)]
+    machines.publish(own, sliced, "stops", week[3], rows, duplicates=1)
+    duplicates = said(own, sliced, week[3])["duplicates"]
+    assert (duplicates.outcome, duplicates.value) == ("ok", pytest.approx(1 / 11))
+    machines.watch(own, sliced, week[4])
+    change = {3: {"minutes": 60.0}}
+    machines.revise(own, sliced, week[3], lambda row: {**row, **change.get(row["machine"], {})}, week[5])
+    revised = said(own, sliced, week[5])["revised"]
+    assert (revised.outcome, revised.value) == ("ok", pytest.approx(0.1))
+
+
 def test_labels_that_stay_away_are_an_alarm(own: Lake, sliced: UseCase, week: list[str]) -> None:
     """Without labels for as many partitions as performance is judged on the finding says so.
 

@@ -30,8 +30,11 @@ def check_labels(context: PartitionContext) -> list[Finding]:
     ]
 
 
-def _tolerance(context: PartitionContext) -> float:
-    return context.spec.sources[context.spec.labels.source].contract.tolerance
+def _judge_share(context: PartitionContext, subject: str, counted: int, rows: int, note: str) -> Finding:
+    """Judge a share of the labels as their contract does, which tolerates few rows whatever their share."""
+    contract = context.spec.sources[context.spec.labels.source].contract
+    outcome: Outcome = "alarm" if contract.exceeded(counted, rows) else "ok"
+    return Finding("labels", subject, counted / rows, contract.tolerance, outcome, note)
 
 
 def overdue_labels(
@@ -68,7 +71,6 @@ def overdue_labels(
 def _check_revised(context: PartitionContext) -> list[Finding]:
     """Check the share of labels that this partition's revisions changed."""
     spec, state, partition = context.spec, context.state, context.partition
-    tolerance = _tolerance(context)
     revised = state.relabeled.get(partition, [])
     changed = rows = 0
     keys, target, previous = [*spec.key, "partition"], spec.problem.target, f"{spec.problem.target}_previous"
@@ -86,8 +88,7 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
     if revised[1:]:
         partitions = f"{len(revised)} partitions, {revised[0]} to {revised[-1]},"
     note = f"{changed} of {rows} labels of {partitions} were revised; their figures were computed again"
-    share = changed / rows
-    return [Finding("labels", "revised", share, tolerance, "alarm" if share > tolerance else "ok", note)]
+    return [_judge_share(context, "revised", changed, rows, note)]
 
 
 def _check_early(context: PartitionContext) -> list[Finding]:
@@ -104,10 +105,10 @@ def _check_early(context: PartitionContext) -> list[Finding]:
 
 def _check_duplicates(context: PartitionContext) -> list[Finding]:
     """Check the share of duplicates among this partition's labels; contradicting ones are quarantined."""
-    source, tolerance = context.spec.labels.source, _tolerance(context)
+    source = context.spec.labels.source
     row = context.state.partition_row(source, context.partition)
     if row is None or not row["duplicates"]:
         return []
-    share = row["duplicates"] / (row["rows"] + row["duplicates"])
-    note = f"{row['duplicates']} of {row['rows'] + row['duplicates']} rows of {source} are duplicates"
-    return [Finding("labels", "duplicates", share, tolerance, "alarm" if share > tolerance else "ok", note)]
+    duplicates, rows = row["duplicates"], row["rows"] + row["duplicates"]
+    note = f"{duplicates} of {rows} rows of {source} are duplicates"
+    return [_judge_share(context, "duplicates", duplicates, rows, note)]
