@@ -135,7 +135,7 @@ def _model_problems(
             yield "degraded", f"{alarm['subject']}: {alarm['note']}."
     for name in spec.sources:
         source = products.get((name, newest), {})
-        if source.get("outcome") != "published":
+        if source.get("outcome") != "published" and spec.partitions(name, newest, newest):
             note = source.get("note")
             yield "degraded", f"{newest} has no data of {name}{f': {note}' if note else ''}."
     rows = sum(served_by.values())

@@ -89,6 +89,15 @@ def test_what_is_wrong_gives_the_status(
     assert words in result.reason
 
 
+def test_a_source_that_begins_later_is_not_missing(weekly: UseCase) -> None:
+    """It has no partition before its own start, and is missing from then on."""
+    sales = weekly.sources["sales"]
+    for start, status in (("2024-04-01", "fresh"), (MONDAYS[-1], "degraded")):
+        sources = {"sales": sales, "weather": sales.model_copy(update={"start": start})}
+        later = weekly.model_copy(update={"sources": sources})
+        assert health(later, NOW, **facts()).status == status
+
+
 def test_labels_that_never_came_are_no_matter_once_later_ones_did(weekly: UseCase) -> None:
     """Three files that were lost in a lifetime leave the status as fresh as the newest labels make it."""
     lost = rows(*(("performance", key) for key in MONDAYS[:3]))
