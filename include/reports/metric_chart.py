@@ -28,14 +28,14 @@ class MetricChart:
     metric : its name.
     newest, partition : its value on the last partition that has one.
     versions : those that served that partition's labeled rows, such as ``version 3``; empty if unknown.
-    required : such as ``at least 0.65``; empty without a requirement.
+    required : such as ``at least 0.65``, or both bounds; empty without a requirement.
     tone : ``bad`` if the newest value misses the requirement, else ``warn`` if the baseline is better, or
         ``good``.
     why : the same as a sentence; empty without a requirement and a baseline.
     baseline : the baseline's value on the same partition; None if it isn't known.
     baseline_name : its recipe, or "constant".
     points, baseline_points : "x,y x,y …".
-    limit : the height of the requirement's line; None without one.
+    limit : the height of the line of the first requirement; None without one.
     """
 
     metric: str
@@ -61,9 +61,9 @@ def metric_chart(
     """
     if not partitions:
         return None
-    rules = spec.monitoring.requirements
-    rule = rules[0] if rules else None
-    metric = rule.metric if rule else str(spec.gate.objective)
+    required = spec.monitoring.requirements
+    metric = required[0].metric if required else str(spec.gate.objective)
+    rules = [rule for rule in required if rule.metric == metric]
     served_values, baseline_name, values_of_baseline = _compared(lake, spec, partitions, switches, metric)
     values, baseline_values = _finite(served_values), _finite(values_of_baseline)
     if not values:
@@ -73,7 +73,7 @@ def metric_chart(
         "",
         None,
     }
-    every = [*values.values(), *baseline_values.values(), *([rule.limit] if rule else [])]
+    every = [*values.values(), *baseline_values.values(), *(rule.limit for rule in rules)]
     low, high = min(every), max(every)
     positions = {partition: index for index, partition in enumerate(partitions)}
 
@@ -84,10 +84,10 @@ def metric_chart(
         step = WIDTH / max(len(partitions) - 1, 1)
         return " ".join(f"{positions[key] * step:.1f},{height(series[key])}" for key in sorted(series))
 
-    is_met = rule is None or rule.is_met(values[newest])
+    is_met = all(rule.is_met(values[newest]) for rule in rules)
     baseline, sign = baseline_values.get(newest), 1 if greater_is_better(metric, spec) else -1
     loses = baseline is not None and sign * baseline > sign * values[newest]
-    parts = [("meets" if is_met else "misses") + " the requirement"] if rule else []
+    parts = [("meets" if is_met else "misses") + " the requirement"] if rules else []
     if baseline is not None:
         parts.append(f"is {'worse' if loses else 'no worse'} than {baseline_name}")
     return MetricChart(
@@ -95,14 +95,14 @@ def metric_chart(
         newest=values[newest],
         partition=newest,
         versions=f"version{'s' if len(served) > 1 else ''} {', '.join(sorted(served))}" if served else "",
-        required=f"{rule.side} {rule.limit:g}" if rule else "",
+        required=", ".join(f"{rule.side} {rule.limit:g}" for rule in rules),
         tone="bad" if not is_met else "warn" if loses else "good",
         why=f"It {' and '.join(parts)}." if parts else "",
         baseline=baseline,
         baseline_name=baseline_name,
         points=points(values),
         baseline_points=points(baseline_values),
-        limit=height(rule.limit) if rule else None,
+        limit=height(rules[0].limit) if rules else None,
     )
 
 

@@ -27,6 +27,7 @@ from include.storage import schemas
 from include.storage.lake import Lake
 from tests.plugins import year
 from tests.plugins.counting import Counting
+from tests.validate.declarations import change
 
 LOOPS_A_SECOND = 13  # of the budget's loop, on a quiet core
 PAGES = {
@@ -289,6 +290,21 @@ def test_a_partition_shows_the_use_cases_own_metrics(copied: Lake, client: year.
     assert row_of(answer, "costs:missing share")[1] == "0.25"
     assert row_of(answer, "roc auc")[1:3] == ["0.75", "0.5"]
     assert "constant:" not in words(answer)
+
+
+def test_a_metric_with_two_bounds_misses_them_if_either_isnt_met(
+    copied: Lake, client: year.Client, year_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pages of the partition and of the use case show both."""
+    shutil.copytree(year_folder / "usecases", tmp_path / "usecases")
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+    one, two = "{metric: roc_auc, at_least: 0.7}", "{metric: roc_auc, at_most: 0.99}"
+    change(tmp_path / "usecases" / year.USECASE / "usecase.yaml", one, f"{one}, {two}")
+    perform(copied, roc_auc=0.6)
+    answer = client.get(f"/partition/year/{year.KEYS[-1]}")
+    assert row_of(answer, "roc auc")[3] == "at least 0.7, at most 0.99"
+    assert "misses the requirement" in answer.text
+    assert "required at least 0.7, at most 0.99" in words(client.get("/usecase/year"))
 
 
 def test_a_partitions_lineage_names_data_model_predictions_and_outcomes(client: year.Client) -> None:

@@ -202,19 +202,19 @@ def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     newest: dict[str, Row] = {}
     for row in sorted(lake.rows("performance", {"partition": partition}), key=lambda row: row["known"]):
         newest[row["metric"]] = row
-    rules = {rule.metric: rule for rule in spec.monitoring.requirements}
     metrics = []
     for name, row in sorted(newest.items()):
         if name.startswith(CONSTANT_PREFIX):
             continue
-        value, rule = row["value"], rules.get(name)
+        value = row["value"]
+        rules = [rule for rule in spec.monitoring.requirements if rule.metric == name]
         constant = newest.get(CONSTANT_PREFIX + name)
         metrics.append(
             {
                 **row,
                 "constant": constant and constant["value"],
-                "required": "" if rule is None else f"{rule.side} {rule.limit:g}",
-                "missed": rule is not None and value is not None and not rule.is_met(value),
+                "required": ", ".join(f"{rule.side} {rule.limit:g}" for rule in rules),
+                "missed": value is not None and not all(rule.is_met(value) for rule in rules),
             }
         )
     return sorted(metrics, key=lambda row: not row["required"])
