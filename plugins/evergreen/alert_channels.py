@@ -28,11 +28,11 @@ def send_mail(endpoint: Endpoint, message: Message, context: Any) -> None:
     from include.errors import SettingError
     from include.monitor.alerts import message_lines
 
-    if not endpoint.extra.get("to"):
+    if missing := [key for key in ("to", "from_email") if not endpoint.extra.get(key)]:
         raise SettingError(
             f"connection {endpoint.name}",
             required='"to" and "from_email" in its extra',
-            found='no "to"',
+            found=f'no "{missing[0]}"',
             remedy='set the extra to {"from_email": "evergreen@example.org", "to": "team@example.org"}',
         )
     notifier = SmtpNotifier(

@@ -219,6 +219,16 @@ def test_a_mail_is_sent_by_airflows_notifier(declare: Declare, mail: Mail) -> No
     assert "To: b@example.org" in said
 
 
+@pytest.mark.parametrize("missing", ["from_email", "to"])
+def test_a_mail_connection_without_an_address_is_told_with_the_remedy(declare: Declare, missing: str) -> None:
+    """Airflow's notifier would fail by a ValueError that names neither."""
+    extra = {"from_email": "a@example.org", "to": "b@example.org"}
+    del extra[missing]
+    declare(mail={"conn_type": "smtp", "host": "127.0.0.1", "port": 1, "extra": extra})
+    with pytest.raises(AirflowException, match=f'found no "{missing}"; set the extra to'):
+        tell()
+
+
 def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> None:
     """What is long past is in the tables, and wakes nobody."""
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
