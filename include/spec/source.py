@@ -106,7 +106,7 @@ class Column(Strict):
         None, alias="from", description="the column's name in the source, if different"
     )
     required: bool = Field(False, description="a row without it is quarantined")
-    timezone: str | None = Field(
+    timezone: Zone | None = Field(
         None,
         description="time zone of timestamps written without an offset; a text with another offset is "
         "quarantined. Without `timezone` the offset in the text is used",
@@ -120,6 +120,13 @@ class Column(Strict):
     hashed: bool = Field(False, description="store only a keyed hash")
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+
+    @model_validator(mode="after")
+    def _converts_numbers(self) -> Column:
+        if self.type != "number" and (self.scale, self.shift) != (1.0, 0.0):
+            name = "shift" if self.scale == 1.0 else "scale"
+            raise ValueError(f"{name}: only a column of type number is converted, but found {self.type}")
+        return self
 
 
 class Expectation(Strict):
@@ -285,6 +292,17 @@ class BaseSource(Strict):
                 raise ValueError(
                     f"columns.{name}.agrees_with: only a timestamp has one, but found {column.type}"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _day_is_a_day(self) -> BaseSource:
+        day = self.columns.get(self.day or "")
+        if day is not None and (day.type not in ("date", "timestamp") or day.hashed):
+            kind = "a hash" if day.hashed else day.type
+            raise ValueError(
+                f"day: {self.day!r} must be a date or timestamp, but found {kind}; declare its type, or "
+                "remove `day`"
+            )
         return self
 
     @model_validator(mode="after")

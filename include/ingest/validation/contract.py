@@ -27,7 +27,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from include.errors import PartitionRefused, SpecError
+from include.errors import PartitionRefused
 from include.features.labels import evaluating_labels
 from include.ingest.connectors.request import REFETCH, request
 from include.ingest.parsing.types import contradicts_time_zone, is_time, to_declared_types
@@ -160,27 +160,13 @@ class _Validation:
                 self.quarantine.add(passed & missing, "required", name, start=start)
 
     def _check_day(self, typed: pa.Table, start: int) -> None:
-        """Quarantine rows whose local date is not the requested day.
-
-        Raises
-        ------
-        SpecError
-            if the column that is declared as the day is neither a date nor a timestamp.
-        """
+        """Quarantine rows whose local date is not the requested day."""
         name = self.declared.day
         if name is None:
             return
         values = typed[name].combine_chunks()
         if pa.types.is_timestamp(values.type):
             values = self._local(values).cast(pa.date32())
-        elif not pa.types.is_date(values.type):
-            raise SpecError(
-                f"{self.spec.name}: sources.{self.source}.day",
-                required="a date or timestamp column",
-                found=str(values.type),
-                where=str(self.spec.folder / "usecase.yaml"),
-                remedy="declare the column's type as date or timestamp, or remove `day`",
-            )
         snapshots = self.rows.snapshot_indices(np.arange(start, start + typed.num_rows))
         requested = pa.array(self.rows.days, pa.date32()).take(pa.array(snapshots))
         differs = to_mask(pc.fill_null(pc.not_equal(values, requested), False))
