@@ -174,12 +174,13 @@ def _availability(source: Source) -> str:
 
 
 def _columns(attempt: AttemptData) -> Section:
-    features, never_features = attempt.spec.features.columns, attempt.spec.problem.never_features
+    features = attempt.spec.features.columns
+    never_features = {name.lower() for name in attempt.spec.problem.never_features}
 
     def usage(name: str, hashed: bool) -> str:
         if hashed:
             return "stored as a keyed hash"
-        if name in never_features:
+        if name.lower() in never_features:
             return "never a feature"
         return "a feature of the same name" if name in features else "stored as it is"
 

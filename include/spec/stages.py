@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 from include.spec.gate import MetricBound
 from include.spec.source import Name, NameOrCode, PartitionTime, Strict, added_field, finite
 
-StepName = Literal["champion", "previous", "baseline", "constant"]
+StepName = Literal["champion", "previous", "baseline"]  # a constant can always serve
 STEPS = ("champion", "canary", "previous", "baseline", "constant")  # of the fallback chain, in order
 
 
@@ -56,10 +56,15 @@ class Features(Strict):
 
     def back(self, source: str) -> int:
         """Return how many earlier partitions of a source the SQL may read."""
-        return min(self.lookbacks.get(source, self.lookback), self.lookback)
+        return self.lookbacks.get(source, self.lookback)
 
     @model_validator(mode="after")
     def _valid_columns(self) -> Features:
+        for source, lookback in self.lookbacks.items():
+            if lookback > self.lookback:
+                raise ValueError(
+                    f"lookbacks.{source}: at most lookback, which is {self.lookback}, but found {lookback}"
+                )
         if not self.columns:
             raise ValueError("declare at least one feature under numeric or categorical")
         if twice := [name for name, count in Counter(self.columns).items() if count > 1]:

@@ -371,9 +371,9 @@ class UseCase(Strict):
         self._key_fits()
         self._label_key_fits()
         self._target_fits()
-        for column in self.problem.never_features:
-            if column in self.features.columns:
-                raise ValueError(f"features: {column!r} is under problem.never_features")
+        never = {column.lower() for column in self.problem.never_features}  # SQL ignores case
+        if column := next((column for column in self.features.columns if column.lower() in never), None):
+            raise ValueError(f"features: {column!r} is under problem.never_features")
         self._times_fit()
         self._columns_fit()
         self._gate_fits()
@@ -416,6 +416,7 @@ class UseCase(Strict):
         missing = [column for column in self.key if column not in key]
         other = [column for column in key if column not in self.key]
         if not missing and not other:
+            self._label_hashes_fit()
             return
         remedies = [f"add {', '.join(missing)}"] if missing else []
         remedies += [f"remove {', '.join(other)}"] if other else []
@@ -423,6 +424,18 @@ class UseCase(Strict):
             f"sources.{labels}.key: the key of {self.features.spine} ({', '.join(self.key)}), because labels "
             f"are joined by it, but found {', '.join(key)}; {' and '.join(remedies)}"
         )
+
+    def _label_hashes_fit(self) -> None:
+        """Refuse a key column that only one of the labels' source and the spine has as a hash."""
+        labels, spine = self.labels.source, self.features.spine
+        for name in self.key:
+            hashed = self.sources[spine].columns[name].hashed
+            if self.sources[labels].columns[name].hashed != hashed:
+                here, there = ("false", "true") if hashed else ("true", "false")
+                raise ValueError(
+                    f"sources.{labels}.columns.{name}.hashed: the same as in {spine}, because labels are "
+                    f"joined by it, but found {here} here and {there} there"
+                )
 
     def _metrics_fit(self) -> None:
         """Refuse an objective or a metric of another kind of problem; the use case's own fit any."""

@@ -25,6 +25,7 @@ def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[P
     """
     yield from _fixed_paths(spec)
     yield from _inexact_keys(spec)
+    yield from _unknown_never_features(spec)
     yield from _early_labels(spec)
     yield from _other_days(spec, partitions)
     yield from _unreachable_bounds(spec)
@@ -62,6 +63,22 @@ def _inexact_keys(spec: UseCase) -> Iterator[Problem]:
                     "`type: string`",
                     severity="warning",
                 )
+
+
+def _unknown_never_features(spec: UseCase) -> Iterator[Problem]:
+    """Yield a warning for each name that forbids nothing, since no source has such a column."""
+    columns = [name for source in spec.sources.values() for name in source.columns]
+    known = {name.lower() for name in columns}
+    for name in spec.problem.never_features:
+        if name.lower() not in known:
+            yield problem(
+                spec,
+                "problem.never_features",
+                f"columns of the sources, {', '.join(dict.fromkeys(columns))}",
+                f"{name}, which none of them has",
+                "correct the name, or remove it",
+                severity="warning",
+            )
 
 
 def _early_labels(spec: UseCase) -> Iterator[Problem]:

@@ -105,6 +105,22 @@ WRONG = [
         "scoring.deadline: 18:00 or later, when schedule.batch begins, but found 17:59",
     ),
     ("problem.never_features", ["dest"], "features: 'dest' is under problem.never_features"),
+    ("problem.never_features", ["Dest"], "features: 'dest' is under problem.never_features"),
+    (
+        "features.lookbacks.weather",
+        400,
+        "features: lookbacks.weather: at most lookback, which is 28, but found 400",
+    ),
+    (
+        "scoring.requires.constant",
+        ["weather"],
+        "scoring.requires.constant.[key]: Input should be 'champion', 'previous' or 'baseline'",
+    ),
+    (
+        "sources.outcomes.columns.flight.hashed",
+        True,
+        "because labels are joined by it, but found true here and false there",
+    ),
     (
         "gate.objective",
         "squared_error",
