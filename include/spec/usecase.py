@@ -41,6 +41,8 @@ PRODUCTS = (
     "estimates",
     "monitor",
 )
+# the assets besides the sources, for which other DAGs wait
+ASSETS = ("features", "predictions", "findings", "decisions", "switches")
 # the columns of the table `predictions` beside the key and, for a multiclass problem, those of the classes
 PREDICTION_COLUMNS = (
     "partition",
@@ -352,7 +354,7 @@ class UseCase(Strict):
         for name, one in self.sources.items():
             if isinstance(one, PythonSource):
                 one.locate(self.code(f"sources.{name}.kind", "connectors", one.kind))
-        if reserved := [name for name in PRODUCTS if name in self.sources]:
+        if reserved := [name for name in (*PRODUCTS, *ASSETS) if name in self.sources]:
             raise ValueError(f"sources: {reserved[0]!r} is the name of one of Evergreen's own products")
         references = [("features.spine", self.features.spine), ("labels.source", self.labels.source)]
         references += [("features.lookbacks", source) for source in self.features.lookbacks]

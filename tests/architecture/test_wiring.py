@@ -12,6 +12,7 @@ import pytest
 from airflow.sdk import DAG
 from airflow.sdk.definitions.mappedoperator import MappedOperator
 
+from include.spec.usecase import ASSETS
 from tests.architecture.tree import ROOT
 
 WEEKLY = ROOT / "tests" / "usecases" / "weekly_sales"
@@ -138,6 +139,12 @@ def test_a_partitions_decision_is_an_asset_that_others_can_wait_for(wired: Wired
     """The watch, which decides, has it beside the findings."""
     outlets = [asset.uri for asset in wired("batch").get_task("monitor.check").outlets]
     assert outlets == ["x-evergreen://weekly_sales/findings", "x-evergreen://weekly_sales/decisions"]
+
+
+def test_no_source_can_share_an_asset_with_a_product(wired: Wired) -> None:
+    """The assets beside the source's own are those whose names no source may have."""
+    names = {asset.name for task in wired("batch").tasks for asset in task.outlets}
+    assert names == {f"weekly_sales.{name}" for name in ("sales", *ASSETS)}
 
 
 def test_a_partition_begins_with_a_check_that_stops_every_task(wired: Wired) -> None:

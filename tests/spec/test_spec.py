@@ -384,7 +384,9 @@ def test_the_digest_depends_on_what_is_declared_and_not_on_its_order(
     assert read(folder / "usecase.yaml").digest == read(WEEKLY / "usecase.yaml").digest
 
 
-@pytest.mark.parametrize("product", ["monitor", "labels", "losses", "drift", "limits"])
+@pytest.mark.parametrize(
+    "product", ["monitor", "labels", "losses", "drift", "limits", "findings", "decisions", "switches"]
+)
 def test_a_source_may_not_be_named_as_a_product(product: str, tmp_path: Path) -> None:
     """Its rows would stand in the place of Evergreen's own, and be written over by them."""
     raw = copy.deepcopy(RAW[WEEKLY.name])
