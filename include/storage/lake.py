@@ -285,18 +285,25 @@ class Lake:
         return int(result["n"][0].as_py())
 
     @translate_store_errors
-    def counts(self, table: str, by: Sequence[str], where: Where | None = None) -> list[dict[str, Any]]:
+    def counts(
+        self,
+        table: str,
+        by: Sequence[str],
+        where: Where | None = None,
+        span: tuple[str, str] | None = None,
+    ) -> list[dict[str, Any]]:
         """Return how many rows have each combination of values, as ``count``, without reading other columns.
 
         Parameters
         ----------
         by : columns of the table, none of them named ``count``; the result is sorted by them.
+        span : the first and the last partition that count; all by default.
         """
         delta = self.open(table)
         if delta is None:
             return []
         rows: list[dict[str, Any]] = predicates.run_query(
-            delta, predicates.select_counts(by, where)
+            delta, predicates.select_counts(by, where, span)
         ).to_pylist()
         return rows
 

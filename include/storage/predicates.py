@@ -26,10 +26,17 @@ def select(columns_sql: str, where: Where | None, order: Sequence[str] = (), lim
     return query if limit is None else f"{query} LIMIT {int(limit)}"
 
 
-def select_counts(by: Sequence[str], where: Where | None) -> str:
-    """Return a query of the table ``t`` for how many rows, as ``count``, have each combination of values."""
+def select_counts(by: Sequence[str], where: Where | None, span: tuple[str, str] | None = None) -> str:
+    """Return a query of the table ``t`` for how many rows, as ``count``, have each combination of values.
+
+    Parameters
+    ----------
+    span : the first and the last partition; all by default.
+    """
     names = columns(by)
-    return f"{select(f'{names}, COUNT(*) AS count', where)} GROUP BY {names} ORDER BY {names}"
+    query = select(f"{names}, COUNT(*) AS count", None if span else where)
+    query += f" WHERE {range_condition(where or {}, *span)}" if span else ""
+    return f"{query} GROUP BY {names} ORDER BY {names}"
 
 
 def columns(names: Sequence[str]) -> str:

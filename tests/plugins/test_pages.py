@@ -20,6 +20,7 @@ import pytest
 from benchmarks.budget import loop
 from evergreen.view import column, compare, quality
 from include.promote import ledger
+from include.reports import history
 from include.reports.history import read_history
 from include.reports.metric_chart import metric_chart
 from include.spec.load import read
@@ -94,12 +95,18 @@ def test_a_column_page_reads_no_other_columns_rows(year_folder: Path) -> None:
     assert lake.handed <= own + 2 * len(year.TRAININGS) + spec.monitoring.window + 1
 
 
-def test_the_quality_page_counts_rows_without_reading_them(year_folder: Path) -> None:
-    """Neither the source's rows nor the quarantined ones are read."""
+def test_the_quality_page_counts_rows_without_reading_them(
+    year_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the source's rows nor the quarantined ones are read, nor are those of partitions not shown."""
     lake = Counting(year.USECASE, str(year_folder / "lake"))
     spec = read(year_folder / "usecases" / year.USECASE / "usecase.yaml")
     quality.quality_data(lake, spec)
     assert lake.handed == len(year.SOURCES) * year.PARTITIONS
+    all_groups, lake.grouped = lake.grouped, 0
+    monkeypatch.setattr(history, "MAX_PARTITIONS", 1)
+    quality.quality_data(lake, spec)
+    assert lake.grouped < all_groups / 100
 
 
 # the use case

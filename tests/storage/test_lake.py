@@ -73,6 +73,7 @@ def test_rows_are_counted_by_their_values(lake: Lake) -> None:
         {"partition": "a", "value": 1, "count": 1},
         {"partition": "a", "value": 2, "count": 2},
     ]
+    assert lake.counts("t", ["value"], {"value": 2}, ("a0", "c")) == [{"value": 2, "count": 1}]
 
 
 def test_an_empty_partition_empties_only_itself(lake: Lake) -> None:

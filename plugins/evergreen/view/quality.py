@@ -60,16 +60,16 @@ def quality_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
     for row in rows:
         if row["partition"] >= span[0]:
             by_source[row["product"]].append(row)
+    ends = span[0], span[-1]
     counts = lake.counts(
-        "quarantine", ["source", "partition", "rule", "column"], {"source": list(spec.sources)}
+        "quarantine", ["source", "partition", "rule", "column"], {"source": list(spec.sources)}, ends
     )
     violations: dict[str, dict[Rule, Counter[str]]] = {name: defaultdict(Counter) for name in spec.sources}
     for row in counts:
-        if row["partition"] >= span[0]:
-            violations[row["source"]][row["rule"], row["column"] or ""][row["partition"]] += row["count"]
+        violations[row["source"]][row["rule"], row["column"] or ""][row["partition"]] += row["count"]
     sources = []
     for name, own in by_source.items():
-        arrivals = _arrivals(lake, name, span[0])
+        arrivals = _arrivals(lake, name, ends)
         sources.append(_source(spec, name, own, violations[name], arrivals))
     charts = [
         _rows_chart(by_source),
@@ -91,13 +91,11 @@ def quality_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
     }
 
 
-def _arrivals(lake: Lake, source: str, first: str) -> dict[str, list[datetime]]:
-    """Return when each revision of the partitions from ``first`` on became known, oldest first."""
-    counts = lake.counts(f"validated_{source}", ["partition", "revision", "known_at"])
+def _arrivals(lake: Lake, source: str, ends: tuple[str, str]) -> dict[str, list[datetime]]:
+    """Return when each revision of the partitions from one to another became known, oldest first."""
     arrivals: dict[str, list[datetime]] = defaultdict(list)
-    for row in counts:
-        if row["partition"] >= first:
-            arrivals[row["partition"]].append(row["known_at"])
+    for row in lake.counts(f"validated_{source}", ["partition", "revision", "known_at"], span=ends):
+        arrivals[row["partition"]].append(row["known_at"])
     return arrivals
 
 
