@@ -58,12 +58,13 @@ def valid_zone(value: str) -> str:
 
 
 def valid_day(value: str) -> str:
-    """Return a date as text; raise ValueError if there is no such date."""
+    """Return a date as text; raise ValueError if it is none, or so far that the next day may be none."""
     try:
-        day_of(value)
+        if 1900 <= day_of(value).year < 3000:
+            return value
     except PartitionError:
-        raise ValueError(f"expected a date such as 2013-03-01, but found {value!r}") from None
-    return value
+        pass
+    raise ValueError(f"expected a date from 1900 to 2999, such as 2013-03-01, but found {value!r}")
 
 
 def finite(value: Any) -> Any:

@@ -42,6 +42,28 @@ def wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wired:
     return act
 
 
+EXTREMES = [
+    HUMAN,
+    ("approval: all", "approval: all\n  approval_hours: 87600"),
+    ('start: "2024-01-01"', 'start: "1900-01-01"\n  end: "2999-12-31"'),
+]
+HOURLY = [
+    ('batch: "0 6 * * 1"', 'batch: "0 * * * *"'),
+    ('available_at: "05:00"', 'available_at: "-5m"'),
+    ('deadline: "09:00"', 'deadline: "+20m"'),
+]
+
+
+@pytest.mark.parametrize("clock", ["batch", "training", "history", "operate"])
+@pytest.mark.parametrize("zone", ["America/New_York", "Asia/Tokyo"])
+@pytest.mark.parametrize("frequent", [[], HOURLY], ids=["weekly", "hourly"])
+def test_the_most_extreme_declaration_that_is_read_has_its_dags(
+    clock: str, zone: str, frequent: list[tuple[str, str]], wired: Wired
+) -> None:
+    """A file of DAGs that one use case's declaration breaks has the DAG of no use case."""
+    wired(clock, *EXTREMES, ("timezone: UTC", f"timezone: {zone}"), *frequent)
+
+
 def before(dag: DAG, task: str) -> set[str]:
     """Return each task that one waits for, however indirectly."""
     return set(dag.get_task(task).get_flat_relative_ids(upstream=True))

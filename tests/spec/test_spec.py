@@ -78,9 +78,15 @@ WRONG = [
     (
         "schedule.end",
         "2024-06-31",
-        "schedule.end: expected a date such as 2013-03-01, but found '2024-06-31'",
+        "schedule.end: expected a date from 1900 to 2999, such as 2013-03-01, but found '2024-06-31'",
     ),
-    ("sources.schedule.start", "2013-13-01", "sources.schedule.start: expected a date such as 2013-03-01"),
+    (
+        "schedule.end",
+        "9999-12-31",
+        "schedule.end: expected a date from 1900 to 2999, such as 2013-03-01, but",
+    ),
+    ("schedule.start", "0001-01-01", "schedule.start: expected a date from 1900 to 2999, such as 2013-03-01"),
+    ("sources.schedule.start", "2013-13-01", "sources.schedule.start: expected a date from 1900 to 2999"),
     ("gate.approval_hours", float("inf"), "gate.approval_hours: Input should be a finite number"),
     ("gate.approval_hours", 1e11, "gate.approval_hours: Input should be less than or equal to 87600"),
     ("monitoring.psi", float("inf"), "monitoring.psi: Input should be a finite number"),
