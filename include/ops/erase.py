@@ -234,7 +234,8 @@ def plan_erasure(lake: Lake, spec: UseCase, values: Mapping[str, str]) -> Erasur
     Raises
     ------
     SpecError
-        when no source has all the columns, or a value is empty.
+        when no source has all the columns, a value is empty, or a source that something is stored of isn't
+        declared any more.
     NotPublished
         when there are no such rows, and never were.
     SettingError
@@ -255,7 +256,16 @@ def plan_erasure(lake: Lake, spec: UseCase, values: Mapping[str, str]) -> Erasur
     entry = _entry(spec, key, before.rows[0]["salt"] if before.rows else secrets.token_hex(16), links)
     earlier = [row for row in before.rows if _is_same(row, entry)]
     own = Erasures(before.version, (entry, *earlier))
-    search = Search(lake, spec, own, key.terms(spec)).run()
+    searching = Search(lake, spec, own, key.terms(spec))
+    if undeclared := searching.undeclared_sources:
+        raise SpecError(
+            f"{spec.name}: an erasure",
+            required="a declaration of each source that something is stored of, by which its rows are told",
+            found=f"none of {', '.join(undeclared)}",
+            where=lake.uri,
+            remedy="declare it again in usecase.yaml, as it was, until the erasure is done",
+        )
+    search = searching.run()
     if search.is_empty and not earlier:
         raise NotPublished(
             f"{spec.name}: an erasure",

@@ -204,8 +204,16 @@ class Search:
         self.lake, self.spec, self.erasures, self.terms = lake, spec, erasures, terms
         self.result = SearchResult()
         self._references = referenced_objects(lake)
-        tables = lake.tables()
-        self._current, self._earlier = current_files(lake, tables), replaced_files(lake, tables)
+        self._tables = lake.tables()
+        self._current = current_files(lake, self._tables)
+        self._earlier = replaced_files(lake, self._tables)
+
+    @property
+    def undeclared_sources(self) -> list[str]:
+        """The sources that something is stored of and that aren't declared: no row of theirs can be told."""
+        stored = {snapshot.source for entries in self._references.values() for _, snapshot in entries}
+        stored |= {name.removeprefix("validated_") for name in self._tables if name.startswith("validated_")}
+        return sorted(stored - {*self.spec.sources})
 
     def run(self) -> SearchResult:
         """Read each object of the lake once, and return where the rows are."""

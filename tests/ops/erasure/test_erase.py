@@ -41,6 +41,7 @@ from tests.ops.erasure.conftest import (
     NOW,
     PATIENT,
     SERVED,
+    SPEC,
     Clinic,
     declare,
     visits,
@@ -288,6 +289,21 @@ def test_a_key_that_no_source_has_is_refused(values: dict[str, str], message: st
     """The message names the columns of each source."""
     with pytest.raises(SpecError, match=message + r".*visits: visit, patient, minute"):
         plan_erasure(clinic.lake, clinic.spec, values)
+
+
+@pytest.mark.parametrize("name", ["", "  phone:\n"], ids=["removed", "renamed"])
+def test_a_source_that_is_stored_must_be_declared(name: str, clinic: Clinic) -> None:
+    """The rows of one that was removed or renamed can't be told, and aren't passed over in silence."""
+    head, body = SPEC[SPEC.index("  calls:\n") : SPEC.index("  outcomes:\n")].split("\n", 1)
+    declare(clinic.folder, [(f"{head}\n{body}", f"{name}{body}" if name else "")])
+
+    with pytest.raises(SpecError, match=r"a declaration of each source .* found none of calls .*declare it"):
+        erased(Clinic(clinic.folder))
+    assert clinic.lake.version("erasures") == -1
+
+    declare(clinic.folder)
+    erased(clinic)
+    assert places(clinic.folder / "lake") == []
 
 
 def test_a_key_that_nobody_has_is_refused_and_not_recorded(clinic: Clinic) -> None:
