@@ -1,8 +1,9 @@
 """Restore the lake of a backup to an empty address, and verify backups.
 
-Every object is compared with its digest before the first one is written. Table logs are written after the
-data files, and the log of `partitions` last. An object marks each use case as unfinished from before its
-first object until the end, and while it is there `Lake` refuses to read or write anything else.
+Every object is compared with its digest, and the databases' dumps are written, before the first object is.
+Table logs are written after the data files, and the log of `partitions` last. An object marks each use case
+as unfinished from before its first object until the end, and while it is there `Lake` refuses to read or
+write anything else.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from shlex import quote
 
 from include.environment import lake_uri
 from include.errors import PYTHON, BackupError
@@ -36,7 +38,8 @@ def restore(
     Raises
     ------
     BackupError
-        when the backup is damaged or the address isn't empty: nothing was written.
+        when the backup is damaged, the address isn't empty or the dumps can't be written: nothing was
+        restored.
     StoreUnavailable
         when a prune runs for too long: nothing was written.
     """
@@ -68,6 +71,7 @@ def _restore(
     for name, target in targets.items():
         _require_empty(target, ARTIFACTS if name == "" else "EVERGREEN_LAKE")
     verify_manifest(store, manifest, [*targets])
+    dumped = list(_write_dumps(store, manifest, dumps))  # first: if it fails, no lake is left unfinished
     marked = [targets[name] for name in names]
     for target in marked:
         _mark_unfinished(target, manifest.name)
@@ -75,10 +79,9 @@ def _restore(
         _write(store, manifest.objects[name], target)
         _require_versions(target, manifest.versions.get(name, {}))
     restored = [f"{target.uri}: {len(manifest.objects[name]):,} objects" for name, target in targets.items()]
-    steps = [*restored, *_write_dumps(store, manifest, dumps), *_remaining_steps(manifest, targets)]
     for target in marked:
         target.remove([RESTORING])
-    return steps
+    return [*restored, *dumped, *_remaining_steps(manifest, targets)]
 
 
 def verify_manifest(store: Lake, manifest: Manifest, names: list[str] | None = None) -> int:
@@ -187,11 +190,19 @@ def _write_dumps(store: Lake, manifest: Manifest, dumps: Path | None) -> Iterato
         if dumps is None:
             yield f"{tool}'s database is in the backup; --dumps FOLDER writes its dump"
             continue
-        dumps.mkdir(parents=True, exist_ok=True)
         file = dumps / f"{tool}.{ENDINGS[kind]}"
-        file.touch(0o600)  # it may contain secrets
-        file.write_bytes(store.get(backup_store.object_key(digest)) or b"")
-        yield f"{tool}'s database, with {tool} stopped: {REMEDIES[kind].format(file=file)}"
+        try:
+            dumps.mkdir(parents=True, exist_ok=True)
+            file.touch(0o600)  # it may contain secrets
+            file.write_bytes(store.get(backup_store.object_key(digest)) or b"")
+        except OSError as error:
+            raise BackupError(
+                "--dumps",
+                required="a folder for the database dumps that can be written to",
+                found=str(error),
+                remedy="nothing was restored yet; name another folder, and restore again",
+            ) from None
+        yield f"{tool}'s database, with {tool} stopped: {REMEDIES[kind].format(file=quote(str(file)))}"
 
 
 def _remaining_steps(manifest: Manifest, targets: dict[str, Lake]) -> Iterator[str]:

@@ -179,6 +179,20 @@ def test_a_damaged_object_is_named_and_nothing_is_written(
     assert home.lake.marks() == {}
 
 
+def test_dumps_that_cannot_be_written_leave_no_restore_unfinished(
+    home: Clinic, store: Lake, tmp_path: Path
+) -> None:
+    """A file in the folder's place is named before anything is restored; another folder then restores all."""
+    done = copy(home, store)
+    shutil.rmtree(home.folder / "lake")
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(BackupError, match=r"--dumps: expected a folder .*a file.*; name another folder"):
+        restore(store, done.name, dumps=tmp_path / "a file")
+    assert home.lake.marks() == {}
+    output = restore(store, done.name, dumps=tmp_path / "a folder")
+    assert any(f"copy '{tmp_path}/a folder/mlflow.sqlite' over" in line for line in output)
+
+
 def test_a_damaged_manifest_is_refused_and_another_one_named(
     home: Clinic, store: Lake, tmp_path: Path
 ) -> None:
