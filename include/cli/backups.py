@@ -25,9 +25,12 @@ def backup(usecase: AllOrOne = None, as_json: AsJson = False, debug: Debug = Fal
     from include.storage.lake import Lake
 
     selected = [specs.load(usecase).name] if usecase else specs.names()  # also with a broken declaration
-    lakes = [lake for name in selected if (lake := Lake(name)).tables()]
     result = back_up(
-        lakes, open_store(), now=datetime.now(UTC), connect=endpoint, artifacts=setting(ARTIFACTS, "")
+        [Lake(name) for name in selected],
+        open_store(),
+        now=datetime.now(UTC),
+        connect=endpoint,
+        artifacts=setting(ARTIFACTS, ""),
     )
     print_result({**vars(result), "note": result.note}, result.note, as_json)
     raise typer.Exit(bool(result.failed))

@@ -28,7 +28,7 @@ from sqlalchemy import URL, make_url
 from sqlalchemy.exc import ArgumentError
 
 from include.environment import Connect, Endpoint, code_version
-from include.errors import BackupError, EvergreenError, SettingError, StoreUnavailable
+from include.errors import BackupError, EvergreenError, NotPublished, SettingError, StoreUnavailable
 from include.ops import backup_store
 from include.ops.backup_store import Manifest, Objects, StoreLock, lock_store
 from include.score.shards import PARTS
@@ -172,16 +172,31 @@ def backup(
 
     Parameters
     ----------
+    lakes : those without a table are left out.
     store : the backup store, as `backup_store.open_store` returns it.
     artifacts : the address of MLflow's artifacts: a folder, or a bucket with a prefix.
 
     Raises
     ------
     StoreUnavailable
-        when the lake or the store doesn't answer, or when commits to the lake never pause.
+        when the lake isn't there, or it or the store doesn't answer, or when commits to the lake never pause.
+    NotPublished
+        when no lake has a table, as where another one than theirs is mounted.
     """
+    for lake in lakes:
+        lake.require_address()
+    with_tables = [lake for lake in lakes if lake.tables()]
+    if lakes and not with_tables:
+        raise NotPublished(
+            f"a backup of {', '.join(lake.name for lake in lakes[:5])}",
+            required="a use case that something was published of",
+            found="none",
+            where=lakes[0].uri,
+            remedy="check that EVERGREEN_LAKE is the lake and is mounted; a new one is backed up after its "
+            "first run",
+        )
     with lock_store(store, "shared") as lock:
-        return _backup(lakes, store, lock, now=now, connect=connect, artifacts=artifacts)
+        return _backup(with_tables, store, lock, now=now, connect=connect, artifacts=artifacts)
 
 
 def _backup(

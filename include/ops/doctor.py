@@ -134,6 +134,7 @@ def _lake() -> str:
     from include.storage.lake import Lake
 
     lake, key = Lake("_doctor"), f"probe/{token_hex(8)}"
+    lake.require_address()
     results = {
         "puts": lake.create(key, b"first"),
         "conditional puts": not lake.create(key, b"second"),

@@ -152,18 +152,20 @@ def newest_copies(manifests: Mapping[str, Manifest]) -> dict[str, str]:
     newest: dict[str, dict[str, str]] = {}
     for name in sorted(manifests):
         for part, objects in manifests[name].objects.items():
-            newest[part] = {digest: f"{part}/{key} of {name}" for key, (digest, _) in objects.items()}
+            if objects:
+                newest[part] = {digest: f"{part}/{key} of {name}" for key, (digest, _) in objects.items()}
         for tool, (_, digest) in manifests[name].databases.items():
             newest[f"{tool}'s database"] = {digest: f"the database of {tool} of {name}"}
     return {digest: text for objects in newest.values() for digest, text in objects.items()}
 
 
 def surplus_backups(manifests: Mapping[str, Manifest], keep: int) -> list[str]:
-    """Return the backups whose every part has ``keep`` newer copies."""
+    """Return the backups whose every part has ``keep`` newer copies; an empty part is no copy of anything."""
     copies: Counter[str] = Counter()
     old: list[str] = []
     for name in sorted(manifests, reverse=True):
-        parts = {*manifests[name].objects, *(f"{tool}'s database" for tool in manifests[name].databases)}
+        parts = {part for part, objects in manifests[name].objects.items() if objects}
+        parts |= {f"{tool}'s database" for tool in manifests[name].databases}
         if name != max(manifests) and all(copies[part] >= keep for part in parts):
             old.append(name)
         copies.update(parts)

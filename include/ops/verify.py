@@ -76,7 +76,13 @@ def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> VerifyRes
     Parameters
     ----------
     partition : a key of the schedule.
+
+    Raises
+    ------
+    StoreUnavailable
+        when the lake isn't there or doesn't answer.
     """
+    lake.require_address()
     if partition is not None:
         spec.clock.decision_time(partition)
     recorded = lake.rows("partitions", {"partition": partition} if partition else None)

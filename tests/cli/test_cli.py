@@ -431,7 +431,7 @@ def test_a_declaration_that_can_not_be_read_is_in_the_answer(
 @pytest.mark.parametrize(
     ("lake", "arguments"),
     [
-        ("{tmp}/file", ("verify", "flight_delay")),
+        ("{tmp}/file", ("status", "flight_delay")),
         pytest.param("s3://lake", ("status", "flight_delay"), marks=pytest.mark.full),
     ],
 )

@@ -52,8 +52,7 @@ class BackUpOperator(BaseTaskOperator):
 
         skip_without_backup_address(self)
         with self.fail_without_retry():
-            lakes = [lake for name in names() if (lake := Lake(name)).tables()]
-            return self.to_xcom(back_up(lakes))
+            return self.to_xcom(back_up([Lake(name) for name in names()]))
 
 
 class PruneOperator(BaseTaskOperator):

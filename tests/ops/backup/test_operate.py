@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from typer.testing import CliRunner
 
 from evergreen.operators.operate import OperateOperator
 from evergreen.operators.upkeep import BackUpOperator, PruneOperator
 from evergreen.run_note import REFUSAL
-from include.ops import backup_store
+from include.cli.app import app
+from include.errors import NotPublished, StoreUnavailable
+from include.ops import backup_store, doctor
 from tests.ops.backup.conftest import Clinic
 
 
@@ -38,6 +42,32 @@ def test_backing_up_needs_no_reason_and_says_what_it_lacks(
     assert output["note"].startswith(f"{name}: {output['rows']} objects")
     for tool in ("airflow", "mlflow"):
         assert f"{tool}'s database (no connection evergreen_{tool}_db)" in output["note"]
+
+
+@pytest.mark.parametrize("lake", ["not mounted", "empty"])
+def test_a_lake_that_is_not_there_is_neither_backed_up_nor_verified(
+    lake: str, home: Clinic, context: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the form, upkeep and the commands: an empty backup would count as one, and nothing differs."""
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "safe"))
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / lake))
+    (tmp_path / "empty").mkdir()
+    errors = (AirflowFailException, StoreUnavailable, NotPublished)
+    match = r"EVERGREEN_LAKE: expected a folder that exists|something was published of, but found none"
+    form = OperateOperator(task_id="operate", usecase=home.spec.name)
+    steps = [
+        partial(form.execute, context),
+        partial(BackUpOperator(task_id="back_up").execute, context),
+        partial(CliRunner().invoke, app, ["backup"], catch_exceptions=False),
+        partial(CliRunner().invoke, app, ["backup", home.spec.name], catch_exceptions=False),
+    ]
+    if lake == "not mounted":
+        steps += [partial(CliRunner().invoke, app, ["verify"], catch_exceptions=False), doctor._lake]
+    for step in steps:
+        with pytest.raises(errors, match=match):
+            step()
+    assert backup_store.backup_names(backup_store.open_store()) == []
+    assert not (tmp_path / "not mounted").exists()
 
 
 @pytest.mark.full

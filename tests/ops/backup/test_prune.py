@@ -24,7 +24,7 @@ from include.ops import backup_store
 from include.ops import prune as pruning
 from include.ops import restore as restoring
 from include.ops.backup import backup
-from include.ops.backup_store import Manifest, lock_store
+from include.ops.backup_store import Manifest, Objects, lock_store
 from include.ops.prune import prune, surplus_backups
 from include.ops.restore import restore, verify_backup, verify_manifest
 from include.ops.upkeep import compact, vacuum
@@ -149,16 +149,17 @@ def test_backups_of_one_use_case_push_out_none_of_another(tmp_path: Path, store:
 
 
 @given(
-    st.lists(st.sets(st.sampled_from("abc")), min_size=1, max_size=12),
+    st.lists(st.dictionaries(st.sampled_from("abc"), st.booleans()), min_size=1, max_size=12),
     st.integers(1, 4),
 )
-def test_the_newest_of_everything_never_go(held: list[set[str]], keep: int) -> None:
-    """Whatever each holds: the newest one and the newest so many of each use case stay, and no others."""
-    manifests = {
-        f"{number:02}": Manifest("", "", "", {}, {part: {} for part in parts}, {}, [])
-        for number, parts in enumerate(held)
+def test_the_newest_of_everything_never_go(held: list[dict[str, bool]], keep: int) -> None:
+    """The newest one and the newest so many with objects of each use case stay, and no others."""
+    one: Objects = {"key": ("digest", "1 mark")}
+    objects = [{part: one if some else {} for part, some in parts.items()} for parts in held]
+    manifests = {f"{number:02}": Manifest("", "", "", {}, of, {}, []) for number, of in enumerate(objects)}
+    stay = {
+        name for part in "abc" for name in [n for n in manifests if manifests[n].objects.get(part)][-keep:]
     }
-    stay = {name for part in "abc" for name in [n for n in manifests if part in manifests[n].objects][-keep:]}
     assert surplus_backups(manifests, keep) == [
         name for name in manifests if name not in stay | {max(manifests)}
     ]
