@@ -72,9 +72,11 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
         return moved
     own = fitting_rows(spec, recipe, partition, earlier)
     data = digest_table(own)
-    same = [fit for fit in fits if fit.data == data]
+    same = [fit for fit in fits if fit.data == data and artifacts.is_stored(lake, fit.model)]
     twin = artifacts.load_model(lake, same[-1].model, spec) if same else fit_recipe(spec, recipe, own)
     rejected = refused_before(fits, newest[0], refused)
+    if rejected and not artifacts.is_stored(lake, rejected.model):
+        rejected = None
     return replace(
         moved,
         **_seen_by_both(known_rows, recipe, fits, refused),
@@ -90,7 +92,7 @@ def _seen_by_both(
 ) -> dict[str, Any]:
     """Return the losses of the newest fit and the recipe's fit before on test rows that both have seen."""
     before = accepted_before(fits, refused)
-    if before is None:
+    if before is None or not artifacts.is_stored(known_rows.lake, before.model):
         return {}
     test = split(known_rows.labeled, known_rows.spec, known_rows.partition).test
     partitions = seen_partitions(known_rows.spec, recipe, fits[-1], before, partitions_of(test))

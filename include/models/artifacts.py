@@ -390,6 +390,11 @@ def store_model(lake: Lake, data: bytes) -> str:
     return digest
 
 
+def is_stored(lake: Lake, digest: str) -> bool:
+    """Return whether a model is in the lake; upkeep removes those of old fits that nothing needs."""
+    return lake.size(model_key(digest)) is not None
+
+
 # models that were loaded before: parsing one takes longer than predicting a small partition with it
 _recent: dict[str, Pipeline] = {}
 RECENT, RECENT_BYTES = 8, 8 << 20  # models, and the most bytes of one

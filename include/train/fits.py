@@ -312,6 +312,8 @@ def ensure_fits(
 ) -> dict[str, Fit]:
     """Return the fits of recipes in a training on a partition by name; fit and store what isn't recorded.
 
+    A recorded fit whose model was removed is fitted again. Its row stays if that is the same model.
+
     Parameters
     ----------
     known_rows : the rows; of a training on ``partition`` or a later one.
@@ -329,9 +331,9 @@ def ensure_fits(
     rows, result, missing = known_rows.known_at(partition), {}, []
     for recipe in needed:
         key, own = recipe_key(spec, recipe), fitting_rows(spec, recipe, partition, rows)
-        data = digest_table(own)
-        if key in recorded and recorded[key].data == data:
-            result[recipe.name] = recorded[key]
+        data, same = digest_table(own), recorded.get(key)
+        if same is not None and same.data == data and artifacts.is_stored(lake, same.model):
+            result[recipe.name] = same
         else:
             missing.append((recipe, key, own, data))
     fitted = _fit_at_once(spec, partition, [(recipe, own) for recipe, _, own, _ in missing])
@@ -345,6 +347,9 @@ def ensure_fits(
             continue
         estimator, model_bytes = fit
         model = artifacts.store_model(lake, model_bytes)
+        if (same := recorded.get(key)) is not None and (same.data, same.model) == (data, model):
+            result[recipe.name] = same  # the fit that it moved from may be gone too
+            continue
         last = str(pc.max(own["partition"]).as_py())
         earlier = before.get(key)
         moved = _distance(known_rows, earlier.model, estimator, last, partition) if earlier else None

@@ -13,7 +13,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -72,7 +72,7 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
         stored[row["partition"]].add((row["known"], row["recipe_key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
-    is_stored = cache(lambda model: lake.size(artifacts.model_key(model)) is not None)
+    is_stored = cache(partial(artifacts.is_stored, lake))
     for partition, newest in newest_fits_by_partition(fits, names, partitions).items():
         wanted = {
             (as_of, fit.recipe_key, fit.model) for as_of in arrivals[partition] for fit in newest.values()

@@ -120,6 +120,19 @@ def test_a_fit_of_the_same_rows_says_nothing_of_how_far_fits_move(lake: Lake, sp
 
 
 @pytest.mark.full
+def test_earlier_fits_whose_models_were_removed_are_not_compared_with(lake: Lake, spec: UseCase) -> None:
+    """How far they moved is recorded, and the twin is fitted again."""
+    champion = WEEKS[-2]
+    whole = measured(lake, spec, NOW, champion)
+    kept = [fit.model for fit in read_fits(lake) if fit.partition in (champion, NOW)]
+    lake.remove([key for key in lake.keys("models") if key not in map(artifacts.model_key, kept)])
+
+    refit = measured(lake, spec, NOW, champion)
+
+    assert refit == replace(whole, growth=0.0)
+
+
+@pytest.mark.full
 def test_an_honest_refit_passes(lake: Lake, spec: UseCase) -> None:
     """A week of new rows moves the predictions as far as the weeks before did."""
     refit = measured(lake, spec, NOW)

@@ -145,6 +145,25 @@ def test_a_restated_history_is_fitted_again(lake: Lake, spec: UseCase, fitted: C
     assert len(read_fits(lake)) == 2
 
 
+def test_a_fit_whose_model_was_removed_is_fitted_again_and_its_row_stays(
+    lake: Lake, spec: UseCase, fitted: Counter
+) -> None:
+    """The model comes back, also where the one is gone that it was compared with."""
+    prior, linear = quick(spec)
+    for partition in (EARLIER, NIGHT):
+        ensure_fits(known(lake, spec, partition), partition, [linear])
+    before = read_fits(lake)
+    assert before[1].moved
+    lake.remove([artifacts.model_key(fit.model) for fit in before])
+    fitted()
+
+    ensure_fits(known(lake, spec, NIGHT), NIGHT, [prior, linear])
+
+    assert fitted() == ["linear", "prior"]
+    assert [fit for fit in read_fits(lake) if fit.recipe == "linear"] == before
+    assert artifacts.is_stored(lake, before[1].model)
+
+
 # on what was known then
 
 
