@@ -8,7 +8,7 @@ again. So refetching adds no revision.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -164,9 +164,30 @@ def referenced_objects(lake: Lake) -> dict[str, list[tuple[str, Snapshot]]]:
 
 
 def remove_unreferenced(lake: Lake, keys: Iterable[str]) -> None:
-    """Remove those of some raw objects that no manifest refers to any more."""
+    """Remove those of some raw objects that no manifest refers to any more.
+
+    A run may store a manifest of the same bytes meanwhile. If that was before the removal, they are stored
+    again here, and otherwise by that run, see `store_snapshot`.
+    """
     references = referenced_objects(lake)
-    lake.remove([key for key in keys if key not in references])
+    for removed in _held_objects(lake, (key for key in keys if key not in references)):
+        lake.remove([*removed])
+        for key in sorted(removed.keys() & referenced_objects(lake).keys()):
+            lake.create(key, removed[key])
+
+
+def _held_objects(lake: Lake, keys: Iterable[str]) -> Iterator[dict[str, Data]]:
+    """Yield objects by key, each time as many as fit into memory."""
+    held, size = dict[str, Data](), 0
+    for key in keys:
+        if (data := lake.data(key)) is None:
+            continue
+        held[key] = data
+        size += len(data)
+        if size > spill.MEMORY_LIMIT:
+            yield held
+            held, size = {}, 0
+    yield held
 
 
 def erase_new(lake: Lake, spec: UseCase, source: str, partitions: Sequence[str]) -> Erasures:

@@ -130,9 +130,20 @@ def store_snapshot(
         moment = known_at().astimezone(UTC).isoformat()
         snapshot = Snapshot(source, partition, len(revisions), moment, identity, stored_parts)
         if lake.create(_manifest_key(snapshot), to_json(snapshot)):
+            _restore_parts(lake, snapshot, parts)
             return snapshot
         if not revisions:  # a concurrent writer was first
             return snapshots(lake, source, [partition])[partition][-1]
+
+
+def _restore_parts(lake: Lake, snapshot: Snapshot, parts: Sequence[Part]) -> None:
+    """Store again what an erasure has removed because no manifest referred to it before this one was stored.
+
+    It may have replaced this manifest too, and then the part without its rows is there.
+    """
+    for part, (_, data) in zip(snapshot.parts, parts, strict=True):
+        if lake.size(part.key) is None and read_manifest(lake, _manifest_key(snapshot)) == snapshot:
+            lake.create(part.key, data)
 
 
 def describe_parts(declared: Source, parts: Sequence[Part]) -> tuple[tuple[StoredPart, ...], str]:

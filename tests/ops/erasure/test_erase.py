@@ -20,7 +20,7 @@ import pytest
 
 from include.errors import NotPublished, SettingError, SpecError
 from include.features.windows import window_start
-from include.ingest import pipeline
+from include.ingest import erasure, pipeline
 from include.monitor.pipeline import monitor
 from include.ops.backup import backup
 from include.ops.erase import ErasureResult, erase, plan_erasure
@@ -496,6 +496,42 @@ def test_rows_that_a_running_task_stores_meanwhile_are_erased_by_it(
     erased(clinic)  # the files that were replaced meanwhile
     assert places(clinic.folder / "lake") == []
     assert visits_of("patient-0011")
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("manifest", ["before the removal", "after the removal"])
+def test_equal_bytes_that_a_running_task_stores_meanwhile_are_not_lost(
+    manifest: str, clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file equals an earlier day's, and its manifest comes while the erasure removes unreferenced bytes."""
+    files = clinic.folder / "files" / "calls"
+    shutil.copy(files / f"{SERVED[1]}.json", files / f"{NEXT}.json")
+    real_create, real_references = Lake.create, erasure.referenced_objects
+
+    def create(self: Lake, key: str, data: Any) -> bool:
+        if not key.startswith(f"raw/snapshots/calls/{NEXT}/"):
+            return real_create(self, key, data)
+        created: list[bool] = []
+
+        def references(lake: Lake) -> Any:
+            listed = real_references(lake)
+            if not created:
+                created.append(real_create(self, key, data))
+            return listed
+
+        monkeypatch.setattr(Lake, "create", real_create)
+        if manifest == "before the removal":
+            monkeypatch.setattr(erasure, "referenced_objects", references)
+        erased(clinic)
+        return created[0] if created else real_create(self, key, data)
+
+    monkeypatch.setattr(Lake, "create", create)
+    outcomes = clinic.ingest(NEXT)
+
+    assert {outcome.outcome for outcome in outcomes} == {"published"}
+    assert places(clinic.folder / "lake" / "clinic" / "raw") == []
+    assert clinic.lake.count("validated_calls", {"partition": NEXT}) == 4
+    assert verify(clinic.lake, clinic.spec).differences == ()
 
 
 @pytest.mark.full
