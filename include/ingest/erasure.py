@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -41,7 +42,7 @@ from include.spec.source import Column
 from include.storage import spill
 from include.storage.erasures import Erasures, read_erasures
 from include.storage.lake import Lake, Where
-from include.storage.schemas import PARTITIONS, validated_schema
+from include.storage.schemas import validated_schema
 from include.storage.spill import Data
 
 
@@ -205,12 +206,19 @@ def erase_new(lake: Lake, spec: UseCase, source: str, partitions: Sequence[str])
 def describe_source(lake: Lake, spec: UseCase, source: str, partitions: Sequence[str]) -> None:
     """Publish the profiles, the digests and the counts of what is left of a source's partitions.
 
-    They are what ingesting the rewritten snapshots would publish, except for the notes.
+    They are what ingesting the rewritten snapshots would publish, except for the notes. What a run publishes
+    meanwhile is described instead of replaced.
     """
+    while not _describe_recorded(lake, spec, source, partitions):
+        pass
+
+
+def _describe_recorded(lake: Lake, spec: UseCase, source: str, partitions: Sequence[str]) -> bool:
+    """Describe partitions, and return whether what is recorded of them stayed the same until then."""
     declared = spec.sources[source]
     recorded = lake.rows("partitions", {"product": source, "partition": list(partitions)})
     if not recorded:
-        return
+        return True
     keys = sorted(row["partition"] for row in recorded)
     rows = conform(lake.read(f"validated_{source}", {"partition": keys}), validated_schema(declared))
     rows = spill.sort_rows(rows, ("partition", "revision", *declared.key))
@@ -243,4 +251,16 @@ def describe_source(lake: Lake, spec: UseCase, source: str, partitions: Sequence
     }
     where: Where = {"product": source, "partition": keys}
     lake.publish("profiles", served_profiles(spec, source, rows, revisions_served), where)
-    lake.publish("partitions", pa.Table.from_pylist(described, schema=PARTITIONS), where)
+    is_same = True
+
+    def replace_recorded(rows: pa.Table) -> pa.Table:
+        nonlocal is_same
+        is_same = _by_partition(rows.to_pylist()) == _by_partition(recorded)
+        return pa.Table.from_pylist(described, schema=rows.schema) if is_same else rows
+
+    lake.revise("partitions", where, replace_recorded)
+    return is_same
+
+
+def _by_partition(rows: Iterable[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    return {row["partition"]: row for row in rows}

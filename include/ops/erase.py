@@ -487,7 +487,8 @@ def _remove(
 
 def _others(spec: UseCase, own: Erasures, table: str, rows: pa.Table) -> pa.Table:
     """Return the rows that aren't erased."""
-    return rows.filter(pa.array(~mask_rows(own, spec, table, rows)))
+    mask = mask_rows(own, spec, table, rows)
+    return rows.filter(pa.array(~mask)) if mask.any() else rows
 
 
 def _published_revisions(lake: Lake, spec: UseCase) -> dict[tuple[str, str], set[int]]:

@@ -184,8 +184,8 @@ class Lake:
 
         Parameters
         ----------
-        change : takes the partitions' rows, and returns those that stay; if all do, nothing is written. It is
-            called again whenever a concurrent commit came first.
+        change : takes the partitions' rows, and returns what replaces them, or the same table, and then
+            nothing is written. It is called again whenever a concurrent commit came first.
 
         Raises
         ------
@@ -198,7 +198,7 @@ class Lake:
         if rows is None or delta is None:
             return
         changed = change(rows)
-        if changed.num_rows == rows.num_rows:
+        if changed is rows:
             return
         if int(delta.version()) != version:
             raise self._concurrent_commit(table, version)

@@ -21,6 +21,7 @@ import pytest
 from include.errors import NotPublished, SettingError, SpecError
 from include.features.windows import window_start
 from include.ingest import erasure, pipeline
+from include.ingest.pipeline import ingest
 from include.monitor.pipeline import monitor
 from include.ops.backup import backup
 from include.ops.erase import ErasureResult, erase, plan_erasure
@@ -496,6 +497,31 @@ def test_rows_that_a_running_task_stores_meanwhile_are_erased_by_it(
     erased(clinic)  # the files that were replaced meanwhile
     assert places(clinic.folder / "lake") == []
     assert visits_of("patient-0011")
+
+
+@pytest.mark.full
+def test_a_revision_that_is_published_while_its_partition_is_described_stays(
+    clinic: Clinic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A refetch brings a corrected file just then: what it records isn't replaced by the revision before."""
+    file = clinic.folder / "files" / "visits" / "2024-03-10.csv"
+    real = erasure.served_profiles
+
+    def profiles(spec: Any, source: str, *args: Any) -> Any:
+        if source == "visits":
+            monkeypatch.setattr(erasure, "served_profiles", real)
+            file.write_bytes(gzip.compress(gzip.decompress(file.read_bytes()).replace(b"north", b"east")))
+            ingest(clinic.lake, spec, source, ["2024-03-10"], clinic.connect, now=NOW, refetch=True)
+        return real(spec, source, *args)
+
+    monkeypatch.setattr(erasure, "served_profiles", profiles)
+    erased(clinic)
+
+    (row,) = clinic.lake.rows("partitions", {"product": "visits", "partition": "2024-03-10"})
+    assert (row["revision"], row["rows"], row["outcome"]) == (1, 12, "published")
+    profiled = clinic.lake.rows("profiles", {"product": "visits", "partition": "2024-03-10"})
+    assert b"east" in next(row["items"] for row in profiled if row["column"] == "place")
+    assert verify(clinic.lake, clinic.spec).differences == ()
 
 
 @pytest.mark.full
