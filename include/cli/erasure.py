@@ -36,8 +36,8 @@ def erase(
     """Erase a person's rows from everything that is stored, and prove it by a search of every byte.
 
     It prints what would go, and asks; without a terminal and --yes nothing is erased. It can't be undone. The
-    exit code is 1 if nothing was erased, or if the key's text is left somewhere, which is then named.
-    docs/how-to/erase-a-person.md says what goes, what stays, and what to do afterwards.
+    exit code is 1 if nothing was erased, or if the key's text is left somewhere or a file can't be read; each
+    is then named. docs/how-to/erase-a-person.md says what goes, what stays, and what to do afterwards.
     """
     from include.ops.backup import ARTIFACTS, open_address
     from include.ops.backup_store import ADDRESS_SETTING, lock_store, open_store
@@ -62,7 +62,7 @@ def erase(
         artifacts = open_address(address) if address else None
         result = erase_rows(lake, spec, plan, by, reason, now=datetime.now(UTC), artifacts=artifacts)
     print_result(result.plain(), "\n".join(result.lines), as_json)
-    raise typer.Exit(bool(result.remaining))
+    raise typer.Exit(bool(result.remaining or result.unreadable))
 
 
 def _values(pairs: list[str]) -> dict[str, str]:

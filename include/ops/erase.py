@@ -181,7 +181,8 @@ class ErasureResult:
 
     Parameters
     ----------
-    remaining : a sentence for each place where the key's text still is; the erasure is complete without any.
+    remaining : a sentence for each place where the key's text still is.
+    unreadable : a sentence for each file whose rows can't be told; the erasure is complete without any.
     objects, size : how many objects the last search read, and their bytes.
     """
 
@@ -189,6 +190,7 @@ class ErasureResult:
     contents: Contents
     models: tuple[FittedModel, ...]
     remaining: tuple[str, ...]
+    unreadable: tuple[str, ...]
     objects: int
     size: int
     searched: bool
@@ -212,7 +214,9 @@ class ErasureResult:
             )
         if self.remaining:
             note += f"; its text is left in {len(self.remaining)} places"
-        return [*_model_lines(self.models), *self.remaining, note]
+        if self.unreadable:
+            note += f"; {len(self.unreadable)} of them can't be read, and may have such rows"
+        return [*_model_lines(self.models), *self.remaining, *self.unreadable, note]
 
 
 def _model_lines(models: Sequence[FittedModel]) -> list[str]:
@@ -337,6 +341,11 @@ def erase(
         contents=contents,
         models=tuple(_models(lake, spec, contents)),
         remaining=tuple(f"the key's text is left in {text}; {_remedy(text)}" for text in texts),
+        unreadable=tuple(
+            f"{lake.uri}/{name} can't be read; restore it from a backup, or remove it if no version of its "
+            "table has it, as of a run that was killed; then erase again"
+            for name in search.unreadable
+        ),
         objects=search.objects,
         size=search.size,
         searched=bool(terms.values),

@@ -165,6 +165,7 @@ class SearchResult:
     copies : copies of withdrawn partitions.
     items : product, partition and column of profiles, and of `limits`, that list the key's text.
     texts : other objects that contain the key's text.
+    unreadable : damaged files of tables, and copies, whose rows can't be told.
     objects, size : how many objects were read, and their bytes.
     """
 
@@ -178,6 +179,7 @@ class SearchResult:
     copies: list[str] = field(default_factory=list)
     items: list[tuple[str, str, str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    unreadable: list[str] = field(default_factory=list)
     objects: int = 0
     size: int = 0
 
@@ -223,19 +225,35 @@ class Search:
             if data is None:
                 continue  # removed meanwhile
             result.objects, result.size = result.objects + 1, result.size + len(data)
-            if key.startswith("raw/objects/"):
-                is_other = not self._search_raw(key, data)
-            elif match := TABLE_FILE.fullmatch(key):
-                is_other = not self._search_table(key, match[1], match[2] or "", data)
-            elif match := COPY.fullmatch(key):
-                counts = self._count_by_partition(match[1], "", data)
-                if not (is_other := not (counts or (match[1] == "profiles" and self._list_items(key, data)))):
-                    result.copies.append(key)
-            else:
-                is_other = True
-            if is_other and self.terms.occur_in(data):
-                (result.replaced if key in self._earlier else result.texts).append(key)
+            damaged = False
+            try:
+                if self._search_rows(key, data):
+                    continue
+            except (pa.ArrowException, OSError):
+                damaged = True
+            occurs = self.terms.occur_in(data)
+            if occurs and key in self._earlier:
+                result.replaced.append(key)
+            elif damaged:
+                result.unreadable.append(key)
+            elif occurs:
+                result.texts.append(key)
         return result
+
+    def _search_rows(self, key: str, data: Data) -> bool:
+        """Search an object for what is told by columns, and return whether it has any."""
+        if key.startswith("raw/objects/"):
+            return self._search_raw(key, data)
+        if match := TABLE_FILE.fullmatch(key):
+            return self._search_table(key, match[1], match[2] or "", data)
+        match = COPY.fullmatch(key)
+        if match is None:
+            return False
+        counts = self._count_by_partition(match[1], "", data)
+        if not counts and not (match[1] == "profiles" and self._list_items(key, data)):
+            return False
+        self.result.copies.append(key)
+        return True
 
     def _search_table(self, key: str, table: str, source: str, data: Data) -> bool:
         """Search a file of a table, and return whether rows or profiles of the key are in it."""

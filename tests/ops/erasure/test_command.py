@@ -69,6 +69,25 @@ def test_with_a_yes_the_rows_are_gone(home: Clinic, tmp_path: Path, monkeypatch:
 
 
 @pytest.mark.full
+@pytest.mark.parametrize("table", ["predictions", "profiles/product=visits", "limits"])
+def test_a_damaged_file_is_named_and_the_rest_is_erased(table: str, home: Clinic) -> None:
+    """Its rows can't be told, so it isn't done until the file is restored or removed."""
+    folder = home.folder / "lake" / "clinic" / "tables" / table
+    torn = folder / "part-of-a-killed-run.parquet"
+    torn.write_bytes(next(folder.glob("*.parquet")).read_bytes()[:900])
+
+    first = command("--key", f"patient={PATIENT}", "--yes")
+
+    assert first.exit_code == 1
+    assert f"tables/{table}/part-of-a-killed-run.parquet can't be read; restore it" in first.stdout
+    assert "no such row is left; 1 of them can't be read, and may have such rows" in first.stdout
+
+    torn.unlink()
+    assert places(home.folder / "lake") == []
+    assert command("--key", f"patient={PATIENT}", "--yes").exit_code == 0
+
+
+@pytest.mark.full
 def test_a_short_key_is_searched_in_rows_only_and_the_result_says_so(home: Clinic) -> None:
     """It would occur by chance in other bytes."""
     result = command("--key", "visit=d2v3", "--yes")
