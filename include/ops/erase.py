@@ -79,7 +79,7 @@ from include.train.monitoring_baselines import LIMITS, erase_categories
 
 BLOCK = 90  # partitions whose rows are rewritten in one commit
 ROUNDS = 5  # searches, of which each after the second means that a run has written meanwhile
-UNCOMMITTED = timedelta(hours=1)  # after which no run still commits a file that it has written
+UNCOMMITTED = timedelta(hours=1)  # after which no run still writes or commits a file
 DESCRIPTIONS = ("profiles", "partitions", LIMITS)  # tables whose earlier versions describe the rows too
 DERIVED = ("references/", "replays/", f"{PARTS}/")  # computed from the rows again when they are needed
 Row = dict[str, Any]
@@ -345,6 +345,11 @@ def erase(
             f"{lake.uri}/{name} can't be read; restore it from a backup, or remove it if no version of its "
             "table has it, as of a run that was killed; then erase again"
             for name in search.unreadable
+        )
+        + tuple(
+            f"{file} is of a put that was killed or still runs; erase again "
+            f"{UNCOMMITTED.seconds // 60} minutes after it was last written to"
+            for file in search.unfinished
         ),
         objects=search.objects,
         size=search.size,
@@ -491,6 +496,7 @@ def _remove(
         _rewrite_copy(lake, spec, own, terms, key)
     written = lake.last_modified("tables") if search.uncommitted else {}
     old = [key for key in search.uncommitted if key in written and written[key] < now - UNCOMMITTED]
+    lake.remove_unfinished_puts(now - UNCOMMITTED)
     lake.remove([*search.replaced, *old, *replaced_files(lake, search.tables).intersection(search.files)])
 
 

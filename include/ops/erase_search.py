@@ -165,6 +165,7 @@ class SearchResult:
     copies : copies of withdrawn partitions.
     items : product, partition and column of profiles, and of `limits`, that list the key's text.
     texts : other objects that contain the key's text.
+    unfinished : files of puts that were killed or still run, of which no row can be told.
     unreadable : damaged files of tables, and copies, whose rows can't be told.
     objects, size : how many objects were read, and their bytes.
     """
@@ -179,6 +180,7 @@ class SearchResult:
     copies: list[str] = field(default_factory=list)
     items: list[tuple[str, str, str]] = field(default_factory=list)
     texts: list[str] = field(default_factory=list)
+    unfinished: list[str] = field(default_factory=list)
     unreadable: list[str] = field(default_factory=list)
     objects: int = 0
     size: int = 0
@@ -219,7 +221,7 @@ class Search:
 
     def run(self) -> SearchResult:
         """Read each object of the lake once, and return where the rows are."""
-        result = self.result
+        result, unfinished = self.result, self.lake.unfinished_puts()
         for key in self.lake.keys(""):
             data = self.lake.data(key)
             if data is None:
@@ -238,6 +240,7 @@ class Search:
                 result.unreadable.append(key)
             elif occurs:
                 result.texts.append(key)
+        result.unfinished = [str(file) for file in unfinished if file.exists()]
         return result
 
     def _search_rows(self, key: str, data: Data) -> bool:

@@ -184,4 +184,5 @@ def _remove_unreferenced(store: Lake, manifests: Mapping[str, Manifest], lock: S
     for start in range(0, len(keys), BATCH):
         lock.require_valid()
         store.remove(keys[start : start + BATCH])
+    store.remove_unfinished_puts(datetime.now(UTC) - timedelta(seconds=backup_store.EXPIRED))
     return len(surplus), sum(surplus.values())

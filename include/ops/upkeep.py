@@ -39,7 +39,8 @@ COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
 def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RETENTION_DAYS) -> Ref:
     """Compact every table of a use case, and remove files that were replaced ``retention_days`` ago.
 
-    Shards that are as old, of partitions that were never published, are removed too.
+    Shards that are as old, of partitions that were never published, are removed too, and so are the files of
+    killed puts.
 
     Returns
     -------
@@ -70,6 +71,7 @@ def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RET
     before = datetime.now(UTC) - timedelta(days=retention_days)
     parts = lake.last_modified(PARTS)  # of partitions that were never published
     lake.remove([key for key, written_at in parts.items() if written_at < before])
+    removed += lake.remove_unfinished_puts(before)
     note = f"{replaced} files of {len(tables)} tables were compacted into {written}; "
     note += f"{removed} files unused for {retention_days} days were removed"
     return Ref(f"{lake.uri}/tables", "all", rows=replaced, note=note)

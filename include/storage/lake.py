@@ -9,6 +9,7 @@ fails and has to decide again.
 from __future__ import annotations
 
 import logging
+import re
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -48,6 +49,7 @@ TABLE_CONFIGURATION = {
     "delta.checkpointInterval": "20",
 }
 RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
+UNFINISHED = re.compile(r".+#\d+")  # the name of an object's file in a folder until it is whole
 CACHED, CACHED_BYTES = 8, 4 << 20  # results, and the most bytes of one; see `Lake.cached`
 # `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
@@ -532,6 +534,27 @@ class Lake:
         """Return when each object below a prefix was written, by the store's clock."""
         pages = obstore.list(self._store, prefix=validate_key(prefix))
         return {str(entry["path"]): entry["last_modified"] for page in pages for entry in page}
+
+    def unfinished_puts(self) -> dict[Path, datetime]:
+        """Return the files of puts that were killed, or still run, and when each was last written to.
+
+        In a folder, an object is written to a file beside it, which is then renamed, and which no listing
+        has.
+        """
+        files = self.folder.rglob("*#*") if self.folder else ()
+        written: dict[Path, datetime] = {}
+        for file in files:
+            with suppress(FileNotFoundError):  # renamed meanwhile
+                if UNFINISHED.fullmatch(file.name) and file.is_file():
+                    written[file] = datetime.fromtimestamp(file.stat().st_mtime, UTC)
+        return written
+
+    def remove_unfinished_puts(self, before: datetime) -> int:
+        """Remove the files of puts that were last written to before a time, and return how many."""
+        old = [file for file, written_at in self.unfinished_puts().items() if written_at < before]
+        for file in old:
+            file.unlink(missing_ok=True)
+        return len(old)
 
     def keys(self, prefix: str, after: str | None = None) -> list[str]:
         """Return the keys of the objects below a prefix, sorted; all keys for an empty prefix.

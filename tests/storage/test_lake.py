@@ -7,9 +7,9 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from itertools import product
 from multiprocessing import get_context
@@ -399,6 +399,26 @@ def test_an_object_is_created_once(lake: Lake) -> None:
     assert lake.get("raw/x/1") == b"one"
     lake.replace("raw/x/1", b"three")
     assert lake.get("raw/x/1") == b"three"
+
+
+def test_the_file_of_an_unfinished_put_is_known_and_goes_once_it_is_old(tmp_path: Path) -> None:
+    """No listing has it, nor is it an object; one that is whole by then is none."""
+    lake, parts = Lake("usecase", str(tmp_path)), []
+
+    def data() -> Iterator[bytes]:
+        yield bytes(20 << 20)
+        parts.extend(lake.unfinished_puts())
+        yield b"end"
+
+    lake.replace("raw/object", data())  # type: ignore[arg-type]  # in parts, so that it can be looked at midway
+    assert parts
+    assert lake.unfinished_puts() == {}
+    parts[0].write_bytes(b"half")  # as a killed one leaves it
+    assert lake.keys("") == ["raw/object"]
+    assert lake.remove_unfinished_puts(datetime.now(UTC) - timedelta(minutes=1)) == 0
+    os.utime(parts[0], (0, 0))
+    assert lake.remove_unfinished_puts(datetime.now(UTC) - timedelta(minutes=1)) == 1
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["object"]
 
 
 @on_every_store

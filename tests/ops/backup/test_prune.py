@@ -110,12 +110,16 @@ def test_the_newest_stay_whole_and_what_only_old_ones_held_is_gone(tmp_path: Pat
     then = content(Lake("usecase", str(tmp_path / "lake")))
     names.append(copy(a_lake(tmp_path, 4), store, 4))
     before = len(store.keys("objects"))
+    killed = tmp_path / "safe" / "backups" / "objects" / f"{'cd' * 32}#1"  # of a put; no listing has it
+    killed.write_bytes(b"half")
+    os.utime(killed, (0, 0))
     done = prune(store, 2)
     assert done.backups == tuple(names[:3])
     assert sound(store) == names[3:]
     assert unnamed(store) == set()
     assert done.objects == before - len(store.keys("objects")) > 0
     assert store.keys(backup_store.PREFIX) == []
+    assert not killed.exists()
     shutil.rmtree(tmp_path / "lake")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,24 @@ def test_a_damaged_file_is_named_and_the_rest_is_erased(table: str, home: Clinic
     torn.unlink()
     assert places(home.folder / "lake") == []
     assert command("--key", f"patient={PATIENT}", "--yes").exit_code == 0
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("place", ["raw/objects/ab/abab#1", "tables/predictions/part.parquet#2"])
+def test_what_a_killed_put_left_is_removed_or_named_while_it_is_new(place: str, home: Clinic) -> None:
+    """No listing of the lake has such a file, and a part of an object can't be searched for rows."""
+    left = home.folder / "lake" / "clinic" / place
+    for written_at in (0, None):
+        left.parent.mkdir(exist_ok=True)
+        left.write_bytes(f"visit,{PATIENT}".encode())
+        if written_at is not None:
+            os.utime(left, (written_at, written_at))
+
+        result = command("--key", f"patient={PATIENT}", "--yes")
+
+        assert result.exit_code == (written_at is None)
+        assert left.exists() == (written_at is None)
+        assert (f"{left} is of a put that was killed or still runs" in result.stdout) == left.exists()
 
 
 @pytest.mark.full

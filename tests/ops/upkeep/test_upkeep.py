@@ -102,6 +102,18 @@ def test_nothing_is_removed_while_the_registry_is_down(
     assert before < parquet(clinic.lake)
 
 
+def test_what_a_killed_put_left_goes_after_its_days(clinic: Clinic, tmp_path: Path) -> None:
+    """No listing of the lake has such a file, in which a killed writer left a part of an object."""
+    lake = Lake(clinic.spec.name, str(tmp_path / "folder"))
+    lake.create("state/breaker", b"whole")
+    old, new = (tmp_path / "folder" / clinic.spec.name / "state" / f"breaker#{n}" for n in (1, 2))
+    for file in (old, new):
+        file.write_bytes(b"half")
+    os.utime(old, (0, 0))
+    maintain_tables(lake, clinic.registry)
+    assert (old.exists(), new.exists(), lake.get("state/breaker")) == (False, True, b"whole")
+
+
 def test_an_empty_lake_has_nothing_to_tidy(clinic: Clinic, tmp_path: Path) -> None:
     """Before the first partition there is no table, and that is no error."""
     ref = maintain_tables(Lake(clinic.spec.name, str(tmp_path / "none")), clinic.registry)
