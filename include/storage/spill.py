@@ -3,20 +3,25 @@
 A memory-mapped table is used like any other. The operating system drops its pages when memory is short. Its
 file is unlinked, so it is freed when the table is garbage-collected or the process is killed. Files are
 created in ``TMPDIR``, which must be on a disk and not in memory. DuckDB, which sorts and joins such tables,
-spills there too.
+spills there too, to a folder that its process has locked. What a killed process has left there is removed by
+the next one.
 """
 
 from __future__ import annotations
 
 import errno
+import fcntl
 import mmap
 import os
+import shutil
 import tempfile
 import uuid
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from functools import cache
 from itertools import chain, starmap
 from pathlib import Path
 from typing import IO, TypeVar
@@ -35,6 +40,7 @@ MEMORY_SHARES = 8  # tables or files that are read at once and share that limit
 BATCH = 1 << 16
 CHUNK_BYTES = 1 << 20  # bytes that are copied at once
 DUCKDB_MEMORY = "2GB"  # DuckDB's memory limit, beyond which it spills
+FOLDER = "evergreen-spill-"  # with which the name of a folder that DuckDB spills to begins
 # of reading a query's result by Arrow, which has OSError for some of DuckDB's errors
 SQL_ERRORS = (duckdb.Error, OSError, pa.ArrowException)
 MAX_RUNS = 1000  # sorted runs that are concatenated instead of sorted
@@ -46,15 +52,56 @@ Result = TypeVar("Result")
 
 def duckdb_engine() -> duckdb.DuckDBPyConnection:
     """Return a DuckDB that computes reproducible floats, spills to disk, and has no access outside itself."""
-    folder = str(
-        Path(tempfile.gettempdir()) / f"evergreen-{uuid.uuid4().hex}"
-    )  # DuckDB creates and removes it
+    _remove_abandoned(tempfile.gettempdir())
+    folder, descriptor = _locked_folder()
     connection = duckdb.connect(
-        config={"memory_limit": DUCKDB_MEMORY, "temp_directory": folder, "threads": 1}
+        config={"memory_limit": DUCKDB_MEMORY, "temp_directory": str(folder), "threads": 1}
     )
+    if descriptor is not None:
+        weakref.finalize(connection, _release, folder, descriptor)
     connection.execute("SET TimeZone='UTC'; SET enable_progress_bar=false")
     connection.execute("SET python_enable_replacements=false; SET enable_external_access=false")
     return connection
+
+
+def _locked_folder() -> tuple[Path, int | None]:
+    """Create a folder, and return it with its descriptor, which has its lock until it is closed.
+
+    There is no descriptor of a folder that can't be created: DuckDB says why if it has to spill.
+    """
+    while True:
+        folder = Path(tempfile.gettempdir()) / f"{FOLDER}{uuid.uuid4().hex}"
+        try:
+            folder.mkdir(0o700)
+        except OSError:
+            return folder, None
+        with suppress(FileNotFoundError):  # another process took it for abandoned before it was locked
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+            with suppress(OSError):  # a file system without locks, on which nothing is taken for abandoned
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            if folder.is_dir():
+                return folder, descriptor
+            os.close(descriptor)
+
+
+def _release(folder: Path, descriptor: int) -> None:
+    with suppress(OSError):  # DuckDB has emptied it
+        folder.rmdir()
+    os.close(descriptor)
+
+
+@cache
+def _remove_abandoned(parent: str) -> None:
+    """Remove the folders that nobody has locked, once in a process.
+
+    A process' number wouldn't tell whether it lives, since containers that share ``TMPDIR`` count their own.
+    """
+    for folder in Path(parent).glob(f"{FOLDER}*"):
+        with suppress(OSError), ExitStack() as opened:
+            descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            opened.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def raise_if_out_of_memory(error: Exception) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import gc
+import os
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from functools import partial
 from itertools import pairwise
@@ -160,6 +165,48 @@ def _starve(engine: duckdb.DuckDBPyConnection, sql: str) -> None:
     except (duckdb.Error, OSError) as error:
         spill.raise_if_out_of_memory(error)
         raise
+
+
+SPILLING = """
+import sys
+from include.storage import spill
+
+spill.DUCKDB_MEMORY = "60MB"
+with spill.duckdb_engine() as engine:
+    engine.execute("CREATE TEMP TABLE t AS SELECT 'patient-' || hash(i) AS p FROM range(3000000) r(i)")
+    engine.execute("SELECT p FROM t ORDER BY p").fetchmany(5)
+    print("spilled", flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.full
+def test_rows_that_a_killed_process_has_spilled_are_removed_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those of a process that lives stay, and one that ends leaves nothing; nobody else may read them."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    other = tmp_path / "evergreen-try-abc"
+    other.mkdir()
+    with subprocess.Popen(
+        [sys.executable, "-c", SPILLING],
+        cwd=Path(__file__).parents[2],
+        env={**os.environ, "TMPDIR": str(tmp_path)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"spilled\n"
+        (folder,) = (path for path in tmp_path.iterdir() if path != other)
+        assert folder.stat().st_mode & 0o077 == 0
+        for lives in (True, False):
+            spill._remove_abandoned.cache_clear()
+            spill.duckdb_engine().close()
+            gc.collect()
+            assert set(tmp_path.iterdir()) == ({other, folder} if lives else {other})
+            assert any(folder.glob("duckdb_temp*")) == lives
+            process.kill()
+            process.wait()
 
 
 @pytest.mark.full
