@@ -188,7 +188,8 @@ def _held_objects(lake: Lake, keys: Iterable[str]) -> Iterator[dict[str, Data]]:
         if size > spill.MEMORY_LIMIT:
             yield held
             held, size = {}, 0
-    yield held
+    if held:
+        yield held
 
 
 def erase_new(lake: Lake, spec: UseCase, source: str, partitions: Sequence[str]) -> Erasures:
