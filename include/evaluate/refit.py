@@ -66,8 +66,8 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     rows = walks.sample(
         known_rows.labeled.filter(pc.greater_equal(known_rows.labeled["partition"], newest[0])), spec
     )
-    try:
-        serving = artifacts.load_model(lake, champion, spec)
+    try:  # a model of an earlier declaration may need another feature or know other classes
+        serving = _losses(known_rows, artifacts.load_model(lake, champion, spec), rows, newest)
     except ModelError:
         return moved
     own = fitting_rows(spec, recipe, partition, earlier)
@@ -82,7 +82,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
         **_seen_by_both(known_rows, recipe, fits, refused),
         rows=tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in newest),
         twin=_losses(known_rows, twin, rows, newest),
-        serving=_losses(known_rows, serving, rows, newest),
+        serving=serving,
         refused=_losses(known_rows, _load(known_rows, rejected), rows, newest) if rejected else (),
     )
 

@@ -170,7 +170,8 @@ class Refit:
     past_moves : the same of the recipe's earlier fits, oldest first.
     rows : labeled rows of the newest partitions, which the serving model wasn't fitted on, shape (n,).
     twin, serving : sums of the losses by partition of a twin, fitted on today's data without these
-        partitions, and of the serving model, shape (n,); empty if the serving model can't be loaded.
+        partitions, and of the serving model, shape (n,); empty if the serving model can't be loaded or can't
+        predict them.
     refused : the same of the recipe's fit before, if it was refused; empty otherwise.
     seen_rows : rows of the test partitions that the fit and its recipe's fit before were both fitted on,
         shape (m,).

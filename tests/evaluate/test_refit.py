@@ -18,6 +18,7 @@ from include.judge.evidence import Refit
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
 from include.spec import UseCase
+from include.spec.load import read
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train.fit import target
@@ -207,6 +208,17 @@ def test_a_stale_champion_is_compared_on_the_newest_week_only(lake: Lake, spec: 
     refit = measured(lake, spec, NOW, champion=WEEKS[1])
     assert refit.rows == (36,) * 7
     assert refit.twin != refit.serving
+
+
+def test_a_champion_that_needs_a_removed_feature_leaves_the_twin_out(
+    lake: Lake, spec: UseCase, tmp_path: Path
+) -> None:
+    """It can't predict any row of the new declaration, so there is nothing to compare with, and no error."""
+    fewer = visits.usecase(tmp_path, **{"numeric: [distance, earlier]": "numeric: [distance]"})
+    (fewer.folder / "features.sql").write_text("SELECT visit, partition, distance, place FROM spine")
+    fewer = read(fewer.folder / "usecase.yaml")
+    refit = measured(lake, fewer, NOW)
+    assert (refit.twin, refit.serving, refit.rows) == ((), (), ())
 
 
 def test_both_fits_are_measured_on_test_rows_that_they_have_seen(lake: Lake, spec: UseCase) -> None:
