@@ -256,7 +256,7 @@ class Policy:
             ]
             losses.append(np.array(sums) / rows[-1])
         values = np.array(losses).reshape(len(partitions), len(accepted))
-        present = [column for column in range(values.shape[1]) if np.isfinite(values[:, column]).any()]
+        present = [column for column in range(values.shape[1]) if not np.isnan(values[:, column]).all()]
         names = [self.names[own] for own in accepted] if partitions else []
         return Walks(tuple(partitions), tuple(names[c] for c in present), np.array(rows), values[:, present])
 

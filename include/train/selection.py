@@ -35,7 +35,7 @@ RECENT = 7  # newest partitions, or days, on which the successor must have lost 
 MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 MAX_EXCESS_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
-MIN_UNIT = 1e-3  # of the unit of the losses, relative to the worst recipe's median loss
+MIN_UNIT = 1e-3  # of the unit of the losses, relative to the prior's median loss
 
 
 @dataclass(frozen=True)
@@ -120,9 +120,10 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     predicted = np.cumsum(np.where(np.isfinite(losses), rows, 0.0), axis=0)
     means = np.cumsum(np.nan_to_num(losses) * rows, axis=0) / np.maximum(predicted, 1)
     means = np.where(predicted > 0, means, np.nan)
-    # a perfect recipe has no loss to be measured in; and a wild loss of one recipe says nothing of the others
-    typical = pd.DataFrame(np.where(np.isfinite(losses), losses, np.nan)).expanding().median().to_numpy()
-    unit = np.fmax(np.nanmin(means, axis=1), MIN_UNIT * np.nanmax(typical, axis=1))
+    # a perfect recipe has no loss to be measured in; and wild losses of one recipe say nothing of the others
+    prior = walks.only({"prior"}).losses
+    typical = pd.DataFrame(np.where(np.isfinite(prior), prior, np.nan)).expanding().median().max(axis=1)
+    unit = np.fmax(np.nanmin(means, axis=1), MIN_UNIT * typical.to_numpy())
     excess = losses - np.nanmin(losses, axis=1, keepdims=True)
     # a partition of few rows is mostly noise and counts less
     size = np.minimum(walks.rows / np.median(walks.rows), 1.0)

@@ -141,9 +141,12 @@ class Near(LogisticRegression):
 
 
 def test_a_policys_own_estimator_predicts_later_and_loses_the_most_where_it_cannot(
-    lake: Lake, spec: UseCase, tmp_path: Path
+    lake: Lake, spec: UseCase, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its model is loaded with the policy's declaration, and what it can't predict gets the constant."""
+    """Its model is loaded with the policy's declaration, and what it can't predict gets the constant.
+
+    It has a walk as in production, also if it can't predict any partition.
+    """
     past, days = PastRows.read(lake, spec, UNTIL), spec.clock.keys(FIRST, UNTIL)
     distance = past.table["distance"].to_numpy()
     farthest = {key: np.nanmax(distance[past.row_positions[key]]) for key in days[2:]}
@@ -166,6 +169,10 @@ def test_a_policys_own_estimator_predicts_later_and_loses_the_most_where_it_cann
             part = past.newest[key]
             expected = unserved.served_loss(key, part, own.objective)
             assert policy.served_loss(key, part, own.objective) == expected
+        policy.own = [fit]
+        assert {*np.isinf(policy.walk(UNTIL).of("near"))} == {False, True}
+        monkeypatch.setattr(fits, "loss", lambda *_: np.inf)
+        assert np.isinf(policy.walk(UNTIL).of("near")).all()
 
 
 @pytest.mark.full

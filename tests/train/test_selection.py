@@ -477,3 +477,26 @@ def test_one_wild_loss_of_one_recipe_keeps_no_worse_one_in_service(wild: float) 
     third = [0.9] * 100 + [wild] + [0.9] * 99
     wild_walk = walk(prior=[1.0] * 200, linear=[0.7] * 200, boosting=third)
     assert choose(wild_walk, "prior").recipe == "linear"
+
+
+@pytest.mark.parametrize("wild", [1e6, np.inf])
+@pytest.mark.parametrize("others", [[], [0.9]])
+def test_a_recipe_that_loses_wildly_on_most_partitions_hides_no_difference_between_others(
+    wild: float, others: list[float]
+) -> None:
+    """A fit that diverges or can't predict says nothing of how much another loses."""
+    third = [wild, wild, *others] * 20
+    count = len(third)
+    wild_walk = walk(prior=[1.0] * count, linear=[0.7] * count, boosting=third)
+    assert choose(wild_walk, "", baselines=["prior"]).recipe == "linear"
+    assert choose(wild_walk, "prior", baselines=["prior"]).recipe == "linear"
+
+
+@pytest.mark.parametrize("perfect", [{"linear": [0.0] * 40}, {name: [0.0] * 40 for name in NAMES[1:]}])
+def test_perfect_recipes_differ_from_the_prior_however_small_its_loss(
+    perfect: dict[str, list[float]],
+) -> None:
+    """They have no loss to be measured in, so the unit is a share of the prior's."""
+    relative = relative_losses(walk(prior=[1e-9] * 40, **perfect))
+    assert relative[:, 0] == pytest.approx(MAX_EXCESS_LOSS)
+    assert (relative[:, 1:] == 0).all()
