@@ -18,6 +18,7 @@ from include.errors import InsufficientData, NotPublished, SpecError
 from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
+from include.promote import ledger
 from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.stats.intervals import estimate_gain, partitions_needed
@@ -106,7 +107,11 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     rows = training_set(lake, spec, partition)
     parts = split(rows, spec, partition)
     _check_enough_partitions(spec, partition, parts.test)
-    run = registry.settle(spec.name, attempt_key(spec, partition, digest_table(rows)))
+    data = digest_table(rows)
+    champion = ledger.champion_at_training(lake, spec, partition, data)
+    run = registry.settle(
+        spec.name, attempt_key(spec, partition, data, champion["model"] if champion else "")
+    )
     _check_learnable(spec, partition, parts.train)
     recipe = _chosen_recipe(spec, parts, registry, run)
     if not learns(spec, recipe):

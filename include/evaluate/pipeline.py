@@ -99,7 +99,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     challenger = _load_model(registry, run_id, record.challenger, test, spec)
     _load_model(registry, run_id, record.baseline, test, spec)
     walk_predictions = _walk_predictions(lake, spec, record, test)
-    champion = _load_champion(lake, partition, attempt_key(spec, partition, record.data))
+    champion = _load_champion(lake, spec, record)
     rows = _evaluation_rows(spec, record, challenger, training_rows, test, walk_predictions, champion)
     facts = gather_facts(lake, spec, rows)
     if champion.digest and rows.rows.num_rows:
@@ -145,13 +145,16 @@ def _load_model(
     return LoadedModel(estimator, data, predictions)
 
 
-def _load_champion(lake: Lake, partition: str, key: str) -> Incumbent:
-    """Return the champion that serves when this attempt is judged."""
-    row = ledger.champion_to_beat(lake, partition, key)
-    if row is None:
-        return Incumbent()
-    last_fitted = [fit.last_fitted for fit in read_fits(lake) if fit.model == row["model"]]
-    return Incumbent(row["model"], last_fitted[-1] if last_fitted else "")
+def _load_champion(lake: Lake, spec: UseCase, record: TrainingRecord) -> Incumbent:
+    """Return the champion that the recipe was chosen against; after another switch it isn't promoted."""
+    model = record.selection.champion
+    if model is None:  # earlier code didn't record it
+        row = ledger.champion_to_beat(
+            lake, record.partition, attempt_key(spec, record.partition, record.data)
+        )
+        model = row["model"] if row else ""
+    last_fitted = [fit.last_fitted for fit in read_fits(lake) if fit.model == model]
+    return Incumbent(model, last_fitted[-1] if last_fitted else "")
 
 
 def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: pa.Table) -> dict[str, Array]:

@@ -310,7 +310,7 @@ class Evidence:
         fallback chain.
     metrics : model name -> metric -> value, of the same predictions as the losses.
     losses : the objective's losses by partition.
-    champion : digest of the champion that served then, empty if there was none.
+    champion : digest of the champion that served when the recipe was chosen, empty if there was none.
     last_fitted : the last partition that the fit behind the first test partition's predictions was fitted on.
     fitted : the last partition that the challenger itself was fitted on, later than the test partitions.
     recipe : name of the challenger's candidate in the spec.
@@ -346,8 +346,12 @@ class Evidence:
 
     @cached_property
     def key(self) -> str:
-        """The attempt's key: equal use case, partition, declaration and data are the same attempt."""
-        return digest_json([self.usecase, self.partition, self.spec, self.data])
+        """The attempt's key: equal use case, partition, declaration, data and champion are the same attempt.
+
+        Earlier code didn't record the champion that the recipe was chosen against.
+        """
+        champion = self.selection.get("champion")
+        return digest_json([self.usecase, self.partition, self.spec, self.data, *filter(None, [champion])])
 
     def to_json(self) -> str:
         """Return canonical JSON: equal evidence gives equal bytes."""

@@ -172,14 +172,29 @@ def champion_history(rows: Sequence[Row]) -> list[Row]:
     return history
 
 
-def champion_to_beat(lake: Lake, partition: str, key: str = "") -> Row | None:
+def champion_at_training(lake: Lake, spec: UseCase, partition: str, data: str) -> Row | None:
+    """Return the champion that a training has to beat, see `champion_to_beat`.
+
+    Once one of its attempts was promoted, training again finds the champion before it, and so the same
+    attempt. After another switch it finds another champion, and is another attempt.
+
+    Parameters
+    ----------
+    data : digest of the training set.
+    """
+    own = lake.rows("attempts", {"partition": partition, "spec": spec.digest, "data": data}, ["key"])
+    return champion_to_beat(lake, partition, *(row["key"] for row in own))
+
+
+def champion_to_beat(lake: Lake, partition: str, *keys: str) -> Row | None:
     """Return the champion that a training of ``partition`` has to beat, None if it would be the first.
 
-    It is the newest champion whose evidence isn't newer than ``partition`` and that was promoted before the
-    attempt ``key`` was. So evaluating again, or a backfill of an old week, compares with the same champion.
+    It is the newest champion whose evidence isn't newer than ``partition`` and that was promoted before any
+    of the attempts ``keys`` was. So evaluating again, or a backfill of an old week, compares with the same
+    champion.
     """
-    rows = champions(switches(lake))
-    own = [row["switch"] for row in rows if row["attempt"] in (key, forced_key(key))]
+    rows, attempted = champions(switches(lake)), {*keys, *map(forced_key, keys)}
+    own = [row["switch"] for row in rows if row["attempt"] in attempted]
     rows = [row for row in rows if row["judged_on"] <= partition and (not own or row["switch"] < own[0])]
     return rows[-1] if rows else None
 

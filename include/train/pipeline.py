@@ -8,7 +8,8 @@
 3. The challenger, the best baseline, the monitoring baselines and the training record are stored with one
    run.
 
-Training is idempotent: the same declaration, partition and data return the run that is already finished.
+Training is idempotent: the same declaration, partition, data and champion return the run that is already
+finished.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.promote import ledger
+from include.promote.ledger import Row
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
@@ -56,9 +58,9 @@ from include.train.split import partitions_of, split, walk_origins
 def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> Ref:
     """Fit what the spec declares on the data known by ``partition``, and register the challenger.
 
-    The same declaration, partition and data are the same attempt. If the registry has a finished run of it,
-    that run is returned. Runs that a killed training left are deleted, and of two concurrent runs the first
-    to finish stays.
+    The same declaration, partition, data and champion are the same attempt. If the registry has a finished
+    run of it, that run is returned. Runs that a killed training left are deleted, and of two concurrent runs
+    the first to finish stays.
 
     Returns
     -------
@@ -79,7 +81,9 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     erasures = lake.version(ERASURES_TABLE)
     tables = [_read_table(lake, source) for source in spec.sources]
     rows = training_set(lake, spec, partition)
-    attempt = TrainingAttempt(lake, spec, partition, registry, rows, digest_table(rows), tables, erasures)
+    data = digest_table(rows)
+    champion = ledger.champion_at_training(lake, spec, partition, data)
+    attempt = TrainingAttempt(lake, spec, partition, registry, rows, data, tables, erasures, champion)
     run = registry.settle(spec.name, attempt.key)
     if not run:
         _require_rows(lake, spec, partition, rows)
@@ -137,6 +141,8 @@ class TrainingAttempt:
     data : its digest.
     tables : each source's validated table.
     erasures : the version of their ledger before the rows were read.
+    champion : to beat, its row of `switches`; None without one. The choice and the evidence are made against
+        it, whatever is switched meanwhile.
     """
 
     lake: Lake
@@ -147,17 +153,22 @@ class TrainingAttempt:
     data: str
     tables: Sequence[SourceTable]
     erasures: int
+    champion: Row | None
 
     @property
     def key(self) -> str:
         """The key under which the registry has the attempt's runs."""
-        return attempt_key(self.spec, self.partition, self.data)
+        return attempt_key(self.spec, self.partition, self.data, self.champion_model)
+
+    @property
+    def champion_model(self) -> str:
+        """The digest of the champion's model, empty without one."""
+        return str(self.champion["model"]) if self.champion else ""
 
     def fill(self, run: str) -> None:
         """Train, and store everything with the run. All is published before the run is finished."""
         lake, spec, partition = self.lake, self.spec, self.partition
-        champion = ledger.champion_to_beat(lake, partition, self.key)
-        serving = serving_recipe(lake, spec, champion)
+        serving = serving_recipe(lake, spec, self.champion)
         known_rows = KnownRows(lake, spec, partition, self.rows, self.erasures)
         fits, failures = self._fit_recipes(known_rows, serving)
         # the serving recipe stays if its walk is the best, also when it can't be fitted now
@@ -202,6 +213,7 @@ class TrainingAttempt:
             selection=replace(
                 Selection.from_walks(spec, walk, choice, serving, baseline),
                 failed={name: str(error) for name, error in failures.items()},
+                champion=self.champion_model,
                 prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
             ),
         )

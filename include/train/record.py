@@ -19,9 +19,14 @@ SCHEMA = 3
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
 
 
-def attempt_key(spec: UseCase, partition: str, data: str) -> str:
-    """Return the key of an attempt, the same for the same declaration, partition and data digest."""
-    return digest_json([spec.name, partition, spec.digest, data])
+def attempt_key(spec: UseCase, partition: str, data: str, champion: str = "") -> str:
+    """Return the key of an attempt, the same for the same declaration, partition, data digest and champion.
+
+    Parameters
+    ----------
+    champion : digest of the model to beat; empty if there is none, and for an attempt of earlier code.
+    """
+    return digest_json([spec.name, partition, spec.digest, data, *filter(None, [champion])])
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,8 @@ class Selection:
     relation_changed : whether the relation between features and label has changed, see
         `include.train.selection.has_relation_changed`.
     failed : of each declared recipe that couldn't be fitted, and so can't be chosen, why.
+    champion : digest of the model that ``serving`` was the recipe of; empty if none served, None in a record
+        of earlier code.
     """
 
     recipe: str
@@ -78,6 +85,7 @@ class Selection:
     relation_changed: bool = False
     prior_model: str = ""
     failed: dict[str, str] = field(default_factory=dict)
+    champion: str | None = None
 
     @classmethod
     def from_walks(cls, spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:

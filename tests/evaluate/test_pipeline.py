@@ -18,7 +18,9 @@ from include.features.build import features
 from include.features.labels import training_set
 from include.judge.evidence import Evidence
 from include.models import artifacts
-from include.promote.promotion import force
+from include.promote import ledger
+from include.promote.promotion import Promotion, force
+from include.promote.promotion import promote as promote_attempt
 from include.promote.verdicts import judge_and_record
 from include.spec.load import read
 from include.stats.metrics import row_losses
@@ -165,6 +167,35 @@ def test_another_recipe_is_compared_with_the_serving_one_by_their_walks(clinic: 
     assert result.losses.partitions == tuple(record(clinic, run).partitions["test"])
     assert result.selection["gain"][0] > 0
     assert result.facts.rival == "champion"
+
+
+@pytest.mark.full
+def test_a_switch_after_the_fit_supersedes_it_and_training_again_is_another_attempt(
+    clinic: Clinic, promote: Callable[[str, str], None]
+) -> None:
+    """The recipe was chosen against the champion before, so its evidence is about that one."""
+    promote(PARTITION, clinic.run)
+    lake, spec, registry = clinic.lake, clinic.spec, clinic.registry
+    visits.fill(lake, spec, NEXT_PARTITION, NEXT_PARTITION)
+    run = train(lake, spec, NEXT_PARTITION, registry=registry).id
+    champion = ledger.live_champion(ledger.switches(lake))
+    assert champion is not None
+    replacement = {**champion, "kind": "replaced", "model": _model(clinic, "prior"), "recipe": "prior"}
+    ledger.record_switch(lake, lambda _: [replacement])
+    result = evidence(clinic, NEXT_PARTITION, run)
+    assert (result.champion, result.is_refresh) == (champion["model"], True)
+    assert promotion(clinic, result).blocker.startswith("superseded: judged against ")
+    again = train(lake, spec, NEXT_PARTITION, registry=registry).id
+    anew = evidence(clinic, NEXT_PARTITION, again)
+    assert (anew.champion, anew.selection["serving"]) == (replacement["model"], "prior")
+    assert promotion(clinic, anew).switch is not None
+    assert train(lake, spec, NEXT_PARTITION, registry=registry).id == again
+
+
+def promotion(clinic: Clinic, measured: Evidence) -> Promotion:
+    """Judge evidence, and promote if the verdict allows."""
+    judge_and_record(clinic.lake, clinic.spec, f"evaluations/{measured.key}.json")
+    return promote_attempt(clinic.lake, clinic.spec, measured.key, registry=clinic.registry)
 
 
 def _model(clinic: Clinic, recipe: str) -> str:
