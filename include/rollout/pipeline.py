@@ -218,7 +218,7 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         return ""
     if champion["kind"] == REPLACED and champion["effective_from"] > partition:
         return _replacement_text(champion)  # by an earlier run of this partition
-    walk, serving = _with_champion(lake, spec, champion, partition)
+    walk, serving = _with_champion(lake, spec, switches, champion, partition)
     is_stand_in = bool(ledger.replaced_since(ledger.champions(switches)))
     choice = choose_replacement(spec, walk, serving, is_stand_in=is_stand_in)
     if choice is None:
@@ -279,10 +279,20 @@ def replacement_rows(
     return [*switched, *withdrawn]
 
 
-def _with_champion(lake: Lake, spec: UseCase, champion: Row, partition: str) -> tuple[Walks, str]:
-    """Return the walks with what the champion lost live, and the name that it has there."""
+def _with_champion(
+    lake: Lake, spec: UseCase, switches: Sequence[Row], champion: Row, partition: str
+) -> tuple[Walks, str]:
+    """Return the walks with what the champion lost live, and the name that it has there.
+
+    Walks are of all entities. So beside a canary the champion's losses on the canary's share count as well.
+    """
     live = loss_series(lake, [champion], partition)
     losses = dict(zip(live.partitions, (live.loss / live.rows).tolist(), strict=True))
+    has_canary = any(row["kind"] == CANARY for row in switches)
+    trials = [t for key in live.partitions if has_canary for t in trials_on(switches, spec, key)]
+    for trial in {trial.since: trial for trial in trials if trial.kind == CANARY}.values():
+        both = live_losses(lake, spec, trial, partition)
+        losses |= dict(zip(both.partitions, np.divide(both.sums[CHAMPION], both.rows), strict=True))
     return with_live_losses(walks.read(lake, spec, partition), serving_recipe(lake, spec, champion), losses)
 
 

@@ -6,24 +6,29 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 from include.errors import NotPublished
+from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
 from include.monitor.state import PublishedState
 from include.ops.verify import verify
 from include.promote import ledger
-from include.promote.promotion import force
+from include.promote.promotion import force, switch_rows
 from include.promote.rollback import rollback
+from include.references import digest_bytes
 from include.rollout.pipeline import advance, replace_broken
+from include.score.fallback import canary_entities
 from include.score.pipeline import score
 from include.spec.gate import Rollout
 from include.storage.lake import Lake
 from include.train.fits import read_fits
 from tests.kept import fill_folder
-from tests.rollout.conftest import TRAINED, RolloutLake, fit, partitions
+from tests.rollout.conftest import TRAINED, RolloutLake, fit, model, partitions
 from tests.switches import newest_by_role
 
 # it needs more partitions than the champion is given, so that the champion goes first
@@ -220,3 +225,31 @@ def test_a_refit_of_the_serving_recipe_scores_nothing_in_parallel(
     assert warehouse.switches()[-1] == ("champion", "refreshed", "knows too")
     assert warehouse.served()["2024-03-07"] == {"champion knows too": 12}
     assert warehouse.lake.rows("shadows") == []
+
+
+@pytest.mark.full
+def test_beside_a_canary_a_champion_is_judged_on_all_entities(depot: Callable[..., RolloutLake]) -> None:
+    """It serves the hard ones and would lose more than logistic's walk, which is of the easy ones too."""
+    warehouse = depot(kind="canary", partitions=60, patience=80, look_every=60, share=0.5)
+    lake, spec = warehouse.lake, warehouse.spec
+    columns, random = ("partition", "depot", "parcel"), np.random.default_rng(5)
+    heavy = {tuple(r[c] for c in columns): r["weight"] > 6.2 for r in lake.rows("validated_orders")}
+    arrivals = lake.read("validated_arrivals", order=columns)
+    assert arrivals is not None
+    rows, easy_ones = arrivals.to_pylist(), canary_entities(spec, arrivals, digest_bytes(model("knows too")))
+    for row, easy in zip(rows, easy_ones, strict=True):
+        ordered = (spec.clock.shift(row["partition"], -2), row["depot"], row["parcel"])
+        late = heavy.get(ordered, False) != (not easy and random.random() < 0.35)
+        row["delay"] = 20.0 if late else 0.0
+    revised = pa.Table.from_pylist(rows, schema=arrivals.schema)
+    lake.publish("validated_arrivals", revised, {"partition": sorted({row["partition"] for row in rows})})
+    fit(warehouse)
+    warehouse.promote("knows", TRAINED)
+    score(lake, spec, "2024-03-13")
+    key = warehouse.judged("knows too", "2024-03-13")
+    found = Evidence.from_json(ledger.attempt(lake, key)["evidence"])
+    why = {"by": "", "reason": "trial", "attempt": key, "request": key, "effective_from": "2024-03-14"}
+    ledger.record_switch(lake, lambda _: switch_rows(found, ["challenger"], kind=ledger.CANARY, **why))
+    notes = partitions(warehouse, "2024-03-14", "2024-03-19")
+    assert all(note.startswith("canary of vknows too against vknows ") for note in notes)
+    assert kinds(warehouse) == [("promoted", "knows")]
