@@ -8,6 +8,7 @@ was fitted, bit by bit. So a training-serving difference is an error here and no
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 
@@ -154,6 +155,10 @@ def _load_champion(lake: Lake, spec: UseCase, record: TrainingRecord) -> Incumbe
         )
         model = row["model"] if row else ""
     last_fitted = [fit.last_fitted for fit in read_fits(lake) if fit.model == model]
+    champions = [row for row in ledger.champions(ledger.switches(lake)) if row["model"] == model]
+    if champions and not last_fitted:  # its partition was trained again on other data
+        attempts = lake.rows("attempts", {"key": str(champions[-1]["attempt"])}, ["evidence"])
+        last_fitted = [str(json.loads(row["evidence"])["fitted"]) for row in attempts]
     return Incumbent(model, last_fitted[-1] if last_fitted else "")
 
 

@@ -192,6 +192,21 @@ def test_a_switch_after_the_fit_supersedes_it_and_training_again_is_another_atte
     assert train(lake, spec, NEXT_PARTITION, registry=registry).id == again
 
 
+@pytest.mark.full
+def test_a_champion_whose_training_is_repeated_after_a_correction_is_tested_on_no_row_that_it_knows(
+    clinic: Clinic, promote: Callable[[str, str], None]
+) -> None:
+    """Its fit isn't recorded any more, but its evidence has the last partition that it was fitted on."""
+    promote(PARTITION, clinic.run)
+    visits.revise(clinic.lake, ["2024-03-10"])
+    run = train(clinic.lake, clinic.spec, PARTITION, registry=clinic.registry).id
+    assert record(clinic).challenger.digest not in {fit.model for fit in read_fits(clinic.lake)}
+    result = evidence(clinic, PARTITION, run)
+    assert result.champion == record(clinic).challenger.digest
+    assert result.facts.refit is not None
+    assert result.facts.refit.rows == ()
+
+
 def promotion(clinic: Clinic, measured: Evidence) -> Promotion:
     """Judge evidence, and promote if the verdict allows."""
     judge_and_record(clinic.lake, clinic.spec, f"evaluations/{measured.key}.json")
