@@ -228,6 +228,13 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
     return following
 
 
+def could_serve_earlier(lake: Lake, spec: UseCase, switch: Row) -> bool:
+    """Tell whether a switch would take effect earlier now, since a partition ahead was withdrawn."""
+    served = served_partitions(lake)
+    newest = max([*served, switch["judged_on"]])
+    return bool(served) and spec.clock.shift(newest, 1) < str(switch["effective_from"])
+
+
 def served_partitions(lake: Lake) -> list[str]:
     """Return the partitions that have been scored, in order."""
     return lake.published("predictions")

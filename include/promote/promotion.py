@@ -169,7 +169,7 @@ def force(
     """
     require_person_and_reason(f"{spec.name}: a forced promotion", by, reason)
     attempt = ledger.attempt(lake, attempt_key)
-    if row := _switch_to_attempt(ledger.switches(lake), attempt, request):
+    if row := _switch_to_attempt(lake, spec, ledger.switches(lake), attempt, request):
         mirror_aliases(lake, spec, registry)
         return switch_reference(lake, row, "nothing to do: ")
     copy_to_lake(lake, spec, attempt, registry)
@@ -177,7 +177,7 @@ def force(
     why = {"by": by, "reason": f"{reason}; the gate said: {attempt['sentence']}", "request": request}
 
     def decide_forced(rows: list[Row]) -> list[Row] | Row:
-        switch = _switch_to_attempt(rows, attempt, request)
+        switch = _switch_to_attempt(lake, spec, rows, attempt, request)
         return switch or _attempt_switch(lake, spec, forced, FORCED, **why)
 
     row = ledger.record_switch(lake, decide_forced)
@@ -185,12 +185,17 @@ def force(
     return switch_reference(lake, row)
 
 
-def _switch_to_attempt(rows: list[Row], attempt: Row, request: str) -> Row | None:
-    """Return the switch that a request recorded, or the live champion's if it is the attempt's model."""
+def _switch_to_attempt(lake: Lake, spec: UseCase, rows: list[Row], attempt: Row, request: str) -> Row | None:
+    """Return the switch that a request recorded, or the live champion's if it is the attempt's model.
+
+    The latter only if it takes effect as early as a switch now would.
+    """
     if switch := switch_for_request(rows, request):
         return switch
     champion = ledger.live_champion(rows)
-    return champion if champion is not None and champion["model"] == attempt["model"] else None
+    if champion is None or champion["model"] != attempt["model"]:
+        return None
+    return None if ledger.could_serve_earlier(lake, spec, champion) else champion
 
 
 def _attempt_switch(lake: Lake, spec: UseCase, attempt: Row, kind: str, **why: str) -> list[Row]:

@@ -52,7 +52,7 @@ def rollback(
         target, live = _target(lake, spec, switches, to, instead_of), ledger.champions(switches)[-1]
         why = {"kind": ROLLED_BACK, "by": by, "reason": reason, "request": request}
         note, switch = "nothing to do: ", live
-        if not _serves(live, target):
+        if not _serves(lake, spec, live, target):
             note, switch = "", _record_rollback(lake, spec, target, live if to is None else None, why)
     if registry is not None:
         mirror_aliases(lake, spec, registry)  # also if an earlier run was killed before it
@@ -97,7 +97,7 @@ def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | Non
 
     def decide_rollback(rows: list[Row]) -> list[Row] | Row:
         live = ledger.champions(rows)[-1]
-        if _serves(live, target):
+        if _serves(lake, spec, live, target):
             return live
         if expected is not None and live["switch"] != expected["switch"]:
             raise _concurrent_switch(spec, expected, live)
@@ -118,8 +118,8 @@ def restored_rows(rows: Sequence[Row], target: Row, effective_from: str, why: Ro
     return [{**row, **changes} for row in rows if row["switch"] == target["switch"] and row["role"] in roles]
 
 
-def _serves(live: Row, target: Row) -> bool:
-    return bool(live["model"] == target["model"])
+def _serves(lake: Lake, spec: UseCase, live: Row, target: Row) -> bool:
+    return live["model"] == target["model"] and not ledger.could_serve_earlier(lake, spec, live)
 
 
 def _concurrent_switch(spec: UseCase, expected: Row, live: Row) -> StaleDecision:

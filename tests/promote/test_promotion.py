@@ -438,6 +438,27 @@ def test_a_person_can_overrule_the_gate(
     assert again.note == f"nothing to do: {ref.note}"
 
 
+@pytest.mark.parametrize("act", ["force", "rollback"])
+def test_a_switch_from_a_partition_that_was_withdrawn_can_be_repeated_to_serve_earlier(
+    act: str, lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """A mistyped partition was the newest when version 1 was promoted; without it the next one is free."""
+    where, far = attempt(1, FIRST), "2024-12-30"
+    judge_and_record(lake, weekly, where)
+    _serve(lake, FIRST, SECOND, far)
+    promote(lake, weekly, _key(where), registry=registry)
+    lake.publish("partitions", PARTITIONS.empty_table(), {"product": ["predictions"], "partition": [far]})
+    assert _champion(lake, THIRD) == ""
+    for note in (f"v1 {'forced' if act == 'force' else 'rolled back'} by ann", "nothing to do: v1 "):
+        if act == "force":
+            ref = force(lake, weekly, _key(where), "ann", "it must serve now", registry=registry)
+        else:
+            ref = rollback(lake, weekly, "1", "ann", "it must serve now")
+        assert ref.note.startswith(note)
+        assert ref.partition == THIRD
+    assert [_champion(lake, partition) for partition in (SECOND, THIRD, "2025-01-06")] == ["", "1", "1"]
+
+
 def test_what_was_forced_can_be_forced_again(
     lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
 ) -> None:
