@@ -53,7 +53,15 @@ from include.spec.metrics import Objective
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.train.fit import is_learnable
-from include.train.fits import Fit, FitId, distance, recipe_key, recipe_names, recipes, recipes_by_name
+from include.train.fits import (
+    Fit,
+    FitId,
+    distance,
+    recipe_names,
+    recipes,
+    recipes_by_name,
+    recipes_without_walk,
+)
 from include.train.record import Selection
 from include.train.selection import (
     Walks,
@@ -168,8 +176,9 @@ class Policy:
         self, partition: str, rows: Mapping[str, Labels], needed: Sequence[Recipe]
     ) -> dict[str, Fit]:
         """Return the fits of recipes in a training by name; a new recipe is fitted as of its origins too."""
-        earlier = {fit.recipe_key for fit in self.own if fit.partition < partition}
-        new = [recipe for recipe in needed if recipe_key(self.spec, recipe) not in earlier]
+        earlier = [fit for fit in self.own if fit.partition < partition]
+        first = walk_origins(list(rows), self.spec, partition)[:1]
+        new = recipes_without_walk(self.spec, needed, earlier, first)
         for origin, following, own in origins(self.past, self.spec, partition, rows) if new else ():
             self._fit(new, origin, own, following, rows)
         return self._fit(needed, partition, rows, self.spec.clock.shift(partition, 1), rows)

@@ -272,6 +272,24 @@ def recent_models(lake: Lake, spec: UseCase) -> set[str]:
     return {*before.values(), *(fit.model for fit in fits if fit.partition >= first)}
 
 
+def recipes_without_walk(
+    spec: UseCase, needed: Sequence[Recipe], trained: Sequence[Fit], origins: Sequence[str]
+) -> list[Recipe]:
+    """Return the recipes of a training that need a walk: new ones, and of short memory those left for long.
+
+    The latter are fitted after one change of the relation, and then not until the next. An old fit doesn't
+    say what they would have predicted had they been fitted since.
+
+    Parameters
+    ----------
+    trained : the fits of earlier trainings.
+    origins : where a recipe without a walk is fitted, ascending.
+    """
+    first, declared = min(origins, default=""), {recipe_key(spec, recipe) for recipe in recipes(spec)}
+    kept = {fit.recipe_key for fit in trained if fit.partition >= first or fit.recipe_key in declared}
+    return [recipe for recipe in needed if recipe_key(spec, recipe) not in kept]
+
+
 def newest_fits(fits: Sequence[Fit], names: Mapping[str, str], partition: str) -> dict[str, Fit]:
     """Return each declared recipe's newest fit of a partition before ``partition``, by the recipe's name.
 

@@ -44,8 +44,8 @@ from include.train.fits import (
     KnownRows,
     ensure_fits,
     read_fits,
-    recipe_key,
     recipes,
+    recipes_without_walk,
     serving_recipe,
 )
 from include.train.recipes import flat_parameters
@@ -237,11 +237,9 @@ class TrainingAttempt:
         needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
         origins = walk_origins(partitions_of(self.rows), spec, partition)
         # a training that was killed may have fitted some of its origins
-        judged = ledger.judged_trainings(lake)
-        earlier = {
-            fit.recipe_key for fit in read_fits(lake) if fit.partition < partition and fit.partition in judged
-        }
-        new = [recipe for recipe in needed if recipe_key(spec, recipe) not in earlier]
+        judged = [key for key in ledger.judged_trainings(lake) if key < partition]
+        trained = [fit for fit in read_fits(lake) if fit.partition in judged]
+        new = recipes_without_walk(spec, needed, trained, origins)
         for origin in origins if new else ():
             if is_learnable(spec, known_rows.known_at(origin)):
                 ensure_fits(known_rows, origin, new, failures={})

@@ -33,6 +33,7 @@ from include.train.fits import (
     recipe_key,
     recipe_names,
     recipes,
+    recipes_without_walk,
 )
 from include.train.pipeline import train
 from tests.promote.conftest import record_verdict
@@ -325,3 +326,19 @@ def test_a_recipe_is_what_its_fit_depends_on(tmp_path: Path) -> None:
         {"n_estimators: 10": "n_estimators: 5"},
     ):
         assert recipe_key(visits.usecase(tmp_path, **change), linear) == key, change
+
+
+def test_a_recipe_of_short_memory_that_was_left_for_long_gets_a_walk_again(spec: UseCase) -> None:
+    """It was fitted after a change of the relation, and not since; a declared recipe goes on with its fit."""
+    needed = recipes(spec, short_memory=True)
+    short, origins = list(needed[len(recipes(spec)) :]), ["2024-06-02", "2024-06-09"]
+
+    def trained(partition: str) -> list[Fit]:
+        keys = {recipe.name: recipe_key(spec, recipe) for recipe in needed}
+        return [Fit(partition, name, key, "", "", 1, partition, None) for name, key in keys.items()]
+
+    first_change = trained("2024-03-10")
+    assert recipes_without_walk(spec, needed, [], origins) == list(needed)
+    assert recipes_without_walk(spec, needed, first_change, origins) == short
+    assert recipes_without_walk(spec, needed, [*first_change, *trained("2024-06-02")], origins) == []
+    assert recipes_without_walk(spec, needed, first_change, []) == []
