@@ -18,7 +18,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
 from include.judge.checks import ALL_FEATURES, LEAKAGE_CHECKS, MIN_CLASS_ROWS, SINGLE_FEATURE
-from include.judge.evidence import CHALLENGER, Evidence
+from include.judge.evidence import CHALLENGER, Evidence, Leakage
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
 from include.promote import ledger
@@ -278,18 +278,19 @@ def loss_reduction(walk: Sequence[float], prior_walk: Sequence[float]) -> float 
     return 1 - sum(walk) / prior_loss if prior_loss else None
 
 
-def past_loss_reductions(lake: Lake, partition: str) -> tuple[float, ...]:
+def past_loss_reductions(lake: Lake, partition: str, objective: str = "") -> tuple[float, ...]:
     """Return the loss reductions of earlier partitions' newest attempts, oldest partition first.
 
-    An attempt that failed a leakage check, or had too little evidence for them, is left out unless an
-    operator forced it. Otherwise a leak would be refused once and pass a week later.
+    An attempt with another objective is left out: the same model removes another share of another loss. One
+    that failed a leakage check, or had too little evidence for them, is left out unless an operator forced
+    it. Otherwise a leak would be refused once and pass a week later.
     """
     reductions: dict[str, float] = {}
     for row in ledger.attempts(lake):
         if row["partition"] < partition and _is_comparable(row):
-            reduction = _loss_reduction(row)
-            if reduction is not None:
-                reductions[row["partition"]] = reduction
+            found = _leakage(row)
+            if found.loss_reduction is not None and found.objective in ("", objective):
+                reductions[row["partition"]] = found.loss_reduction
     return tuple(reductions[earlier] for earlier in sorted(reductions))
 
 
@@ -300,8 +301,8 @@ def _is_comparable(row: Row) -> bool:
     return row["verdict"] == FORCED or all(passed.get(name) for name in LEAKAGE_CHECKS)
 
 
-def _loss_reduction(row: Row) -> float | None:
+def _leakage(row: Row) -> Leakage:
     try:
-        return Evidence.from_json(row["evidence"]).facts.leakage.loss_reduction
+        return Evidence.from_json(row["evidence"]).facts.leakage
     except EvergreenError:
-        return None  # of another schema
+        return Leakage()  # of another schema

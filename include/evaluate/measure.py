@@ -190,8 +190,9 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         shuffled_losses=shuffled_losses,
         constant_losses=constant_losses,
         loss_reduction=loss_reduction,
-        past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition),
+        past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition, spec.gate.objective),
         too_few_rows=leakage.too_few_rows(spec, rows),
+        objective=spec.gate.objective,
     )
 
 

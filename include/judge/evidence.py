@@ -143,11 +143,12 @@ class Leakage:
         and rescaled to the labels' constant; of several shuffles the one with the highest loss, shape (n,).
     constant_losses : the loss by partition of the constant to which they are rescaled, shape (n,).
     loss_reduction : share of the prior's loss that the challenger removes on the test partitions.
-    past_loss_reductions : the same of the use case's earlier attempts, oldest first.
+    past_loss_reductions : the same of the use case's earlier attempts with this objective, oldest first.
     too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
         judge a feature; for a class, the smaller of its own rows and all others.
     all_features : model -> the same score of the models that use all features: the challenger and a linear
         one.
+    objective : whose loss is reduced; empty in evidence of earlier code.
     """
 
     single_feature: dict[str, float] = field(default_factory=dict)
@@ -157,6 +158,7 @@ class Leakage:
     too_few_rows: dict[str, int] = field(default_factory=dict)
     all_features: dict[str, float] = field(default_factory=dict)
     constant_losses: tuple[float, ...] = ()
+    objective: str = ""
 
 
 @dataclass(frozen=True)

@@ -392,7 +392,13 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def attempt(
-    lake: Lake, use: UseCase, partition: str, saved: float, data: str = "d", **changes: object
+    lake: Lake,
+    use: UseCase,
+    partition: str,
+    saved: float,
+    data: str = "d",
+    objective: str = "",
+    **changes: object,
 ) -> str:
     """Judge an attempt against its history, record it, and return its key."""
     waves = 1 + 0.01 * np.cos(np.arange(12))
@@ -403,6 +409,7 @@ def attempt(
         record.facts.leakage,
         loss_reduction=shares,
         past_loss_reductions=leakage.past_loss_reductions(lake, partition),
+        objective=objective,
     )
     record = replace(record, facts=replace(record.facts, leakage=leak), **changes)  # type: ignore[arg-type]
     ledger.record_attempt(lake, record, lambda: judge(record, use.gate, champion=False))
@@ -466,6 +473,17 @@ def test_history_is_the_newest_attempt_of_each_earlier_partition(lake: Lake, use
         attempt(lake, use, partition, share, data)
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.15, 0.10))
     assert leakage.past_loss_reductions(lake, WEEKS[0]) == ()
+
+
+def test_attempts_with_another_objective_are_no_history(lake: Lake, use: UseCase) -> None:
+    """A model that removes a tenth of the log loss may remove a third of the Brier score, and leaks nothing.
+
+    Earlier code didn't record the objective, and its attempts still count.
+    """
+    for partition, share, objective in zip(WEEKS, (0.1, 0.12, 0.3), ("", "log_loss", "brier"), strict=False):
+        attempt(lake, use, partition, share, objective=objective)
+    assert leakage.past_loss_reductions(lake, WEEKS[3], "log_loss") == pytest.approx((0.1, 0.12))
+    assert leakage.past_loss_reductions(lake, WEEKS[3], "brier") == pytest.approx((0.1, 0.3))
 
 
 def test_evidence_of_another_schema_and_thin_attempts_are_no_history(lake: Lake, use: UseCase) -> None:
