@@ -303,8 +303,8 @@ def require_timely_spine(lake: Lake, spec: UseCase, subject: str, partitions: Se
     raise InsufficientData(
         f"{spec.name}: {subject}",
         required=f"labeled partitions on which the spine {spec.features.spine} is known by the decision",
-        found=f"{len(late)} of {len(partitions)} on which its rows were known only later, as on {last} from "
-        f"{late[last]:%Y-%m-%d %H:%M} UTC on, after the decision at {decision:%Y-%m-%d %H:%M}",
+        found=f"{len(late)} of {len(partitions)} on which it was known only later, such as "
+        f"{last}: known from {late[last]:%Y-%m-%d %H:%M} UTC on, decision at {decision:%Y-%m-%d %H:%M} UTC",
         where=f"schedule.batch = {spec.schedule.batch!r}",
         remedy=remedy_too_late(spec, last),
     )

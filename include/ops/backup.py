@@ -327,9 +327,9 @@ def _copy_objects(
         if data is None:
             raise StoreUnavailable(
                 f"{source.uri}/{key}",
-                required="an object that existed when the backup began",
+                required="the object, which existed when the backup began",
                 found="none",
-                remedy="back up again when no upkeep runs",
+                remedy="it was removed during the backup: back up again when no upkeep runs",
             )
         etag = marks[key].partition(" ")[2]  # the object may have been replaced since
         return key, (backup_store.store_object(store, data, sizes), f"{len(data)} {etag}")

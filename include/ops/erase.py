@@ -328,10 +328,10 @@ def erase(
     else:
         raise EvergreenError(
             f"{spec.name}: an erasure",
-            required="none of the person's rows left after it",
+            required="no row of the person in the lake afterwards",
             found="; ".join([*search.contents, *search.replaced, *search.uncommitted][:5]),
             where=lake.uri,
-            remedy="runs that began before it still write; repeat it when they have ended",
+            remedy="runs that started earlier are still writing: wait for them, then repeat the erasure",
         )
     texts = [f"{lake.uri}/{name}" for name in search.texts]
     if artifacts is not None:

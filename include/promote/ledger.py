@@ -222,7 +222,7 @@ def next_unserved(lake: Lake, spec: UseCase, *partitions: str) -> str:
         raise PartitionError(
             f"{spec.name}: switch",
             required=f"a partition that the new model can serve by schedule.end, {spec.schedule.end}",
-            found=f"{following}, the next one, which is after it",
+            found=f"{following} as the next partition",
             remedy=remedy,
         )
     return following

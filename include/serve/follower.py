@@ -108,7 +108,7 @@ class LedgerFollower:
             except EvergreenError as error:
                 self._report(str(error))
             except Exception as error:  # whatever it is, the models that are loaded go on serving
-                log.exception("%s: the tables can't be followed", self._spec.name)
+                log.exception("%s: the lake can't be read; it is tried again", self._spec.name)
                 self._report(f"{type(error).__name__}: {error}")
             self._stop.wait(POLL)
 

@@ -87,11 +87,6 @@ class Clock:
         """A partition key, for messages."""
         return "2013-03-01T0500Z" if self.sub_daily else "2013-03-01"
 
-    @property
-    def times_a_day(self) -> int:
-        """How many partitions a day has on which the schedule fires; one if it fires at most once."""
-        return len(_times(self.cron)) if self.sub_daily else 1
-
     def partitions_in(self, days: int) -> int:
         """Return how many partitions a number of days has.
 
@@ -126,7 +121,7 @@ class Clock:
         moment = self._moment(day, at)
         if self.sub_daily:
             return moment
-        # a time that the clocks skip is moved beyond later ones, but not to the decision's other side
+        # a time that daylight saving skips moves forward, but not to the other side of the decision
         decides_at = _time_of_day(self.cron)
         decision = self._moment(day, decides_at)
         return min(moment, decision) if at <= decides_at else max(moment, decision)
@@ -307,8 +302,9 @@ def fires_a_year(cron: str) -> int:
 def _keys_of_day(clock: Clock, day: date) -> tuple[str, ...]:
     """Return the partitions of a local day, for a schedule that can fire more than once a day.
 
-    A cron for every hour fires in each hour that passes. Otherwise a time that the clocks skip is moved by
-    what they skip, and of one that they repeat the first counts, as for a schedule that fires once a day.
+    A cron for every hour fires in each hour that passes. Otherwise a local time that daylight saving skips
+    moves forward by what is skipped, and of a repeated one the first counts, as for a schedule that fires
+    once a day.
     """
     if not _fires_on(clock.cron, day):
         return ()

@@ -151,8 +151,8 @@ def read_erasures(lake: Lake) -> Erasures:
             raise SettingError(
                 "EVERGREEN_HASH_KEY",
                 required="the key that was set when rows were erased",
-                found="another one, with which they could be ingested again",
+                found="another key, with which erased rows could be ingested again",
                 where=f"{lake.uri}/tables/{ERASURES_TABLE}",
-                remedy="set the earlier one",
+                remedy="set the earlier key",
             )
     return Erasures(version, tuple(sorted(rows, key=lambda row: int(row["recorded"]))))

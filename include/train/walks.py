@@ -212,7 +212,7 @@ def predict(
             estimator = artifacts.load_model(lake, model, spec)
         except ModelError as error:
             log.warning(
-                "%s: the walk of %s is missing partitions, since a fit can't be loaded: %s",
+                "%s: the walk of %s has gaps, since one of its fits can't be loaded: %s",
                 spec.name,
                 name,
                 error,

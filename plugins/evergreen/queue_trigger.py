@@ -112,7 +112,8 @@ class QueueTrigger(BaseEventTrigger):
                     next_try = time.monotonic() + interval
                     interval = min(2 * interval, LONGEST_SECONDS)
             except Exception as error:  # of the lake: it is tried again
-                log.warning("%s: the watcher can't report: %s", self.usecase, type(error).__name__)
+                why = type(error).__name__
+                log.warning("%s: can't write the heartbeat or alert, tries again: %s", self.usecase, why)
             await asyncio.sleep(PROBE_SECONDS)
 
     async def _problem(self) -> str:

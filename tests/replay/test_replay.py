@@ -231,7 +231,7 @@ def test_rows_that_were_known_only_after_the_decision_are_named(lake: Lake, spec
         replay(lake, spec.model_copy(update={"schedule": schedule}))
     error = caught.value
     assert error.subject == "missed_visits: replay"
-    assert "on which its rows were known only later" in error.found
+    assert "on which it was known only later" in error.found
     assert "if schedule.timezone or sources.visits.available_at was changed" in error.remedy
 
 

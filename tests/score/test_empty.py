@@ -150,7 +150,7 @@ def test_no_switch_takes_effect_after_the_schedule_ends(shop: tuple[Lake, UseCas
     with pytest.raises(
         PartitionError,
         match=rf"switch: expected a partition that the new model can serve by schedule.end, {keys[1]}, "
-        rf"but found {keys[2]}, the next one, which is after it; "
+        rf"but found {keys[2]} as the next partition; "
         "set `schedule.end` in usecase.yaml to a later day",
     ):
         ledger.next_unserved(lake, ending)
