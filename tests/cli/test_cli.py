@@ -742,6 +742,7 @@ def test_of_two_options_that_name_a_partition_none_is_ignored(
 @pytest.mark.full
 def test_doctor_names_each_lack_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A lake and a source that work are ok, the missing registry isn't, and no secret is shown."""
+    (tmp_path / "lake").mkdir()
     monkeypatch.setenv("EVERGREEN_USECASES", str(USECASES))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     world.write(tmp_path / "shop", 1)
