@@ -288,10 +288,10 @@ def past_loss_reductions(lake: Lake, partition: str, objective: str = "") -> tup
     reductions: dict[str, float] = {}
     for row in ledger.attempts(lake):
         if row["partition"] < partition and _is_comparable(row):
-            found = _leakage(row)
-            if found.loss_reduction is not None and found.objective in ("", objective):
-                reductions[row["partition"]] = found.loss_reduction
-    return tuple(reductions[earlier] for earlier in sorted(reductions))
+            earlier = _leakage(row)
+            if earlier.loss_reduction is not None and earlier.objective in ("", objective):
+                reductions[row["partition"]] = earlier.loss_reduction
+    return tuple(reductions[key] for key in sorted(reductions))
 
 
 def _is_comparable(row: Row) -> bool:

@@ -171,25 +171,25 @@ def remove_unreferenced(lake: Lake, keys: Iterable[str]) -> None:
     again here, and otherwise by that run, see `store_snapshot`.
     """
     references = referenced_objects(lake)
-    for removed in _held_objects(lake, (key for key in keys if key not in references)):
+    for removed in _objects_in_batches(lake, (key for key in keys if key not in references)):
         lake.remove([*removed])
         for key in sorted(removed.keys() & referenced_objects(lake).keys()):
             lake.create(key, removed[key])
 
 
-def _held_objects(lake: Lake, keys: Iterable[str]) -> Iterator[dict[str, Data]]:
+def _objects_in_batches(lake: Lake, keys: Iterable[str]) -> Iterator[dict[str, Data]]:
     """Yield objects by key, each time as many as fit into memory."""
-    held, size = dict[str, Data](), 0
+    batch, size = dict[str, Data](), 0
     for key in keys:
         if (data := lake.data(key)) is None:
             continue
-        held[key] = data
+        batch[key] = data
         size += len(data)
         if size > spill.MEMORY_LIMIT:
-            yield held
-            held, size = {}, 0
-    if held:
-        yield held
+            yield batch
+            batch, size = {}, 0
+    if batch:
+        yield batch
 
 
 def erase_new(lake: Lake, spec: UseCase, source: str, partitions: Sequence[str]) -> Erasures:

@@ -242,6 +242,17 @@ def evidence_rows_key(key: str) -> str:
     return f"evaluations/{key}.parquet"
 
 
+def attempt_key(usecase: str, partition: str, spec: str, data: str, champion: str) -> str:
+    """Return the key of an attempt.
+
+    Parameters
+    ----------
+    spec, data : digests of the declaration and of the training set.
+    champion : digest of the model to beat; empty if there is none, and for an attempt of earlier code.
+    """
+    return digest_json([usecase, partition, spec, data, *filter(None, [champion])])
+
+
 def attempt_key_of(evidence: str) -> str:
     """Return the key of the attempt whose evidence is stored under this object key."""
     return PurePosixPath(evidence).stem
@@ -352,8 +363,8 @@ class Evidence:
 
         Earlier code didn't record the champion that the recipe was chosen against.
         """
-        champion = self.selection.get("champion")
-        return digest_json([self.usecase, self.partition, self.spec, self.data, *filter(None, [champion])])
+        champion = self.selection.get("champion") or ""
+        return attempt_key(self.usecase, self.partition, self.spec, self.data, champion)
 
     def to_json(self) -> str:
         """Return canonical JSON: equal evidence gives equal bytes."""

@@ -19,7 +19,7 @@ from include.errors import EvergreenError, SettingError, SourceUnavailable
 from include.extensions import CodeReference
 from include.references import digest_json
 from include.spec import UseCase
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake
 
 Message = dict[str, Any]
 Key = tuple[str, str]  # an alert's check and subject
@@ -30,6 +30,7 @@ CHANNELS = {
     "slackwebhook": "include.monitor.alerts:post_slack",
     "smtp": "evergreen.alert_channels:send_mail",
 }
+MAIL_EXTRA = ("to", "from_email")  # what the extra of a connection of type smtp must have
 CLAIMS, TAKEN = "state/alerts", "state/taken_alerts"
 UNCONFIRMED, FAILED, NOTIFIED = "not confirmed", "failed", "notified"  # a killed sender leaves the first
 PATIENCE, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
@@ -77,12 +78,6 @@ def message(usecase: str, decision: dict[str, Any], report: str) -> Message:
         "findings": alerts,
         "report": report,
     }
-
-
-def is_predicted(lake: Lake, partition: str) -> bool:
-    """Return whether a partition's predictions are published."""
-    where: Where = {"product": "predictions", "partition": partition, "outcome": "published"}
-    return bool(lake.rows("partitions", where))
 
 
 def deadline_message(usecase: str, partition: str, page: str, deadline: str, reason: str = "") -> Message:
@@ -199,9 +194,9 @@ def attempts(lake: Lake, partitions: Collection[str]) -> dict[str, list[Attempt]
             newest[message_id, recipient] = max(int(number), newest.get((message_id, recipient), 0))
     by_partition: dict[str, list[Attempt]] = {}
     for (message_id, recipient), attempt_number in sorted(newest.items()):
-        claim = json.loads(lake.get(f"{CLAIMS}/{message_id}/{recipient}-{attempt_number}") or b"")
-        partition, alerts = message_id.rpartition("-")[0], frozenset(map(alert_key, claim["alerts"]))
-        attempt = Attempt(partition, recipient, claim["outcome"], alerts)
+        outcome, alerts = _read_claim(lake, f"{CLAIMS}/{message_id}/{recipient}-{attempt_number}")
+        partition = message_id.rpartition("-")[0]
+        attempt = Attempt(partition, recipient, outcome, alerts)
         by_partition.setdefault(partition, []).append(attempt)
     return by_partition
 
@@ -228,7 +223,7 @@ def _claim(lake: Lake, prefix: str, message: Message) -> str:
     number = max(len(earlier) - 1, 0)
     while not lake.create(key := f"{prefix}-{number}", _claim_content(message, UNCONFIRMED)):
         end = time.monotonic() + PATIENCE
-        while (outcome := _outcome(lake, key)) == UNCONFIRMED and time.monotonic() < end:
+        while (outcome := _read_claim(lake, key)[0]) == UNCONFIRMED and time.monotonic() < end:
             time.sleep(POLL)
         if outcome == NOTIFIED:
             return ""
@@ -242,8 +237,13 @@ def _claim_content(message: Message, outcome: str) -> bytes:
     return json.dumps({"outcome": outcome, "alerts": alerts}).encode()
 
 
-def _outcome(lake: Lake, claim: str) -> str:
-    return str(json.loads(lake.get(claim) or b"")["outcome"])
+def _read_claim(lake: Lake, key: str) -> tuple[str, frozenset[Key]]:
+    """Return the outcome of an attempt, and what its message was about, which earlier code didn't record."""
+    data = lake.get(key) or b""
+    if not data.startswith(b"{"):
+        return data.decode() or UNCONFIRMED, frozenset()
+    claim = json.loads(data)
+    return claim["outcome"], frozenset(map(alert_key, claim["alerts"]))
 
 
 def own_channel(spec: UseCase | None, endpoint: Endpoint) -> CodeReference | None:

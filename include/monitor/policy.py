@@ -382,7 +382,8 @@ def _quiet_alarms(lake: Lake, spec: UseCase, decision: ledger.Row) -> list[tuple
     partition, checks = decision["partition"], {check.name: check for check in CHECKS}
     until = [state for state in _history(lake, spec, partition) if state.key <= partition]
     history = [state for state in until if state.has_rows or state.alarms or state.key == partition]
-    sent = attempts(lake, [state.key for state in history[:-1]])
+    longest = max(check.quiet(spec) for check in CHECKS)
+    sent = attempts(lake, [state.key for state in history[-1 - longest : -1]])
     alarms = []
     for item in _alerts(history, spec)[1]:
         check = checks[item.check]

@@ -189,15 +189,15 @@ def _source(spec: UseCase, source: str) -> str:
 
 def _alert_connection(spec: UseCase, name: str) -> str:
     """Check a connection that alerts are sent to, without sending anything."""
-    from include.monitor.alerts import own_channel
+    from include.monitor.alerts import MAIL_EXTRA, own_channel
 
     endpoint = environment.endpoint(name)
     if code := own_channel(spec, endpoint):
         code.load()
         return f"is set, for {code.name}; nothing was sent"
     if endpoint.kind == "smtp":
-        required = 'a mail server as its host, and "to" in its extra'
-        complete = bool(endpoint.uri and endpoint.extra.get("to"))
+        required = 'a mail server as its host, and "to" and "from_email" in its extra'
+        complete = bool(endpoint.uri) and all(endpoint.extra.get(key) for key in MAIL_EXTRA)
     else:
         required = "the full address of a webhook as its host"
         complete = endpoint.uri.startswith(("http://", "https://"))

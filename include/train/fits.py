@@ -286,8 +286,8 @@ def recipes_without_walk(
     origins : where a recipe without a walk is fitted, ascending.
     """
     first, declared = min(origins, default=""), {recipe_key(spec, recipe) for recipe in recipes(spec)}
-    kept = {fit.recipe_key for fit in trained if fit.partition >= first or fit.recipe_key in declared}
-    return [recipe for recipe in needed if recipe_key(spec, recipe) not in kept]
+    have_walk = {fit.recipe_key for fit in trained if fit.partition >= first or fit.recipe_key in declared}
+    return [recipe for recipe in needed if recipe_key(spec, recipe) not in have_walk]
 
 
 def newest_fits(fits: Sequence[Fit], names: Mapping[str, str], partition: str) -> dict[str, Fit]:

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from include.errors import ModelError
+from include.judge import evidence
 from include.models import artifacts
 from include.models.outputs import Constant
-from include.references import digest_json
 from include.spec import UseCase
 from include.train.selection import Choice, Walks, has_relation_changed, proven_gain
 
@@ -20,13 +20,8 @@ PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.
 
 
 def attempt_key(spec: UseCase, partition: str, data: str, champion: str = "") -> str:
-    """Return the key of an attempt, the same for the same declaration, partition, data digest and champion.
-
-    Parameters
-    ----------
-    champion : digest of the model to beat; empty if there is none, and for an attempt of earlier code.
-    """
-    return digest_json([spec.name, partition, spec.digest, data, *filter(None, [champion])])
+    """Return the key of a training's attempt, the one that its evidence will have."""
+    return evidence.attempt_key(spec.name, partition, spec.digest, data, champion)
 
 
 @dataclass(frozen=True)

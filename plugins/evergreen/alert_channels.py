@@ -26,9 +26,9 @@ def send_mail(endpoint: Endpoint, message: Message, context: Any) -> None:
     from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     from include.errors import SettingError
-    from include.monitor.alerts import message_lines
+    from include.monitor.alerts import MAIL_EXTRA, message_lines
 
-    if missing := [key for key in ("to", "from_email") if not endpoint.extra.get(key)]:
+    if missing := [key for key in MAIL_EXTRA if not endpoint.extra.get(key)]:
         raise SettingError(
             f"connection {endpoint.name}",
             required='"to" and "from_email" in its extra',

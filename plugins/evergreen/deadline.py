@@ -102,7 +102,7 @@ def _notify(usecase: str, to: list[str], context: dict[str, Any]) -> str:
     send = sender(context, spec)
     try:
         lake = Lake(usecase)
-        if alerts.is_predicted(lake, partition):
+        if partition in lake.published("predictions"):
             outcome = f"{usecase} {partition}: the predictions are published; no alert is sent"
             log.info("%s", outcome)
             return outcome

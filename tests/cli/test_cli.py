@@ -770,13 +770,18 @@ def test_doctor_looks_at_each_connection_that_alerts_go_to(
 ) -> None:
     """A webhook and a mail server are ok, one without address or type or unknown isn't; nothing is sent."""
     declared = shutil.copytree(USECASES / "weekly_sales", tmp_path / "weekly_sales") / "usecase.yaml"
-    to = "alerts: {to: [hook, mail, typo, nobody, page, untyped]}"
+    to = "alerts: {to: [hook, mail, typo, nobody, page, untyped, unsigned]}"
     declared.write_text(declared.read_text().replace("\nscoring:", f"\n{to}\n\nscoring:"))
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
     connections: dict[str, dict[str, object]] = {
         "hook": {"conn_type": "http", "host": "http://127.0.0.1:1/in", "password": SECRET},
-        "mail": {"conn_type": "smtp", "host": "127.0.0.1", "extra": {"to": "team@example.org"}},
+        "mail": {
+            "conn_type": "smtp",
+            "host": "127.0.0.1",
+            "extra": {"to": "team@example.org", "from_email": "evergreen@example.org"},
+        },
+        "unsigned": {"conn_type": "smtp", "host": "127.0.0.1", "extra": {"to": "team@example.org"}},
         "typo": {"conn_type": "http", "host": f"127.0.0.1/{SECRET}"},
         "page": {"conn_type": "pager", "host": "http://127.0.0.1:1/in", "password": SECRET},
         "untyped": {"host": "http://127.0.0.1:1/in"},
@@ -784,7 +789,7 @@ def test_doctor_looks_at_each_connection_that_alerts_go_to(
     for name, connection in connections.items():
         monkeypatch.setenv(f"AIRFLOW_CONN_{name.upper()}", json.dumps(connection))
     found = {check.name: check for check in run_checks() if check.name.startswith("alerts weekly_sales/")}
-    assert [check.ok for check in found.values()] == [True, True, False, False, False, False]
+    assert [check.ok for check in found.values()] == [True, True, False, False, False, False, False]
     assert "AIRFLOW_CONN_NOBODY" in found["alerts weekly_sales/nobody"].remedy
     for name, kind in (("page", "pager"), ("untyped", "none")):
         detail = found[f"alerts weekly_sales/{name}"].detail

@@ -395,6 +395,16 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
     assert outcomes(lake) == {"team-mail": "not confirmed"}
 
 
+@pytest.mark.parametrize(
+    ("written", "outcome"), [(b"notified", "notified"), (b"failed", "failed"), (b"", "not confirmed")]
+)
+def test_an_attempt_of_earlier_code_is_read(declare: Declare, written: bytes, outcome: str) -> None:
+    """It recorded the outcome alone."""
+    lake = declare()
+    lake.create(f"state/alerts/{NIGHT}-0123456789ab/ops-0", written)
+    assert outcomes(lake) == {"ops": outcome}
+
+
 def test_a_message_whose_sender_was_killed_is_sent_by_the_next_try(
     declare: Declare, hook: Hook, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -526,7 +536,7 @@ def test_a_lake_that_cannot_be_read_at_the_deadline_is_an_alert(
     def unreachable(*_: object, **__: object) -> None:
         raise StoreUnavailable("the lake", required="a store that answers", remedy="start it")
 
-    monkeypatch.setattr(Lake, "rows", unreachable)
+    monkeypatch.setattr(Lake, "read", unreachable)
     why = f"machines {NIGHT}: no predictions by 23:59 UTC, when they were due: the lake can't be read"
     assert overdue() == f"{why}; ops: sent"
     assert [said["sentence"] for *_, said in hook.got] == [why]

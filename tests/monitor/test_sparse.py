@@ -17,7 +17,6 @@ from include.environment import Endpoint
 from include.features.labels import training_set
 from include.ingest.lookback import refresh_lookback
 from include.ingest.pipeline import ingest
-from include.monitor.alerts import is_predicted
 from include.monitor.state import PublishedState
 from include.ops.health import health
 from include.ops.status import status
@@ -109,7 +108,7 @@ def test_a_day_without_a_file_is_green_and_has_no_rows(rare: Sparse) -> None:
     assert (source["outcome"], source["rows"]) == ("published", 0)
     assert source["note"] == "0 rows: the source has no data for this partition"
     assert rows[empty]["note"] == "0 rows: counts was published without rows for this partition"
-    assert is_predicted(rare.lake, empty)
+    assert empty in rare.lake.published("predictions")
     assert {row["served_by"] for row in rare.lake.rows("predictions")} == {"champion"}
 
 

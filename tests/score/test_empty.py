@@ -11,7 +11,6 @@ import pytest
 from include.environment import Connect, Endpoint
 from include.errors import NotPublished, PartitionError
 from include.ingest.pipeline import ingest
-from include.monitor.alerts import is_predicted
 from include.monitor.pipeline import monitor
 from include.ops.prometheus import gauges
 from include.ops.status import status
@@ -60,7 +59,7 @@ def test_a_partition_whose_spine_is_empty_is_a_partition_of_no_rows(
         advance(lake, spec, partition)
         if partition == keys[2]:
             assert (ref.rows, ref.note) == (0, "0 rows: sales was published without rows for this partition")
-            assert is_predicted(lake, partition)
+            assert partition in lake.published("predictions")
             shown = {(one.name, one.labels.get("product")): one.value for one in gauges(lake, spec)}
             assert shown["evergreen_rows", "predictions"] == 0
     assert {row["partition"] for row in lake.rows("predictions")} == {keys[0], keys[1], keys[3]}
