@@ -105,12 +105,21 @@ def until(true: Callable[[], Any], what: str, timeout: float = 120) -> Any:
 
 
 class Composed:
-    """The stack under a project name of its own."""
+    """The stack under a project name of its own.
 
-    def __init__(self, folder: Path) -> None:
+    Parameters
+    ----------
+    folder : of its settings.
+    files : of docker compose, from the repository's folder.
+    settings : variables that the files name, beside the secrets and ports.
+    """
+
+    def __init__(self, folder: Path, files: Sequence[str] = FILES, **settings: str) -> None:
+        self.files = files
         self.env_file = folder / ".env"
         dotenv.write(self.env_file)
         self.ports = {name: _free() for name in PORTS}
+        self.settings = settings | {name: str(port) for name, port in self.ports.items()}
         lines = self.env_file.read_text().splitlines()
         self.secrets = dict(line.split("=", 1) for line in lines if not line.startswith(("#", "COMPOSE_")))
         self.project = f"evergreen-test-{os.getpid()}"
@@ -125,14 +134,14 @@ class Composed:
 
     def compose(self, *command: str, text: str | None = None) -> str:
         """Run a command of docker compose and return what it printed."""
-        files = [part for name in FILES for part in ("-f", str(REPOSITORY / name))]
+        files = [part for name in self.files for part in ("-f", str(REPOSITORY / name))]
         where = ["--project-name", self.project, "--env-file", str(self.env_file), "--progress", "quiet"]
         environment = {
             k: v for k, v in os.environ.items() if not k.startswith(("AIRFLOW", "MLFLOW", "COMPOSE"))
         }
         done = subprocess.run(
             ["docker", "compose", *where, *files, *command],
-            env=environment | {name: str(port) for name, port in self.ports.items()},
+            env=environment | self.settings,
             input=text,
             capture_output=True,
             text=True,
