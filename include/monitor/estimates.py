@@ -25,7 +25,7 @@ from include.monitor.checks.degradation import promotion_test_rows
 from include.monitor.checks.drift import check_never_learned
 from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
-from include.monitor.performance import completion_row
+from include.monitor.performance import completion_row, newest_metrics
 from include.monitor.state import PERFORMANCE
 from include.promote.ledger import was_judged
 from include.references import digest_json
@@ -447,10 +447,7 @@ def _champion_partitions(
     missing = [key for key in keys if key not in estimates]
     for key, served in _served_predictions(lake, spec, missing).items():
         estimates[key] = {**_expected(spec, held_out, served, str(champion["model"]))}
-    newest: dict[str, dict[str, Row]] = {}
-    for row in sorted(lake.rows(PERFORMANCE, {"partition": keys}), key=lambda row: str(row["known"])):
-        if row["known"] <= partition:
-            newest.setdefault(row["partition"], {})[row["metric"]] = row
+    newest = newest_metrics(lake, keys, partition)
     return [
         _labeled_partition(key, estimates.get(key, {}), newest[key], held_out.means)
         for key in keys

@@ -26,7 +26,7 @@ from include.promote import ledger
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage import schemas
-from include.storage.lake import Lake
+from include.storage.lake import Lake, newest_known
 
 LOSSES = "losses"
 CONSTANT = "constant"
@@ -220,9 +220,8 @@ def loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Array]:
     """Return the newest sums of rows, loss and baseline, shape (3,), by partition with labeled rows."""
     columns = ["partition", "known", "model", "rows", "loss", "baseline"]
     # one scan of the table is faster than a filter by a list of partitions
-    rows, selected = lake.rows(LOSSES, None, columns, order=["known"]), set(partitions)
-    newest = {(row["partition"], row["model"]): row for row in rows}
-    sums: dict[str, Array] = {}
+    newest = newest_known(lake.rows(LOSSES, None, columns), "partition", "model")
+    selected, sums = set(partitions), dict[str, Array]()
     for (partition, _), row in sorted(newest.items()):
         if partition in selected and row["rows"]:
             values = np.array([row["rows"], row["loss"], row["baseline"]], float)

@@ -35,7 +35,7 @@ from include.stats import profiles
 from include.stats.metrics import all_metric_values
 from include.storage import schemas
 from include.storage.digests import digest_table
-from include.storage.lake import Lake, Row
+from include.storage.lake import Lake, Row, newest_known
 
 CONSTANT_PREFIX = "constant:"  # prefix of a metric's name: the same rows, predicted by the constant
 MAX_JOINED_PARTITIONS = 90  # that are joined at once, which limits the memory
@@ -59,11 +59,19 @@ def predictions_with_labels(
 def labeled_partitions(lake: Lake, partitions: Sequence[str], as_of: str) -> list[str]:
     """Return those of matured partitions of which a row has a label, as known by a partition, in order."""
     rows = lake.rows(PERFORMANCE, {"partition": list(partitions)}, ["partition", "known", "rows"])
-    newest: dict[str, int] = {}
-    for row in sorted(rows, key=lambda row: str(row["known"])):
-        if row["known"] <= as_of:
-            newest[row["partition"]] = row["rows"]
-    return sorted(partition for partition, count in newest.items() if count)
+    newest = newest_known(rows, "partition", as_of=as_of)
+    return sorted(partition for partition, row in newest.items() if row["rows"])
+
+
+def newest_metrics(
+    lake: Lake, partitions: Sequence[str] | None = None, as_of: str | None = None
+) -> dict[str, dict[str, Row]]:
+    """Return the newest row of `performance` by partition and metric, as known on a partition or now."""
+    rows = lake.rows(PERFORMANCE, None if partitions is None else {"partition": list(partitions)})
+    metrics: dict[str, dict[str, Row]] = {}
+    for (partition, metric), row in newest_known(rows, "partition", "metric", as_of=as_of).items():
+        metrics.setdefault(partition, {})[metric] = row
+    return metrics
 
 
 def performance_metrics(
@@ -335,13 +343,8 @@ def _scored(lake: Lake, spec: UseCase, first: str, last: str) -> list[str]:
 
 def _by_day(lake: Lake, partitions: Sequence[str], as_of: str | None) -> list[Row]:
     """Return the newest published figures of each partition, as known on a partition or now."""
-    newest: dict[str, dict[str, Row]] = {}
-    published = lake.rows(PERFORMANCE, {"partition": list(partitions)})
-    for row in sorted(published, key=lambda row: str(row["known"])):
-        if as_of is None or row["known"] <= as_of:
-            newest.setdefault(row["partition"], {})[row["metric"]] = row
     result = []
-    for partition, metrics in sorted(newest.items()):
+    for partition, metrics in sorted(newest_metrics(lake, partitions, as_of).items()):
         first = next(iter(metrics.values()))  # these columns are the same for every metric
         size = {name: first[name] for name in ("known", "rows", "unlabeled")}
         values = {

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, get_args
+from typing import get_args
 
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -24,7 +24,7 @@ from include.promote import ledger
 from include.spec import UseCase, load
 from include.spec.stages import STEPS
 from include.storage import predicates
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where, newest_known
 from include.storage.store_errors import translate_store_errors
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -70,7 +70,7 @@ PRODUCTS = ("predictions", "performance", "monitor")  # besides the sources
 LOOKBACK_DAYS = 31
 OUTCOMES = ("published", "refused", "unavailable")
 DECISIONS = get_args(Act)
-Rows = Sequence[Mapping[str, Any]]
+Rows = list[Row]
 
 HELP = {
     "evergreen_readable": "Whether the declaration and the lake could be read.",
@@ -153,18 +153,17 @@ def _findings(lake: Lake, spec: UseCase) -> Values:
 
 
 def _performance(lake: Lake, spec: UseCase) -> Values:
-    rows = sorted(_of_newest(lake, "performance"), key=lambda row: str(row["known"]))
-    for name, row in {row["metric"]: row for row in rows}.items():
+    rows = _of_newest(lake, "performance")
+    for name, row in newest_known(rows, "metric").items():
         metric = name.removeprefix(CONSTANT_PREFIX)
         model = "served" if metric == name else "constant"
         yield "evergreen_performance", {"metric": metric, "of": model}, row["value"]
     if rows:
-        yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[-1]["partition"])
+        yield "evergreen_performance_partition_timestamp_seconds", {}, _time(spec, rows[0]["partition"])
 
 
 def _losses(lake: Lake, spec: UseCase) -> Values:
-    rows = sorted(_of_newest(lake, "losses"), key=lambda row: str(row["known"]))
-    newest = list({row["model"]: row for row in rows}.values())
+    newest = list(newest_known(_of_newest(lake, "losses"), "model").values())
     count = sum(row["rows"] for row in newest)
     for model, column in (("served", "loss"), ("baseline", "baseline"), ("expected", "expected")):
         sums = [row[column] for row in newest]

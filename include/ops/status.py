@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from include.errors import PartitionError
+from include.monitor.performance import newest_metrics
 from include.promote import ledger
 from include.promote.ledger import trials_on
 from include.promote.promotion import attempt_outcome, awaiting_approval, read_ledgers
@@ -136,9 +137,7 @@ def attempts(lake: Lake, spec: UseCase) -> list[Row]:
 
 def performance(lake: Lake) -> Row:
     """Return the metrics of the last partitions with labels, as last measured, and their means."""
-    newest: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in sorted(lake.rows("performance"), key=lambda row: str(row["known"])):
-        newest[row["partition"]][row["metric"]] = row
+    newest = newest_metrics(lake)
     partitions = {
         partition: {metric: row["value"] for metric, row in sorted(newest[partition].items())}
         for partition in sorted(newest)[-RECENT:]

@@ -30,7 +30,7 @@ from include.reports.text import text_table
 from include.spec import UseCase
 from include.spec.clock import time_of
 from include.stats.intervals import gain_bounds
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row, newest_known
 
 MAX_PARTITIONS = 371  # for a daily use case, a year and a week
 WEEK = 7  # partitions that are pooled
@@ -42,7 +42,6 @@ MAX_DRIFT_LABELS = 8
 PANEL_HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches
 MIN_DRIFT = 0.01  # lowest value on the logarithmic axis
 CHART_TITLE = "the year"  # from which the chart's ids are derived
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -246,8 +245,8 @@ def _rows(
 
 def _realized_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, float]:
     rows = _rows(lake, "performance", {"metric": metric}, ["partition", "known", "value"], partitions)
-    newest = {row["partition"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
-    return {partition: value for partition, value in sorted(newest.items()) if value is not None}
+    newest = newest_known(rows, "partition")
+    return {key: row["value"] for key, row in sorted(newest.items()) if row["value"] is not None}
 
 
 def _estimated_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, Mean]:

@@ -6,17 +6,15 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
-from typing import Any
 
 from include.monitor.losses import mean_losses
 from include.monitor.performance import CONSTANT_PREFIX
 from include.spec import UseCase
 from include.spec.metrics import greater_is_better
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row, newest_known
 
 WIDTH, HEIGHT = 220, 44  # pixels
 Values = Mapping[str, float]
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -139,5 +137,5 @@ def _walk(lake: Lake, partitions: Sequence[str], recipe: str, metric: str) -> di
 
 def _newest(rows: Iterable[Row]) -> dict[str, float]:
     """Return each partition's value as last measured, without those that have none."""
-    newest = {row["partition"]: row["value"] for row in sorted(rows, key=lambda row: str(row["known"]))}
-    return {partition: value for partition, value in newest.items() if value is not None}
+    newest = newest_known(rows, "partition")
+    return {partition: row["value"] for partition, row in newest.items() if row["value"] is not None}

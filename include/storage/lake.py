@@ -11,10 +11,11 @@ from __future__ import annotations
 import logging
 import re
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import cached_property, partial
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import unquote, urlsplit
@@ -55,6 +56,19 @@ CACHED, CACHED_BYTES = 8, 4 << 20  # results, and the most bytes of one; see `La
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}
+
+
+def newest_known(rows: Iterable[Row], *by: str, as_of: str | None = None) -> dict[Any, Row]:
+    """Return the row that was `known` last for each value of a column, or for each tuple of several.
+
+    Parameters
+    ----------
+    by : the columns.
+    as_of : only what was known on this partition; None for all that is known now.
+    """
+    key = itemgetter(*by)
+    ordered = sorted(rows, key=lambda row: str(row["known"]))
+    return {key(row): row for row in ordered if as_of is None or row["known"] <= as_of}
 
 
 class Lake:

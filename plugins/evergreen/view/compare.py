@@ -191,13 +191,15 @@ def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, di
 
 def _walks(lake: Lake, spec: UseCase, recipe_keys: Iterable[str]) -> dict[str, dict[str, Row]]:
     """Return each recipe's walk by partition as known now, the newest partitions, ascending."""
+    from include.storage.lake import newest_known
     from include.train.walks import TABLE, memory
 
     columns = ["partition", "known", "recipe_key", "model", "rows", "loss"]
+    rows = lake.rows(TABLE, {"recipe_key": sorted(recipe_keys)}, columns)
+    predicted = (row for row in rows if row["rows"] and math.isfinite(row["loss"]))
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
-    for row in lake.rows(TABLE, {"recipe_key": sorted(recipe_keys)}, columns, order=["partition", "known"]):
-        if row["rows"] and math.isfinite(row["loss"]):  # otherwise its fit couldn't predict them
-            walks[row["recipe_key"]][row["partition"]] = row  # the newest knowledge comes last
+    for (partition, key), row in sorted(newest_known(predicted, "partition", "recipe_key").items()):
+        walks[key][partition] = row
     return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
 
 
@@ -242,10 +244,11 @@ def _difference(spec: UseCase, first: dict[str, Row], second: dict[str, Row]) ->
 
 def _live(lake: Lake, model: str) -> list[Row]:
     """Return the losses of the partitions that a model served, as known now."""
+    from include.storage.lake import newest_known
+
     columns = ["partition", "known", "rows", "loss", "baseline"]
-    rows = lake.rows("losses", {"model": model}, columns, order=["partition", "known"])
-    newest = {row["partition"]: row for row in rows}
-    return [row for row in newest.values() if row["rows"]]
+    newest = newest_known(lake.rows("losses", {"model": model}, columns), "partition")
+    return [row for _, row in sorted(newest.items()) if row["rows"]]
 
 
 def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
@@ -253,22 +256,17 @@ def _live_metrics(lake: Lake, live: Sequence[Row]) -> dict[str, float]:
 
     Only partitions whose labeled rows the model served alone count, because metrics are of whole partitions.
     """
-    from include.monitor.performance import CONSTANT_PREFIX
+    from include.monitor.performance import CONSTANT_PREFIX, newest_metrics
 
     served = {row["partition"]: row["rows"] for row in live}
     if not served:
         return {}
-    columns = ["partition", "known", "metric", "value", "rows"]
-    rows = lake.rows("performance", {"partition": sorted(served)}, columns, order=["known"])
-    newest = {(row["metric"], row["partition"]): row for row in rows}
     values: dict[str, list[tuple[float, int]]] = defaultdict(list)
-    for (metric, partition), row in newest.items():
-        if (
-            not metric.startswith(CONSTANT_PREFIX)
-            and row["value"] is not None
-            and row["rows"] == served[partition]
-        ):
-            values[metric].append((row["value"], row["rows"]))
+    for partition, metrics in newest_metrics(lake, sorted(served)).items():
+        for metric, row in metrics.items():
+            is_constant = metric.startswith(CONSTANT_PREFIX)
+            if not is_constant and row["value"] is not None and row["rows"] == served[partition]:
+                values[metric].append((row["value"], row["rows"]))
     return {
         metric: sum(value * rows for value, rows in pairs) / sum(rows for _, rows in pairs)
         for metric, pairs in values.items()

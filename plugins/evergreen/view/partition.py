@@ -197,11 +197,9 @@ def _findings(lake: Lake, partition: str) -> dict[str, list[Row]]:
 
 def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     """Return the realized metrics as known now, with the constant's and what is required."""
-    from include.monitor.performance import CONSTANT_PREFIX
+    from include.monitor.performance import CONSTANT_PREFIX, newest_metrics
 
-    newest: dict[str, Row] = {}
-    for row in sorted(lake.rows("performance", {"partition": partition}), key=lambda row: row["known"]):
-        newest[row["metric"]] = row
+    newest = newest_metrics(lake, [partition]).get(partition, {})
     metrics = []
     for name, row in sorted(newest.items()):
         if name.startswith(CONSTANT_PREFIX):
@@ -222,9 +220,9 @@ def _metrics(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
 
 def _losses(lake: Lake, spec: UseCase, partition: str) -> list[Row]:
     """Return each model's mean loss per labeled row as known now, and the baseline's on the same rows."""
-    newest: dict[str, Row] = {}
-    for row in sorted(lake.rows("losses", {"partition": partition}), key=lambda row: row["known"]):
-        newest[row["model"]] = row
+    from include.storage.lake import newest_known
+
+    newest = newest_known(lake.rows("losses", {"partition": partition}), "model")
     return [
         {
             "version": row["version"],

@@ -121,12 +121,13 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
 def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     """Return a line for each of the last partitions, newest first, from the tables of all stages."""
     from include.monitor.alerts import attempts
+    from include.monitor.performance import newest_metrics
 
     products = {(row["partition"], row["product"]): row for row in partition_rows}
     partitions = _shown(spec, products)
     where = {"partition": partitions}
     served_by = _served_by(lake, partitions)
-    measured = _newest(lake.rows("performance", where))
+    measured = newest_metrics(lake, partitions)
     findings = _by_partition(lake.rows("findings", where))
     decisions = _by_partition(lake.rows("decisions", where))
     sent = attempts(lake, partitions)
@@ -136,7 +137,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
             "sources": [(name, products.get((partition, name))) for name in spec.sources],
             "predicted": served_by[partition].total(),
             "served_by": [(step, rows) for step in STEPS if (rows := served_by[partition][step])],
-            "metrics": _watched(spec, measured[partition]),
+            "metrics": _watched(spec, measured.get(partition, {})),
             "findings": findings[partition],
             "alarms": [row for row in findings[partition] if row["outcome"] == "alarm"],
             "alerts": [alert for row in decisions[partition] for alert in json.loads(row["alerts"] or "[]")],
@@ -179,8 +180,9 @@ def _served_by(lake: Lake, partitions: Sequence[str]) -> dict[str, Counter[str]]
     return counts
 
 
-def _watched(spec: UseCase, metrics: Metrics) -> Metrics:
+def _watched(spec: UseCase, measured: dict[str, dict[str, Any]]) -> Metrics:
     """Return the metrics with requirements and the gate's objective; if there are none, all metrics."""
+    metrics = {name: row["value"] for name, row in measured.items()}
     names = dict.fromkeys([*(rule.metric for rule in spec.monitoring.requirements), spec.gate.objective])
     watched = {name: metrics[name] for name in names if name in metrics}
     # the constant's metrics have names such as constant:roc_auc
@@ -191,12 +193,4 @@ def _by_partition(rows: Iterable[dict[str, Any]]) -> dict[str, Rows]:
     partitions: dict[str, Rows] = defaultdict(list)
     for row in rows:
         partitions[row["partition"]].append(row)
-    return partitions
-
-
-def _newest(rows: Rows) -> dict[str, Metrics]:
-    """Return each partition's metrics as last measured."""
-    partitions: dict[str, Metrics] = defaultdict(dict)
-    for row in sorted(rows, key=lambda row: row["known"]):
-        partitions[row["partition"]][row["metric"]] = row["value"]
     return partitions
