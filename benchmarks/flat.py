@@ -38,7 +38,7 @@ from include.ingest.publish import publish_validated
 from include.judge.evidence import evidence_rows_key
 from include.models import artifacts
 from include.monitor.pipeline import monitor
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.rollout.pipeline import advance
 from include.score.pipeline import score
 from include.spec import UseCase, load
@@ -206,7 +206,7 @@ class History:
         lake.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
         for name in (f"references/{first['model']}.json", f"references/{first['model']}.parquet"):
             lake.create(name.replace(first["model"], model), lake.get(name) or b"")
-        attempt = next(row for row in ledger.attempts(lake) if row["key"] == first["attempt"])
+        attempt = next(row for row in verdicts.attempts(lake) if row["key"] == first["attempt"])
         key = f"{attempt['key'][:-10]}{partition}"
         lake.create(evidence_rows_key(key), lake.get(evidence_rows_key(attempt["key"])) or b"")
         changes = {"key": key, "partition": partition, "model": model}

@@ -21,7 +21,7 @@ from include.judge.checks import ALL_FEATURES, LEAKAGE_CHECKS, MIN_CLASS_ROWS, S
 from include.judge.evidence import CHALLENGER, Evidence, Leakage
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
-from include.promote import ledger
+from include.promote import verdicts
 from include.promote.ledger import Row
 from include.spec import UseCase
 from include.spec.metrics import Objective, find_objective
@@ -286,7 +286,7 @@ def past_loss_reductions(lake: Lake, partition: str, objective: str = "") -> tup
     it. Otherwise a leak would be refused once and pass a week later.
     """
     reductions: dict[str, float] = {}
-    for row in ledger.attempts(lake):
+    for row in verdicts.attempts(lake):
         if row["partition"] < partition and _is_comparable(row):
             earlier = _leakage(row)
             if earlier.loss_reduction is not None and earlier.objective in ("", objective):

@@ -15,6 +15,7 @@ from include.judge.checks import ONNX_TOLERANCE
 from include.judge.evidence import CHALLENGER, Evidence
 from include.models import artifacts
 from include.promote import ledger
+from include.promote.verdicts import attempts
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -84,7 +85,7 @@ def export(lake: Lake, spec: UseCase, model: str = "") -> Export:
     digest = _find_model(lake, model)
     estimator = artifacts.load_model(lake, digest, spec)
     switches = [row for row in ledger.switches(lake) if row["model"] == digest]
-    verdicts = [row for row in ledger.attempts(lake) if row["model"] == digest]
+    verdicts = [row for row in attempts(lake) if row["model"] == digest]
     fits = [fit for fit in read_fits(lake) if fit.model == digest]
     evidence = Evidence.from_json(verdicts[-1]["evidence"]) if verdicts else None
     versions = [str(row["version"]) for row in (*verdicts, *switches)]
@@ -116,7 +117,7 @@ def _find_model(lake: Lake, beginning: str) -> str:
             remedy = "train first, or name a model of the table fits with --model"
             raise NotPublished(f"{lake.name}: an export", required="a champion", found="none", remedy=remedy)
         return str(champion["model"])
-    recorded = [*ledger.switches(lake), *ledger.attempts(lake), *map(vars, read_fits(lake))]
+    recorded = [*ledger.switches(lake), *attempts(lake), *map(vars, read_fits(lake))]
     models = {str(row["model"]) for row in recorded}
     matches = [model for model in models if model.startswith(beginning)]
     if len(matches) != 1:

@@ -57,7 +57,7 @@ from include.ops.erase_search import (
     mask_rows,
     replaced_files,
 )
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.approval import require_person_and_reason
 from include.score.erasure import TABLES, republish_summary
 from include.score.pipeline import rows_known_at
@@ -604,7 +604,8 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     live = {row["model"] for row in (serving.champion, serving.baseline) if row}
     trained = {row["model"]: (row["judged_on"], row["judged_on"]) for row in switches if row["model"]}
     trained |= {fit.model: (fit.partition, fit.last_fitted) for fit in read_fits(lake)}
-    versions = {row["model"]: row["version"] for row in (*ledger.attempts(lake), *switches) if row["version"]}
+    recorded = (*verdicts.attempts(lake), *switches)
+    versions = {row["model"]: row["version"] for row in recorded if row["version"]}
     return [
         FittedModel(versions.get(model, ""), model, partition, model in live)
         for model, (partition, last) in sorted(trained.items(), key=lambda item: (item[1], item[0]))

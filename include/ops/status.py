@@ -8,9 +8,9 @@ from typing import Any
 
 from include.errors import PartitionError
 from include.monitor.performance import newest_metrics
-from include.promote import ledger
-from include.promote.ledger import trials_on
+from include.promote import ledger, verdicts
 from include.promote.promotion import attempt_outcome, awaiting_approval, read_ledgers
+from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.storage.lake import Lake
 
@@ -131,7 +131,7 @@ def pending(lake: Lake, spec: UseCase) -> Row | None:
 def attempts(lake: Lake, spec: UseCase) -> list[Row]:
     """Return the last verdicts, oldest first, each with its approval and what blocks its switch."""
     names = ("key", "partition", "verdict", "version", "sentence")
-    ledgers, rows = read_ledgers(lake, spec), ledger.attempts(lake)[-RECENT:]
+    ledgers, rows = read_ledgers(lake, spec), verdicts.attempts(lake)[-RECENT:]
     return [{**_select(row, *names), "outcome": attempt_outcome(ledgers, row)} for row in rows]
 
 

@@ -18,7 +18,7 @@ from deltalake import DeltaTable, write_deltalake
 
 from include.errors import EvergreenError
 from include.models import artifacts
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.references import Ref
 from include.score.shards import PARTS
 from include.spec import UseCase
@@ -88,7 +88,7 @@ def remove_models(lake: Lake, spec: UseCase, *, retention_days: int = RETENTION_
     retention_days : models that were stored later stay, also if they are of a training of the distant past.
     """
     needed = recent_models(lake, spec) | {row["model"] for row in ledger.switches(lake)}
-    for attempt in ledger.attempts(lake):
+    for attempt in verdicts.attempts(lake):
         needed |= {attempt["model"], json.loads(attempt["evidence"])["baseline_model"]}
     unneeded = {artifacts.model_key(fit.model) for fit in read_fits(lake) if fit.model not in needed}
     before = datetime.now(UTC) - timedelta(days=retention_days)

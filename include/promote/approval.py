@@ -10,7 +10,7 @@ from datetime import datetime
 
 from include.errors import EvergreenError, NotPublished
 from include.judge.judge import FORCED, PROMOTES
-from include.promote import ledger
+from include.promote import verdicts
 from include.promote.ledger import Row
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -44,7 +44,7 @@ def find_attempt(lake: Lake, partition_or_key: str) -> Row:
     NotPublished
         when no attempt matches, or several keys begin so.
     """
-    rows = [row for row in ledger.attempts(lake) if row["verdict"] != FORCED]
+    rows = [row for row in verdicts.attempts(lake) if row["verdict"] != FORCED]
     matches = [row for row in rows if row["partition"] == partition_or_key][-1:]
     if not matches:
         matches = [row for row in rows if partition_or_key and row["key"].startswith(partition_or_key)]
@@ -81,7 +81,7 @@ def record_answer(
     subject = f"{spec.name}: {answer}"
     if answer != EXPIRED:
         require_person_and_reason(subject, by, reason)
-    attempt = ledger.attempt(lake, attempt_key)
+    attempt = verdicts.attempt(lake, attempt_key)
     if spec.gate.approval == "none":
         raise EvergreenError(
             subject,

@@ -1,4 +1,4 @@
-"""The ledgers `attempts`, each with its verdict, and `switches`, appended by compare-and-swap.
+"""The ledger `switches`: which model serves, appended by compare-and-swap.
 
 The newest switch in effect decides who serves a partition. A switch takes effect from a partition that
 hasn't been served yet.
@@ -11,13 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from include.errors import NotPublished, PartitionError
-from include.judge.evidence import Evidence
-from include.judge.judge import FORCED, Verdict
+from include.errors import PartitionError
 from include.models.outputs import Constant
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.storage.schemas import ATTEMPTS, SWITCHES
+from include.storage.schemas import SWITCHES
 
 Row = dict[str, Any]
 T = TypeVar("T")
@@ -29,10 +27,6 @@ REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the
 BASELINE_ONLY = "baseline only"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
-WATCH = "watch"  # the kind of trial after a promotion; the others are `SHADOW` and `CANARY`
-
-
-# switches
 
 
 @dataclass(frozen=True)
@@ -260,147 +254,6 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
     return lake.append_compare_and_swap("switches", SWITCHES, decide_numbered)
 
 
-# trials
-
-
-@dataclass(frozen=True)
-class Trial:
-    """Two models that score the same rows, one of which may be withdrawn or rolled back from.
-
-    Parameters
-    ----------
-    kind : ``shadow``: the candidate serves no rows. ``canary``: it serves a share of the entities. ``watch``:
-        it serves all rows, and the champion that it replaced scores them in parallel.
-    candidate, incumbent : rows of `switches`; in a watch the incumbent is the previous champion.
-    """
-
-    kind: str
-    candidate: Row
-    incumbent: Row
-
-    @property
-    def since(self) -> str:
-        """The first partition of the trial."""
-        return str(self.candidate["effective_from"])
-
-    def __str__(self) -> str:
-        relation = "after" if self.kind == WATCH else "against"
-        candidate, incumbent = self.candidate["version"], self.incumbent["version"]
-        return f"{self.kind} of v{candidate} {relation} v{incumbent} since {self.since}"
-
-
-def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]:
-    """Return the trials on a partition: at most one watch, and at most one challenger's.
-
-    A switch of the champion ends the trials before it. A watch ends after its partitions, and a challenger's
-    trial by a switch in the ledger.
-
-    Parameters
-    ----------
-    rows : `switches`, oldest first.
-    """
-    rows = in_effect(rows, partition)
-    history = champion_history(rows)
-    if not history:
-        return []
-    champion, trials = history[-1], []
-    if len(history) > 1 and champion["kind"] in (PROMOTED, FORCED):
-        replaced = history[-2]
-        watch = Trial(WATCH, champion, replaced)
-        watched = len(spec.clock.keys(watch.since, partition))
-        # of a sparse spine the next switch ends it, since few of the partitions have rows
-        if spec.sparse or watched <= spec.gate.rollout.patience + spec.labels.delay:
-            trials.append(watch)
-    challenger = challenger_on_trial(rows, champion)
-    if challenger is not None:
-        trials.append(Trial(challenger["kind"], challenger, champion))
-    return trials
-
-
-def challenger_on_trial(rows: Sequence[Row], champion: Row) -> Row | None:
-    """Return the switch of the challenger that is on trial against a champion, None if there is none.
-
-    Parameters
-    ----------
-    rows : `switches`, oldest first.
-    """
-    newest = [row for row in rows if row["role"] == "challenger" and row["switch"] > champion["switch"]][-1:]
-    return newest[0] if newest and newest[0]["kind"] != WITHDRAWN else None
-
-
-# verdicts
-
-
-def attempts(lake: Lake) -> list[Row]:
-    """Return every verdict, oldest first."""
-    return sorted(lake.rows("attempts"), key=lambda row: int(row["recorded"]))
-
-
-def judged_trainings(lake: Lake) -> dict[str, str]:
-    """Return the key of each training's newest attempt, by the training's partition."""
-    rows = lake.rows("attempts", columns=["recorded", "partition", "key"])
-    return {row["partition"]: row["key"] for row in sorted(rows, key=lambda row: int(row["recorded"]))}
-
-
-def declined_recipe(evidence: Evidence, switches: Sequence[Row], serving: str) -> str:
-    """Return the recipe that a training proposed beside the serving one and that never served, or empty."""
-    served = {row["model"] for row in switches}
-    return evidence.recipe if evidence.recipe != serving and evidence.model not in served else ""
-
-
-def attempt(lake: Lake, key: str) -> Row:
-    """Return one verdict's row.
-
-    Raises
-    ------
-    NotPublished
-        when there is none.
-    """
-    for row in lake.rows("attempts", {"key": key}):
-        return row
-    raise NotPublished(
-        f"attempt {key}",
-        required="a recorded verdict",
-        found="none",
-        where=f"{lake.uri}/tables/attempts",
-        remedy="run the training of that partition again, or clear `judge.decide` in Airflow",
-    )
-
-
-def record_attempt(lake: Lake, evidence: Evidence, verdict: Callable[[], Verdict]) -> Row:
-    """Record the verdict on an attempt once; the same key again returns the first row.
-
-    Parameters
-    ----------
-    verdict : returns the verdict; called again after a concurrent commit.
-    """
-
-    def decide_attempt(rows: list[Row]) -> list[Row] | Row:
-        earlier = next((row for row in rows if row["key"] == evidence.key), None)
-        if earlier is not None:
-            return earlier
-        return [_attempt_row(evidence, verdict(), len(rows) + 1)]
-
-    return lake.append_compare_and_swap("attempts", ATTEMPTS, decide_attempt)
-
-
-def _attempt_row(evidence: Evidence, verdict: Verdict, recorded: int) -> Row:
-    return {
-        "key": evidence.key,
-        "partition": evidence.partition,
-        "verdict": verdict.verdict,
-        "sentence": verdict.sentence,
-        "checks": verdict.checks_json(),
-        "evidence": evidence.to_json(),
-        "version": evidence.version,
-        "model": evidence.model,
-        "spec": evidence.spec,
-        "data": evidence.data,
-        "code": evidence.code,
-        "recorded": recorded,
-    }
-
-
 def forced_key(key: str) -> str:
     """Return the key under which forcing an attempt is recorded, in addition to the gate's verdict."""
     return f"{key}+forced"
@@ -409,17 +262,3 @@ def forced_key(key: str) -> str:
 def was_forced(row: Row) -> bool:
     """Tell whether a switch is to a model that a person forced, also if it was rolled back to since."""
     return str(row["attempt"]).endswith(forced_key(""))
-
-
-def record_forced(lake: Lake, row: Row, by: str, reason: str) -> Row:
-    """Record once that a person overruled the gate on an attempt."""
-    key = forced_key(row["key"])
-    sentence = f"{FORCED} by {by}: {reason}; the gate said: {row['sentence']}"
-
-    def decide_forced(rows: list[Row]) -> list[Row] | Row:
-        earlier = next((earlier for earlier in rows if earlier["key"] == key), None)
-        if earlier is not None:
-            return earlier
-        return [{**row, "key": key, "verdict": FORCED, "sentence": sentence, "recorded": len(rows) + 1}]
-
-    return lake.append_compare_and_swap("attempts", ATTEMPTS, decide_forced)

@@ -18,9 +18,10 @@ from include.judge.checks import LEAKAGE_CHECKS
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, checks_of
 from include.models import artifacts
-from include.promote import approval, ledger
+from include.promote import approval, ledger, verdicts
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import BASELINE_ONLY, PROMOTED, REFRESHED, SHADOW, Row, challenger_on_trial
+from include.promote.ledger import BASELINE_ONLY, PROMOTED, REFRESHED, SHADOW, Row
+from include.promote.trials import challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -65,7 +66,7 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     ModelError
         when the challenger or its baseline can't be loaded; nothing is switched then.
     """
-    attempt = ledger.attempt(lake, attempt_key)
+    attempt = verdicts.attempt(lake, attempt_key)
     ledgers = read_ledgers(lake, spec)
     if not switch_for_request(ledgers.switches, attempt_key):
         if blocker := promotion_blocker(ledgers, attempt):
@@ -168,12 +169,12 @@ def force(
         when the challenger or its baseline can't be loaded; nothing is switched then.
     """
     require_person_and_reason(f"{spec.name}: a forced promotion", by, reason)
-    attempt = ledger.attempt(lake, attempt_key)
+    attempt = verdicts.attempt(lake, attempt_key)
     if row := _switch_to_attempt(lake, spec, ledger.switches(lake), attempt, request):
         mirror_aliases(lake, spec, registry)
         return switch_reference(lake, row, "nothing to do: ")
     copy_to_lake(lake, spec, attempt, registry)
-    forced = ledger.record_forced(lake, attempt, by, reason)
+    forced = verdicts.record_forced(lake, attempt, by, reason)
     why = {"by": by, "reason": f"{reason}; the gate said: {attempt['sentence']}", "request": request}
 
     def decide_forced(rows: list[Row]) -> list[Row] | Row:
@@ -294,8 +295,8 @@ def read_ledgers(lake: Lake, spec: UseCase, switches: list[Row] | None = None) -
     approvals = lake.rows("approvals")
     if spec.gate.approval == "none":
         return LedgerSnapshot(switches, "none", [], approvals)
-    verdicts = lake.rows("attempts", columns=["key", "partition", "verdict", "recorded"])
-    return LedgerSnapshot(switches, spec.gate.approval, verdicts, approvals)
+    attempts = lake.rows("attempts", columns=["key", "partition", "verdict", "recorded"])
+    return LedgerSnapshot(switches, spec.gate.approval, attempts, approvals)
 
 
 def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
@@ -338,7 +339,7 @@ def _champion_name(switches: Sequence[Row], model: str) -> str:
 def awaiting_approval(lake: Lake, spec: UseCase) -> Row | None:
     """Return the attempt that waits for approval: at most one, since a newer one supersedes it."""
     ledgers = read_ledgers(lake, spec)
-    rows = reversed(ledger.attempts(lake)) if ledgers.approval != "none" else ()
+    rows = reversed(verdicts.attempts(lake)) if ledgers.approval != "none" else ()
     return next((row for row in rows if promotion_blocker(ledgers, row) == approval.WAITS), None)
 
 

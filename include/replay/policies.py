@@ -32,8 +32,8 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses
 from include.judge.judge import BLESSED
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
-from include.promote import ledger
-from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Row, Trial, trials_on
+from include.promote import ledger, verdicts
+from include.promote.ledger import CANARY, ROLLED_BACK, Row
 from include.promote.promotion import (
     LedgerSnapshot,
     promotion_blocker,
@@ -42,6 +42,7 @@ from include.promote.promotion import (
     switched_roles,
 )
 from include.promote.rollback import restored_rows
+from include.promote.trials import WATCH, Trial, trials_on
 from include.references import digest_json
 from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows
@@ -447,7 +448,7 @@ class Declared(Policy):
         earlier = max((key for key in self.attempts if key < partition), default="")
         if not earlier or not serving:
             return ""
-        return ledger.declined_recipe(self.attempts[earlier], self.rows, serving)
+        return verdicts.declined_recipe(self.attempts[earlier], self.rows, serving)
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""

@@ -17,7 +17,7 @@ from include.judge.context import Check, requirement_text
 from include.judge.evidence import CHALLENGER, Evidence, Fairness, Slice, list_names
 from include.judge.judge import PROMOTES
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.reports import charts
 from include.reports.cards import data_card, model_card
 from include.reports.html import (
@@ -110,7 +110,7 @@ def draw_blocked(
     links: Sequence[tuple[str, str]] = (),
 ) -> None:
     """Draw the page of an attempt again that passed the gate and isn't switched to, with the reason."""
-    if ledger.attempt(lake, key)["verdict"] in PROMOTES:
+    if verdicts.attempt(lake, key)["verdict"] in PROMOTES:
         draw_verdict(lake, spec, key, registry, links)
 
 

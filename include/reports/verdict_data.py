@@ -20,7 +20,7 @@ from include.judge.context import Check
 from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, CHAMPION, Evidence, evidence_rows_key
 from include.judge.judge import checks_of
 from include.models import outputs
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.approval import WAITS
 from include.promote.promotion import read_ledgers, switch_blocker
 from include.spec import UseCase
@@ -127,7 +127,7 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
     NotPublished
         if there is no such attempt.
     """
-    row = ledger.attempt(lake, key)
+    row = verdicts.attempt(lake, key)
     evidence = Evidence.from_json(row["evidence"])
     blocker = switch_blocker(read_ledgers(lake, spec), row)
     forced = lake.rows("attempts", {"key": ledger.forced_key(evidence.key)})
@@ -173,7 +173,7 @@ def _read_champion(lake: Lake, spec: UseCase, evidence: Evidence) -> PreviousCha
     if switch is None:
         return None
     # a champion that replaced a worse one is of the attempt's training, and may be of another recipe
-    attempt = {**ledger.attempt(lake, switch["attempt"]), "model": switch["model"]}
+    attempt = {**verdicts.attempt(lake, switch["attempt"]), "model": switch["model"]}
     try:
         champion_evidence = Evidence.from_json(attempt["evidence"])
         champion_evidence = replace(
@@ -187,7 +187,7 @@ def _read_champion(lake: Lake, spec: UseCase, evidence: Evidence) -> PreviousCha
 
 
 def _newer_champion(lake: Lake, row: Row) -> str:
-    recorded = {attempt["key"]: attempt["recorded"] for attempt in ledger.attempts(lake)}
+    recorded = {attempt["key"]: attempt["recorded"] for attempt in verdicts.attempts(lake)}
     partitions = [
         switch["judged_on"]
         for switch in ledger.champions(ledger.switches(lake))

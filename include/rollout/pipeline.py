@@ -19,20 +19,11 @@ from include.features.labels import labels, matured
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
-from include.promote import ledger
-from include.promote.ledger import (
-    CANARY,
-    PROMOTED,
-    REPLACED,
-    WATCH,
-    WITHDRAWN,
-    Row,
-    Trial,
-    challenger_on_trial,
-    trials_on,
-)
+from include.promote import ledger, verdicts
+from include.promote.ledger import CANARY, PROMOTED, REPLACED, WITHDRAWN, Row
 from include.promote.promotion import mirror_aliases, switch_rows
 from include.promote.rollback import rollback
+from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
 from include.references import Ref
 from include.rollout.policy import BACK, STAY, RolloutStep, next_step
 from include.score import predictions
@@ -166,7 +157,7 @@ def _challenger_switch(
     if newest["switch"] != trial.candidate["switch"]:
         return newest if newest["reason"].endswith(reason) else None
     effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["judged_on"]))
-    attempt = ledger.attempt(lake, str(trial.candidate["attempt"]))
+    attempt = verdicts.attempt(lake, str(trial.candidate["attempt"]))
     return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective_from)
 
 
@@ -223,12 +214,12 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     choice = choose_replacement(spec, walk, serving, is_stand_in=is_stand_in)
     if choice is None:
         return ""
-    judged = ledger.judged_trainings(lake)  # one that failed on its way is no reason to wait
+    judged = verdicts.judged_trainings(lake)  # one that failed on its way is no reason to wait
     fits = [fit for fit in accepted_fits(lake) if fit.partition in judged]
     fit = newest_fits(fits, recipe_names(spec), spec.clock.shift(partition, 1)).get(choice.recipe)
     if fit is None:
         return ""
-    attempt = ledger.attempt(lake, judged[fit.partition])
+    attempt = verdicts.attempt(lake, judged[fit.partition])
     lost = walk.newest(spec.monitoring.window)
     why = f"v{champion['version']} lost {lost.mean(serving):.4g} a row on the last {len(lost.partitions)} "
     why += f"matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; {choice.reason}"

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from include.judge.evidence import CHALLENGER, CHAMPION, Losses
-from include.promote.ledger import WATCH
+from include.promote.trials import WATCH
 from include.spec.gate import Gate
 from include.stats.intervals import estimate_gain, partitions_needed
 

@@ -30,7 +30,7 @@ from include.features.windows import window_start
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.ledger import Row
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
@@ -237,7 +237,7 @@ class TrainingAttempt:
         needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
         origins = walk_origins(partitions_of(self.rows), spec, partition)
         # a training that was killed may have fitted some of its origins
-        judged = [key for key in ledger.judged_trainings(lake) if key < partition]
+        judged = [key for key in verdicts.judged_trainings(lake) if key < partition]
         trained = [fit for fit in read_fits(lake) if fit.partition in judged]
         new = recipes_without_walk(spec, needed, trained, origins)
         for origin in origins if new else ():
@@ -254,12 +254,12 @@ class TrainingAttempt:
 
     def _declined_change(self, serving: str) -> str:
         """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
-        judged = ledger.judged_trainings(self.lake)
+        judged = verdicts.judged_trainings(self.lake)
         earlier = max((key for key in judged if key < self.partition), default="")
         if not earlier or not serving:
             return ""
-        evidence = Evidence.from_json(ledger.attempt(self.lake, judged[earlier])["evidence"])
-        return ledger.declined_recipe(evidence, ledger.switches(self.lake), serving)
+        evidence = Evidence.from_json(verdicts.attempt(self.lake, judged[earlier])["evidence"])
+        return verdicts.declined_recipe(evidence, ledger.switches(self.lake), serving)
 
     def _publish_monitoring_baselines(
         self, record: TrainingRecord, estimator: Pipeline, test: pa.Table

@@ -31,7 +31,7 @@ from include.monitor.estimates import (
 from include.monitor.pipeline import monitor
 from include.monitor.report import drift_report
 from include.ops.verify import verify
-from include.promote import ledger
+from include.promote import verdicts
 from include.promote.promotion import promote
 from include.promote.verdicts import judge_and_record
 from include.reports.verdict import draw_verdict
@@ -104,7 +104,7 @@ def spring(made: Spring, tmp_path: Path) -> Spring:
 def test_the_first_model_is_judged_by_what_three_classes_ask(made: Spring) -> None:
     """It beats prior and logistic regression, reaches what is asked of one class, and nothing is missing."""
     assert made.verdict == RUBBER_STAMPED
-    row = ledger.attempt(made.lake, made.evidence.key)
+    row = verdicts.attempt(made.lake, made.evidence.key)
     checks = {check["name"]: check for check in json.loads(row["checks"])}
     assert checks["recall@late"]["passed"]
     assert checks["macro_roc_auc"]["passed"]

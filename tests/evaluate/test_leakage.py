@@ -20,7 +20,7 @@ from include.judge.context import CheckContext
 from include.judge.evidence import Leakage, Losses
 from include.judge.judge import judge
 from include.models import artifacts
-from include.promote import ledger
+from include.promote import verdicts
 from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
@@ -412,7 +412,7 @@ def attempt(
         objective=objective,
     )
     record = replace(record, facts=replace(record.facts, leakage=leak), **changes)  # type: ignore[arg-type]
-    ledger.record_attempt(lake, record, lambda: judge(record, use.gate, champion=False))
+    verdicts.record_attempt(lake, record, lambda: judge(record, use.gate, champion=False))
     return record.key
 
 
@@ -443,7 +443,7 @@ def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> No
     key = attempt(lake, use, WEEKS[3], 0.6)
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1))
     assert refused(lake, use, WEEKS[4], 0.6)
-    ledger.record_forced(lake, ledger.attempt(lake, key), "ann", "the new source is honest")
+    verdicts.record_forced(lake, verdicts.attempt(lake, key), "ann", "the new source is honest")
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1, 0.6))
     assert not refused(lake, use, WEEKS[4], 0.6)
 

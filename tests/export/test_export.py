@@ -27,7 +27,7 @@ from include.features.build import features
 from include.judge.evidence import Evidence
 from include.models import artifacts
 from include.models.encoding import MISSING
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.references import digest_bytes
 from include.reports.onnx_card import SCORE
 from include.spec import UseCase, load
@@ -109,7 +109,7 @@ def test_the_champion_becomes_a_file_with_a_card(lake: Lake, spec: UseCase, tmp_
         "partition": world.partitions(16)[-1], "rows": 40, "difference": printed["compared"]["difference"],
     }  # fmt: skip
     (fit,) = [fit for fit in read_fits(lake) if fit.model == champion["model"]]
-    (verdict,) = ledger.attempts(lake)
+    (verdict,) = verdicts.attempts(lake)
     for line in (
         f"| Use case | {spec.name} |",
         "| Version | 1 |",
@@ -172,7 +172,7 @@ def test_each_fit_can_be_exported_by_its_digest(lake: Lake) -> None:
 
 def test_the_gate_compared_file_and_model(lake: Lake) -> None:
     """The evidence has the largest difference on the test rows, and the check passed."""
-    (row,) = ledger.attempts(lake)
+    (row,) = verdicts.attempts(lake)
     stored = Evidence.from_json(row["evidence"]).facts.onnx
     assert stored is not None
     assert stored.difference is not None

@@ -19,7 +19,7 @@ from include.judge.evidence import EdgeCase, Evidence, Facts, Leakage, Losses, S
 from include.judge.judge import Verdict
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import verdicts
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.load import read
@@ -206,5 +206,5 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
 def record_verdict(lake: Lake, verdict: str, partition: str, **more: Any) -> Evidence:
     """Record a verdict on a training, and return the evidence, of which ``more`` are fields."""
     record = replace(evidence(losses([1.0]), **more), partition=partition)
-    ledger.record_attempt(lake, record, lambda: Verdict(verdict, verdict, ()))
+    verdicts.record_attempt(lake, record, lambda: Verdict(verdict, verdict, ()))
     return record

@@ -20,7 +20,7 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOT
 from include.models import artifacts
 from include.models.registry import Registry
 from include.ops.status import status
-from include.promote import approval, ledger
+from include.promote import approval, ledger, verdicts
 from include.promote.approval import APPROVED, EXPIRED, REJECTED, WAITS, find_attempt, missing_consent
 from include.promote.promotion import (
     Promotion,
@@ -65,7 +65,7 @@ def judged(lake: Lake, human: UseCase, attempt: Try) -> Try:
 
 
 def _why(lake: Lake, spec: UseCase, key: str) -> str:
-    return promotion_blocker(read_ledgers(lake, spec), ledger.attempt(lake, key))
+    return promotion_blocker(read_ledgers(lake, spec), verdicts.attempt(lake, key))
 
 
 def test_nothing_is_switched_until_a_person_says_yes(
@@ -152,7 +152,7 @@ def test_a_refit_of_the_serving_recipe_is_asked_about_only_where_all_are(
             approval.record_answer(lake, spec, keys[0], APPROVED, "ann", "a start", AT)
         promote(lake, spec, keys[-1], registry=gone)
     kinds = [row["kind"] for row in ledger.champions(ledger.switches(lake))]
-    states = [attempt_outcome(read_ledgers(lake, spec), ledger.attempt(lake, key)) for key in keys]
+    states = [attempt_outcome(read_ledgers(lake, spec), verdicts.attempt(lake, key)) for key in keys]
     superseded = f"superseded by the verdict of {THIRD}"
     assert (kinds, states[1:]) == {
         "changes": (["promoted", "refreshed"], ["", WAITS]),
@@ -262,7 +262,7 @@ def test_the_status_says_what_waits_and_what_was_answered(
     assert found["waiting"] is None
     assert found["attempts"][1]["outcome"] == "approved by bob: better"
     assert found["champion"]["by"] == "bob"
-    assert attempt_outcome(read_ledgers(lake, weekly), ledger.attempt(lake, second)) == ""
+    assert attempt_outcome(read_ledgers(lake, weekly), verdicts.attempt(lake, second)) == ""
 
 
 def test_a_person_names_an_attempt_by_its_partition_or_its_key(lake: Lake, judged: Try) -> None:
@@ -270,7 +270,7 @@ def test_a_person_names_an_attempt_by_its_partition_or_its_key(lake: Lake, judge
     with pytest.raises(NotPublished, match="found none"):
         find_attempt(lake, FIRST)
     first, again = judged(1, FIRST), judged(2, FIRST)
-    ledger.record_forced(lake, ledger.attempt(lake, again), "ann", "a test")
+    verdicts.record_forced(lake, verdicts.attempt(lake, again), "ann", "a test")
     assert find_attempt(lake, FIRST)["key"] == again
     assert find_attempt(lake, first[:8])["key"] == first
     for said in ("", "no such", SECOND):

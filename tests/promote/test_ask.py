@@ -20,7 +20,7 @@ from evergreen.operators.train import PromoteOperator
 from include.judge.judge import checks_of
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.approval import EXPIRED, SILENCE
 from include.promote.verdicts import judge_and_record
 from include.spec.load import read
@@ -104,7 +104,7 @@ def test_a_person_reads_the_sentence_the_checks_the_report_and_the_deadline(
     given = judged(1, FIRST)
     asked(desk, given)
     key = given["verdict"]["id"]
-    attempt, (shown,) = ledger.attempt(lake, key), desk.shown
+    attempt, (shown,) = verdicts.attempt(lake, key), desk.shown
     until = datetime.fromisoformat(desk.kept[FIRST_ASKED]) + timedelta(hours=HOURS)
     assert shown.subject == attempt["sentence"]
     assert shown.subject.startswith("rubber-stamped: ")

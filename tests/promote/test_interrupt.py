@@ -16,7 +16,7 @@ from include.errors import StaleDecision
 from include.judge.judge import BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.promotion import promote
 from include.promote.rollback import rollback
 from include.promote.verdicts import judge_and_record
@@ -100,7 +100,7 @@ def test_an_attempt_that_is_overtaken_is_recorded_after_the_other(
     one, other = attempt(3, THIRD, champion=1), attempt(2, THIRD, champion=1, refused=True)
     slow = Overtaken(lake, lambda: judge_and_record(lake, weekly, other))
     assert judge_and_record(slow, weekly, one).verdict == BLESSED
-    rows = ledger.attempts(lake)
+    rows = verdicts.attempts(lake)
     assert [row["recorded"] for row in rows] == [1, 2, 3, 4, 5]
     assert [row["key"] for row in rows[3:]] == [_key(other), _key(one)]
 
@@ -143,7 +143,7 @@ def judge_and_promote(uri: str, registry: str, evaluation: str, writes: int, aft
 
 def _state(lake: Lake, registry: Registry) -> list[Any]:
     objects = {key: lake.get(key) for key in lake.keys("models")}
-    return [ledger.attempts(lake), ledger.switches(lake), objects, registry.aliases("weekly_sales")]
+    return [verdicts.attempts(lake), ledger.switches(lake), objects, registry.aliases("weekly_sales")]
 
 
 # attempts, two models with their facts, switches: six writes; the aliases come after the last. Killed

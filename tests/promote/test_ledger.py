@@ -1,23 +1,19 @@
-"""Who serves a partition follows from the switches alone; each attempt has one verdict."""
+"""Who serves a partition follows from the switches alone."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pyarrow as pa
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.errors import NotPublished
-from include.judge.evidence import Evidence
-from include.judge.judge import BLESSED, NOT_BLESSED, Check, Verdict
+from include.judge.judge import BLESSED
 from include.promote import ledger
 from include.storage.lake import Lake
-from include.storage.schemas import ATTEMPTS, SWITCHES
-from tests.promote.conftest import evidence, losses, record_verdict
+from include.storage.schemas import SWITCHES
+from tests.promote.conftest import record_verdict
 
 
 def _row(number: int, model: str, effective_from: str, kind: str = "promoted", **more: Any) -> ledger.Row:
@@ -133,12 +129,6 @@ def test_a_champion_of_another_recipe_than_its_attempts_was_not_judged(lake: Lak
     assert not ledger.was_judged(lake, own | {"model": "another", "kind": "rolled back"})
 
 
-def test_a_training_has_its_newest_attempt(lake: Lake) -> None:
-    """Evaluated again on other data, it counts once."""
-    _, newest = (record_verdict(lake, BLESSED, "2013-03-05", data=data) for data in ("first", "second"))
-    assert ledger.judged_trainings(lake) == {"2013-03-05": newest.key}
-
-
 def test_without_a_champion_the_baseline_serves(lake: Lake) -> None:
     """Where only a baseline was set there is its constant and no champion, and why is stated."""
     baseline = _row(1, "a", "2013-03-01", "baseline only") | {"role": "baseline"}
@@ -198,36 +188,3 @@ def test_the_rival_of_a_training_is_found_again(lake: Lake) -> None:
     assert (ledger.champion_to_beat(lake, "2013-03-16", "key of d") or {})["model"] == "c"
     _write(lake, _row(5, "c", "2013-03-16", attempt="key of c", request="run 8", kind="rolled back"))
     assert ledger.champion_to_beat(lake, "2013-03-15", "key of c") == before
-
-
-def _try(lake: Lake, name: str, verdict: str, partition: str = "2013-03-10", of: str = "a") -> ledger.Row:
-    """Record an attempt at replacing the champion ``of``, of nobody where there is none yet."""
-    rival = bool(of and ledger.switches(lake))
-    made = evidence(losses([1.0], [2.0] if rival else None), data=name, partition=partition)
-    made = replace(made, champion=of if rival else "")
-    said = Verdict(verdict, f"{verdict}: because", (Check("a", "b", "c", None),))
-    return ledger.record_attempt(lake, made, lambda: said)
-
-
-def test_a_rerun_is_no_new_attempt(lake: Lake) -> None:
-    """The same key again returns the first row, whatever the verdict would be now, and is not asked again."""
-    first = _try(lake, "x", NOT_BLESSED)
-    again = _try(lake, "x", BLESSED)
-    assert again == first
-    assert len(ledger.attempts(lake)) == 1
-    assert Evidence.from_json(first["evidence"]).key == first["key"]
-    assert ledger.attempt(lake, first["key"]) == first
-    with pytest.raises(NotPublished, match=r"run the training of that partition again, .*`judge\.decide`"):
-        ledger.attempt(lake, "nobody")
-
-
-def test_force_is_recorded_beside_what_the_gate_said(lake: Lake) -> None:
-    """A forced verdict is a row of its own with the name and the reason, once, and the gate's row stays."""
-    said = _try(lake, "x", NOT_BLESSED)
-    forced = ledger.record_forced(lake, said, "ann", "the champion is broken")
-    assert forced["verdict"] == "forced"
-    assert forced["sentence"] == "forced by ann: the champion is broken; the gate said: not blessed: because"
-    assert ledger.record_forced(lake, said, "bob", "me too") == forced
-    assert [row["verdict"] for row in ledger.attempts(lake)] == [NOT_BLESSED, "forced"]
-    assert [row["recorded"] for row in ledger.attempts(lake)] == [1, 2]
-    assert pa.Table.from_pylist(ledger.attempts(lake), ATTEMPTS).num_rows == 2

@@ -15,10 +15,10 @@ from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER
 from include.models import artifacts
 from include.models.registry import Registry
 from include.ops import status
-from include.promote import ledger
-from include.promote.ledger import trials_on
+from include.promote import ledger, verdicts
 from include.promote.promotion import force, mirror_aliases, promote
 from include.promote.rollback import rollback
+from include.promote.trials import trials_on
 from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.spec import UseCase
@@ -93,7 +93,7 @@ def test_judging_and_promoting_again_changes_nothing(
     refs = [promote(lake, weekly, _key(where), registry=r) for r in (registry, registry, gone)]
     assert verdicts[0] == verdicts[1] == verdicts[2]
     assert refs[0] == refs[1] == refs[2]
-    assert len(ledger.attempts(lake)) == 1
+    assert len(verdicts.attempts(lake)) == 1
     assert len(ledger.switches(lake)) == 2
 
 
@@ -102,7 +102,7 @@ def test_a_better_challenger_replaces_the_champion(
 ) -> None:
     """A blessed challenger is champion, the one before it previous, in the ledger and in MLflow."""
     _three(lake, weekly, attempt, registry)
-    assert [row["verdict"] for row in ledger.attempts(lake)] == [RUBBER_STAMPED, BLESSED, BLESSED]
+    assert [row["verdict"] for row in verdicts.attempts(lake)] == [RUBBER_STAMPED, BLESSED, BLESSED]
     serving = ledger.serving(lake, FOURTH)
     assert serving.champion is not None
     assert serving.previous is not None
@@ -267,7 +267,7 @@ def test_a_backfilled_training_is_recorded_and_never_deployed(
     rollback(lake, weekly, None, "ann", "version 3 is slow")
     assert promote(lake, weekly, _key(old), registry=registry).switch is None
     assert {row["version"] for row in ledger.switches(lake)} == {"1", "3"}
-    assert len(ledger.attempts(lake)) == 3
+    assert len(verdicts.attempts(lake)) == 3
 
 
 def test_a_verdict_about_another_champion_is_superseded(
@@ -296,7 +296,7 @@ def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: 
     changed = weekly.model_copy(update={"labels": weekly.labels.model_copy(update={"sql": "units + 1"})})
     with pytest.raises(TrainingOutdated, match="train again"):
         judge_and_record(lake, changed, attempt(1, FIRST))
-    assert ledger.attempts(lake) == []
+    assert verdicts.attempts(lake) == []
 
 
 def test_a_damaged_model_is_not_switched_to(
@@ -430,7 +430,7 @@ def test_a_person_can_overrule_the_gate(
     assert "v2 forced by ann" in ref.note
     assert "the champion leaks; the gate said: not blessed: " in ref.note
     assert _champion(lake, THIRD) == "2"
-    assert [row["verdict"] for row in ledger.attempts(lake)] == [RUBBER_STAMPED, NOT_BLESSED, FORCED]
+    assert [row["verdict"] for row in verdicts.attempts(lake)] == [RUBBER_STAMPED, NOT_BLESSED, FORCED]
     assert [row["kind"] for row in ledger.champions(ledger.switches(lake))] == ["promoted", "forced"]
     assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
     # what serves already is not forced once more, and what promoted it stays what it was
@@ -489,7 +489,7 @@ def test_what_was_forced_can_be_forced_again(
         ("2", "forced", "bob"),
     ]
     assert {row["attempt"] for row in rows if row["version"] == "2"} == {ledger.forced_key(key)}
-    (forced,) = [row for row in ledger.attempts(lake) if row["verdict"] == FORCED]
+    (forced,) = [row for row in verdicts.attempts(lake) if row["verdict"] == FORCED]
     assert forced["sentence"].startswith("forced by ann: a try")
     # evaluating it again finds the champion that it had to beat then, however often it was switched to
     assert (ledger.champion_to_beat(lake, SECOND, key) or {})["version"] == "1"
@@ -507,7 +507,7 @@ def test_the_way_back_is_short_however_long_the_ledger(
 ) -> None:
     """After a thousand switches, with as many attempts and partitions served, a rollback takes seconds."""
     _three(lake, weekly, attempt, registry)
-    pairs, last = ledger.switches(lake)[-4:], ledger.attempts(lake)[-1]
+    pairs, last = ledger.switches(lake)[-4:], verdicts.attempts(lake)[-1]
     turns = [{**row, "switch": row["switch"] + 2 * turn} for turn in range(1, 500) for row in pairs]
     tries = [{**last, "recorded": number} for number in range(4, 1000)]
     for table, rows, schema in (("switches", turns, SWITCHES), ("attempts", tries, ATTEMPTS)):

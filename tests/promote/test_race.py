@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 from include.judge.judge import BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.approval import APPROVED, REJECTED, WAITS
 from include.promote.promotion import promote, promotion_blocker, read_ledgers
 from include.promote.verdicts import judge_and_record
@@ -104,7 +104,7 @@ def test_four_that_nothing_stands_in_the_way_of_are_all_switched(
     rows = _serial(lake)
     assert sorted(row["version"] for row in rows) == ["1", "2", "3", "4"]
     assert all(" forced by ann, champion from " in end for end in ends)
-    recorded = [row["recorded"] for row in ledger.attempts(lake)]
+    recorded = [row["recorded"] for row in verdicts.attempts(lake)]
     assert recorded == list(range(1, 9))
 
 
@@ -115,7 +115,7 @@ def test_verdicts_recorded_at_once_are_each_recorded_once(
     _first(lake, weekly, attempt, gone)
     where = [attempt(version, SECOND, champion=1, refused=True) for version in (2, 3, 4)]
     ends = race(lake, [("decide", evaluation) for evaluation in (*where, where[0])])
-    rows = ledger.attempts(lake)[1:]
+    rows = verdicts.attempts(lake)[1:]
     assert [row["recorded"] for row in rows] == [2, 3, 4]
     assert {row["key"] for row in rows} == set(map(_key, where))
     assert {row["sentence"] for row in rows} == set(ends)
@@ -208,7 +208,7 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
     served = ledger.champions(ledger.switches(lake))
     assert {(row["attempt"], row["by"]) for row in served} <= {(old, "ann")}
     assert promote(lake, human, new, registry=gone).switch is None
-    why = [promotion_blocker(read_ledgers(lake, human), ledger.attempt(lake, key)) for key in (old, new)]
+    why = [promotion_blocker(read_ledgers(lake, human), verdicts.attempt(lake, key)) for key in (old, new)]
     if served:  # the newer one was compared with nobody, and has to be trained again
         assert why[1].startswith(("superseded: judged against no champion", "not blessed"))
     else:

@@ -21,7 +21,7 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.monitor.performance import publish_performance
 from include.monitor.state import PublishedState
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.promotion import Promotion, promote
 from include.references import digest_bytes
 from include.rollout.pipeline import advance
@@ -114,7 +114,7 @@ class RolloutLake:
         made = replace(made, selection=selection(serving, changes["recipe"]))
         made = replace(made, champion=champion["model"] if champion else "", **changes)
         word = BLESSED if champion else RUBBER_STAMPED
-        row = ledger.record_attempt(self.lake, made, lambda: Verdict(word, f"{word}: {name}", ()))
+        row = verdicts.record_attempt(self.lake, made, lambda: Verdict(word, f"{word}: {name}", ()))
         return str(row["key"])
 
     def partition(self, key: str) -> str:

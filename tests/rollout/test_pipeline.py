@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from include.errors import SpecError
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.promotion import promote
 from include.promote.rollback import rollback
 from include.rollout.pipeline import advance
@@ -172,7 +172,7 @@ def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
     assert {name: made.lake.rows(name) for name in before} == before
     note = advance(made.lake, made.spec, "2024-03-15").note
     assert note == "only the newest served partition takes steps, and that is 2024-03-20"
-    for attempt in ledger.attempts(made.lake):
+    for attempt in verdicts.attempts(made.lake):
         promote(made.lake, made.spec, attempt["key"], registry=made.registry)
     assert made.lake.rows("switches") == before["switches"]
 

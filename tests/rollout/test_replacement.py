@@ -17,7 +17,7 @@ from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
 from include.monitor.state import PublishedState
 from include.ops.verify import verify
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.promotion import force, switch_rows
 from include.promote.rollback import rollback
 from include.references import digest_bytes
@@ -247,7 +247,7 @@ def test_beside_a_canary_a_champion_is_judged_on_all_entities(depot: Callable[..
     warehouse.promote("knows", TRAINED)
     score(lake, spec, "2024-03-13")
     key = warehouse.judged("knows too", "2024-03-13")
-    found = Evidence.from_json(ledger.attempt(lake, key)["evidence"])
+    found = Evidence.from_json(verdicts.attempt(lake, key)["evidence"])
     why = {"by": "", "reason": "trial", "attempt": key, "request": key, "effective_from": "2024-03-14"}
     ledger.record_switch(lake, lambda _: switch_rows(found, ["challenger"], kind=ledger.CANARY, **why))
     notes = partitions(warehouse, "2024-03-14", "2024-03-19")

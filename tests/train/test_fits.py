@@ -15,7 +15,7 @@ from include.features.labels import training_set
 from include.judge.judge import BLESSED, NOT_BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import verdicts
 from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.storage import schemas
@@ -262,8 +262,8 @@ def test_a_fit_that_a_person_forced_is_accepted(lake: Lake, spec: UseCase) -> No
     fit = ensure_fits(known(lake, spec, NIGHT), NIGHT, quick(spec)[1:])["linear"]
     refuse(lake, fit)
     assert accepted_fits(lake) == []
-    (attempt,) = ledger.attempts(lake)
-    ledger.record_forced(lake, attempt, "a person", "it is right")
+    (attempt,) = verdicts.attempts(lake)
+    verdicts.record_forced(lake, attempt, "a person", "it is right")
     assert accepted_fits(lake) == [fit]
 
 

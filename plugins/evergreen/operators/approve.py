@@ -48,11 +48,11 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
 
     def execute(self, context: Context) -> Any:
         """Ask, unless it was answered or needs no answer; Airflow then calls `execute_complete`."""
-        from include.promote import approval, ledger
+        from include.promote import approval, verdicts
         from include.promote.promotion import promotion_blocker, read_ledgers, set_baseline
 
         with self.open_use_case() as (lake, spec):
-            attempt = ledger.attempt(lake, self.verdict["id"])
+            attempt = verdicts.attempt(lake, self.verdict["id"])
             ledgers = read_ledgers(lake, spec)
             if answer := approval.answer_to(ledgers.approvals, attempt["key"]):
                 return self._result(answer)
@@ -65,7 +65,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
 
     def execute_complete(self, context: Context, event: dict[str, Any]) -> dict[str, Any]:
         """Record the answer in the ledger; if it has no reason, ask again."""
-        from include.promote import approval, ledger
+        from include.promote import approval, verdicts
 
         response = super().execute_complete(context, event)
         key, user = self.verdict["id"], response["responded_by_user"]
@@ -78,7 +78,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         with self.open_use_case() as (lake, spec):
             if not reason:
                 self.log.warning("Ignored %s's answer because it gave no reason; asking again", by)
-                return self._ask(context, ledger.attempt(lake, key))
+                return self._ask(context, verdicts.attempt(lake, key))
             return self._result(approval.record_answer(lake, spec, key, answer, by, reason, at))
 
     def _ask(self, context: Context, attempt: Row) -> Any:

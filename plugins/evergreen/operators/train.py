@@ -100,14 +100,14 @@ class JudgeOperator(EvergreenOperator):
         """Return the reference of the verdict: its attempt's key, and the sentence."""
         from include.judge.evidence import attempt_key_of
         from include.models.registry import Registry
-        from include.promote import ledger
+        from include.promote import verdicts
         from include.promote.verdicts import judge_and_record
         from include.reports.verdict import draw_verdict
 
         with self.open_partition(context) as (lake, spec, partition):
             attempt = attempt_key_of(self.evidence["id"])
             verdict = judge_and_record(lake, spec, self.evidence["id"])
-            add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
+            add_log_fields(model_version=str(verdicts.attempt(lake, attempt)["version"]))
             links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])
             draw_verdict(lake, spec, attempt, Registry(), links)
             return self.to_xcom(Ref(attempt, partition, note=verdict.sentence))
@@ -131,13 +131,13 @@ class PromoteOperator(EvergreenOperator):
     def execute(self, context: Context) -> dict[str, Any]:
         """Return the reference of the switch, or skip with what blocks the promotion."""
         from include.models.registry import Registry
-        from include.promote import ledger
+        from include.promote import verdicts
         from include.promote.promotion import promote
         from include.reports.verdict import draw_blocked
 
         with self.open_use_case() as (lake, spec):
             attempt, partition = self.verdict["id"], self.verdict["partition"]
-            add_log_fields(model_version=str(ledger.attempt(lake, attempt)["version"]))
+            add_log_fields(model_version=str(verdicts.attempt(lake, attempt)["version"]))
             promotion = promote(lake, spec, attempt, registry=Registry())
             if promotion.switch is None:
                 links = description_links(self.usecase, partition, attempt, self.dag_id, context["run_id"])

@@ -24,7 +24,7 @@ from include.judge.evidence import (
     evidence_key,
     evidence_rows_key,
 )
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.reports.verdict import draw_verdict
@@ -174,7 +174,7 @@ class World:
 
     def promote(self, key: str) -> None:
         """Write the switch that promoting an attempt writes, without its models."""
-        row = ledger.attempt(self.lake, key)
+        row = verdicts.attempt(self.lake, key)
         ledger.record_switch(self.lake, lambda _: [{
             "role": "champion", "version": row["version"], "model": row["model"], "constant": 0.2,
             "effective_from": "2013-03-04", "judged_on": row["partition"], "kind": "promoted", "by": "",

@@ -9,7 +9,7 @@ from mlflow import MlflowClient
 
 from include.judge.evidence import SCHEMA, Evidence
 from include.models.registry import Registry
-from include.promote import ledger
+from include.promote import verdicts
 from include.reports.cards import model_card
 from include.reports.html import escape_markdown
 from include.reports.paths import data_card_path, model_card_path, page_path
@@ -24,7 +24,7 @@ from tests.reports.verdict.conftest import SKILLS, World
 
 def cards(world: World, key: str) -> tuple[str, str]:
     """Return the stored cards of an attempt's model and its data."""
-    model = ledger.attempt(world.lake, key)["model"]
+    model = verdicts.attempt(world.lake, key)["model"]
     objects = (world.lake.get(place(model)) for place in (model_card_path, data_card_path))
     return tuple((data or b"").decode() for data in objects)  # type: ignore[return-value]
 
@@ -34,7 +34,7 @@ def cards(world: World, key: str) -> tuple[str, str]:
 def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]) -> None:
     """The model card has purpose, owner, recipe, training data, verdict, limits and digests."""
     world, key = judged
-    row = ledger.attempt(world.lake, key)
+    row = verdicts.attempt(world.lake, key)
     card, _ = cards(world, key)
 
     assert card.startswith("# Model card: flight_delay version 2\n")
@@ -109,7 +109,7 @@ def test_what_the_data_holds_is_text_in_a_card(judged: tuple[World, str]) -> Non
 def test_a_card_knows_that_a_person_forced_its_model(flights: World) -> None:
     """The card keeps the forced verdict even if the gate's own page is drawn again."""
     key = flights.attempt(1, SKILLS, refused=True)
-    ledger.record_forced(flights.lake, ledger.attempt(flights.lake, key), "ann", "the champion is broken")
+    verdicts.record_forced(flights.lake, verdicts.attempt(flights.lake, key), "ann", "the champion is broken")
     flights.page(key)
     card, _ = cards(flights, key)
 
@@ -134,16 +134,16 @@ def test_page_and_cards_go_with_the_model_version(registry: Registry, weekly: Wo
     links = [("Verdict page", "https://airflow.example/report"), ("Airflow run", "https://airflow.example/r")]
     place = draw_verdict(weekly.lake, weekly.spec, key, registry, links)
     version = MlflowClient(registry.uri, registry.uri).get_model_version("weekly_sales", "1")
-    row = ledger.attempt(weekly.lake, key)
+    row = verdicts.attempt(weekly.lake, key)
     assert version.tags == {"verdict": row["verdict"]}
     assert version.description.split("\n\n") == [
         escape_markdown(row["sentence"]),
         "[Verdict page](https://airflow.example/report)",
         "[Airflow run](https://airflow.example/r)",
     ]
-    run, digest = registry.run_of("weekly_sales", "1"), ledger.attempt(weekly.lake, key)["model"]
+    run, digest = registry.run_of("weekly_sales", "1"), verdicts.attempt(weekly.lake, key)["model"]
 
-    assert place == page_path(ledger.attempt(weekly.lake, key)["partition"], key)
+    assert place == page_path(verdicts.attempt(weekly.lake, key)["partition"], key)
     for path, there in (
         (PAGE, f"reports/{place}"),
         (MODEL, model_card_path(digest)),
@@ -170,7 +170,7 @@ def test_a_champion_whose_evidence_other_code_wrote_is_still_named(flights: Worl
     first = flights.attempt(1, SKILLS)
     flights.promote(first)
     second = flights.attempt(2, SKILLS)
-    rows = ledger.attempts(flights.lake)
+    rows = verdicts.attempts(flights.lake)
     for row in rows:
         if row["key"] == first:
             row["evidence"] = row["evidence"].replace(f'"schema":{SCHEMA}', '"schema":1')

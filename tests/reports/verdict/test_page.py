@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, RUBBER_STAMPED, checks_of
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.reports.paths import page_path
 from include.reports.verdict import draw_forced
 from include.reports.verdict import render_page as render
@@ -92,7 +92,7 @@ def page(text: str) -> Read:
 def test_the_sentence_comes_first(page: Read, judged: tuple[World, str]) -> None:
     """Decision, reasons, next step and the recorded sentence come before every table."""
     world, key = judged
-    row = ledger.attempt(world.lake, key)
+    row = verdicts.attempt(world.lake, key)
 
     assert page.texts[2] == TITLES[row["verdict"]] == TITLES[BLESSED]
     first = page.text[: page.text.index("Every check")]
@@ -108,7 +108,7 @@ def test_the_sentence_comes_first(page: Read, judged: tuple[World, str]) -> None
 def test_every_check_is_there(page: Read, judged: tuple[World, str]) -> None:
     """Each check is a row with name, requirement, observed value, outcome and note."""
     world, key = judged
-    checks = checks_of(ledger.attempt(world.lake, key)["checks"])
+    checks = checks_of(verdicts.attempt(world.lake, key)["checks"])
 
     assert len(checks) > 10
     for one in checks:
@@ -220,7 +220,7 @@ def test_without_enough_evidence_it_says_so(flights: World) -> None:
     key = flights.attempt(1, SKILLS, count=0, keep=False)
     page = Read(flights.page(key))
 
-    assert ledger.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
+    assert verdicts.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
     assert page.texts[2] == TITLES[NOT_ENOUGH]
     assert "There is too little evidence: matured test partitions 0, required at least 14." in page.text
     assert "there is nothing to compare yet" in page.text
@@ -252,7 +252,7 @@ def test_the_first_model_has_no_champion_to_be_shown_beside(flights: World) -> N
     key = flights.attempt(1, SKILLS)
     page = Read(flights.page(key))
 
-    assert ledger.attempt(flights.lake, key)["verdict"] == RUBBER_STAMPED
+    assert verdicts.attempt(flights.lake, key)["verdict"] == RUBBER_STAMPED
     assert "that of the baseline logistic was " in page.text
     assert "There was no champion to compare with." in page.text
 
@@ -280,8 +280,8 @@ def test_what_a_person_forced_says_so_for_good(judged: tuple[World, str], flight
     """A forced verdict has its own page with operator and reason; the gate's page stays."""
     key = flights.attempt(1, SKILLS, refused=True)
     before = flights.page(key)
-    row = ledger.record_forced(
-        flights.lake, ledger.attempt(flights.lake, key), "ann <b>", "the champion is broken"
+    row = verdicts.record_forced(
+        flights.lake, verdicts.attempt(flights.lake, key), "ann <b>", "the champion is broken"
     )
     draw_forced(flights.lake, flights.spec, key, None)
     forced = (flights.lake.get("reports/" + page_path(row["partition"], row["key"])) or b"").decode()
@@ -348,7 +348,7 @@ def test_a_champion_that_replaced_a_worse_one_is_named_by_its_recipe(flights: Wo
     page = Read(flights.page(flights.attempt(2, SKILLS)))
     assert page.row("Recipe") == ["ridge", "forest"]
     assert "f" * 12 in [row[1] for row in page.rows if row[:1] == ["Model"]]
-    assert ledger.attempt(flights.lake, first)["model"] != "f" * 64
+    assert verdicts.attempt(flights.lake, first)["model"] != "f" * 64
 
 
 def test_an_old_attempt_says_that_the_declaration_changed(judged: tuple[World, str]) -> None:
