@@ -245,13 +245,15 @@ def record_switch(lake: Lake, decide: Callable[[list[Row]], list[Row] | T]) -> R
 
     def decide_numbered(rows: list[Row]) -> list[Row] | T:
         decision = decide(sorted(rows, key=_switch_order))
-        if not isinstance(decision, list):
-            return decision
-        number = 1 + max((row["switch"] for row in rows), default=0)
-        champion_first = sorted(decision, key=lambda row: row["role"] != "champion")
-        return [{**row, "switch": number} for row in champion_first]
+        return number_switch(rows, decision) if isinstance(decision, list) else decision
 
     return lake.append_compare_and_swap("switches", SWITCHES, decide_numbered)
+
+
+def number_switch(rows: Sequence[Row], switch: Sequence[Row]) -> list[Row]:
+    """Return the rows of one switch with the number after those of the ledger, the champion's first."""
+    number = 1 + max((row["switch"] for row in rows), default=0)
+    return [{**row, "switch": number} for row in sorted(switch, key=lambda row: row["role"] != "champion")]
 
 
 def forced_key(key: str) -> str:

@@ -494,9 +494,7 @@ class Declared(Policy):
         return next(fit for fit in fits if fit.recipe == row["recipe"])  # equal rows give equal models
 
     def _record(self, rows: list[Row]) -> None:
-        number = 1 + max((row["switch"] for row in self.rows), default=0)
-        ordered = sorted(rows, key=lambda row: row["role"] != "champion")
-        self.rows += [{**row, "switch": number} for row in ordered]
+        self.rows += ledger.number_switch(self.rows, rows)
 
     def _live_losses(self, trial: Trial, partition: str) -> Losses:
         """Return the losses of a trial's candidate and incumbent by partition, as known on ``partition``."""
