@@ -20,7 +20,7 @@ from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, checks_of
 from include.models import artifacts
 from include.promote import approval, ledger, verdicts
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import BASELINE_ONLY, PROMOTED, REFRESHED, SHADOW, Row
+from include.promote.ledger import BASELINE_ONLY, CANARY, PROMOTED, REFRESHED, SHADOW, Row
 from include.promote.trials import challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
@@ -222,7 +222,7 @@ def switch_kind(spec: UseCase, evidence: Evidence, rows: Sequence[Row]) -> str:
 
 def switched_roles(kind: str) -> list[str]:
     """Return the roles that a switch to a challenger fills."""
-    return ["challenger"] if kind == SHADOW else ["champion", "baseline"]
+    return ["challenger"] if kind in (SHADOW, CANARY) else ["champion", "baseline"]
 
 
 def switch_rows(evidence: Evidence, roles: Sequence[str], **why: str) -> list[Row]:

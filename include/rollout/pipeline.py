@@ -20,8 +20,8 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger, verdicts
-from include.promote.ledger import CANARY, PROMOTED, REPLACED, WITHDRAWN, Row
-from include.promote.promotion import mirror_aliases, switch_rows
+from include.promote.ledger import CANARY, PROMOTED, REPLACED, SHADOW, WITHDRAWN, Row
+from include.promote.promotion import mirror_aliases, switch_rows, switched_roles
 from include.promote.rollback import rollback
 from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
 from include.references import Ref
@@ -153,11 +153,12 @@ def _challenger_switch(
 
     A killed run may have recorded the step: then its row. None if the challenger isn't on trial any more.
     """
-    newest, reason = [row for row in rows if row["role"] != "baseline"][-1], f"{trial}: {decision.reason}"
-    if newest["switch"] != trial.candidate["switch"]:
-        return newest if newest["reason"].endswith(reason) else None
-    effective_from = ledger.next_unserved(lake, spec, str(trial.candidate["judged_on"]))
-    attempt = verdicts.attempt(lake, str(trial.candidate["attempt"]))
+    newest, candidate = [row for row in rows if row["role"] != "baseline"][-1], trial.candidate
+    if newest["switch"] != candidate["switch"]:
+        is_step = newest["attempt"] == candidate["attempt"] and newest["kind"] == _kind(spec, trial, decision)
+        return newest if is_step else None
+    effective_from = ledger.next_unserved(lake, spec, str(candidate["judged_on"]))
+    attempt = verdicts.attempt(lake, str(candidate["attempt"]))
     return step_rows(spec, trial, decision, Evidence.from_json(attempt["evidence"]), effective_from)
 
 
@@ -170,21 +171,27 @@ def step_rows(
     ----------
     evidence : of the challenger's attempt.
     """
-    reason = f"{trial}: {decision.reason}"
-    if decision.step == BACK:
-        changes = {"kind": WITHDRAWN, "by": AUTOMATIC, "reason": reason, "effective_from": effective_from}
+    kind, reason = _kind(spec, trial, decision), f"{trial}: {decision.reason}"
+    if kind == WITHDRAWN:
+        changes = {"kind": kind, "by": AUTOMATIC, "reason": reason, "effective_from": effective_from}
         return [{**trial.candidate, **changes, "request": ""}]
-    is_last_step = trial.kind == CANARY or spec.gate.rollout.kind != CANARY
     return switch_rows(
         evidence,
-        ["champion", "baseline"] if is_last_step else ["challenger"],
-        kind=PROMOTED if is_last_step else CANARY,
+        switched_roles(kind),
+        kind=kind,
         by=str(trial.candidate["by"]),
         reason=f"{trial.candidate['reason']}; {reason}",
         attempt=evidence.key,
         request=evidence.key,
         effective_from=effective_from,
     )
+
+
+def _kind(spec: UseCase, trial: Trial, decision: RolloutStep) -> str:
+    """Return the kind of the switch that a challenger's step is."""
+    if decision.step == BACK:
+        return WITHDRAWN
+    return CANARY if trial.kind == SHADOW and spec.gate.rollout.kind == CANARY else PROMOTED
 
 
 def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
