@@ -51,7 +51,7 @@ WAVE -= WAVE.mean()  # what a partition does to every model
 PROVING = GATE.model_copy(update={"prove": True})
 # a fit that moved as far as the ones before, and its twin on the newest week
 ROWS = (100,) * 7
-SERVING = tuple(50.0 + 0.5 * math.cos(night) for night in range(7))
+SERVING = tuple(50.0 + 0.5 * math.cos(partition) for partition in range(7))
 HONEST_REFIT = Refit(
     0.05, (0.04, 0.06, 0.05), ROWS, SERVING, SERVING, seen_rows=ROWS, seen_now=SERVING, seen_before=SERVING
 )

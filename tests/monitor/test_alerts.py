@@ -32,7 +32,7 @@ from include.storage.lake import Lake
 from tests.monitor import machines
 from tests.monitor.hook import Hook, claim, serving
 
-NIGHT, SECRET = "2024-01-25", "T0/B0/planted-secret"
+PARTITION, SECRET = "2024-01-25", "T0/B0/planted-secret"
 FOUND = {"check": "data", "subject": "stops", "value": 1.0, "threshold": 0.1, "note": "stops is <refused>"}
 Declare = Callable[..., Lake]
 
@@ -92,12 +92,12 @@ def declare(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Declare:
 
 def decide(lake: Lake, alerts: list[dict[str, Any]]) -> None:
     """Publish the partition's decision."""
-    row = {"partition": NIGHT, "decision": "alert", "cause": "", "reason": "alerts data stops"}
+    row = {"partition": PARTITION, "decision": "alert", "cause": "", "reason": "alerts data stops"}
     table = pa.Table.from_pylist([{**row, "alerts": json.dumps(alerts)}], schema=schemas.DECISIONS)
-    lake.publish("decisions", table, {"partition": NIGHT})
+    lake.publish("decisions", table, {"partition": PARTITION})
 
 
-def tell(run_type: str = "scheduled", partition: str = NIGHT) -> str:
+def tell(run_type: str = "scheduled", partition: str = PARTITION) -> str:
     """Run the task; return why it was skipped, empty where it wasn't.
 
     What the monitor would skip without running it has nothing to send, and nothing to defer.
@@ -121,7 +121,10 @@ def tell(run_type: str = "scheduled", partition: str = NIGHT) -> str:
 
 def outcomes(lake: Lake) -> dict[str, str]:
     """Return what became of the partition's message, by recipient."""
-    return {attempt.recipient: attempt.outcome for attempt in alerts.attempts(lake, [NIGHT]).get(NIGHT, [])}
+    return {
+        attempt.recipient: attempt.outcome
+        for attempt in alerts.attempts(lake, [PARTITION]).get(PARTITION, [])
+    }
 
 
 def missed() -> str:
@@ -138,12 +141,12 @@ def test_a_webhook_is_told_once(declare: Declare, hook: Hook) -> None:
     assert [tell(), tell()] == ["", ""]
     [(path, authorization, body)] = hook.got
     assert (path, authorization) == ("/in", f"Bearer {SECRET}")
-    assert body["report"].endswith(f"/report/machines/monitor/{NIGHT}.html")
+    assert body["report"].endswith(f"/report/machines/monitor/{PARTITION}.html")
     assert {**body, "report": ""} == {
         "usecase": "machines",
-        "partition": NIGHT,
+        "partition": PARTITION,
         "decision": "alert",
-        "sentence": f"machines {NIGHT}: alerts data stops",
+        "sentence": f"machines {PARTITION}: alerts data stops",
         "findings": [FOUND],
         "report": "",
     }
@@ -204,7 +207,7 @@ def test_slack_gets_its_own_form(declare: Declare, hook: Hook) -> None:
     [(path, authorization, body)] = hook.got
     assert (path, authorization) == (f"/{SECRET}", "")
     sentence, finding, _ = body["text"].split("\n")
-    assert sentence == f"machines {NIGHT}: alerts data stops"
+    assert sentence == f"machines {PARTITION}: alerts data stops"
     assert finding == "data stops: stops is &lt;refused&gt;"
 
 
@@ -215,7 +218,7 @@ def test_a_mail_is_sent_by_airflows_notifier(declare: Declare, mail: Mail) -> No
     declare(mail={"conn_type": "smtp", "host": host, "port": port, "extra": extra})
     assert [tell(), tell()] == ["", ""]
     [said] = mail.got
-    assert f"Subject: machines {NIGHT}: alerts data stops" in said
+    assert f"Subject: machines {PARTITION}: alerts data stops" in said
     assert "To: b@example.org" in said
 
 
@@ -241,7 +244,7 @@ def test_a_backfilled_partition_tells_nobody(declare: Declare, hook: Hook) -> No
 def watch(declare: Declare, hook: Hook) -> Callable[..., UseCase]:
     """Publish partitions with the alarms that the monitor found in them, and decide them."""
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
-    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": NIGHT})
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": PARTITION})
     spec = load("machines")
 
     def act(*partitions: str, alarms: Sequence[tuple[str, str]] = (("data", "stops"),)) -> UseCase:
@@ -265,7 +268,7 @@ def test_an_alarm_that_began_in_a_backfill_is_sent_once_by_the_next_partition(
     watch: Callable[..., UseCase], hook: Hook
 ) -> None:
     """Neither the one before, without the alarm, nor a rerun or the partition after it sends it."""
-    watch(NIGHT)
+    watch(PARTITION)
     assert "sends no alerts" in tell("backfill")
     watch("2024-01-26", alarms=())
     assert "nothing to alert" in tell(partition="2024-01-26")
@@ -313,7 +316,7 @@ def test_an_alert_that_was_sent_is_not_sent_again_after_an_earlier_partition_is_
     """That one has the alarm too, so the alert is its now, and was the other one's when it was sent."""
     watch("2024-01-26")
     assert tell(partition="2024-01-26") == ""
-    watch(NIGHT)
+    watch(PARTITION)
     assert "sends no alerts" in tell("backfill")
     watch("2024-01-27")
     assert "already alerted: data stops" in tell(partition="2024-01-27")
@@ -325,7 +328,7 @@ def test_an_alert_that_reached_nobody_is_sent_by_the_next_partition(
 ) -> None:
     """A recipient that refused is tried again, by one partition."""
     hook.statuses = [500, 200]
-    watch(NIGHT, "2024-01-26", "2024-01-27")
+    watch(PARTITION, "2024-01-26", "2024-01-27")
     assert missed().startswith("could not notify ops: ")
     assert tell(partition="2024-01-26") == ""
     assert "already alerted" in tell(partition="2024-01-27")
@@ -336,7 +339,7 @@ def test_of_two_partitions_at_once_one_sends_what_nobody_was_notified_of(
     watch: Callable[..., UseCase], hook: Hook
 ) -> None:
     """The other one sees that it was taken, also before the first has sent it."""
-    watch(NIGHT)
+    watch(PARTITION)
     tell("backfill")
     watch("2024-01-26", "2024-01-27")
     hook.answer.clear()
@@ -354,7 +357,7 @@ def test_another_alert_of_a_backfilled_partition_keeps_back_nothing(
 ) -> None:
     """A partition that was missed at its deadline, which was told, is backfilled and has an alarm."""
     overdue()
-    watch(NIGHT)
+    watch(PARTITION)
     tell("backfill")
     watch("2024-01-26")
     assert tell(partition="2024-01-26") == ""
@@ -365,7 +368,7 @@ def test_an_alert_that_was_sent_is_not_sent_again_after_its_partition_is_backfil
     watch: Callable[..., UseCase], hook: Hook
 ) -> None:
     """Its claim says so."""
-    watch(NIGHT)
+    watch(PARTITION)
     assert tell() == ""
     assert "sends no alerts" in tell("backfill")
     watch("2024-01-26")
@@ -375,7 +378,7 @@ def test_an_alert_that_was_sent_is_not_sent_again_after_its_partition_is_backfil
 
 def test_a_change_that_a_backfilled_one_quiets_is_sent(watch: Callable[..., UseCase], hook: Hook) -> None:
     """One sudden change quiets those of all columns, so each of them has to be told."""
-    watch(NIGHT, alarms=[("sudden_change", "heat")])
+    watch(PARTITION, alarms=[("sudden_change", "heat")])
     tell("backfill")
     watch("2024-01-26", alarms=[("sudden_change", "speed"), ("sudden_change", "wear")])
     assert tell(partition="2024-01-26") == ""
@@ -389,8 +392,8 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
     Another partition's tries aren't its.
     """
     lake = declare()
-    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-0", claim("failed"))
-    lake.create(f"state/alerts/{NIGHT}-0123456789ab/team-mail-1", claim("not confirmed"))
+    lake.create(f"state/alerts/{PARTITION}-0123456789ab/team-mail-0", claim("failed"))
+    lake.create(f"state/alerts/{PARTITION}-0123456789ab/team-mail-1", claim("not confirmed"))
     lake.create("state/alerts/2024-01-24-0123456789ab/ops-0", claim("notified"))
     assert outcomes(lake) == {"team-mail": "not confirmed"}
 
@@ -401,7 +404,7 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
 def test_an_attempt_of_earlier_code_is_read(declare: Declare, written: bytes, outcome: str) -> None:
     """It recorded the outcome alone."""
     lake = declare()
-    lake.create(f"state/alerts/{NIGHT}-0123456789ab/ops-0", written)
+    lake.create(f"state/alerts/{PARTITION}-0123456789ab/ops-0", written)
     assert outcomes(lake) == {"ops": outcome}
 
 
@@ -447,11 +450,11 @@ def test_where_there_is_nobody_or_nothing_to_tell_it_says_so(declare: Declare) -
     assert tell() == "nothing to alert; alerts data stops"
     lake = declare(nobody={})
     assert missed().startswith("could not notify nobody:")
-    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": NIGHT})
+    lake.publish("decisions", schemas.DECISIONS.empty_table(), {"partition": PARTITION})
     assert tell() == "no decision was published"
 
 
-def overdue(partition: str = NIGHT) -> str:
+def overdue(partition: str = PARTITION) -> str:
     """Call what Airflow calls when a partition's deadline is over; return what it says."""
     context = {"dag_run": {"partition_key": partition}, "deadline": {"id": "0", "deadline_time": "now"}}
     return asyncio.run(notify_overdue("machines", ["ops"], context))
@@ -468,7 +471,7 @@ def test_a_declaration_that_is_broken_at_the_deadline_is_an_alert(
     assert overdue().endswith("; ops: already sent")
     ((_, _, body),) = hook.got
     assert body["sentence"].startswith(
-        f"machines {NIGHT}: no predictions by their deadline, when they were due: "
+        f"machines {PARTITION}: no predictions by their deadline, when they were due: "
     )
     assert "alarts" in body["sentence"]
 
@@ -477,7 +480,7 @@ def predicted(lake: Lake, outcome: str) -> None:
     """Publish what became of the partition's predictions."""
     row = {
         "product": "predictions",
-        "partition": NIGHT,
+        "partition": PARTITION,
         "outcome": outcome,
         "note": "",
         "rows": 1,
@@ -485,7 +488,7 @@ def predicted(lake: Lake, outcome: str) -> None:
     }
     row |= {"quarantined": 0, "duplicates": 0, "code": "", "digest": "", "inputs": "{}", "spec": ""}
     table = pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
-    lake.publish("partitions", table, {"product": "predictions", "partition": NIGHT})
+    lake.publish("partitions", table, {"product": "predictions", "partition": PARTITION})
 
 
 @pytest.mark.parametrize("outcome", ["", "refused"])
@@ -494,7 +497,7 @@ def test_predictions_that_are_overdue_are_told_once(declare: Declare, hook: Hook
     lake = declare(ops={"conn_type": "http", "host": hook.uri})
     if outcome:
         predicted(lake, outcome)
-    why = f"machines {NIGHT}: no predictions by 23:59 UTC, when they were due"
+    why = f"machines {PARTITION}: no predictions by 23:59 UTC, when they were due"
     assert [overdue(), overdue()] == [f"{why}; ops: sent", f"{why}; ops: already sent"]
     [(*_, said)] = hook.got
     assert (said["sentence"], said["findings"][0]["check"]) == (why, "deadline")
@@ -504,7 +507,7 @@ def test_predictions_that_are_overdue_are_told_once(declare: Declare, hook: Hook
 def test_predictions_that_are_there_are_not_overdue(declare: Declare, hook: Hook) -> None:
     """A run that goes on after its predictions are published tells nobody."""
     predicted(declare(ops={"conn_type": "http", "host": hook.uri}), "published")
-    assert overdue() == f"machines {NIGHT}: the predictions are published; no alert is sent"
+    assert overdue() == f"machines {PARTITION}: the predictions are published; no alert is sent"
     assert hook.got == []
 
 
@@ -537,7 +540,7 @@ def test_a_lake_that_cannot_be_read_at_the_deadline_is_an_alert(
         raise StoreUnavailable("the lake", required="a store that answers", remedy="start it")
 
     monkeypatch.setattr(Lake, "read", unreachable)
-    why = f"machines {NIGHT}: no predictions by 23:59 UTC, when they were due: the lake can't be read"
+    why = f"machines {PARTITION}: no predictions by 23:59 UTC, when they were due: the lake can't be read"
     assert overdue() == f"{why}; ops: sent"
     assert [said["sentence"] for *_, said in hook.got] == [why]
 

@@ -298,10 +298,10 @@ def test_requests_after_a_replacement_hold_up_no_later_champion(use: UseCase) ->
 ALARMING = ["data", "sudden_change", "performance", "drift", "concept"]
 SUBJECTS = ["a", "b"]
 ALARMS = [*found("drift", "a"), *(f for check in ALARMING for s in SUBJECTS for f in found(check, s))]
-NIGHTS = st.lists(st.lists(st.sampled_from(ALARMS), unique=True), min_size=1, max_size=80)
+PARTITIONS = st.lists(st.lists(st.sampled_from(ALARMS), unique=True), min_size=1, max_size=80)
 
 
-@given(NIGHTS, st.integers(0, 12), st.integers(1, 3))
+@given(PARTITIONS, st.integers(0, 12), st.integers(1, 3))
 def test_whatever_comes_quiet_cooldown_and_budget_hold(
     use: UseCase, partitions: list[Found], cooldown: int, max_per_month: int
 ) -> None:

@@ -15,8 +15,8 @@ from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
 
-NIGHT = "2024-01-25"
-CAUSE = f"degraded-0123-{NIGHT}"
+PARTITION = "2024-01-25"
+CAUSE = f"degraded-0123-{PARTITION}"
 STARTED = "cause__degraded-0123-2024-01-26"
 
 
@@ -44,15 +44,15 @@ def test_the_cause_asks(
     machines.spec(tmp_path)
     monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path))
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
-    row = {"partition": NIGHT, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
+    row = {"partition": PARTITION, "decision": decision, "cause": cause, "reason": "worse", "alerts": "[]"}
     table = pa.Table.from_pylist([row], schema=schemas.DECISIONS)
     lake = Lake("machines")
-    lake.publish("decisions", table, {"partition": NIGHT})
+    lake.publish("decisions", table, {"partition": PARTITION})
     monitored = [
-        {"product": "monitor", "partition": key, "outcome": "published"} for key in (NIGHT, "2024-01-26")
+        {"product": "monitor", "partition": key, "outcome": "published"} for key in (PARTITION, "2024-01-26")
     ]
     lake.publish("partitions", pa.Table.from_pylist(monitored, schemas.PARTITIONS), {"product": "monitor"})
-    run = SimpleNamespace(partition_key=NIGHT, run_type=run_type)
+    run = SimpleNamespace(partition_key=PARTITION, run_type=run_type)
     instance = SimpleNamespace(get_dr_count=lambda dag_id, run_ids: len({*run_ids} & {*started}))
     ask = RequestTrainingOperator(task_id="request_training", usecase="machines")
     is_needed = ask.acts_on(row, lake, load("machines"), is_backfill=run_type == "backfill")

@@ -22,13 +22,13 @@ from include.ops.verify import verify
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats import profiles
+from include.storage import schemas
 from include.storage.lake import Lake
-from include.storage.schemas import PARTITIONS
 from include.train import monitoring_baselines
 from tests.monitor import machines
 
 TRAINED = "2024-02-10"  # 41 partitions of history, where 7 + 21 are needed
-NIGHTS = 5
+PARTITIONS = 5
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +80,7 @@ def lived(
     lake: Lake, use: UseCase, fault: dict[int, machines.Fault], *, backwards: bool = False
 ) -> list[str]:
     """Score and monitor the partitions after the training, some through a fault."""
-    partitions = use.clock.keys(use.clock.shift(TRAINED, 1), use.clock.shift(TRAINED, NIGHTS))
+    partitions = use.clock.keys(use.clock.shift(TRAINED, 1), use.clock.shift(TRAINED, PARTITIONS))
     for place, partition in enumerate(partitions):
         machines.readings(lake, use, partition, fault.get(place, dict))
     for partition in reversed(partitions) if backwards else partitions:
@@ -114,7 +114,7 @@ def test_a_column_that_jumps_is_an_alarm_from_its_second_partition(lake: Lake, s
 def test_one_odd_partition_is_no_alarm(lake: Lake, shorter: UseCase) -> None:
     """It is further than the limit, which is said, and no person is called."""
     partitions = lived(lake, shorter, {3: hotter})
-    assert [jumped(lake, partition) for partition in partitions] == [set()] * NIGHTS
+    assert [jumped(lake, partition) for partition in partitions] == [set()] * PARTITIONS
     (row,) = lake.rows("findings", {"partition": partitions[3], "check": "sudden_change", "subject": "temp"})
     assert "exceeds its limit" in row["note"]
 
@@ -169,7 +169,9 @@ def test_the_champions_own_limits_are_among_the_inputs(lake: Lake, shorter: UseC
     partitions = lived(lake, shorter, {})
     (row,) = lake.rows("partitions", {"product": "limits"})
     for partition, digest in ((newer, row["digest"]), (TRAINED, "another")):
-        made = pa.Table.from_pylist([{**row, "partition": partition, "digest": digest}], schema=PARTITIONS)
+        made = pa.Table.from_pylist(
+            [{**row, "partition": partition, "digest": digest}], schema=schemas.PARTITIONS
+        )
         lake.publish("partitions", made, {"product": "limits", "partition": partition})
         assert PublishedState(lake, shorter, partitions[-1]).stale(partitions[-1])
         monitor(lake, shorter, partitions[-1])

@@ -19,14 +19,14 @@ from tests.monitor.hook import claim
 ROOT = Path(__file__).parents[2]
 AIRFLOW = [sys.executable, "-m", "airflow"]
 USERS = {"boss": "admin", "clerk": "user", "reader": "viewer", "sales": "viewer", "nobody": ""}
-NIGHTS = {"weekly_sales": ("2024-03-04", "2024-03-11"), "flight_delay": ("2013-03-01", "2013-03-02")}
+PARTITIONS = {"weekly_sales": ("2024-03-04", "2024-03-11"), "flight_delay": ("2013-03-01", "2013-03-02")}
 ATTEMPT = "0a1b2c3d" * 8
 # a value for each part that a route's path may have; a new route with another part has to add it here
 PARTS = {
     "usecase": "weekly_sales",
-    "partition": NIGHTS["weekly_sales"][1],
+    "partition": PARTITIONS["weekly_sales"][1],
     "column": "price",
-    "path": f"verdict/{NIGHTS['weekly_sales'][0]}-{ATTEMPT[:8]}.html",
+    "path": f"verdict/{PARTITIONS['weekly_sales'][0]}-{ATTEMPT[:8]}.html",
 }
 SOURCES = {"weekly_sales": "sales", "flight_delay": "outcomes"}
 PLANTED = "<script>alert('planted')</script>"
@@ -150,7 +150,7 @@ def prepare(home: Path) -> None:
     (home / "dags").mkdir()
     (home / "dags" / "links.py").write_text(DAG)
     (home / "passwords.json").write_text(json.dumps({user: f"{user}-password" for user in USERS}))
-    for usecase in NIGHTS:
+    for usecase in PARTITIONS:
         fill(Lake(usecase, str(home / "lake")), usecase)
     shipped = ROOT / "tests" / "usecases" / "weekly_sales"
     for usecase in ("mistyped", "torn", "untrained", "alerted"):
@@ -166,7 +166,7 @@ def prepare(home: Path) -> None:
 
 def fill(lake: Lake, usecase: str) -> None:
     """Publish two partitions: the first went well, in the second rows were set aside and a column drifted."""
-    first, second = NIGHTS[usecase]
+    first, second = PARTITIONS[usecase]
     source = SOURCES[usecase]
     made = {"revision": 0, "duplicates": 0, "digest": "d" * 64, "inputs": "{}", "spec": "s" * 64}
     for partition, outcome, bad in ((first, "published", 0), (second, "refused", 2)):

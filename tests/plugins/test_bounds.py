@@ -14,7 +14,7 @@ from include.errors import StoreUnavailable
 from include.spec import load
 from include.storage.lake import Lake
 from tests.plugins.counting import Counting
-from tests.plugins.site import NIGHTS, ROOT, fill
+from tests.plugins.site import PARTITIONS, ROOT, fill
 
 
 @pytest.fixture
@@ -38,11 +38,11 @@ def tear(lake: Lake, table: str) -> None:
 def test_no_more_rows_set_aside_are_read_than_shown(lake: Counting) -> None:
     """The first by source, part and row come, with the number of all."""
     lake.handed = 0
-    rows, total = quarantined_rows(lake, load("weekly_sales"), NIGHTS["weekly_sales"][1])
+    rows, total = quarantined_rows(lake, load("weekly_sales"), PARTITIONS["weekly_sales"][1])
     assert (lake.handed, len(rows), total) == (MAX_QUARANTINED, MAX_QUARANTINED, 250)
     assert [row["row"] for row in rows] == list(range(MAX_QUARANTINED))
     assert rows[3]["record"]["price"] == -3
-    assert quarantined_rows(lake, load("weekly_sales"), NIGHTS["weekly_sales"][0]) == ([], 0)
+    assert quarantined_rows(lake, load("weekly_sales"), PARTITIONS["weekly_sales"][0]) == ([], 0)
 
 
 def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None:
@@ -52,7 +52,7 @@ def test_the_summary_reads_no_rows_that_it_does_not_show(lake: Counting) -> None
     assert found["error"] == ""
     assert found["champion"]["version"] == "3"
     assert [partition["partition"] for partition in found["partitions"]] == sorted(
-        NIGHTS["weekly_sales"], reverse=True
+        PARTITIONS["weekly_sales"], reverse=True
     )
 
 

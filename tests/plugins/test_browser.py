@@ -10,7 +10,7 @@ import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from demo.screenshot import OFFLINE
-from tests.plugins.site import NIGHTS, PARTS, Site
+from tests.plugins.site import PARTITIONS, PARTS, Site
 
 pytestmark = [pytest.mark.airflow, pytest.mark.full]
 CHROMIUM = Path("/usr/bin/chromium")
@@ -177,12 +177,12 @@ def test_the_runs_of_a_partition_are_listed_by_airflow(site: Site, forms: list[s
     """The link opens Airflow's own list with the runs of that partition and of no other."""
     assert "weekly_sales__batch" in forms
     headers = {"Authorization": f"Bearer {site.token('clerk')}"}
-    for partition in NIGHTS["weekly_sales"]:
+    for partition in PARTITIONS["weekly_sales"]:
         body = {"logical_date": None, "conf": {"partition": partition}}
         path = "/api/v2/dags/weekly_sales__batch/dagRuns"
         assert site.ask(path, method="POST", json=body, headers=headers).status_code == 200
-    page.goto(f"{site.url}/evergreen/partition/weekly_sales/{NIGHTS['weekly_sales'][1]}")
+    page.goto(f"{site.url}/evergreen/partition/weekly_sales/{PARTITIONS['weekly_sales'][1]}")
     page.get_by_role("link", name="Runs in Airflow").click()
-    page.get_by_text(f"manual__{NIGHTS['weekly_sales'][1]}").first.wait_for()
+    page.get_by_text(f"manual__{PARTITIONS['weekly_sales'][1]}").first.wait_for()
 
-    assert page.get_by_text(f"manual__{NIGHTS['weekly_sales'][0]}").count() == 0
+    assert page.get_by_text(f"manual__{PARTITIONS['weekly_sales'][0]}").count() == 0

@@ -20,7 +20,7 @@ FORM = "/api/v2/dags/flight_delay__batch/dagRuns"
 ASSET = "/api/v2/assets/7/materialize"
 TASK = "/execution/dag-runs/flight_delay__training/cause__2013-03-01"
 USECASES = ("tests/usecases/hourly_rides", "include/usecases/flight_delay")
-NIGHT: dict[str, Any] = {"conf": {"partition": "2013-03-01"}}
+RUN: dict[str, Any] = {"conf": {"partition": "2013-03-01"}}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def _received(airflow: TestClient, path: str, body: Any) -> Any:
 @pytest.mark.parametrize("path", [FORM, ASSET, TASK])
 def test_the_partition_is_the_partition_key_and_the_note(airflow: TestClient, path: str) -> None:
     """Whoever starts the run; a logical date, of which a partition has none, is dropped."""
-    body = _received(airflow, path, {**NIGHT, "logical_date": "2026-11-29T00:00:00Z"})
+    body = _received(airflow, path, {**RUN, "logical_date": "2026-11-29T00:00:00Z"})
     assert body["partition_key"] == "2013-03-01"
     assert body["note"] == "Partition 2013-03-01"
     assert body["logical_date"] is None
@@ -51,8 +51,8 @@ def test_the_partition_is_the_partition_key_and_the_note(airflow: TestClient, pa
 
 def test_the_runs_id_names_the_partition_unless_one_is_given(airflow: TestClient) -> None:
     """Lists of runs show the id and hide the partition key."""
-    assert _received(airflow, FORM, NIGHT)["dag_run_id"].startswith("manual__2013-03-01__")
-    assert _received(airflow, FORM, {**NIGHT, "dag_run_id": "mine"})["dag_run_id"] == "mine"
+    assert _received(airflow, FORM, RUN)["dag_run_id"].startswith("manual__2013-03-01__")
+    assert _received(airflow, FORM, {**RUN, "dag_run_id": "mine"})["dag_run_id"] == "mine"
 
 
 def test_the_space_of_a_pasted_partition_is_dropped(airflow: TestClient) -> None:
@@ -103,7 +103,7 @@ def test_an_empty_partition_becomes_a_key_that_the_timetable_refuses(airflow: Te
         (ASSET, {"conf": {"region": "eu"}}),
         ("/api/v2/dags/flight_delay__operate/dagRuns", {"conf": {"action": "verify"}}),
         ("/api/v2/dags/another_teams__batch/dagRuns", {"conf": {}}),
-        ("/api/v2/dags/flight_delay__batch/clearTaskInstances", NIGHT),
+        ("/api/v2/dags/flight_delay__batch/clearTaskInstances", RUN),
         ("/api/v2/backfills", {"dag_id": "flight_delay__batch"}),
         (FORM, []),
         (FORM, {"conf": "text"}),
@@ -118,7 +118,7 @@ def test_what_is_no_json_and_what_is_large_passes(airflow: TestClient) -> None:
     """A body of several pieces is put together again."""
     assert airflow.post(FORM, content=b"{").json() == "{"
     assert airflow.post(FORM, content=b"[" * 9000).json() == "[" * 9000
-    large = {**NIGHT, "note": "n" * 1_000_000}
+    large = {**RUN, "note": "n" * 1_000_000}
     assert _received(airflow, FORM, large)["note"] == large["note"]
 
 

@@ -9,11 +9,11 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.plugins.site import ATTEMPT, NIGHTS, PARTS, PLANTED, Site
+from tests.plugins.site import ATTEMPT, PARTITIONS, PARTS, PLANTED, Site
 
 pytestmark = pytest.mark.airflow
-NIGHT = NIGHTS["weekly_sales"][1]
-QUARANTINE = f"/evergreen/quarantine/weekly_sales/{NIGHT}"
+PARTITION = PARTITIONS["weekly_sales"][1]
+QUARANTINE = f"/evergreen/quarantine/weekly_sales/{PARTITION}"
 REPORT = f"/evergreen/reports/weekly_sales/{PARTS['path']}"
 
 
@@ -129,7 +129,7 @@ def test_drift_alerts_and_who_was_notified_are_told_apart(site: Site) -> None:
 def test_an_attempt_leads_to_its_report(site: Site) -> None:
     """The overview links each attempt to the page on what its verdict rests on, where there is one."""
     text = site.get("/evergreen/usecase/weekly_sales", "reader").text
-    place = f"verdict/{NIGHTS['weekly_sales'][0]}-{ATTEMPT[:8]}.html"
+    place = f"verdict/{PARTITIONS['weekly_sales'][0]}-{ATTEMPT[:8]}.html"
 
     assert f'<a href="/evergreen/report/weekly_sales/{place}">report</a>' in text
 
@@ -238,15 +238,28 @@ def test_a_name_that_is_none_is_not_found(site: Site, path: str) -> None:
 
 
 NO_USECASES = ["%00", "weekly_sales%00", "weekly_sales%0a", "weekly_sales%20", "%ff", "%f0%9f", "a" * 5000]
-NO_NIGHTS = [f"{NIGHT}%00", f"{NIGHT}%0a", "%00", "20240311", "9999-99-99", "2024-W11-1", "1" * 5000]
-NO_PATHS = ["%00.html", f"monitor/{NIGHT}.html%00", f"monitor/{NIGHT}.html/x.html", "a/" * 900 + "a.html"]
+NO_PARTITIONS = [
+    f"{PARTITION}%00",
+    f"{PARTITION}%0a",
+    "%00",
+    "20240311",
+    "9999-99-99",
+    "2024-W11-1",
+    "1" * 5000,
+]
+NO_PATHS = [
+    "%00.html",
+    f"monitor/{PARTITION}.html%00",
+    f"monitor/{PARTITION}.html/x.html",
+    "a/" * 900 + "a.html",
+]
 
 
 def test_no_route_fails_on_a_malformed_part(site: Site, processes: dict[str, Any]) -> None:
     """NUL, a line's end, broken UTF-8 or a name too long is found nowhere, whichever part of a path it is."""
     bad = {
         "usecase": NO_USECASES,
-        "partition": NO_NIGHTS,
+        "partition": NO_PARTITIONS,
         "path": [*NO_PATHS, "a" * 300 + ".html"],
         "column": ["%00", "price%00", "Price", "1" * 5000, "%ff"],
     }

@@ -20,7 +20,7 @@ from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from tests.train import visits
 
-NIGHTS = ("2024-03-20", "2024-03-21", "2024-03-22")
+PARTITIONS = ("2024-03-20", "2024-03-21", "2024-03-22")
 
 
 def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
@@ -30,19 +30,19 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
     visits.fill(lake, spec)
     random, said = np.random.default_rng(1), {}
     for table, model in (("predictions", "old"), ("shadows", "new")):
-        for partition in NIGHTS:
+        for partition in PARTITIONS:
             rows = features(lake, spec, [partition])
             assert artifacts.model_input(rows, spec).shape == (40, 3)
             said[model, partition] = random.dirichlet([2, 3, 4], rows.num_rows)
             served = StepPredictions(FallbackStep("champion", model, model), "", said[model, partition])
             made = predictions.build_predictions(spec, rows, served)
-            made = made.slice(10) if model == "new" and partition == NIGHTS[0] else made
+            made = made.slice(10) if model == "new" and partition == PARTITIONS[0] else made
             lake.publish(table, made, {"partition": partition, "model": model})
-    sides = [{"model": name, "version": name, "effective_from": NIGHTS[0]} for name in ("new", "old")]
+    sides = [{"model": name, "version": name, "effective_from": PARTITIONS[0]} for name in ("new", "old")]
     found = live_losses(lake, spec, Trial(SHADOW, *sides), visits.LAST)
-    came = labels(lake, spec, NIGHTS, as_of=visits.LAST)
-    assert found.partitions == NIGHTS
-    for place, partition in enumerate(NIGHTS):
+    came = labels(lake, spec, PARTITIONS, as_of=visits.LAST)
+    assert found.partitions == PARTITIONS
+    for place, partition in enumerate(PARTITIONS):
         actual = came.filter(np.array(came["partition"].to_pylist()) == partition)["band"].to_numpy()
         there = np.isfinite(actual) & (np.arange(40) >= (10 if not place else 0))
         assert found.rows[place] == there.sum()

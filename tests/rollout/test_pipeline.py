@@ -338,7 +338,7 @@ def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) ->
 
 
 @pytest.mark.full
-def test_the_aliases_are_looked_at_when_a_champion_came_tonight_or_the_partition_before(depot: Make) -> None:
+def test_the_aliases_are_looked_at_when_a_champion_came_on_this_partition_or_the_last(depot: Make) -> None:
     """Who switched may have been killed before the aliases followed.
 
     The next partition puts them right, once.

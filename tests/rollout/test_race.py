@@ -21,7 +21,7 @@ from tests.promote.racing import processes
 from tests.rollout.conftest import RolloutLake, fit, partitions
 from tests.rollout.racing import act
 
-NIGHT = "2024-03-10"
+PARTITION = "2024-03-10"
 IMMEDIATE = {"kind": "immediate"}
 SHADOW = {"kind": "shadow", "partitions": 2, "margin": 1.0}
 Race = Callable[[Sequence[tuple[Any, ...]]], list[str]]
@@ -56,8 +56,8 @@ def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
         for name, made in (("watch", watch), ("shadow", shadow), ("broken", broken)):
             first = "2024-03-06" if name == "broken" else "2024-03-07"
             partitions(made, first, "2024-03-09")
-            score(made.lake, made.spec, NIGHT)
-            publish_performance(made.lake, made.spec, PublishedState(made.lake, made.spec, NIGHT))
+            score(made.lake, made.spec, PARTITION)
+            publish_performance(made.lake, made.spec, PublishedState(made.lake, made.spec, PARTITION))
             others[name] = made.judged("knows too", "2024-03-09")
     return folder, others
 
@@ -101,7 +101,7 @@ def test_a_step_and_a_person_or_a_promotion_at_once(
     commits = len(DeltaTable(table).history())
     where = (str(tmp_path / trial),)
     subject = "" if what == "rollback" else others[trial]  # by nobody's name: to the champion before
-    steps, other = [(*where, "advance", NIGHT)] * 2, [(*where, what, subject)]
+    steps, other = [(*where, "advance", PARTITION)] * 2, [(*where, what, subject)]
     ends = race([*steps, *other] if first else [*other, *steps])
     rows = [row for row in ledger.switches(made.lake) if row["role"] != "baseline"]
     new = [(row["kind"], row["recipe"]) for row in rows[len(before) :]]

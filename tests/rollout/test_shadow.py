@@ -20,7 +20,7 @@ from tests.kept import fill_folder
 from tests.rollout.conftest import RolloutLake, model
 from tests.switches import newest_by_role
 
-NIGHT = "2024-03-13"
+PARTITION = "2024-03-13"
 CANARY: dict[str, Any] = {"kind": "canary", "share": 0.4}
 Rows = Callable[[pa.Table], pa.Table]
 
@@ -37,8 +37,11 @@ def _shadowed(folder: Path) -> None:
     made.promote("forgot", "2024-03-05")
     made.partition("2024-03-06")
     made.promote("knows", "2024-03-06")
-    made.partitions("2024-03-07", NIGHT)
-    assert {row["version"] for row in made.lake.rows("shadows", {"partition": NIGHT})} == {"knows", "forgot"}
+    made.partitions("2024-03-07", PARTITION)
+    assert {row["version"] for row in made.lake.rows("shadows", {"partition": PARTITION})} == {
+        "knows",
+        "forgot",
+    }
 
 
 def differences(made: RolloutLake) -> list[str]:
@@ -48,7 +51,7 @@ def differences(made: RolloutLake) -> list[str]:
 
 def rows_of(made: RolloutLake) -> pa.Table:
     """Return the partition's rows in an order."""
-    found = made.lake.read("shadows", {"partition": NIGHT})
+    found = made.lake.read("shadows", {"partition": PARTITION})
     assert found is not None
     return found.sort_by([(name, "ascending") for name in ("model", *made.spec.key)])
 
@@ -70,10 +73,10 @@ def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
     """A row that was altered, one that was deleted, or all of a partition: named, and made anew."""
     before = rows_of(shadowed)
     assert differences(shadowed) == []
-    shadowed.lake.publish("shadows", damage(before), {"partition": NIGHT})
+    shadowed.lake.publish("shadows", damage(before), {"partition": PARTITION})
     (found,) = differences(shadowed)
-    assert found.startswith(f"parcels/shadows/{NIGHT}: expected the digest ")
-    score(shadowed.lake, shadowed.spec, NIGHT)
+    assert found.startswith(f"parcels/shadows/{PARTITION}: expected the digest ")
+    score(shadowed.lake, shadowed.spec, PARTITION)
     assert differences(shadowed) == []
     assert rows_of(shadowed) == before
 
@@ -82,12 +85,12 @@ def test_verify_names_what_was_changed_and_the_partition_run_again_heals_it(
 def test_a_partition_without_its_row_in_partitions_is_made_anew(shadowed: RolloutLake) -> None:
     """That row is written last: without it the partition may be half done, and is done again."""
     before = rows_of(shadowed)
-    where = {"product": "shadows", "partition": NIGHT}
+    where = {"product": "shadows", "partition": PARTITION}
     (row,) = shadowed.lake.rows("partitions", where)
     done = shadowed.lake.read("partitions", where)
     shadowed.lake.publish("partitions", done[:0], where)
-    shadowed.lake.publish("shadows", before[:5], {"partition": NIGHT})
-    score(shadowed.lake, shadowed.spec, NIGHT)
+    shadowed.lake.publish("shadows", before[:5], {"partition": PARTITION})
+    score(shadowed.lake, shadowed.spec, PARTITION)
     assert rows_of(shadowed) == before
     assert shadowed.lake.rows("partitions", where) == [row]
     assert (row["rows"], row["outcome"], row["spec"]) == (24, "published", shadowed.spec.digest)

@@ -37,7 +37,7 @@ from tests.safe import plant
 from tests.train import visits
 from tests.usecases.weekly_sales import world
 
-NIGHTS = world.partitions(3)
+PARTITIONS = world.partitions(3)
 NOW = datetime(2024, 2, 1, tzinfo=UTC)
 S3 = {"host": "s3://landing/world", "login": plant.LOGIN, "password": plant.PASSWORD}
 HTTP = {"kind": "http", "path": "sales/{day}", "format": None}
@@ -150,11 +150,11 @@ def test_a_source_that_fails_tells_no_secret(
     spec, filled = declared(site, source), servers(connection)
     value = filled if isinstance(filled, str) else json.dumps({"conn_type": "generic", **filled})
     monkeypatch.setenv("AIRFLOW_CONN_SHOP", value)
-    run = SimpleNamespace(partition_key=NIGHTS[0], run_type="scheduled")
+    run = SimpleNamespace(partition_key=PARTITIONS[0], run_type="scheduled")
     context = {"dag_run": run, "params": {}}
     said = [
         of(lambda: IngestOperator(task_id="i", usecase=spec.name, source="sales").execute(context)),  # type: ignore[arg-type]
-        of(lambda: stages.run_stage("ingest", Lake(spec.name), spec, NIGHTS[1:2], now=NOW)),
+        of(lambda: stages.run_stage("ingest", Lake(spec.name), spec, PARTITIONS[1:2], now=NOW)),
         of(lambda: endpoint("shop")),
         of(lambda: _probe("source", lambda: _source(spec, "sales"), "")),
         of(lambda: told(status(Lake(spec.name), spec))),
@@ -172,9 +172,9 @@ def test_partitions_that_go_well_keep_no_secret(
     spec = declared(site)
     lake, said = Lake(spec.name), []
     for stage in ("ingest", "score", "monitor"):
-        said += [str(ref.xcom()) for ref in stages.run_stage(stage, lake, spec, NIGHTS, now=NOW)]
+        said += [str(ref.xcom()) for ref in stages.run_stage(stage, lake, spec, PARTITIONS, now=NOW)]
     said += [told(status(lake, spec)), spec.digest, draw_history(lake, spec)[1]]
-    said += [drift_report(lake, spec, partition) for partition in NIGHTS]
+    said += [drift_report(lake, spec, partition) for partition in PARTITIONS]
     assert lake.count("validated_sales") == 120
     assert plant.leaks("\n".join([*said, caplog.text, *capsys.readouterr()])) == []
     looked = [name for name, _ in plant.texts(site)]
@@ -212,11 +212,11 @@ def test_an_alert_tells_no_secret(
 ) -> None:
     """Whether it is taken or not, neither the address nor the password is in a log or in the lake."""
     spec = declared(site, alerts={"to": ["ops"]})
-    row = {"partition": NIGHTS[0], "decision": "alert", "cause": "", "reason": "of data"}
+    row = {"partition": PARTITIONS[0], "decision": "alert", "cause": "", "reason": "of data"}
     finding = {"check": "data", "subject": "sales", "value": 1.0, "threshold": 0.1, "note": "n"}
     rows = pa.Table.from_pylist([{**row, "alerts": json.dumps([finding])}], schema=DECISIONS)
-    Lake(spec.name).publish("decisions", rows, {"partition": NIGHTS[0]})
-    run = SimpleNamespace(partition_key=NIGHTS[0], run_type="scheduled")
+    Lake(spec.name).publish("decisions", rows, {"partition": PARTITIONS[0]})
+    run = SimpleNamespace(partition_key=PARTITIONS[0], run_type="scheduled")
     operator = AlertOperator(task_id="a", usecase=spec.name)
     with plant.echo(status_code) as address:
         connection = {"conn_type": kind, "host": f"{address}/{plant.ADDRESS}", "password": plant.PASSWORD}
@@ -224,7 +224,7 @@ def test_an_alert_tells_no_secret(
         said = of(lambda: operator.execute({"dag_run": run, "params": {}}))  # type: ignore[typeddict-item]
     log = caplog.text + "".join(capsys.readouterr())
     assert ("could not notify ops" in said) == (status_code != 200)
-    assert f"{spec.name} {NIGHTS[0]}: of data" in said + log
+    assert f"{spec.name} {PARTITIONS[0]}: of data" in said + log
     assert plant.leaks(said + log) == []
     assert plant.found(site / "lake") == {}
 

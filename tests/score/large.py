@@ -20,19 +20,19 @@ from include.storage import schemas, spill
 from include.storage.lake import Lake
 from tests.features import parcels
 
-NIGHT = "2024-03-08"
+PARTITION = "2024-03-08"
 
 
 def orders(use: UseCase, rows: int) -> pa.Table:
     """Return a partition's rows of `orders`."""
     schema = schemas.validated_schema(use.sources["orders"])
-    known = use.clock.local(NIGHT, use.sources["orders"].available_at)
+    known = use.clock.local(PARTITION, use.sources["orders"].available_at)
     columns = {
         "depot": pa.array(parcels.DEPOTS).take(pa.array(np.arange(rows) % 2)),
         "parcel": np.arange(rows),
         "weight": np.random.default_rng(7).random(rows),
         "express": np.arange(rows) % 3 == 0,
-        "partition": pa.repeat(NIGHT, rows),
+        "partition": pa.repeat(PARTITION, rows),
         "revision": np.zeros(rows, np.int32),
         "known_at": pa.repeat(pa.scalar(known, schemas.TIME), rows),
     }
@@ -44,10 +44,10 @@ def main(rows: int, folder: str) -> None:
     spill.MEMORY_LIMIT, spill.BATCH, spill.DUCKDB_MEMORY = 4 << 20, 1 << 13, "150MB"
     use = parcels.spec(Path(folder))
     lake = Lake("parcels", folder + "/lake")
-    parcels.fill(lake, use, "2024-03-01", NIGHT)
-    lake.publish("validated_orders", orders(use, rows), {"partition": NIGHT})
+    parcels.fill(lake, use, "2024-03-01", PARTITION)
+    lake.publish("validated_orders", orders(use, rows), {"partition": PARTITION})
     with Anonymous() as memory:
-        assert score(lake, use, NIGHT).rows == rows
+        assert score(lake, use, PARTITION).rows == rows
     print(memory.most)
 
 

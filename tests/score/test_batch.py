@@ -29,7 +29,7 @@ from tests.features import parcels
 
 Deploy = Callable[..., None]
 ROOT = Path(__file__).parents[2]
-NIGHT = "2024-03-08"
+PARTITION = "2024-03-08"
 TABLES = ("predictions", "profiles", "partitions")
 
 
@@ -46,9 +46,9 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 def _scored(folder: Path, use: UseCase, deploy: Deploy) -> tuple[Ref, dict[str, list[str]], Lake]:
     lake = Lake("parcels", str(folder))
-    parcels.fill(lake, use, "2024-03-01", NIGHT)
+    parcels.fill(lake, use, "2024-03-01", PARTITION)
     deploy(lake, "1", "2024-03-04")
-    ref = score(lake, use, NIGHT)
+    ref = score(lake, use, PARTITION)
     return ref, {name: sorted(map(repr, lake.rows(name))) for name in TABLES}, lake
 
 
@@ -64,7 +64,7 @@ def test_a_partition_larger_than_a_batch_is_the_same_partition(
     assert (ref.digest, ref.rows, ref.note) == (whole.digest, whole.rows, whole.note)
     assert found == tables
     for one in (lake, there):
-        assert score(one, use, NIGHT).digest == whole.digest
+        assert score(one, use, PARTITION).digest == whole.digest
         assert {name: sorted(map(repr, one.rows(name))) for name in TABLES} == tables
 
 
@@ -73,9 +73,9 @@ def test_a_partition_without_rows_is_refused_in_batches_too(
 ) -> None:
     """No rows give no predictions and the sentence that says so."""
     small(8)
-    lake.publish("validated_orders", parcels.rows(use, "orders", NIGHT)[:0], {"partition": NIGHT})
+    lake.publish("validated_orders", parcels.rows(use, "orders", PARTITION)[:0], {"partition": PARTITION})
     with pytest.raises(NotPublished, match="rows to score"):
-        score(lake, use, NIGHT)
+        score(lake, use, PARTITION)
 
 
 @pytest.mark.full

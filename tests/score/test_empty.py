@@ -24,7 +24,7 @@ from include.storage.lake import Lake
 from tests.features import parcels
 from tests.usecases.weekly_sales import world
 
-NIGHT = "2024-03-08"
+PARTITION = "2024-03-08"
 
 
 @pytest.fixture
@@ -93,12 +93,14 @@ def test_scored_again_it_is_the_same_partition(shop: tuple[Lake, UseCase, Connec
 
 def test_a_spine_that_nobody_ingested_is_refused(lake: Lake, use: UseCase) -> None:
     """Nobody knows whether there are rows: the sentence says to ingest it, and nothing is published."""
-    lake.publish("partitions", lake.read("partitions").slice(0, 0), {"product": "orders", "partition": NIGHT})  # type: ignore[union-attr]
-    lake.publish("validated_orders", lake.read("validated_orders").slice(0, 0), {"partition": NIGHT})  # type: ignore[union-attr]
+    lake.publish(
+        "partitions", lake.read("partitions").slice(0, 0), {"product": "orders", "partition": PARTITION}
+    )  # type: ignore[union-attr]
+    lake.publish("validated_orders", lake.read("validated_orders").slice(0, 0), {"partition": PARTITION})  # type: ignore[union-attr]
     with pytest.raises(
         NotPublished, match=r"found nothing; ingest orders for this partition, then score it again"
     ):
-        score(lake, use, NIGHT)
+        score(lake, use, PARTITION)
     assert lake.rows("partitions", {"product": "predictions"}) == []
 
 
@@ -120,12 +122,12 @@ def test_a_spine_that_is_known_only_after_the_decision_says_so(
     source = use.sources["orders"].model_copy(update={"available_at": declared})
     late = use.model_copy(update={"sources": {**use.sources, "orders": source}})
     parcels.publish(
-        lake, use, "orders", NIGHT, [parcels.rows(use, "orders", NIGHT, after=timedelta(hours=1))]
+        lake, use, "orders", PARTITION, [parcels.rows(use, "orders", PARTITION, after=timedelta(hours=1))]
     )
     with pytest.raises(
         NotPublished, match=rf"found 12 rows, not known before 2024-03-08 18:00 UTC; {remedy}"
     ):
-        score(lake, late, NIGHT)
+        score(lake, late, PARTITION)
 
 
 def test_a_switch_takes_effect_after_an_empty_partition(shop: tuple[Lake, UseCase, Connect]) -> None:

@@ -20,13 +20,13 @@ from include.storage.lake import Lake
 from tests.features import parcels
 
 Deploy = Callable[..., None]
-NIGHT = "2024-03-08"
+PARTITION = "2024-03-08"
 
 
 def _served(lake: Lake, use: UseCase) -> dict[str, Any]:
     """Score the partition, and return what all of its rows say of who served them."""
-    reference = score(lake, use, NIGHT)
-    rows = lake.rows("predictions", {"partition": NIGHT})
+    reference = score(lake, use, PARTITION)
+    rows = lake.rows("predictions", {"partition": PARTITION})
     assert len(rows) == reference.rows == 12
     assert all(0 <= row["prediction"] <= 1 for row in rows)
     (said,) = {tuple(row[column] for column in SERVED_BY) for row in rows}
@@ -40,13 +40,13 @@ def _break(lake: Lake, data: bytes) -> None:
 def test_the_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
     """The champion serves, and its predictions are the stored model's for the partition's features."""
     deploy(lake, "1", "2024-03-04")
-    deploy(lake, "2", NIGHT)
+    deploy(lake, "2", PARTITION)
     model = digest_bytes(stored["2"])
     assert _served(lake, use) == {"served_by": "champion", "version": "2", "model": model, "reason": ""}
-    seen = features(lake, use, [NIGHT])
+    seen = features(lake, use, [PARTITION])
     expected = artifacts.predict(artifacts.deserialize(stored["2"], digest_bytes(stored["2"])), seen, use)
     rows = sorted(
-        lake.rows("predictions", {"partition": NIGHT}), key=lambda row: (row["depot"], row["parcel"])
+        lake.rows("predictions", {"partition": PARTITION}), key=lambda row: (row["depot"], row["parcel"])
     )
     assert [row["prediction"] for row in rows] == list(expected)
     assert [row["parcel"] for row in rows] == seen["parcel"].to_pylist()
@@ -63,7 +63,7 @@ def test_a_later_champion(lake: Lake, use: UseCase, deploy: Deploy) -> None:
 def test_a_broken_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dict[str, bytes]) -> None:
     """A champion whose bytes were damaged gives way to the one before it."""
     deploy(lake, "1", "2024-03-04")
-    deploy(lake, "2", NIGHT)
+    deploy(lake, "2", PARTITION)
     _break(lake, stored["2"])
     said = _served(lake, use)
     assert (said["served_by"], said["version"]) == ("previous", "1")
@@ -74,7 +74,7 @@ def test_a_broken_champion(lake: Lake, use: UseCase, deploy: Deploy, stored: dic
 def test_a_champion_that_fails_on_the_batch(lake: Lake, use: UseCase, deploy: Deploy) -> None:
     """A champion that can be loaded and then gives no number for the rows gives way."""
     deploy(lake, "1", "2024-03-04")
-    deploy(lake, "nan", NIGHT)
+    deploy(lake, "nan", PARTITION)
     said = _served(lake, use)
     assert (said["served_by"], said["version"]) == ("previous", "1")
     assert said["reason"].startswith("champion vnan: parcels: model")
@@ -86,10 +86,10 @@ def test_a_source_that_is_missing(use: UseCase, deploy: Deploy, tmp_path: Path, 
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-07")
     for source in ("orders", "arrivals"):
-        parcels.publish(lake, use, source, NIGHT, [parcels.rows(use, source, NIGHT)])
-    parcels.publish(lake, use, "roads", NIGHT, [], outcome)
+        parcels.publish(lake, use, source, PARTITION, [parcels.rows(use, source, PARTITION)])
+    parcels.publish(lake, use, "roads", PARTITION, [], outcome)
     deploy(lake, "1", "2024-03-04")
-    deploy(lake, "2", NIGHT)
+    deploy(lake, "2", PARTITION)
     said = _served(lake, use)
     assert (said["served_by"], said["version"]) == ("baseline", "0")
     assert said["reason"] == f"champion v2: roads is {outcome}; previous v1: roads is {outcome}"
@@ -103,9 +103,9 @@ def test_a_source_that_came_too_late(use: UseCase, deploy: Deploy, tmp_path: Pat
     lake = Lake("parcels", str(tmp_path))
     parcels.fill(lake, use, "2024-03-01", "2024-03-07")
     for source in ("orders", "arrivals"):
-        parcels.publish(lake, use, source, NIGHT, [parcels.rows(use, source, NIGHT)])
-    late = parcels.rows(use, "roads", NIGHT, after=timedelta(hours=2))
-    parcels.publish(lake, use, "roads", NIGHT, [late])
+        parcels.publish(lake, use, source, PARTITION, [parcels.rows(use, source, PARTITION)])
+    late = parcels.rows(use, "roads", PARTITION, after=timedelta(hours=2))
+    parcels.publish(lake, use, "roads", PARTITION, [late])
     deploy(lake, "1", "2024-03-04")
     said = _served(lake, use)
     assert said["served_by"] == "baseline"
@@ -136,11 +136,11 @@ def test_no_rows_to_score(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     with pytest.raises(NotPublished, match=r"parcels/orders/2024-03-20: .* found nothing"):
         score(lake, use, "2024-03-20")
     empty = Lake("parcels", str(tmp_path / "empty"))
-    parcels.publish(empty, use, "orders", NIGHT, [], "refused")
+    parcels.publish(empty, use, "orders", PARTITION, [], "refused")
     with pytest.raises(NotPublished, match="found refused with 0 rows: refused by a test"):
-        score(empty, use, NIGHT)
+        score(empty, use, PARTITION)
     assert empty.rows("predictions") == []
-    late = parcels.rows(use, "orders", NIGHT, after=timedelta(hours=1))
-    parcels.publish(empty, use, "orders", NIGHT, [late])
+    late = parcels.rows(use, "orders", PARTITION, after=timedelta(hours=1))
+    parcels.publish(empty, use, "orders", PARTITION, [late])
     with pytest.raises(NotPublished, match="known by 2024-03-08 17:00 UTC"):
-        score(empty, use, NIGHT)
+        score(empty, use, PARTITION)

@@ -29,7 +29,7 @@ from include.storage.lake import Lake
 from tests.features import parcels
 
 Deploy = Callable[..., None]
-FIRST, NIGHT = "2024-03-01", "2024-03-08"
+FIRST, PARTITION = "2024-03-01", "2024-03-08"
 TABLES = ("predictions", "partitions", "profiles", "restated", "shadows")
 
 # the late share of a customer, who may be unknown, in place of that of a depot
@@ -50,7 +50,7 @@ def declare(folder: Path, sql: str = SQL, shards: int = 3, **changes: Any) -> Us
     return parcels.spec(folder, sql, **{**sections, **changes})
 
 
-def fill(lake: Lake, spec: UseCase, customers: list[str | None], last: str = NIGHT) -> None:
+def fill(lake: Lake, spec: UseCase, customers: list[str | None], last: str = PARTITION) -> None:
     """Publish every source from the first partition on, with a parcel for each of the customers."""
     parcels.fill(lake, spec, FIRST, last)
     for source in ("orders", "arrivals"):
@@ -63,7 +63,7 @@ def fill(lake: Lake, spec: UseCase, customers: list[str | None], last: str = NIG
         lake.publish(f"validated_{source}", table, {"partition": spec.partitions(source, FIRST, last)})
 
 
-def score_in_shards(lake: Lake, spec: UseCase, partition: str = NIGHT) -> Ref:
+def score_in_shards(lake: Lake, spec: UseCase, partition: str = PARTITION) -> Ref:
     """Run the tasks of a partition, one after the other."""
     keys = plan_shards(lake, spec, partition)
     for key in keys:
@@ -200,7 +200,7 @@ for _name in ("publish", "append_at", "create", "remove"):
 def test_killed_before_any_write(pair: tuple[Lake, Lake], spec: UseCase, tmp_path: Path) -> None:
     """Killed before any write of a shard or of the commit and run again, it leaves what one task leaves."""
     whole, untouched = pair
-    score(whole, spec, NIGHT)
+    score(whole, spec, PARTITION)
     for writes in count():
         shutil.copytree(untouched.uri.removeprefix("file://"), tmp_path / f"{writes}" / "parcels")
         lake = Lake("parcels", str(tmp_path / f"{writes}"))
@@ -220,7 +220,7 @@ def test_killed_before_any_write(pair: tuple[Lake, Lake], spec: UseCase, tmp_pat
 def test_two_runs_at_once(pair: tuple[Lake, Lake], spec: UseCase) -> None:
     """Two runs of a partition at the same time leave what one leaves."""
     whole, lake = pair
-    score(whole, spec, NIGHT)
+    score(whole, spec, PARTITION)
     with ThreadPoolExecutor(2) as pool:
         list(
             pool.map(lambda _: score_in_shards(Lake("parcels", lake.uri.rpartition("/")[0]), spec), range(2))
@@ -231,14 +231,14 @@ def test_two_runs_at_once(pair: tuple[Lake, Lake], spec: UseCase) -> None:
 def test_a_run_that_comes_second_uses_nothing_of_its_own(pair: tuple[Lake, Lake], spec: UseCase) -> None:
     """A run whose shards were removed by another's commit completes what the other one published."""
     whole, lake = pair
-    score(whole, spec, NIGHT)
-    keys = plan_shards(lake, spec, NIGHT)
+    score(whole, spec, PARTITION)
+    keys = plan_shards(lake, spec, PARTITION)
     score_shard(lake, spec, keys[0])
     score_in_shards(lake, spec)
     assert [score_shard(lake, spec, key).note for key in keys] == [
         "not needed: one task scores the partition"
     ] * 3
-    publish(lake, spec, NIGHT, keys)
+    publish(lake, spec, PARTITION, keys)
     assert state(lake) == state(whole)
 
 
@@ -246,7 +246,7 @@ def test_a_published_partition_is_scored_again_by_one_task(pair: tuple[Lake, Lak
     """A rerun plans no shards, and leaves the tables as they are."""
     lake = pair[1]
     first, before = score_in_shards(lake, spec), state(lake)
-    assert plan_shards(lake, spec, NIGHT) == []
+    assert plan_shards(lake, spec, PARTITION) == []
     assert score_in_shards(lake, spec) == first
     assert state(lake) == before
 
@@ -255,7 +255,7 @@ def test_a_model_that_fails(pair: tuple[Lake, Lake], spec: UseCase, deploy: Depl
     """A champion that gives no numbers is replaced by the next step with the reason that one task gives."""
     for lake in pair:
         deploy(lake, "nan", "2024-03-05")
-    score(pair[0], spec, NIGHT)
+    score(pair[0], spec, PARTITION)
     score_in_shards(pair[1], spec)
     assert state(pair[1]) == state(pair[0])
     assert {row["served_by"] for row in pair[1].rows("predictions")} == {"previous"}
@@ -265,12 +265,12 @@ def test_features_that_fail(pair: tuple[Lake, Lake], tmp_path: Path) -> None:
     """A shard whose features can't be computed is left to one task, which knows what to do about it."""
     lake = pair[1]
     spec = declare(tmp_path / "failing", SQL.replace("s.weight,", "error('no weight') AS weight,"))
-    keys = plan_shards(lake, spec, NIGHT)
+    keys = plan_shards(lake, spec, PARTITION)
     for key in keys:
         assert score_shard(lake, spec, key).note.startswith("not stored: parcels: features: expected ")
-    assert publish_shards(lake, spec, NIGHT, keys) is None
+    assert publish_shards(lake, spec, PARTITION, keys) is None
     with pytest.raises(SpecError, match="no weight"):
-        score(lake, spec, NIGHT)
+        score(lake, spec, PARTITION)
 
 
 def test_a_missing_source(spec: UseCase, deploy: Deploy, tmp_path: Path) -> None:
@@ -278,10 +278,10 @@ def test_a_missing_source(spec: UseCase, deploy: Deploy, tmp_path: Path) -> None
     lakes = [Lake("parcels", str(tmp_path / name)) for name in ("whole", "sharded")]
     for lake in lakes:
         fill(lake, spec, CUSTOMERS)
-        parcels.publish(lake, spec, "roads", NIGHT, [], "unavailable")
-        lake.publish("validated_roads", lake.read("validated_roads")[:0], {"partition": NIGHT})  # type: ignore[index]
+        parcels.publish(lake, spec, "roads", PARTITION, [], "unavailable")
+        lake.publish("validated_roads", lake.read("validated_roads")[:0], {"partition": PARTITION})  # type: ignore[index]
         deploy(lake, "1", "2024-03-04")
-    score(lakes[0], spec, NIGHT)
+    score(lakes[0], spec, PARTITION)
     score_in_shards(lakes[1], spec)
     assert state(lakes[1]) == state(lakes[0])
     assert {row["served_by"] for row in lakes[1].rows("predictions")} == {"baseline"}
@@ -301,7 +301,7 @@ def test_a_challenger_on_trial(pair: tuple[Lake, Lake], deploy: Deploy, tmp_path
         first = ledger.champions(ledger.switches(lake))[0]
         row |= {"model": first["model"], "version": first["version"], "effective_from": "2024-03-07"}
         assert ledger.record_switch(lake, lambda rows, row=row: [row])["switch"] > newest["switch"]  # type: ignore[misc]
-    score(pair[0], spec, NIGHT)
+    score(pair[0], spec, PARTITION)
     score_in_shards(pair[1], spec)
     assert state(pair[1]) == state(pair[0])
     by = {row["served_by"] for row in pair[1].rows("predictions")}
@@ -312,33 +312,33 @@ def test_a_challenger_on_trial(pair: tuple[Lake, Lake], deploy: Deploy, tmp_path
 def test_a_switch_between_two_shards(pair: tuple[Lake, Lake], spec: UseCase, deploy: Deploy) -> None:
     """All shards are served by the champion of the plan."""
     lake = pair[1]
-    keys = plan_shards(lake, spec, NIGHT)
+    keys = plan_shards(lake, spec, PARTITION)
     score_shard(lake, spec, keys[0])
     deploy(lake, "2", "2024-03-05")
     for key in keys[1:]:
         score_shard(lake, spec, key)
-    assert publish(lake, spec, NIGHT, keys).note == "12 rows by champion v1"
+    assert publish(lake, spec, PARTITION, keys).note == "12 rows by champion v1"
 
 
 def test_a_revision_between_two_shards(pair: tuple[Lake, Lake], spec: UseCase) -> None:
     """All shards read the versions of the plan, and the predictions are those of before the revision."""
     whole, lake = pair
-    score(whole, spec, NIGHT)
-    keys = plan_shards(lake, spec, NIGHT)
+    score(whole, spec, PARTITION)
+    keys = plan_shards(lake, spec, PARTITION)
     score_shard(lake, spec, keys[0])
-    rows = lake.read("validated_orders", {"partition": NIGHT})
+    rows = lake.read("validated_orders", {"partition": PARTITION})
     assert rows is not None
-    lake.publish("validated_orders", rows.slice(0, 3), {"partition": NIGHT})
+    lake.publish("validated_orders", rows.slice(0, 3), {"partition": PARTITION})
     for key in keys[1:]:
         score_shard(lake, spec, key)
-    publish(lake, spec, NIGHT, keys)
+    publish(lake, spec, PARTITION, keys)
     assert state(lake) == state(whole)
 
 
 def test_rows_that_are_erased_meanwhile(pair: tuple[Lake, Lake], spec: UseCase) -> None:
     """A shard that may have read erased rows isn't kept, and one task scores what is left."""
     lake = pair[1]
-    keys = plan_shards(lake, spec, NIGHT)
+    keys = plan_shards(lake, spec, PARTITION)
     score_shard(lake, spec, keys[0])
     erasure = pa.table({name: pa.array(["{}"]) for name in ("contents", "keys")})
     lake.append_at(ERASURES_TABLE, erasure, -1)
@@ -350,12 +350,12 @@ def test_rows_that_are_erased_meanwhile(pair: tuple[Lake, Lake], spec: UseCase) 
 def test_a_declaration_that_changes_meanwhile(pair: tuple[Lake, Lake], spec: UseCase, tmp_path: Path) -> None:
     """Shards of another declaration aren't published."""
     whole, lake = pair
-    keys = plan_shards(lake, spec, NIGHT)
+    keys = plan_shards(lake, spec, PARTITION)
     score_shard(lake, spec, keys[0])
     other = declare(tmp_path / "other", SQL.replace("s.weight,", "s.weight + 1 AS weight,"))
     assert score_shard(lake, other, keys[1]).note == "not needed: one task scores the partition"
-    score(whole, other, NIGHT)
-    publish(lake, other, NIGHT, keys)
+    score(whole, other, PARTITION)
+    publish(lake, other, PARTITION, keys)
     assert state(lake) == state(whole)
 
 
@@ -371,10 +371,10 @@ def test_a_shard_reads_its_own_entities(
         return compute(spec, rows, partitions)
 
     monkeypatch.setattr(shards, "compute_features", counted)
-    for key in plan_shards(pair[1], spec, NIGHT):
+    for key in plan_shards(pair[1], spec, PARTITION):
         score_shard(pair[1], spec, key)
     total = {
-        name: pair[1].count(f"validated_{name}", {"partition": spec.clock.keys("2024-03-04", NIGHT)})
+        name: pair[1].count(f"validated_{name}", {"partition": spec.clock.keys("2024-03-04", PARTITION)})
         for name in ("orders", "arrivals")
     }
     assert {name: sum(one[name] for one in seen) for name in total} == total

@@ -21,7 +21,7 @@ from include.train.fits import read_fits
 from include.train.pipeline import train
 from tests.train import visits
 
-NIGHT = visits.LAST
+PARTITION = visits.LAST
 
 
 @pytest.mark.full
@@ -30,12 +30,12 @@ def test_labels_are_the_places_of_the_declared_classes(clinic: Path) -> None:
     text = visits.usecase(clinic / "usecases", "multiclass")
     lake = Lake(text.name, str(clinic / "lake"))
     partitions = text.clock.keys(visits.FIRST, visits.LAST)
-    came = labels(lake, text, partitions, as_of=NIGHT)["band"].to_pylist()
+    came = labels(lake, text, partitions, as_of=PARTITION)["band"].to_pylist()
     assert set(came) == {0.0, 1.0, 2.0, None}
     numbers = {"'early'": "1", "'on_time'": "2", "'late'": "3", "[early, on_time, late]": "[1, 2, 3]"}
     numbers["{early: 0.2, on_time: 0.5, late: 0.3}"] = "{1: 0.2, 2: 0.5, 3: 0.3}"
     other = visits.usecase(clinic / "numbers", "multiclass", **numbers)
-    assert labels(lake, other, partitions, as_of=NIGHT)["band"].to_pylist() == came
+    assert labels(lake, other, partitions, as_of=PARTITION)["band"].to_pylist() == came
 
 
 def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -> None:
@@ -47,7 +47,7 @@ def test_a_label_that_is_no_declared_class_stops_with_a_sentence(clinic: Path) -
         match=r"labels\.sql: expected one of the declared classes early, on_time, late, or null, but found "
         r"canceled.*declare it under problem\.classes or map it in labels\.sql",
     ):
-        training_set(lake, spec, NIGHT)
+        training_set(lake, spec, PARTITION)
 
 
 def test_rows_of_a_single_class_are_refused(clinic: Path, registry: Registry) -> None:
@@ -59,10 +59,10 @@ def test_rows_of_a_single_class_are_refused(clinic: Path, registry: Registry) ->
         match=r"expected rows of two classes or more of early, on_time, late as band in the training "
         r"partitions, but found \d+ early, 0 on_time, 0 late.*or load more history",
     ):
-        train(lake, spec, NIGHT, registry=registry)
-    rows = training_set(lake, spec, NIGHT)
+        train(lake, spec, PARTITION, registry=registry)
+    rows = training_set(lake, spec, PARTITION)
     with pytest.raises(EvergreenError, match="found no labeled row"):
-        require_learnable_labels(spec, NIGHT, rows.slice(0, 0))
+        require_learnable_labels(spec, PARTITION, rows.slice(0, 0))
 
 
 @pytest.mark.full
@@ -70,14 +70,14 @@ def test_a_walk_is_judged_on_every_class(clinic: Path, registry: Registry) -> No
     """The walk's probabilities are those of each class, and evidence is the same again to the bit."""
     spec = visits.usecase(clinic / "usecases", "multiclass")
     lake = Lake(spec.name, str(clinic / "lake"))
-    run = train(lake, spec, NIGHT, registry=registry).id
-    ref = evaluate(lake, spec, NIGHT, run, registry=registry)
+    run = train(lake, spec, PARTITION, registry=registry).id
+    ref = evaluate(lake, spec, PARTITION, run, registry=registry)
     evidence = Evidence.from_json(lake.get(ref.id) or b"")
     assert evidence.facts.refit_loss is not None
     assert set(evidence.metrics["challenger"]) >= {"recall@early", "recall@on_time", "recall@late"}
-    came = target(spec, training_set(lake, spec, NIGHT)).astype(int)
+    came = target(spec, training_set(lake, spec, PARTITION)).astype(int)
     assert evidence.constant == pytest.approx(np.bincount(came) / len(came))
-    again = evaluate(lake, spec, NIGHT, run, registry=registry)
+    again = evaluate(lake, spec, PARTITION, run, registry=registry)
     assert again.digest == ref.digest
 
 
@@ -92,8 +92,8 @@ def test_a_class_that_had_not_come_yet_shortens_no_walk(clinic: Path, registry: 
     where = {"partition": spec.clock.keys(visits.FIRST, "2024-03-24")}
     shape = schemas.validated_schema(spec.sources["outcomes"])
     lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), where)
-    train(lake, spec, NIGHT, registry=registry)
-    assert {fit.partition for fit in read_fits(lake)} == {"2024-03-22", "2024-03-29", NIGHT}
+    train(lake, spec, PARTITION, registry=registry)
+    assert {fit.partition for fit in read_fits(lake)} == {"2024-03-22", "2024-03-29", PARTITION}
 
 
 @pytest.mark.full
@@ -111,8 +111,8 @@ def test_test_partitions_of_one_class_only_crash_nothing(only: str, clinic: Path
         row["minutes"] = -50.0 if only == "early" else 90.0
     shape = schemas.validated_schema(spec.sources["outcomes"])
     lake.publish("validated_outcomes", pa.Table.from_pylist(rows, schema=shape), {"partition": partitions})
-    run = train(lake, spec, NIGHT, registry=registry).id
-    evidence = Evidence.from_json(lake.get(evaluate(lake, spec, NIGHT, run, registry=registry).id) or b"")
+    run = train(lake, spec, PARTITION, registry=registry).id
+    evidence = Evidence.from_json(lake.get(evaluate(lake, spec, PARTITION, run, registry=registry).id) or b"")
     found = evidence.metrics["challenger"]
     assert {"accuracy", "balanced_accuracy", "log_loss", "brier", f"recall@{only}"} <= set(found)
     assert not {"macro_recall", "macro_roc_auc", "recall@on_time"} & set(found)

@@ -39,7 +39,7 @@ from include.train.pipeline import train
 from tests.promote.conftest import record_verdict
 from tests.train import visits
 
-NIGHT = visits.LAST
+PARTITION = visits.LAST
 EARLIER = "2024-03-20"
 Counter = Callable[[], list[str]]
 
@@ -89,12 +89,12 @@ def test_a_training_fits_each_recipe_once_and_its_rerun_none(
     train(lake, spec, "2024-03-16", registry=registry)  # the walk's origins: 8 and 15 March
     assert fitted() == sorted(3 * names)
     record_verdict(lake, BLESSED, "2024-03-16")
-    train(lake, spec, NIGHT, registry=registry)
+    train(lake, spec, PARTITION, registry=registry)
     assert fitted() == names
-    train(lake, spec, NIGHT, registry=registry)
+    train(lake, spec, PARTITION, registry=registry)
     assert fitted() == []
     partitions = [fit.partition for fit in read_fits(lake)]
-    assert sorted(set(partitions)) == ["2024-03-08", "2024-03-15", "2024-03-16", NIGHT]
+    assert sorted(set(partitions)) == ["2024-03-08", "2024-03-15", "2024-03-16", PARTITION]
     assert len(partitions) == 4 * len(names)
 
 
@@ -128,7 +128,7 @@ def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
     changed = visits.usecase(
         clinic / "usecases", **{"max_iter: 15": "max_iter: 5", "min_partitions: 3": "min_partitions: 4"}
     )
-    train(lake, changed, NIGHT, registry=registry)
+    train(lake, changed, PARTITION, registry=registry)
     assert fitted() == ["boosting", "boosting", "boosting", "forest", "linear", "prior"]
 
 
@@ -136,10 +136,10 @@ def test_a_restated_history_is_fitted_again(lake: Lake, spec: UseCase, fitted: C
     """A fit whose rows have changed is replaced; one with a window that they aren't in stays."""
     linear = quick(spec)[1]
     needed = [linear, linear.model_copy(update={"name": "newest", "window": 10})]
-    before = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)
+    before = ensure_fits(known(lake, spec, PARTITION), PARTITION, needed)
     assert fitted() == ["linear", "newest"]
     visits.revise(lake, ["2024-03-10"])
-    after = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)
+    after = ensure_fits(known(lake, spec, PARTITION), PARTITION, needed)
     assert fitted() == ["linear"]
     assert after["newest"] == before["newest"]
     assert after["linear"].model != before["linear"].model
@@ -151,14 +151,14 @@ def test_a_fit_whose_model_was_removed_is_fitted_again_and_its_row_stays(
 ) -> None:
     """The model comes back, also where the one is gone that it was compared with."""
     prior, linear = quick(spec)
-    for partition in (EARLIER, NIGHT):
+    for partition in (EARLIER, PARTITION):
         ensure_fits(known(lake, spec, partition), partition, [linear])
     before = read_fits(lake)
     assert before[1].moved
     lake.remove([artifacts.model_key(fit.model) for fit in before])
     fitted()
 
-    ensure_fits(known(lake, spec, NIGHT), NIGHT, [prior, linear])
+    ensure_fits(known(lake, spec, PARTITION), PARTITION, [prior, linear])
 
     assert fitted() == ["linear", "prior"]
     assert [fit for fit in read_fits(lake) if fit.recipe == "linear"] == before
@@ -175,8 +175,8 @@ def test_rows_of_an_earlier_training_are_those_that_it_would_have_had(
     """Labels that were revised later are the old ones, and a window reaches back from that partition."""
     visits.revise(lake, ["2024-03-12"], later=5)
     spec = spec.model_copy(update={"training": spec.training.model_copy(update={"window": window})})
-    rows = known(lake, spec, NIGHT)
-    for partition in ("2024-03-12", "2024-03-16", "2024-03-18", NIGHT):
+    rows = known(lake, spec, PARTITION)
+    for partition in ("2024-03-12", "2024-03-16", "2024-03-18", PARTITION):
         expected = training_set(lake, spec, partition)
         assert digest_table(rows.known_at(partition)) == digest_table(expected), partition
 
@@ -186,7 +186,7 @@ def test_a_fit_is_the_same_whichever_training_makes_it(lake: Lake, spec: UseCase
     visits.revise(lake, ["2024-03-18"], later=5)
     own = ensure_fits(known(lake, spec, EARLIER), EARLIER, quick(spec))
     lake.publish(fits.TABLE, lake.read(fits.TABLE).slice(0, 0), {"partition": EARLIER})  # type: ignore[union-attr]
-    later = ensure_fits(known(lake, spec, NIGHT), EARLIER, quick(spec))
+    later = ensure_fits(known(lake, spec, PARTITION), EARLIER, quick(spec))
     assert later == own
     assert {fit.last_fitted for fit in own.values()} == {spec.clock.shift(EARLIER, -2)}
 
@@ -196,7 +196,7 @@ def test_a_fit_is_the_same_on_any_number_of_cores(
 ) -> None:
     """A forest's trees are fitted on several threads, and its model says nothing of them."""
     forest = Recipe(name="forest", estimator="random_forest", params={"n_estimators": 20})
-    rows, models = training_set(lake, spec, NIGHT), set()
+    rows, models = training_set(lake, spec, PARTITION), set()
     for cores in (1, 4):
         monkeypatch.setattr(fit, "CORES", cores)
         models.add(artifacts.serialize(fit_recipe(spec, forest, rows)))
@@ -206,9 +206,9 @@ def test_a_fit_is_the_same_on_any_number_of_cores(
 
 def test_rows_between_are_those_without_labels_too(lake: Lake, spec: UseCase) -> None:
     """The distance of two fits is taken on rows whose labels haven't come."""
-    rows = known(lake, spec, NIGHT).between("2024-03-27", NIGHT)
+    rows = known(lake, spec, PARTITION).between("2024-03-27", PARTITION)
     partitions = sorted(set(rows["partition"].to_pylist()))
-    assert partitions == ["2024-03-28", "2024-03-29", NIGHT]
+    assert partitions == ["2024-03-28", "2024-03-29", PARTITION]
     assert spec.problem.target not in rows.column_names
 
 
@@ -218,8 +218,8 @@ def test_the_movement_is_the_distance_on_rows_that_neither_fit_has_seen(kind: st
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     first = ensure_fits(known(lake, spec, EARLIER), EARLIER, quick(spec))["linear"]
-    second = ensure_fits(known(lake, spec, NIGHT), NIGHT, quick(spec))["linear"]
-    rows = features(lake, spec, ["2024-03-29", NIGHT])
+    second = ensure_fits(known(lake, spec, PARTITION), PARTITION, quick(spec))["linear"]
+    rows = features(lake, spec, ["2024-03-29", PARTITION])
     before, after = (
         artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec) for fit in (first, second)
     )
@@ -236,11 +236,11 @@ def test_a_refused_fit_predicts_nothing(lake: Lake, spec: UseCase) -> None:
     first = ensure_fits(known(lake, spec, "2024-03-12"), "2024-03-12", needed)["linear"]
     visits.revise(lake, ["2024-03-14", "2024-03-15", "2024-03-16"], later=3)
     second = ensure_fits(known(lake, spec, EARLIER), EARLIER, needed)["linear"]
-    assert newest_fits(accepted_fits(lake), recipe_names(spec), NIGHT) == {"linear": second}
+    assert newest_fits(accepted_fits(lake), recipe_names(spec), PARTITION) == {"linear": second}
     refuse(lake, second)
-    assert newest_fits(accepted_fits(lake), recipe_names(spec), NIGHT) == {"linear": first}
-    third = ensure_fits(known(lake, spec, NIGHT), NIGHT, needed)["linear"]
-    rows = features(lake, spec, ["2024-03-29", NIGHT])
+    assert newest_fits(accepted_fits(lake), recipe_names(spec), PARTITION) == {"linear": first}
+    third = ensure_fits(known(lake, spec, PARTITION), PARTITION, needed)["linear"]
+    rows = features(lake, spec, ["2024-03-29", PARTITION])
     before, after = (
         artifacts.predict(artifacts.load_model(lake, fit.model), rows, spec) for fit in (first, third)
     )
@@ -251,15 +251,15 @@ def test_an_equal_model_of_another_training_is_not_refused(lake: Lake, spec: Use
     """The prior of unchanged labels is the same model in each training, and its walk goes on."""
     needed = quick(spec)[:1]
     fit = ensure_fits(known(lake, spec, EARLIER), EARLIER, needed)["prior"]
-    copy = replace(fit, partition=NIGHT)
-    lake.publish("fits", pa.Table.from_pylist([asdict(copy)], schemas.FITS), {"partition": NIGHT})
+    copy = replace(fit, partition=PARTITION)
+    lake.publish("fits", pa.Table.from_pylist([asdict(copy)], schemas.FITS), {"partition": PARTITION})
     refuse(lake, copy)
     assert accepted_fits(lake) == [fit]
 
 
 def test_a_fit_that_a_person_forced_is_accepted(lake: Lake, spec: UseCase) -> None:
     """The newest word on it counts, which is no longer the gate's."""
-    fit = ensure_fits(known(lake, spec, NIGHT), NIGHT, quick(spec)[1:])["linear"]
+    fit = ensure_fits(known(lake, spec, PARTITION), PARTITION, quick(spec)[1:])["linear"]
     refuse(lake, fit)
     assert accepted_fits(lake) == []
     (attempt,) = verdicts.attempts(lake)
@@ -274,7 +274,7 @@ def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: Us
     assert newest_fits(recorded, recipe_names(spec), EARLIER) == {}
     assert set(newest_fits(recorded, recipe_names(spec), spec.clock.shift(EARLIER, 1))) == {"prior", "linear"}
     other = [replace(fit, recipe_key="of another declaration") for fit in recorded]
-    assert newest_fits(other, recipe_names(spec), NIGHT) == {}
+    assert newest_fits(other, recipe_names(spec), PARTITION) == {}
 
 
 # what a recipe is

@@ -46,7 +46,7 @@ from include.validate.pipeline import validate
 from tests.promote.conftest import record_verdict
 from tests.train import dying, visits
 
-NIGHT = visits.LAST
+PARTITION = visits.LAST
 
 
 def runs(registry: Registry) -> list[str]:
@@ -98,7 +98,7 @@ def trained(made: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     spec = visits.usecase(folder / "usecases")
     lake = Lake(spec.name, str(folder / "lake"))
     registry = Registry(f"sqlite:///{folder}/mlflow.db", f"file://{folder}/artifacts")
-    return Trained(spec, lake, registry, train(lake, spec, NIGHT, registry=registry))
+    return Trained(spec, lake, registry, train(lake, spec, PARTITION, registry=registry))
 
 
 @pytest.mark.full
@@ -111,9 +111,9 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     """It is fitted on every labeled row, and stored with the best other baseline."""
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
-    ref = train(lake, spec, NIGHT, registry=registry)
-    result, rows = record(registry, ref.id), training_set(lake, spec, NIGHT)
-    walk = walks.read(lake, spec, NIGHT)
+    ref = train(lake, spec, PARTITION, registry=registry)
+    result, rows = record(registry, ref.id), training_set(lake, spec, PARTITION)
+    walk = walks.read(lake, spec, PARTITION)
     choice = choose_recipe(spec, walk, "")
     baseline = best_baseline(spec, walk, choice)
     assert (result.challenger.name, result.baseline.name) == (choice.recipe, baseline)
@@ -124,7 +124,7 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
     assert (result.last_fitted, result.fitted_rows, ref.rows) == ("2024-03-28", *[rows.num_rows] * 2)
     assert result.constant == pytest.approx(outputs.label_constant(spec, target(spec, rows)))
     recipe = {candidate.name: candidate for candidate in recipes(spec)}
-    test = split(rows, spec, NIGHT).test
+    test = split(rows, spec, PARTITION).test
     for fitted in (result.challenger, result.baseline):
         data = artifacts.serialize(fit_recipe(spec, recipe[fitted.name], rows))
         assert digest_bytes(data) == fitted.digest
@@ -145,9 +145,9 @@ def test_chosen_parameters_are_in_mlflow_and_in_the_note(clinic: Path, registry:
     }
     spec = visits.usecase(clinic / "usecases", **declared)
     lake = Lake(spec.name, str(clinic / "lake"))
-    ref = train(lake, spec, NIGHT, registry=registry)
+    ref = train(lake, spec, PARTITION, registry=registry)
     params = MlflowClient(registry.uri, registry.uri).get_run(ref.id).data.params
-    fits = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == NIGHT}
+    fits = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == PARTITION}
     chosen = {
         name: chosen_params(artifacts.load_model(lake, fits[name].model))
         for name in ("linear", "boosting", "forest")
@@ -159,7 +159,7 @@ def test_chosen_parameters_are_in_mlflow_and_in_the_note(clinic: Path, registry:
     challenger = record(registry, ref.id).challenger
     assert challenger.chosen == chosen[challenger.name]
     assert f" with {', '.join(f'{k} {v}' for k, v in challenger.chosen.items())} chosen; " in ref.note
-    assert train(lake, spec, NIGHT, registry=registry) == ref
+    assert train(lake, spec, PARTITION, registry=registry) == ref
 
 
 @pytest.mark.full
@@ -168,7 +168,7 @@ def test_another_recipe_than_the_serving_one_states_its_gain(
 ) -> None:
     """The record has how much lower the chosen recipe's loss is than that of the one that serves."""
     serve(lake, "prior")
-    selection = record(registry, train(lake, spec, NIGHT, registry=registry).id).selection
+    selection = record(registry, train(lake, spec, PARTITION, registry=registry).id).selection
     assert (selection.serving, selection.recipe != "prior") == ("prior", True)
     assert "times the weight of prior" in selection.reason
     assert selection.gain is not None
@@ -181,7 +181,7 @@ def test_a_serving_recipe_that_is_not_declared_any_more_is_followed_by_another(
 ) -> None:
     """Its successor is chosen as if nothing served."""
     serve(lake, "ridge")
-    selection = record(registry, train(lake, spec, NIGHT, registry=registry).id).selection
+    selection = record(registry, train(lake, spec, PARTITION, registry=registry).id).selection
     assert (selection.serving, selection.gain) == ("", None)
     assert set(selection.weights) == {"prior", "linear", "boosting", "forest"}
 
@@ -194,7 +194,7 @@ def test_run_holds_what_is_needed_to_do_it_again(trained: Trained) -> None:
     data = MlflowClient(registry.uri, registry.uri).get_run(ref.id).data
     expected = {
         "seed": "7",
-        "partition": NIGHT,
+        "partition": PARTITION,
         "boosting.max_iter": "15",
         "partitions.train": "2024-03-01..2024-03-22",
         "partitions.test": "2024-03-23..2024-03-28",
@@ -222,7 +222,7 @@ def test_run_holds_what_is_needed_to_do_it_again(trained: Trained) -> None:
 @pytest.mark.full
 def test_second_call_makes_no_second_run(trained: Trained) -> None:
     """The same attempt returns the run that is there."""
-    assert train(trained.lake, trained.spec, NIGHT, registry=trained.registry) == trained.ref
+    assert train(trained.lake, trained.spec, PARTITION, registry=trained.registry) == trained.ref
     assert runs(trained.registry) == ["FINISHED"]
     assert versions(trained.registry, trained.spec) == ["1"]
 
@@ -233,15 +233,15 @@ def test_same_seed_gives_the_same_bytes_in_another_registry(
 ) -> None:
     """Two trainings of one attempt that know nothing of each other make the same models."""
     first = record(trained.registry, trained.ref.id)
-    assert record(registry, train(lake, spec, NIGHT, registry=registry).id) == first
+    assert record(registry, train(lake, spec, PARTITION, registry=registry).id) == first
 
 
 @pytest.mark.full
 def test_another_seed_is_another_attempt(lake: Lake, spec: UseCase, registry: Registry, clinic: Path) -> None:
     """What the declaration says is part of the attempt, and the seed reaches the models."""
-    first = train(lake, spec, NIGHT, registry=registry)
+    first = train(lake, spec, PARTITION, registry=registry)
     second = train(
-        lake, visits.usecase(clinic / "usecases", **{"seed: 7": "seed: 8"}), NIGHT, registry=registry
+        lake, visits.usecase(clinic / "usecases", **{"seed: 7": "seed: 8"}), PARTITION, registry=registry
     )
     assert (first.id, first.digest) != (second.id, second.digest)
     assert runs(registry) == ["FINISHED", "FINISHED"]
@@ -257,7 +257,7 @@ def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
     """A training killed after its run was created is done again, and nothing of the first is left."""
     assert dying.at_once(clinic, method) == [-signal.SIGKILL]
     assert runs(registry) == ["RUNNING"]
-    ref = train(lake, spec, NIGHT, registry=registry)
+    ref = train(lake, spec, PARTITION, registry=registry)
     assert runs(registry) == ["FINISHED"]
     assert versions(registry, spec) == [record(registry, ref.id).version]
 
@@ -266,7 +266,7 @@ def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
 def test_two_at_once_leave_one_run(lake: Lake, spec: UseCase, registry: Registry, clinic: Path) -> None:
     """Of two trainings of one attempt at the same time one stays, and both return it."""
     assert dying.at_once(clinic, "", "") == [0, 0]
-    left = train(lake, spec, NIGHT, registry=registry)
+    left = train(lake, spec, PARTITION, registry=registry)
     assert runs(registry) == ["FINISHED"]
     assert versions(registry, spec) == [record(registry, left.id).version]
     assert [file.read_text() for file in clinic.glob("*.run")] == [left.id, left.id]
@@ -282,11 +282,11 @@ def test_reference_is_published_for_the_drift_comparison(trained: Trained) -> No
     """The profiles hold the fitted rows' features and labels, and predictions on rows that weren't fitted."""
     lake, spec, registry, ref = trained.lake, trained.spec, trained.registry, trained.ref
     made = record(registry, ref.id)
-    found = monitoring_baselines.read_reference(lake, ref.digest, NIGHT)
+    found = monitoring_baselines.read_reference(lake, ref.digest, PARTITION)
     assert set(found) == {*spec.features.columns, spec.problem.target, "prediction"}
     assert found["distance"].count == made.rows["train"] + made.rows["test"]
     assert found["prediction"].count == made.rows["test"]
-    assert monitoring_baselines.read_reference(lake, "another", NIGHT) == {}
+    assert monitoring_baselines.read_reference(lake, "another", PARTITION) == {}
 
 
 @pytest.mark.full
@@ -349,11 +349,11 @@ def test_a_damaged_earlier_fit_stops_no_training(lake: Lake, spec: UseCase, regi
     record_verdict(lake, BLESSED, "2024-03-20")
     first = {fit.recipe: fit for fit in read_fits(lake) if fit.partition == "2024-03-20"}
     lake.replace(artifacts.model_key(first["linear"].model), b"damaged")
-    train(lake, spec, NIGHT, registry=registry)
-    moved = {fit.recipe: fit.moved for fit in read_fits(lake) if fit.partition == NIGHT}
+    train(lake, spec, PARTITION, registry=registry)
+    moved = {fit.recipe: fit.moved for fit in read_fits(lake) if fit.partition == PARTITION}
     assert moved["linear"] is None
     assert moved["boosting"] is not None
-    walk = walks.read(lake, spec, NIGHT)
+    walk = walks.read(lake, spec, PARTITION)
     after = [partition > "2024-03-20" for partition in walk.partitions]
     assert np.isnan(walk.of("linear")[after]).all()
     assert np.isfinite(walk.of("boosting")[after]).all()
@@ -384,7 +384,7 @@ def test_single_class_is_refused(lake: Lake, registry: Registry, clinic: Path) -
     """Labels that a classifier can't learn from are refused by their column."""
     spec = visits.usecase(clinic / "usecases", **{"minutes > 15": "minutes > 100000"})
     with pytest.raises(EvergreenError, match=r"both 0 and 1 as missed.*found 0"):
-        train(lake, spec, NIGHT, registry=registry)
+        train(lake, spec, PARTITION, registry=registry)
 
 
 @pytest.mark.full
@@ -393,7 +393,7 @@ def test_a_parameter_that_does_not_fit_leaves_its_recipe_out(
 ) -> None:
     """A parameter's wrong value is refused with scikit-learn's own words; the other recipes are trained."""
     spec = visits.usecase(clinic / "usecases", **{"max_iter: 15": "max_iter: none"})
-    result = record(registry, train(lake, spec, NIGHT, registry=registry).id)
+    result = record(registry, train(lake, spec, PARTITION, registry=registry).id)
     assert list(result.selection.failed) == ["boosting"]
     assert re.search(r"training.boosting.*max_iter", result.selection.failed["boosting"])
     assert set(result.selection.weights) == {"prior", "linear", "forest"}
@@ -412,7 +412,7 @@ def test_a_training_without_its_prior_fails(
 
     monkeypatch.setattr(fits, "fit_recipe", fail)
     with pytest.raises(SpecError, match=r"training\.prior: found no memory"):
-        train(lake, spec, NIGHT, registry=registry)
+        train(lake, spec, PARTITION, registry=registry)
     assert runs(registry) == ["FAILED"]
     assert versions(registry, spec) == []
 
@@ -421,7 +421,7 @@ def test_a_training_without_its_prior_fails(
 def test_registry_that_is_down_is_named_within_seconds(lake: Lake, spec: UseCase) -> None:
     """The sentence names the server, and not its password."""
     with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as caught:
-        train(lake, spec, NIGHT, registry=Registry("http://user:hidden@127.0.0.1:9"))
+        train(lake, spec, PARTITION, registry=Registry("http://user:hidden@127.0.0.1:9"))
     assert "hidden" not in str(caught.value)
 
 
@@ -429,7 +429,7 @@ def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Reg
     """More history, a later partition or shorter windows wouldn't help: the hour has to change."""
     spec = visits.usecase(clinic / "usecases", **{'batch: "0 18': 'batch: "0 11'})
     with pytest.raises(EvergreenError) as refusal:
-        train(lake, spec, NIGHT, registry=registry)
+        train(lake, spec, PARTITION, registry=registry)
     assert "the spine visits is known by the decision, but found 28 of 28" in str(refusal.value)
     expected = "as 2024-03-28: known from 2024-03-28 12:00 UTC on, decision at 2024-03-28 11:00 UTC"
     assert expected in str(refusal.value)

@@ -22,7 +22,7 @@ from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
 from tests.promote.conftest import record_verdict
 from tests.train import visits
 
-NIGHT = visits.LAST
+PARTITION = visits.LAST
 ORIGINS = ("2024-03-10", "2024-03-14", "2024-03-20")
 
 
@@ -59,12 +59,12 @@ def test_each_partition_is_predicted_by_the_fit_before_it(kind: str, clinic: Pat
     spec = visits.usecase(clinic / "usecases", kind)
     lake = Lake(spec.name, str(clinic / "lake"))
     fit(lake, spec, *ORIGINS)
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     rows = table(lake)
     assert sorted({row["partition"] for row in rows}) == spec.clock.keys("2024-03-11", "2024-03-28")
     assert all(row["fitted_on"] < row["partition"] for row in rows)  # type: ignore[operator]
     for row in rows[::5]:
-        expected = loss_by_hand(lake, spec, row["recipe"], row["partition"], NIGHT)  # type: ignore[arg-type]
+        expected = loss_by_hand(lake, spec, row["recipe"], row["partition"], PARTITION)  # type: ignore[arg-type]
         assert (row["rows"], row["loss"]) == (expected[0], pytest.approx(expected[1]))
         assert json.loads(row["metrics"])  # type: ignore[arg-type]
 
@@ -74,19 +74,19 @@ def test_a_walk_is_the_same_in_whatever_order_it_is_extended(lake: Lake, spec: U
     """At once, partition by partition, backward, and with a training that comes late: one table."""
     visits.revise(lake, ["2024-03-17"], later=6)
     fit(lake, spec, *ORIGINS)
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     expected = table(lake)
     version = lake.version(walks.TABLE)
-    for until in (NIGHT, "2024-03-18", NIGHT):
+    for until in (PARTITION, "2024-03-18", PARTITION):
         walks.extend(lake, spec, until)
     assert lake.version(walks.TABLE) == version  # nothing was missing
     orders = (
-        [*spec.clock.keys("2024-03-11", NIGHT)],
-        [*reversed(spec.clock.keys("2024-03-11", NIGHT)), NIGHT],
-        ["2024-03-20", NIGHT, "2024-03-15"],
+        [*spec.clock.keys("2024-03-11", PARTITION)],
+        [*reversed(spec.clock.keys("2024-03-11", PARTITION)), PARTITION],
+        ["2024-03-20", PARTITION, "2024-03-15"],
     )
     for order in orders:
-        lake.publish(walks.TABLE, _empty(lake), {"partition": spec.clock.keys(visits.FIRST, NIGHT)})
+        lake.publish(walks.TABLE, _empty(lake), {"partition": spec.clock.keys(visits.FIRST, PARTITION)})
         for until in order:
             walks.extend(lake, spec, until)
         assert table(lake) == expected, order
@@ -102,17 +102,17 @@ def _empty(lake: Lake) -> pa.Table:
 def test_a_training_that_is_backfilled_corrects_the_walk(lake: Lake, spec: UseCase) -> None:
     """Partitions after its fit are predicted by it, as if it had come in time."""
     fit(lake, spec, *ORIGINS)
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     expected = table(lake)
     late = [row for row in read_fits(lake) if row.partition == ORIGINS[1]]
     stored = lake.read("fits")
     assert stored is not None
     lake.publish("fits", stored.slice(0, 0), {"partition": ORIGINS[1]})
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     assert table(lake) != expected
     fit(lake, spec, ORIGINS[1])
     assert [row for row in read_fits(lake) if row.partition == ORIGINS[1]] == late
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     assert table(lake) == expected
 
 
@@ -120,7 +120,7 @@ def test_a_revised_label_counts_from_the_partition_that_brought_it(lake: Lake, s
     """As of an earlier partition the walk has the old label, and afterwards the new one."""
     fit(lake, spec, *ORIGINS)
     visits.revise(lake, ["2024-03-20"], later=5)  # of the visits of 18 March
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     revised = [row for row in table(lake) if row["partition"] == "2024-03-18"]
     assert sorted({row["known"] for row in revised}) == ["2024-03-20", "2024-03-25"]
     for until in ("2024-03-24", "2024-03-25"):
@@ -137,7 +137,7 @@ def test_a_late_label_is_in_no_walk_before_it_came(lake: Lake, spec: UseCase) ->
     late = [{**row, "known_at": row["known_at"] + timedelta(days=5)} for row in outcomes]
     lake.publish("validated_outcomes", pa.Table.from_pylist(late, schema=shape), {"partition": "2024-03-20"})
     fit(lake, spec, *ORIGINS)
-    for until in ("2024-03-24", NIGHT):
+    for until in ("2024-03-24", PARTITION):
         walks.extend(lake, spec, until)
     assert "2024-03-18" not in walks.read(lake, spec, "2024-03-24").partitions
     assert "2024-03-19" in walks.read(lake, spec, "2024-03-24").partitions
@@ -147,14 +147,14 @@ def test_a_late_label_is_in_no_walk_before_it_came(lake: Lake, spec: UseCase) ->
 def test_a_refused_fit_is_taken_out_of_the_walk(lake: Lake, spec: UseCase) -> None:
     """The partitions that it had predicted are predicted by the fit before."""
     fit(lake, spec, *ORIGINS[:2])
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     expected = [row for row in table(lake) if row["recipe"] == "linear"]
     fit(lake, spec, ORIGINS[2])
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     assert [row for row in table(lake) if row["recipe"] == "linear"] != expected
     (model,) = (f.model for f in read_fits(lake) if (f.partition, f.recipe) == (ORIGINS[2], "linear"))
     record_verdict(lake, NOT_BLESSED, ORIGINS[2], model=model)
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     assert [row for row in table(lake) if row["recipe"] == "linear"] == expected
 
 
@@ -164,15 +164,15 @@ def test_recipes_that_are_not_declared_any_more_keep_their_walk(
 ) -> None:
     """It isn't read while they aren't declared, and isn't made again when they are."""
     fit(lake, spec, *ORIGINS)
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     expected = table(lake)
     other = visits.usecase(clinic / "usecases", **{"seed: 7": "seed: 8"})
-    assert walks.read(lake, other, NIGHT).recipes == ()
+    assert walks.read(lake, other, PARTITION).recipes == ()
     fit(lake, other, ORIGINS[0])
-    walks.extend(lake, other, NIGHT)
-    assert walks.read(lake, other, NIGHT).recipes == ("prior", "linear")
+    walks.extend(lake, other, PARTITION)
+    assert walks.read(lake, other, PARTITION).recipes == ("prior", "linear")
     version = lake.version(walks.TABLE)
-    walks.extend(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
     assert lake.version(walks.TABLE) == version
     assert [row for row in table(lake) if row in expected] == expected
 
@@ -180,7 +180,7 @@ def test_recipes_that_are_not_declared_any_more_keep_their_walk(
 def test_predictions_before_a_recipes_first_fit_are_missing(lake: Lake, spec: UseCase) -> None:
     """They are NaN and not a guess; every later row has one."""
     fit(lake, spec, ORIGINS[2])
-    rows = training_set(lake, spec, NIGHT)
+    rows = training_set(lake, spec, PARTITION)
     predicted = walks.predict_walk(lake, spec, rows)
     after = np.array([partition > ORIGINS[2] for partition in rows["partition"].to_pylist()])
     for values in predicted.values():
@@ -217,11 +217,11 @@ def test_a_walk_of_samples_has_their_loss(lake: Lake, spec: UseCase) -> None:
     """Its mean loss is that of the sampled rows with labels."""
     few = spec.model_copy(update={"training": spec.training.model_copy(update={"walk_rows": 9})})
     fit(lake, few, ORIGINS[0])
-    walks.extend(lake, few, NIGHT)
-    walk = walks.read(lake, few, NIGHT)
+    walks.extend(lake, few, PARTITION)
+    walk = walks.read(lake, few, PARTITION)
     assert max(walk.rows) <= 9
     predicted = walks.sample(features(lake, spec, ["2024-03-25"]), few)
-    labeled = predicted.join(labels(lake, spec, ["2024-03-25"], as_of=NIGHT), ["visit", "partition"])
+    labeled = predicted.join(labels(lake, spec, ["2024-03-25"], as_of=PARTITION), ["visit", "partition"])
     labeled = labeled.filter(labeled["missed"].is_valid())
     values = walks.predict_walk(lake, few, labeled)["linear"]
     expected = row_losses("log_loss", labeled["missed"].to_numpy(), values).mean()

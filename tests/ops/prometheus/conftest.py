@@ -22,7 +22,7 @@ from tests.monitor import machines
 
 TOKEN = "token-of-a-test"
 ESTIMATED = {"value": 0.7, "error": 0.05, "reason": ""}
-NIGHTS = 3  # that go well: labels take two
+PARTITIONS = 3  # that go well: labels take two
 
 
 @dataclass
@@ -68,7 +68,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Plant:
     spec = machines.spec(folder)
     found = Plant(spec, machines.plant(folder / "lake", spec))
     machines.forget_history(found.lake)
-    for _ in range(NIGHTS):
+    for _ in range(PARTITIONS):
         found.partition()
     return found
 

@@ -16,7 +16,7 @@ from tests.monitor.conftest import use
 
 __all__ = ["use"]
 
-NIGHTS = 10  # watched ones: labels take two, and the alarm is on the last
+PARTITIONS = 10  # watched ones: labels take two, and the alarm is on the last
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +37,7 @@ def watched(use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def partitions(use: UseCase) -> list[str]:
     """Return the monitored partitions."""
     shift = use.clock.shift
-    return use.clock.keys(shift(machines.TRAINED, 1), shift(machines.TRAINED, NIGHTS))
+    return use.clock.keys(shift(machines.TRAINED, 1), shift(machines.TRAINED, PARTITIONS))
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from include.reports.history import draw_history, history_text, read_history
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from tests.reports.history.conftest import NIGHTS, partitions
+from tests.reports.history.conftest import PARTITIONS, partitions
 
 PLANTED = "<script>alert('planted')</script>"
 
@@ -48,7 +48,7 @@ def test_the_page_has_alarms_and_switches(lake: Lake, use: UseCase) -> None:
     said, html = draw_history(lake, use)
     last = partitions(use)[-1]
     assert f'<td class="n">{last}</td><td>1</td><td>missing</td><td>temp</td>' in html
-    assert {"check": "missing", "partitions": 1, "share": 1 / NIGHTS} in said["checks"]
+    assert {"check": "missing", "partitions": 1, "share": 1 / PARTITIONS} in said["checks"]
     assert ">v1 promoted</text>" in html
     assert html.count("<svg") == 1
     assert said["sentence"] in history_text(said)
