@@ -26,7 +26,7 @@ _STAGES = (
     "evergreen.operators.score",
     "evergreen.operators.train",
     "include.evaluate.pipeline",
-    "include.ingest.lookback",
+    "include.ingest.late_sources",
     "include.ingest.pipeline",
     "include.monitor.alerts",
     "include.monitor.pipeline",

@@ -109,7 +109,7 @@ def _ingest(
 
 
 def _score(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
-    from include.ingest.lookback import refresh_lookback
+    from include.ingest.late_sources import refresh_lookback
     from include.score.pipeline import score
 
     without_rows = []

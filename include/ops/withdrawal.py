@@ -24,7 +24,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from include.errors import NotPublished, PartitionError
-from include.ingest.lookback import RETRY_PARTITIONS
+from include.ingest.late_sources import RETRY_PARTITIONS
 from include.monitor.losses import LOSSES
 from include.monitor.pipeline import monitor
 from include.monitor.state import PERFORMANCE, PRODUCT

@@ -67,7 +67,7 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
 
     Parameters
     ----------
-    missing : see `missing_sources_reason`.
+    missing : see `missing_sources`.
     """
     no_model = "no model had been promoted before this partition"
     models = {"champion": serving.champion, "previous": serving.previous, "baseline": serving.baseline}
@@ -85,12 +85,36 @@ def fallback_chain(serving: Serving, spec: UseCase, missing: Mapping[str, str]) 
     return [*steps, FallbackStep("constant", constant=serving.constant if finite else spec.constant)]
 
 
+def missing_sources(
+    spec: UseCase,
+    partition: str,
+    source_rows: Mapping[str, pa.Table],
+    states: Mapping[str, dict[str, object]],
+) -> dict[str, str]:
+    """Return by source why the partition is without it, as ``unavailable``.
+
+    Parameters
+    ----------
+    source_rows : see `pipeline.rows_known_at`.
+    states : see `pipeline.source_states`.
+    """
+    missing = {}
+    for name in spec.sources:
+        row = states.get(name)
+        if row is None or row["outcome"] != "published":
+            missing[name] = str(row["outcome"]) if row else "not published"
+        elif row["rows"] and not pc.any(pc.equal(source_rows[name]["partition"], partition)).as_py():
+            # point-in-time: a backfill must not use what the scheduled run couldn't know
+            missing[name] = "published too late for this partition"
+    return missing
+
+
 def missing_sources_reason(spec: UseCase, served_by: str, missing: Mapping[str, str]) -> str:
     """Return which required sources a step is without, as ``roads is unavailable``; empty if none.
 
     Parameters
     ----------
-    missing : by source, why the partition is without it.
+    missing : see `missing_sources`.
     """
     required: Mapping[str, tuple[str, ...]] = {
         str(name): sources for name, sources in spec.scoring.requires.items()

@@ -28,7 +28,7 @@ from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import erase_predictions, republish_summary
-from include.score.fallback import FallbackStep, StepPredictions
+from include.score.fallback import FallbackStep, StepPredictions, missing_sources
 from include.score.predictions import ACTION, ServedPart
 from include.spec import UseCase
 from include.storage import schemas, spill
@@ -121,7 +121,7 @@ class ScoringRun:
     ----------
     partition : a key of the schedule.
     states : see `source_states`.
-    missing : see `missing_sources`.
+    missing : see `fallback.missing_sources`.
     inputs : returns the digest of each source's rows, once they are computed.
     """
 
@@ -399,7 +399,7 @@ def predict_rows(
     ----------
     rows : features of the partition, at least one, sorted by key.
     switches : rows of the ledger.
-    missing : see `missing_sources`.
+    missing : see `fallback.missing_sources`.
     skip_failing : see `fallback.predict_with_fallback`.
     """
     steps = fallback.fallback_chain(ledger.serving_of(switches, partition), spec, missing)
@@ -447,30 +447,6 @@ def rows_known_at(
         name: spill.filter_rows(rows, pc.less_equal(rows["known_at"], decision_time))
         for name, rows in sources.items()
     }
-
-
-def missing_sources(
-    spec: UseCase,
-    partition: str,
-    source_rows: Mapping[str, pa.Table],
-    states: Mapping[str, dict[str, object]],
-) -> dict[str, str]:
-    """Return by source why the partition is without it, as ``unavailable``.
-
-    Parameters
-    ----------
-    source_rows : see `rows_known_at`.
-    states : see `source_states`.
-    """
-    missing = {}
-    for name in spec.sources:
-        row = states.get(name)
-        if row is None or row["outcome"] != "published":
-            missing[name] = str(row["outcome"]) if row else "not published"
-        elif row["rows"] and not pc.any(pc.equal(source_rows[name]["partition"], partition)).as_py():
-            # point-in-time: a backfill must not use what the scheduled run couldn't know
-            missing[name] = "published too late for this partition"
-    return missing
 
 
 def inputs_digest(source_rows: Mapping[str, pa.Table]) -> dict[str, str]:

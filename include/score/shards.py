@@ -22,7 +22,7 @@ from include.features.build import compute_features
 from include.features.entities import require_equal
 from include.promote import ledger
 from include.references import Ref, digest_json
-from include.score import pipeline, predictions
+from include.score import fallback, pipeline, predictions
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.erasures import ERASURES_TABLE
@@ -80,7 +80,7 @@ def plan_shards(lake: Lake, spec: UseCase, partition: str) -> list[str]:
     rows = pipeline.rows_known_at(lake, spec, partition, versions)
     if not pc.any(pc.equal(rows[spec.features.spine]["partition"], partition)).as_py():
         return []
-    missing = pipeline.missing_sources(spec, partition, rows, states)
+    missing = fallback.missing_sources(spec, partition, rows, states)
     inputs = pipeline.inputs_digest(rows)
     plan = Plan(partition, spec.scoring.shards, spec.digest, code_version(), versions, missing, inputs)
     lake.create(f"{plan.key}/plan.json", json.dumps(asdict(plan)).encode())

@@ -11,7 +11,8 @@ import pyarrow as pa
 
 from include.errors import NotPublished
 from include.features.build import compute_features
-from include.score.pipeline import missing_sources, rows_known_at
+from include.score.fallback import missing_sources
+from include.score.pipeline import rows_known_at
 from include.serve.rows import RequestRefused
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -26,7 +27,7 @@ class NewestFeatures:
     Parameters
     ----------
     input_digests : what they were computed from; the same input_digests means the same features.
-    missing : see `include.score.pipeline.missing_sources`.
+    missing : see `include.score.fallback.missing_sources`.
     positions : the position of each key's row.
     decision : of the partition.
     due : when the next partition's predictions have to exist, and with them its features.

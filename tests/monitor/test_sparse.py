@@ -15,7 +15,7 @@ import pytest
 from include.cli.stages import run_stage
 from include.environment import Endpoint
 from include.features.labels import training_set
-from include.ingest.lookback import refresh_lookback
+from include.ingest.late_sources import refresh_lookback
 from include.ingest.pipeline import ingest
 from include.monitor.state import PublishedState
 from include.ops.health import health

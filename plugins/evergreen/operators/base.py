@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from airflow.sdk import BaseOperator, BaseOperatorLink
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-RETRY_INTERVAL = timedelta(minutes=5)  # between two attempts until the scoring deadline
 # a retry with the same input fails in the same way; Airflow's retries are for all other errors
 NON_RETRYABLE = (
     errors.SpecError,
@@ -141,9 +140,10 @@ class EvergreenOperator(BaseTaskOperator):
         """Defer the task to try again in a few minutes, unless the scoring deadline comes first."""
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
-        next_attempt = datetime.now(UTC) + RETRY_INTERVAL
-        if next_attempt < spec.clock.local(partition, spec.scoring.deadline):
-            self.defer(trigger=DateTimeTrigger(moment=next_attempt), method_name="execute")
+        from include.ingest.late_sources import next_attempt
+
+        if moment := next_attempt(spec, partition, datetime.now(UTC)):
+            self.defer(trigger=DateTimeTrigger(moment=moment), method_name="execute")
 
     def add_event_metadata(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
         """Add partition, rows, digest and the table's version to the event of a product's asset.

@@ -113,7 +113,7 @@ class ScoreOperator(EvergreenOperator):
 
 def _refresh_lookback(task: EvergreenOperator, lake: Lake, spec: UseCase, partition: str) -> None:
     """Ingest the partitions of the lookback that weren't ingested yet, and log what became of them."""
-    from include.ingest.lookback import refresh_lookback
+    from include.ingest.late_sources import refresh_lookback
 
     for outcome in refresh_lookback(lake, spec, partition, connect):
         task.log.log(logging.WARNING if outcome.error else logging.INFO, "%s", outcome.note)

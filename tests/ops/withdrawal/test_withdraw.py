@@ -17,7 +17,7 @@ from evergreen.operators.operate import OperateOperator
 from include.cli import stages
 from include.environment import endpoint
 from include.errors import EvergreenError, NotPublished, PartitionError
-from include.ingest.lookback import refresh_lookback
+from include.ingest.late_sources import refresh_lookback
 from include.monitor.pipeline import monitor
 from include.ops.health import health
 from include.ops.prometheus import gauges

@@ -1,10 +1,13 @@
-"""Refreshes the partitions that a partition looks back on, before it is scored.
+"""When a source that is late or failed is tried again: until the deadline, and by the next partitions.
 
-Each of them is then published, refused or unavailable. The order in which partitions run therefore makes no
-difference, and a source that was late or failed is retried for a while.
+Before a partition is scored, those that it looks back on are refreshed. Each of them is then published,
+refused or unavailable, so the order in which partitions run makes no difference. What serves without the
+source is decided in `include.score.fallback`.
 """
 
 from __future__ import annotations
+
+from datetime import datetime, timedelta
 
 from include.environment import Connect
 from include.errors import PartitionRefused, SettingError, SpecError
@@ -12,7 +15,14 @@ from include.ingest.pipeline import NOTHING_YET, Outcome, ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
 
+RETRY_INTERVAL = timedelta(minutes=5)  # between two attempts until the scoring deadline
 RETRY_PARTITIONS = 3  # how many partitions back an unavailable source is retried
+
+
+def next_attempt(spec: UseCase, partition: str, now: datetime) -> datetime | None:
+    """Return when a partition's failed task tries again; None if the scoring deadline comes first."""
+    following = now + RETRY_INTERVAL
+    return following if following < spec.clock.local(partition, spec.scoring.deadline) else None
 
 
 def refresh_lookback(lake: Lake, spec: UseCase, partition: str, connect: Connect) -> list[Outcome]:

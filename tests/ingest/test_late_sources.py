@@ -20,8 +20,8 @@ from include.errors import (
     StoredDataError,
     StoreUnavailable,
 )
-from include.ingest import lookback
-from include.ingest.lookback import refresh_lookback
+from include.ingest import late_sources
+from include.ingest.late_sources import refresh_lookback
 from include.ingest.pipeline import ingest
 from include.spec import UseCase
 from include.storage.lake import Lake
@@ -196,7 +196,7 @@ def test_a_partition_that_cant_be_ingested_holds_nobody_up(
         return ingest(lake, spec, source, partitions, *more, **options)
 
     with monkeypatch.context() as patch:
-        patch.setattr(lookback, "ingest", failing)
+        patch.setattr(late_sources, "ingest", failing)
         results = {one.partition: one for one in refresh_lookback(lake, spec, PARTITIONS[3], connect)}
     assert {key: one.outcome for key, one in results.items()} == {
         PARTITIONS[0]: "published",
@@ -217,7 +217,7 @@ def test_what_a_retry_mends_stops_the_scoring(
     def failing(*arguments: Any, **options: Any) -> Any:
         raise kind("the lake")
 
-    monkeypatch.setattr(lookback, "ingest", failing)
+    monkeypatch.setattr(late_sources, "ingest", failing)
     with pytest.raises(kind):
         refresh_lookback(lake, spec, PARTITIONS[3], connect)
 
