@@ -46,8 +46,15 @@ from include.promote.trials import WATCH, Trial, trials_on
 from include.references import digest_json
 from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows
-from include.rollout.pipeline import AUTOMATIC, replacement_rows, step_rows, with_live_losses
-from include.rollout.policy import STAY, RolloutStep, next_step
+from include.rollout.pipeline import (
+    AUTOMATIC,
+    STAY,
+    RolloutStep,
+    next_step,
+    replacement_rows,
+    step_rows,
+    with_live_losses,
+)
 from include.score.fallback import canary_entities
 from include.spec import UseCase
 from include.spec.metrics import Objective

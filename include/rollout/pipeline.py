@@ -1,5 +1,9 @@
 """Advance the rollout: take the steps that live losses decide, and replace a champion that a baseline beats.
 
+`next_step` decides, and is pure. The losses are looked at every ``look_every`` matured partitions, and the
+k-th look has its share of alpha. So the chance of a wrong step stays as declared, however often a partition
+is monitored.
+
 Each step is one commit to the ledger. Only the newest served partition takes steps: an older one that is run
 again or backfilled would decide from what was known then, and those decisions were made long ago.
 """
@@ -7,7 +11,9 @@ again or backfilled would decide from what was known then, and those decisions w
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,10 +31,11 @@ from include.promote.promotion import mirror_aliases, switch_rows, switched_role
 from include.promote.rollback import rollback
 from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
 from include.references import Ref
-from include.rollout.policy import BACK, STAY, RolloutStep, next_step
 from include.score import predictions
 from include.score.pipeline import SHADOWS
 from include.spec import UseCase
+from include.spec.gate import Gate
+from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake, Where
 from include.train import walks
@@ -41,6 +48,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AUTOMATIC = "evergreen"  # who switches when no person does
 INCUMBENT_SUFFIX = " of the incumbent"  # of the incumbent's columns in a join
+FORWARD, BACK, STAY = "forward", "back", "stay"
+
+
+@dataclass(frozen=True)
+class RolloutStep:
+    """The step to take, and why, in a sentence."""
+
+    step: str
+    reason: str
 
 
 def advance(
@@ -88,6 +104,59 @@ def advance(
         # also after a switch whose run was killed before this, on this partition or the last
         mirror_aliases(lake, spec, registry())
     return Ref(table, partition, rows=steps, note="; ".join(notes) or "nothing is on trial")
+
+
+def next_step(kind: str, losses: Losses, served: int, gate: Gate) -> RolloutStep:
+    """Return the step of the first look at the live losses that decides, or else whether to wait.
+
+    Parameters
+    ----------
+    kind : of the trial. A watch has no step forward: it just ends.
+    losses : of the candidate (`CHALLENGER`) and the incumbent (`CHAMPION`) on the trial's matured partitions,
+        the same rows for both.
+    served : partitions of the trial that have been scored, also those that one of the models couldn't score.
+    """
+    rules, count = gate.rollout, len(losses.partitions)
+    for look in range(1, count // rules.look_every + 1):
+        if step := _look(kind, losses, look, gate):
+            return step
+    if served >= rules.patience and kind != WATCH:
+        return RolloutStep(BACK, f"undecided after {served} partitions, {count} of them matured")
+    return RolloutStep(STAY, f"{count} of at least {_min_partitions(gate)} matured partitions")
+
+
+def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | None:
+    """Return the step that one look at the first partitions decides, None if it decides nothing."""
+    rules, count = gate.rollout, look * gate.rollout.look_every
+    if count < partitions_needed(gate.block_partitions):
+        return None
+    level, rows = _look_alpha(rules.alpha, look), losses.rows[:count]
+    candidate, incumbent = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
+    basis = f"over {count} partitions, look {look}, level {1 - level:.6g}"
+    worse = estimate_gain(candidate, incumbent, rows, gate.block_partitions, level)
+    if worse.low > 0:
+        return RolloutStep(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {basis}")
+    if kind == WATCH or count < _min_partitions(gate):
+        return None
+    margin = -rules.margin * _mean(incumbent, rows)
+    better = estimate_gain(incumbent, candidate, rows, gate.block_partitions, level)
+    if better.low > margin:
+        text, bound = better.interval_and_limit(margin)
+        return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {basis}")
+    return None
+
+
+def _look_alpha(alpha: float, look: int) -> float:
+    """Return the share of alpha of the k-th look: 6 alpha / (pi^2 k^2). All shares sum to alpha."""
+    return 6 * alpha / (math.pi * look) ** 2
+
+
+def _min_partitions(gate: Gate) -> int:
+    return max(gate.rollout.partitions, partitions_needed(gate.block_partitions))
+
+
+def _mean(sums: Sequence[float], rows: Sequence[int]) -> float:
+    return sum(sums) / sum(rows)
 
 
 def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
