@@ -122,8 +122,8 @@ def erase_snapshot(
     key: str,
     published: Mapping[tuple[str, str], set[int]],
     contains: Callable[[Data], bool] = lambda data: False,
-) -> int:
-    """Erase rows from the snapshot of a manifest, and return how many; its former objects stay.
+) -> None:
+    """Erase rows from the snapshot of a manifest; its former objects stay.
 
     Parameters
     ----------
@@ -133,13 +133,13 @@ def erase_snapshot(
     """
     snapshot = read_manifest(lake, key)
     if snapshot.source not in spec.sources:
-        return 0
+        return
     one = request(spec, snapshot.source, snapshot.partition, snapshot.revision)
     parts, count, changed = list[Part](), 0, False
     for part in snapshot.parts:
         data = lake.data(part.key)
         if data is None:
-            return 0  # `verify` reports it
+            return  # `verify` reports it
         rewritten, erased = _filter_part(erasures, spec, snapshot.source, one, part.name, data, contains)
         count, changed = count + erased, changed or rewritten is not data
         parts.append((part.name, rewritten))
@@ -150,7 +150,6 @@ def erase_snapshot(
         accepted = snapshot.revision in published.get((snapshot.source, snapshot.partition), ())
         erased = snapshot.erased + count if accepted else 0
         lake.replace(key, to_json(replace(snapshot, parts=stored, identity=identity, erased=erased)))
-    return count
 
 
 def referenced_objects(lake: Lake) -> dict[str, list[tuple[str, Snapshot]]]:
