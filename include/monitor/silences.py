@@ -66,7 +66,7 @@ class AlertLog:
     @cached_property
     def silences(self) -> list[Row]:
         """Every row of `silences`, oldest first."""
-        return sorted(self._lake.rows(TABLE), key=lambda row: int(row["recorded"]))
+        return self._lake.rows(TABLE, order=["recorded"])
 
     @cached_property
     def monitored(self) -> list[str]:

@@ -123,11 +123,13 @@ def _products(lake: Lake, spec: UseCase) -> Values:
     newest = _newest_by_product(lake, [*spec.sources, *PRODUCTS])
     columns = ["product", "partition", "outcome", "rows", "quarantined"]
     partitions = {key for last in newest.values() for key in _until(spec, last)}
-    rows = _read(lake, {"product": [*newest], "partition": sorted(partitions)}, columns)
+    where: Where = {"product": [*newest], "partition": sorted(partitions)}
+    rows = lake.rows("partitions", where, columns, order=["partition"])
     last = {row["product"]: row for row in rows}
     published = {row["product"]: row["partition"] for row in rows if row["outcome"] == "published"}
     if older := [product for product in newest if product not in published]:  # refused all that time
-        rows = _read(lake, {"product": older, "outcome": "published"}, columns)
+        where = {"product": older, "outcome": "published"}
+        rows = lake.rows("partitions", where, columns, order=["partition"])
         published |= {row["product"]: row["partition"] for row in rows}
     for product, partition in sorted(published.items()):
         yield "evergreen_partition_timestamp_seconds", {"product": product}, _time(spec, partition)
@@ -202,11 +204,6 @@ def _decision(lake: Lake, spec: UseCase) -> Values:
     for row in _of_newest(lake, "decisions", ["partition", "decision"]):
         for decision in DECISIONS:
             yield "evergreen_decision", {"decision": decision}, row["decision"] == decision
-
-
-def _read(lake: Lake, where: Where, columns: Sequence[str]) -> Rows:
-    """Return rows of `partitions`, the oldest partition first."""
-    return sorted(lake.rows("partitions", where, columns), key=lambda row: str(row["partition"]))
 
 
 @translate_store_errors

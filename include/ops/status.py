@@ -30,7 +30,7 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         approval), ``attempts``, ``performance``, ``findings``, ``stale`` and ``withdrawn``
         (partitions that a person withdrew, and why).
     """
-    partitions = sorted(lake.rows("partitions"), key=lambda row: (row["partition"], row["product"]))
+    partitions = lake.rows("partitions", order=["partition", "product"])
     return {
         "usecase": spec.name,
         "lake": lake.uri,
@@ -53,7 +53,7 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "stale": stale(lake, spec, partitions),
         "withdrawn": [
             _select(row, "partition", "by", "at", "reason")
-            for row in sorted(lake.rows("withdrawals"), key=lambda row: int(row["recorded"]))
+            for row in lake.rows("withdrawals", order=["recorded"])
         ],
     }
 
@@ -163,12 +163,10 @@ def _served_by(lake: Lake) -> dict[str, int]:
 
 def _findings(lake: Lake) -> Row:
     """Return the alarms of the last monitored partition, and the last decision."""
-    findings, decisions = lake.rows("findings"), lake.rows("decisions")
-    partition = max((row["partition"] for row in findings), default="")
-    latest = sorted(
-        (row for row in findings if row["partition"] == partition), key=lambda r: (r["check"], r["subject"])
-    )
-    decision = max(decisions, key=lambda row: str(row["partition"]), default=None)
+    findings = lake.rows("findings", order=["partition", "check", "subject"])
+    partition = findings[-1]["partition"] if findings else ""
+    latest = [row for row in findings if row["partition"] == partition]
+    decision = max(lake.rows("decisions"), key=lambda row: str(row["partition"]), default=None)
     return {
         "partition": partition,
         "checks": len(latest),

@@ -27,7 +27,7 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 from include.train.fits import recent_models
 
 BLOCK = 90  # partitions whose rows are read together
@@ -85,12 +85,12 @@ def verify(lake: Lake, spec: UseCase, partition: str | None = None) -> VerifyRes
     lake.require_address()
     if partition is not None:
         spec.clock.decision_time(partition)
-    recorded = lake.rows("partitions", {"partition": partition} if partition else None)
+    where: Where | None = {"partition": partition} if partition else None
+    recorded = lake.rows("partitions", where, order=["product", "partition"])
     by_source, raw_problems = _verify_raw(
         lake, spec, sorted({row["partition"] for row in recorded}), all_objects=partition is None
     )
-    published = [row for row in recorded if row["outcome"] == "published"]
-    rows = sorted(published, key=lambda row: (row["product"], row["partition"]))
+    rows = [row for row in recorded if row["outcome"] == "published"]
     digests, model_problems = _verify_models(lake, spec)
     recomputed = [*_verify_partitions(lake, spec, rows)]
     stale, erased = _stale(lake, spec, rows, by_source)

@@ -53,13 +53,13 @@ def judge_and_record(lake: Lake, spec: UseCase, evaluation_key: str) -> Verdict:
 
 def attempts(lake: Lake) -> list[Row]:
     """Return every verdict, oldest first."""
-    return sorted(lake.rows("attempts"), key=lambda row: int(row["recorded"]))
+    return lake.rows("attempts", order=["recorded"])
 
 
 def judged_trainings(lake: Lake) -> dict[str, str]:
     """Return the key of each training's newest attempt, by the training's partition."""
-    rows = lake.rows("attempts", columns=["recorded", "partition", "key"])
-    return {row["partition"]: row["key"] for row in sorted(rows, key=lambda row: int(row["recorded"]))}
+    rows = lake.rows("attempts", columns=["partition", "key"], order=["recorded"])
+    return {row["partition"]: row["key"] for row in rows}
 
 
 def declined_recipe(evidence: Evidence, switches: Sequence[Row], serving: str) -> str:

@@ -242,11 +242,8 @@ def refused_fits(lake: Lake) -> set[FitId]:
 
     An equal model of another training is another fit: a rule of thumb is the same in most trainings.
     """
-    verdicts = lake.rows("attempts", columns=["recorded", "partition", "model", "verdict"])
-    last = {
-        (row["partition"], row["model"]): row["verdict"]
-        for row in sorted(verdicts, key=lambda row: int(row["recorded"]))
-    }
+    verdicts = lake.rows("attempts", columns=["partition", "model", "verdict"], order=["recorded"])
+    last = {(row["partition"], row["model"]): row["verdict"] for row in verdicts}
     return {fit for fit, verdict in last.items() if verdict == NOT_BLESSED}
 
 
