@@ -14,7 +14,8 @@ def missing_partition() -> PartitionError:
         "partition",
         required="a partition",
         found="nothing",
-        remedy="trigger again and fill in Partition, such as 2013-03-01 or 2013-03-01T0500Z",
+        remedy="trigger again and fill in Partition, such as 2013-03-01 or 2013-03-01T0500Z; a date field "
+        "sends nothing for a day that doesn't exist, such as 2013-02-31",
     )
 
 

@@ -48,10 +48,12 @@ def test_what_is_no_partition_is_refused(key: str) -> None:
 
 
 def test_an_empty_partition_is_refused_as_nothing() -> None:
-    """The form shows what is missing and which field to fill in."""
-    with pytest.raises(
-        InvalidPartitionKeyError, match=r"expected a partition, but found nothing; .* fill in Partition"
-    ):
+    """The form shows which field to fill in, and that a browser sends nothing for a day like 2013-02-31."""
+    sentence = (
+        r"expected a partition, but found nothing; .* fill in Partition.*"
+        r"sends nothing for a day that doesn't exist"
+    )
+    with pytest.raises(InvalidPartitionKeyError, match=sentence):
         timetable().resolve_partition_date(NO_PARTITION)
 
 
