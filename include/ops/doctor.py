@@ -1,6 +1,6 @@
 """Check what a run needs: packages, settings, disk, lake, registry, sources, alerts; each with its remedy.
 
-The only thing written is one probe object in the lake, which is removed. No secret is printed.
+The only thing written is a probe object in the lake, removed with its folder. No secret is printed.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def _lake() -> str:
     """Try what tables, ledgers and raw objects need of a store."""
     from include.storage.lake import Lake
 
-    lake, key = Lake("_doctor"), f"probe/{token_hex(8)}"
+    lake, key = Lake(f"_doctor_{token_hex(8)}"), "probe/object"
     lake.require_address()
     results = {
         "puts": lake.create(key, b"first"),
@@ -143,6 +143,8 @@ def _lake() -> str:
     }
     lake.remove([key])
     results["removing"] = lake.get(key) is None
+    if lake.folder:
+        shutil.rmtree(lake.folder)
     if lacking := [name for name, works in results.items() if not works]:
         raise EvergreenError(
             lake.uri,

@@ -71,16 +71,16 @@ def prune(store: Lake, keep: int) -> PruneResult:
             found=f"{keep}",
             remedy="raise it, or don't prune: 0 keeps every backup",
         )
+    if not backup_store.backup_names(store):  # before the lock, which would create the store's folder
+        raise BackupError(
+            "prune",
+            required="a complete backup",
+            found="none",
+            where=store.uri,
+            remedy=f"back up first, or correct {backup_store.ADDRESS_SETTING}",
+        )
     with lock_store(store, "shared"):  # no object may be removed while it is verified
         manifests = intact_manifests(store)
-        if not manifests:
-            raise BackupError(
-                "prune",
-                required="a complete backup",
-                found="none",
-                where=store.uri,
-                remedy=f"back up first, or correct {backup_store.ADDRESS_SETTING}",
-            )
         newest, count = max(manifests), verify_objects(store, "prune", newest_copies(manifests))
     with lock_store(store, "exclusive") as lock:
         manifests = intact_manifests(store)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 
@@ -43,14 +44,22 @@ def restore(
     StoreUnavailable
         when a prune runs for too long: nothing was written.
     """
-    with lock_store(store, "shared"):  # no object may be removed while it is read
-        return _restore(store, backup_store.load_manifest(store, name), usecase, artifacts, dumps)
+    with _locked_manifest(store, name) as manifest:
+        return _restore(store, manifest, usecase, artifacts, dumps)
 
 
 def verify_backup(store: Lake, name: str) -> int:
     """Verify every object of a backup, as `restore` does, and return how many there are."""
+    with _locked_manifest(store, name) as manifest:
+        return verify_manifest(store, manifest)
+
+
+@contextmanager
+def _locked_manifest(store: Lake, name: str) -> Iterator[Manifest]:
+    """Yield a backup's manifest; meanwhile no prune removes its objects."""
+    backup_store.load_manifest(store, name)  # if there is none, no lock creates the store's folder
     with lock_store(store, "shared"):
-        return verify_manifest(store, backup_store.load_manifest(store, name))
+        yield backup_store.load_manifest(store, name)
 
 
 def _restore(

@@ -25,7 +25,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import CommitProperties, DeltaTable, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from obstore.store import from_url
+from obstore.store import MemoryStore, from_url
 
 from include.environment import lake_uri
 from include.errors import BackupError, ConcurrentCommit, StoreUnavailable
@@ -365,8 +365,7 @@ class Lake:
         Each thread reads a table's log once, and afterwards only the commits since.
         """
         opened: dict[str, DeltaTable] = self._tables.__dict__
-        if "_store" not in vars(self) and (self.folder is None or self.folder.is_dir()):
-            _ = self._store  # refuses an unfinished restore, which a table's own log doesn't show
+        _ = self._store  # refuses an unfinished restore, which a table's own log doesn't show
         try:
             if version is not None:
                 return DeltaTable(self._table_uri(table), version=version)
@@ -451,8 +450,18 @@ class Lake:
         """The folder of this part of the lake, None in a store."""
         return Path(unquote(urlsplit(self.uri).path)) if self.uri.startswith("file:") else None
 
-    @cached_property
+    @property
     def _store(self) -> Any:
+        """The store to read from; it is empty if its folder doesn't exist, which reading doesn't create."""
+        if self.folder is not None and "_writable_store" not in vars(self):
+            try:
+                self.folder.stat()
+            except FileNotFoundError:
+                return MemoryStore()
+        return self._writable_store
+
+    @cached_property
+    def _writable_store(self) -> Any:
         store = from_url(self.uri, mkdir=True) if self.folder else from_url(self.uri)
         with suppress(FileNotFoundError):
             mark = bytes(obstore.get(store, RESTORING).bytes()).decode(errors="replace")
@@ -494,7 +503,7 @@ class Lake:
     def create(self, key: str, data: spill.Data) -> bool:
         """Write an object unless it exists; return whether this call wrote it."""
         try:
-            obstore.put(self._store, validate_key(key), data, mode="create")
+            obstore.put(self._writable_store, validate_key(key), data, mode="create")
         except obstore.exceptions.AlreadyExistsError:
             return False
         return True
@@ -502,7 +511,7 @@ class Lake:
     @translate_store_errors
     def replace(self, key: str, data: bytes) -> None:
         """Write an object, overwriting an existing one."""
-        obstore.put(self._store, validate_key(key), data)
+        obstore.put(self._writable_store, validate_key(key), data)
 
     def get_once(self, key: str) -> bytes | None:
         """Do as `get` does, but read an object that exists, and never changes, only once."""

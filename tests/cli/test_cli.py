@@ -457,6 +457,23 @@ def test_a_store_that_is_down_is_one_sentence(lake: str, arguments: tuple[str, .
 
 
 @pytest.mark.parametrize(
+    "command",
+    ["status", "verify", "performance", "history", "metrics", "replay", "ablate", "restore --verify-only"],
+)
+@pytest.mark.parametrize("lake", ["", "lake"])
+def test_what_only_reads_creates_nothing(
+    lake: str, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the lake's folder nor that of the backups, nor the use case's part of an empty lake."""
+    (tmp_path / lake).mkdir(exist_ok=True)
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    monkeypatch.setenv("EVERGREEN_BACKUP", str(tmp_path / "backup"))
+    done = CliRunner().invoke(app, [*command.split(), "flight_delay"])
+    assert done.exception is None or isinstance(done.exception, SystemExit | EvergreenError)
+    assert [*tmp_path.rglob("*")] == ([tmp_path / "lake"] if lake else [])
+
+
+@pytest.mark.parametrize(
     ("arguments", "remedy"),
     [
         (("run", "score", "weekly_sales"), "give --partition, or for `run` --from and --until"),

@@ -17,7 +17,9 @@ def test_a_store_that_has_all_is_ok_and_left_as_it_was(address: str, monkeypatch
     for _ in range(2):
         check = doctor._probe("lake", doctor._lake, "")
         assert (check.ok, check.detail.endswith("removing work")) == (True, True), check.detail
-    assert Lake("_doctor").keys("") == []
+    assert Lake("").keys("") == []
+    folder = Lake("").folder
+    assert folder is None or list(folder.iterdir()) == []
 
 
 @pytest.mark.full

@@ -206,6 +206,26 @@ def test_a_store_that_does_not_answer_is_named(use: str, tmp_path: Path) -> None
     assert caught.value.__suppress_context__  # its own words may repeat a secret
 
 
+@pytest.mark.parametrize("use", ["get", "keys", "rows", "count", "version", "tables", "size", "remove"])
+def test_reading_a_lake_that_does_not_exist_creates_nothing(use: str, tmp_path: Path) -> None:
+    """It is empty, also for a part of it; and what is written later is read by who has read before."""
+    reads: dict[str, Callable[[Lake], object]] = {
+        "get": lambda one: one.get("raw/x"),
+        "rows": lambda one: one.rows("t"),
+        "keys": lambda one: one.keys("raw"),
+        "count": lambda one: one.count("t"),
+        "version": lambda one: one.version("t"),
+        "tables": Lake.tables,
+        "size": lambda one: one.size("raw/x"),
+        "remove": lambda one: one.remove(["raw/x"]),
+    }
+    reader = Lake("usecase", str(tmp_path / "lake"))
+    assert reads[use](reader) in (None, [], 0, -1)
+    assert list(tmp_path.iterdir()) == []
+    Lake("usecase", str(tmp_path / "lake")).create("raw/x", b"one")
+    assert reader.get("raw/x") == b"one"
+
+
 @on_every_store
 def test_an_unfinished_restore_refuses_every_use_until_its_mark_is_gone(address: str) -> None:
     """Also of a table whose log is whole, by whoever opens the lake after the restore has begun."""
