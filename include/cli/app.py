@@ -7,6 +7,7 @@ code is 1; ``--debug`` adds the traceback. Heavy libraries are imported by the c
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import sys
 from collections import Counter
@@ -338,8 +339,9 @@ def _readable(usecase: str | None) -> tuple[list[specs.UseCase], list[EvergreenE
 
     try:
         path = Path(usecase)
-        file = path / "usecase.yaml" if path.is_dir() else path
-        declared = read(file) if file.is_file() else specs.load(usecase)
+        is_path = os.path.lexists(path)  # False also for a name that is too long for a file
+        file = path / "usecase.yaml" if is_path and path.is_dir() else path
+        declared = read(file) if is_path and file.is_file() else specs.load(usecase)
     except EvergreenError as error:
         return [], [error]
     readable, errors = [declared], list[EvergreenError]()

@@ -250,7 +250,7 @@ def contract(
 def _read_json(file: Path) -> Any:
     try:
         return json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(
             f"--read {file}",
             required="a JSON file",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, TextIO
@@ -49,17 +50,17 @@ def refuse_both(first: tuple[str, str | None], second: tuple[str, str | None]) -
 
 def require_writable(file: Path | None, option: str = "--page") -> None:
     """Refuse a file that can't be written, before the work starts."""
-    if file is not None and file.is_dir():
+    if file is None:
+        return
+    is_new = not os.path.lexists(file)
+    try:
+        file.open("ab").close()
+        if is_new:
+            file.unlink()
+    except (OSError, ValueError) as error:
         raise EvergreenError(
             f"{option} {file}",
-            required="the path of a file",
-            found="a folder",
-            remedy="add the name of the file",
-        )
-    if file is not None and not file.parent.is_dir():
-        raise EvergreenError(
-            f"{option} {file}",
-            required="an existing folder",
-            found=f"no {file.parent}",
-            remedy="create the folder, or choose another one",
-        )
+            required="an existing folder, and the name of a file in it that can be written",
+            found=getattr(error, "strerror", None) or str(error),
+            remedy="give the path of another file",
+        ) from None

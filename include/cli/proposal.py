@@ -468,8 +468,8 @@ scoring:
         shares[most] = round(shares[most] + 1 - sum(shares.values()), 4)
         return f"{{{', '.join(f'{json.dumps(name)}: {share}' for name, share in shares.items())}}}"
 
-    def write_partitions(self, folder: Path) -> int:
-        """Write the sample's rows as one CSV file for each day, and return how many.
+    def write_partitions(self, folder: Path) -> None:
+        """Write the sample's rows as one CSV file for each day.
 
         Where `outcomes` has files of its own, they are written too, and a scheduled day without rows has an
         empty file.
@@ -482,7 +482,6 @@ scoring:
             pa.csv.write_csv(rows, below / f"{day}.csv")
             if later and not self._is_same_file:
                 pa.csv.write_csv(rows, below / OUTCOMES / f"{later}.csv")
-        return len(partitions)
 
 
 def _is_scale(column: SampleColumn) -> bool:

@@ -125,7 +125,7 @@ def read_sample(path: Path, reserved: tuple[str, ...] = ()) -> Sample:
         rows = _READERS[FORMATS[path.suffix.lower()]](path)
     except KeyError:
         raise _sample_error(path, f"the ending {path.suffix or 'none'}") from None
-    except (OSError, ValueError, pa.ArrowException, StopIteration) as error:
+    except (OSError, ValueError, RecursionError, pa.ArrowException, StopIteration) as error:
         raise _sample_error(path, " ".join(str(error).split())[:200] or "an empty file") from None
     if not rows.num_rows:
         raise _sample_error(path, "no rows")

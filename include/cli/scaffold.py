@@ -106,8 +106,17 @@ def scaffold_sample(
     reserved = ("label",) if kind == "multiclass" and target != "label" else ()
     proposal = Proposal(name, read_sample(path, reserved), kind, target, names, time)
     folder = new_folder(name, parent or SHIPPED)
+    if split is not None:
+        try:
+            proposal.write_partitions(split)
+        except (OSError, ValueError) as error:
+            folder.rmdir()
+            raise SpecError(
+                f"--split {split}",
+                required="a folder that files can be written to",
+                found=getattr(error, "strerror", None) or str(error),
+                remedy="give another folder",
+            ) from None
     (folder / "usecase.yaml").write_text(proposal.yaml(schema_path(folder), split=split is not None))
     (folder / "features.sql").write_text(proposal.sql())
-    if split is not None:
-        proposal.write_partitions(split)
     return folder

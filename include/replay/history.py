@@ -87,7 +87,7 @@ class PastRows:
             raise NotPublished(
                 f"{spec.name}: replay",
                 required=f"published rows of the spine {spec.features.spine}",
-                found=f"none from {calendar[0]} to {calendar[-1]}",
+                found=f"none from {spec.schedule.start} to {until}",
                 where=f"{lake.uri}/tables/validated_{spec.features.spine}",
                 remedy=f"ingest {spec.features.spine} for these partitions",
             )

@@ -22,6 +22,7 @@ from croniter import croniter
 from include.errors import PartitionError
 
 MINUTE_KEY = re.compile(r"\d{4}-\d{2}-\d{2}T\d{4}Z")
+YEARS = range(1800, 3100)  # of a key, beyond those of a declaration: the dates near it exist too
 OFFSET_PATTERN = r"[+-]\d{1,5}m"
 
 
@@ -31,9 +32,11 @@ def day_of(key: str) -> date:
         day = date.fromisoformat(key)
         if day.isoformat() != key:
             raise ValueError(key)  # 20130301 is the same day, but would be a second partition
-        return day
     except (TypeError, ValueError):
         raise _no_key(key, "a date such as 2013-03-01") from None
+    if day.year not in YEARS:
+        raise _no_key(key, f"a date from {YEARS[0]} to {YEARS[-1]}")
+    return day
 
 
 def time_of(key: str) -> datetime:
@@ -44,7 +47,7 @@ def time_of(key: str) -> datetime:
     if not (isinstance(key, str) and MINUTE_KEY.fullmatch(key)):
         return datetime.combine(day_of(key), time())
     try:
-        return datetime.fromisoformat(key).replace(tzinfo=None)
+        return datetime.combine(day_of(key[:10]), time.fromisoformat(key[11:15]))
     except ValueError:
         raise _no_key(key, "a UTC minute such as 2013-03-01T0500Z") from None
 

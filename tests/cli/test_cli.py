@@ -526,6 +526,37 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     assert file.read_text() == "mine"
 
 
+SAMPLE = "--sample {tmp}/rows.csv --kind regression --target sold --key item --time day"
+REFUSED = {
+    f"init coffee --into {{tmp}} {SAMPLE} --split {{tmp}}/rows.csv": "--split .* found Not a directory",
+    "init coffee --into {tmp} --sample {tmp}/deep.jsonl": "--sample .* found maximum recursion depth",
+    "contract flight_delay flights --read {tmp}/deep.jsonl": "--read .*: expected a JSON file",
+    "history flight_delay --page {tmp}/missing/page.html": "--page .* found No such file",
+    f"history flight_delay --page {{tmp}}/{'x' * 300}": "--page .* found File name too long",
+    "replay flight_delay --from 9999-12-31": "expected a date from 1800 to 3099",
+    "performance flight_delay --known 0001-01-01": "expected a date from 1800 to 3099",
+}
+
+
+@pytest.mark.parametrize("command", REFUSED)
+def test_an_input_of_the_wrong_kind_is_refused_in_a_sentence(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file where a folder is expected, one that can't be read or written, a day beyond the calendar."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path / "lake"))
+    (tmp_path / "rows.csv").write_text("day,item,sold\n2024-01-01,tea,1\n2024-01-02,tea,2\n")
+    (tmp_path / "deep.jsonl").write_text("[" * 100_000)
+    with pytest.raises(EvergreenError, match=REFUSED[command]):
+        call(*command.format(tmp=tmp_path).split())
+    assert {file.name for file in tmp_path.iterdir()} == {"rows.csv", "deep.jsonl"}
+
+
+def test_a_name_that_is_too_long_for_a_file_is_no_use_case() -> None:
+    """`validate` takes a path as well, which the system refuses to look up."""
+    code, output = call("validate", "x" * 300)
+    assert (code, len(output["wrong"])) == (1, 1)
+
+
 def test_a_folder_below_a_file_is_refused(tmp_path: Path) -> None:
     """`init --into` names what it can't create a folder in."""
     (tmp_path / "notes").write_text("mine")

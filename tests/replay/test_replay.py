@@ -17,7 +17,7 @@ from markupsafe import escape
 from typer.testing import CliRunner
 
 from include.cli.app import app
-from include.errors import EvergreenError, InsufficientData, SpecError
+from include.errors import EvergreenError, InsufficientData, NotPublished, SpecError
 from include.evaluate.pipeline import evaluate
 from include.judge import checks
 from include.models.registry import Registry
@@ -367,3 +367,9 @@ def test_a_range_without_a_served_partition_is_refused(lake: Lake, spec: UseCase
     """The error names the range."""
     with pytest.raises(EvergreenError, match="none after 2024-04-01, up to 2024-04-01"):
         replay(lake, spec, (), "2024-04-01", "2024-04-01")
+
+
+def test_a_range_that_ends_before_the_schedule_is_refused(lake: Lake, spec: UseCase) -> None:
+    """The error names the start that the range has none after."""
+    with pytest.raises(NotPublished, match=rf"none from {spec.schedule.start} to 1999-12-31"):
+        replay(lake, spec, (), "", "1999-12-31")

@@ -79,6 +79,13 @@ def test_what_is_no_date_is_refused_with_the_remedy(key: str) -> None:
         day_of(key)
 
 
+@pytest.mark.parametrize("key", ["0001-01-01", "1799-12-31", "3100-01-01", "9999-12-31", "9999-12-31T2300Z"])
+def test_a_date_that_no_calendar_goes_on_from_is_no_key(key: str) -> None:
+    """Else the day before or after it would be an OverflowError."""
+    with pytest.raises(PartitionError, match=r"expected a date from 1800 to 3099, but found"):
+        time_of(key)
+
+
 @given(clocks, days, st.integers(-40, 40))
 def test_shift_has_an_inverse(clock: Clock, day: date, partitions: int) -> None:
     """So many partitions on and as many back is the same partition."""
