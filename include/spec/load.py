@@ -25,6 +25,7 @@ OVERLAID = ("schedule", "training", "gate", "retraining")  # what a policy of a 
 
 # the C loader takes a third of the time, and each DAG file reads every declaration
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+INTEGER, DIGITS = "tag:yaml.org,2002:int", 18  # of an integer, so that it has at most 64 bits
 
 
 def folders() -> list[Path]:
@@ -240,7 +241,7 @@ def _mapping(file: Path, text: str) -> tuple[dict[str, Any], yaml.Node | None]:
     try:
         loader = LOADER(text)
         node = loader.get_single_node()
-        _refuse_repeated_keys(node)
+        _check_nodes(node)
         raw = loader.construct_document(node) if node is not None else None
     except (ValueError, yaml.YAMLError) as error:
         raise _not_yaml(file, error) from None
@@ -255,11 +256,13 @@ def _mapping(file: Path, text: str) -> tuple[dict[str, Any], yaml.Node | None]:
     return raw, node
 
 
-def _refuse_repeated_keys(root: yaml.Node | None) -> None:
-    """Refuse a mapping that has a key twice, because YAML would keep the last."""
+def _check_nodes(root: yaml.Node | None) -> None:
+    """Refuse a mapping that has a key twice, of which YAML keeps the last, and a number beyond 64 bits."""
     nodes, visited = [root], set()  # an alias may repeat a node, even within itself
     while nodes:
         node = nodes.pop()
+        if isinstance(node, yaml.ScalarNode) and node.tag == INTEGER and len(node.value) > DIGITS:
+            raise ValueError(f"a number of {len(node.value)} digits in line {node.start_mark.line + 1}")
         if id(node) in visited or not isinstance(node, yaml.CollectionNode):
             continue
         visited.add(id(node))

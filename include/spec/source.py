@@ -42,6 +42,7 @@ CONNECTORS = {
     "kafka": "include.ingest.connectors.kafka:KafkaSource",
 }
 
+DAY_SECONDS = 86_400
 # the columns that Evergreen adds to a source's, in its table or in the view of that table
 SOURCE_COLUMNS = ("partition", "revision", "known_at", "decision_time", "known_until")
 
@@ -190,10 +191,13 @@ class Contract(Strict):
 class Fetch(Strict):
     """Timeouts, retries, size limits and the circuit breaker of a source."""
 
-    timeout: float = Field(30.0, gt=0, description="seconds per request")
+    timeout: float = Field(30.0, gt=0, le=DAY_SECONDS, description="seconds per request")
     attempts: int = Field(4, ge=1, le=20, description="attempts before the partition is unavailable")
     wait: float = Field(
-        0.5, ge=0, description="seconds before the first retry, doubled each time, with jitter"
+        0.5,
+        ge=0,
+        le=DAY_SECONDS,
+        description="seconds before the first retry, doubled each time, with jitter",
     )
     max_bytes: int = Field(
         1 << 30,
@@ -206,7 +210,10 @@ class Fetch(Strict):
     max_pages: int = added_field(10_000, ge=1, description="maximal pages or files of a partition")
     failures: int = Field(3, ge=1, description="consecutive failed partitions that open the circuit breaker")
     cooldown: float = Field(
-        300.0, ge=0, description="seconds until the open circuit breaker admits one probe"
+        300.0,
+        ge=0,
+        le=365 * DAY_SECONDS,
+        description="seconds until the open circuit breaker admits one probe",
     )
 
 
@@ -217,6 +224,8 @@ class BaseSource(Strict):
     connection: Name = Field(description="the Airflow connection with the address and the account")
     offset: int = Field(
         0,
+        ge=-36_500,
+        le=36_500,
         description="days from the partition to the day of the data; partitions, if schedule.batch can fire "
         "more than once a day",
     )

@@ -191,7 +191,9 @@ class Training(Strict):
     )
     baselines: tuple[Recipe, ...] = Field(min_length=1)
     candidates: tuple[Recipe, ...] = Field(min_length=1)
-    seed: int = Field(7, description="of every random choice, so that a rerun fits the same model")
+    seed: int = Field(
+        7, ge=0, lt=2**32, description="of every random choice, so that a rerun fits the same model"
+    )
     ablation: bool = Field(
         False, description="each training also measures what each group of features contributes"
     )

@@ -54,6 +54,7 @@ PREDICTION_COLUMNS = (
     "row_digest",
     "action",
 )
+LONGEST = 30  # years of partitions that are counted back or ahead, so that no date leaves the calendar
 MAX_WALK_ORIGINS = 7  # fits of a recipe where its walk is filled in for the past
 # the keys whose Python results depend on; alerts' decides nothing
 PYTHON_IN_DIGEST = ("features", "training", "sources", "gate", "monitoring")
@@ -65,7 +66,9 @@ class Events(Strict):
     kind: Literal["kafka", "redis", "sqs"] = Field(description="of queue; the extra `events` has its package")
     connection: Name = Field(description="the Airflow connection, of the type that Airflow's provider has")
     queue: str = Field(min_length=1, description="the topic, the channel, or the queue's URL")
-    alert_after: float = Field(5, ge=0, description="minutes without an answer until alerts.to are notified")
+    alert_after: float = Field(
+        5, ge=0, le=525_600, description="minutes without an answer until alerts.to are notified"
+    )
 
 
 class Schedule(Strict):
@@ -370,6 +373,7 @@ class UseCase(Strict):
             raise ValueError(
                 f"labels.source: {self.labels.source} lacks the key column(s) {', '.join(missing)}"
             )
+        self._counts_fit()
         self._key_fits()
         self._label_key_fits()
         self._target_fits()
@@ -389,6 +393,31 @@ class UseCase(Strict):
                     f"registers as an entry point of evergreen.{kind}"
                 )
         return self
+
+    def _counts_fit(self) -> None:
+        """Refuse a number of partitions that stands for more than `LONGEST` years."""
+        training, monitoring, retraining = self.training, self.monitoring, self.retraining
+        recipes = {"baselines": training.baselines, "candidates": training.candidates}
+        counts = {
+            "features.lookback": self.features.lookback,
+            "labels.delay": self.labels.delay,
+            "training.window": training.window,
+            "training.test": training.test,
+            **{f"training.{kind}.{one.name}.window": one.window for kind in recipes for one in recipes[kind]},
+            "monitoring.window": monitoring.window,
+            "monitoring.sudden_changes.past": monitoring.sudden_changes.past,
+            "monitoring.sudden_changes.of": monitoring.sudden_changes.of,
+            "monitoring.sudden_changes.quiet": monitoring.sudden_changes.quiet,
+            "retraining.consecutive": retraining.consecutive,
+            "retraining.cooldown": retraining.cooldown,
+            "alerts.quiet": self.alerts.quiet,
+        }
+        most = LONGEST * max(fires_a_year(self.schedule.batch), 1)
+        for path, count in counts.items():
+            if (count or 0) > most:
+                raise ValueError(
+                    f"{path}: at most {most}, which are {LONGEST} years of partitions, but found {count}"
+                )
 
     def _target_fits(self) -> None:
         """Refuse a target with the name of a feature, or of a column of the predictions."""
