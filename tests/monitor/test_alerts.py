@@ -310,6 +310,21 @@ def test_an_alarm_that_an_earlier_partition_takes_over_later_is_sent_by_the_next
     assert body["sentence"].endswith("alerts data stops, of which nobody was notified before")
 
 
+def test_without_recipients_a_lasting_alarm_starts_the_task_once(watch: Callable[..., UseCase]) -> None:
+    """On the partition that alerts it; with recipients on each one until somebody was notified."""
+    spec, lake = watch(*days(25, 28)), Lake("machines")
+    nobody = spec.model_copy(update={"alerts": spec.alerts.model_copy(update={"to": ()})})
+    operator = AlertOperator(task_id="alert", usecase="machines")
+    acts = {
+        one.alerts.to: [
+            operator.acts_on(decision, lake, one, is_backfill=False)
+            for decision in lake.rows("decisions", {"partition": days(25, 28)}, order=["partition"])
+        ]
+        for one in (spec, nobody)
+    }
+    assert acts == {("ops",): [True, True, True, True], (): [True, False, False, False]}
+
+
 def test_an_alert_that_was_sent_is_not_sent_again_after_an_earlier_partition_is_backfilled(
     watch: Callable[..., UseCase], hook: Hook
 ) -> None:

@@ -117,13 +117,16 @@ class AlertOperator(DecisionOperator):
     """
 
     def acts_on(self, decision: dict[str, Any], lake: Lake, spec: UseCase, *, is_backfill: bool) -> bool:
-        """Return whether there are alerts to send; a backfill sends none."""
+        """Return whether there are alerts to send; a backfill sends none.
+
+        Without recipients a lasting alert is not looked at again: its first partition's task says so.
+        """
         from include.monitor import alerts, policy
 
         if is_backfill:
             return False
         own = alerts.message(self.usecase, decision, report="")
-        return bool(own) or policy.has_unsent(lake, spec, decision)
+        return bool(own) or (bool(spec.alerts.to) and policy.has_unsent(lake, spec, decision))
 
     def execute(self, context: Context) -> None:
         """Send, or skip with the reason."""
