@@ -41,7 +41,7 @@ def features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> pa.Table:
         if the SQL can't run, or doesn't return exactly the declared columns for exactly the spine's rows.
     """
     requested = sorted(set(partitions))
-    tables = [f"validated_{name}" for name in spec.sources]
+    tables = [*(f"validated_{name}" for name in spec.sources), "partitions"]
     key = ("features", spec, tuple(requested))
     return lake.cached(key, tables, lambda: _features(lake, spec, requested))
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.features.labels import labels
+from include.features.point_in_time import emptied_at
 from include.spec import UseCase
 from include.storage.lake import Lake
 
@@ -54,6 +55,8 @@ def label_arrivals(
     if rows is not None:
         for row in rows.group_by(["partition", "known_at"]).aggregate([([], "count_all")]).to_pylist():
             counts[row["partition"]][row["known_at"]] = row["count_all"]
+    for key, moment in emptied_at(lake, spec.labels.source, list(counts)).items():
+        counts[key][moment] = 0
     arrivals = {}
     for partition in partitions:
         later = keys[position_of[partition] :]

@@ -53,15 +53,17 @@ def labels(lake: Lake, spec: UseCase, partitions: Sequence[str], *, as_of: str |
     """
     available = sorted(set(partitions) & set(matured(lake, spec, as_of)))
     key = ("labels", spec, tuple(available), as_of or "")
-    return lake.cached(
-        key, [f"validated_{spec.labels.source}"], lambda: _labels(lake, spec, available, as_of)
-    )
+    tables = [f"validated_{spec.labels.source}", "partitions"]
+    return lake.cached(key, tables, lambda: _labels(lake, spec, available, as_of))
 
 
 def _labels(lake: Lake, spec: UseCase, available: list[str], as_of: str | None) -> pa.Table:
     fields = [*list(schema(spec))[: len(spec.key) + 1], pa.field(spec.problem.target, pa.float64())]
     expected = pa.schema(fields)
     spine_partitions = {spec.clock.shift(key, spec.labels.delay): key for key in available}
+    for key, moment in point_in_time.emptied_at(lake, spec.labels.source, list(spine_partitions)).items():
+        if as_of is None or moment <= spec.clock.decision_time(as_of):
+            del spine_partitions[key]
     # at least one, so that SQL that can't run is refused before there are any labels
     label_blocks = list(blocks(row_counts(lake, spec.labels.source, list(spine_partitions)))) or [[]]
     tables = (

@@ -17,9 +17,11 @@ those that it may see. If a single partition is requested, all views end at its 
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
+from types import MappingProxyType
 
 import duckdb
 import pyarrow as pa
@@ -27,7 +29,7 @@ import pyarrow.compute as pc
 
 from include.spec import UseCase
 from include.storage import schemas, spill
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Where
 from include.storage.shares import Share
 
 
@@ -62,11 +64,26 @@ def read_sources(
         rows = conform(rows, schemas.validated_schema(source))
         # the lake returns rows in no order, on which sums of floats and ranks among ties would depend
         rows = spill.sort_rows(rows, ("partition", "revision", *source.key))
-        tables[name] = with_known_until(rows, times) if times is not None else rows
+        emptied = emptied_at(lake, name, visible)
+        keep = times is None and not emptied
+        tables[name] = rows if keep else with_known_until(rows, rows if times is None else times, emptied)
     return tables
 
 
-def with_known_until(rows: pa.Table, of: pa.Table) -> pa.Table:
+def emptied_at(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, datetime]:
+    """Return since when a revision without rows has replaced the earlier ones, by partition that has one."""
+    where: Where = {"product": source, "partition": list(partitions), "outcome": "published", "rows": 0}
+    moments = {}
+    for row in lake.rows("partitions", where, ["partition", "revision"]) if partitions else ():
+        if row["revision"]:  # no row says when it became known, so its manifest has to
+            manifest = lake.get(f"raw/snapshots/{source}/{row['partition']}/{row['revision']}.json")
+            moments[row["partition"]] = datetime.fromisoformat(json.loads(manifest or b"{}")["known_at"])
+    return moments
+
+
+def with_known_until(
+    rows: pa.Table, of: pa.Table, emptied: Mapping[str, datetime] = MappingProxyType({})
+) -> pa.Table:
     """Return rows with ``known_until``: when the next revision of their partition was known, else null.
 
     Most partitions have one revision. If all have, another column would only take memory, and there is none.
@@ -74,8 +91,9 @@ def with_known_until(rows: pa.Table, of: pa.Table) -> pa.Table:
     Parameters
     ----------
     of : all rows of these partitions.
+    emptied : from `emptied_at`.
     """
-    if len(of["revision"].unique()) <= 1:
+    if "known_until" in rows.column_names or (len(of["revision"].unique()) <= 1 and not emptied):
         return rows
     times = of.select(["partition", "revision", "known_at"]).group_by(["partition", "revision"])
     revisions = times.aggregate([("known_at", "min")]).sort_by(
@@ -85,6 +103,9 @@ def with_known_until(rows: pa.Table, of: pa.Table) -> pa.Table:
     for earlier, later in pairwise(revisions.to_pylist()):
         if earlier["partition"] == later["partition"]:
             until[earlier["partition"], earlier["revision"]] = later["known_at_min"]
+    for row in revisions.to_pylist():
+        if row["partition"] in emptied:
+            until.setdefault((row["partition"], row["revision"]), emptied[row["partition"]])
     keys = pc.binary_join_element_wise(rows["partition"], rows["revision"].cast(pa.string()), " ")
     encoded = keys.combine_chunks().dictionary_encode()
     names = (text.rpartition(" ") for text in encoded.dictionary.to_pylist())
@@ -118,9 +139,7 @@ def create_views(
     connection.register("calendar", decision_calendar(spec, partitions))
     # the SQL consists of names that the spec's patterns allow, and quoted columns
     for name in spec.sources:
-        table = rows[name]
-        if "known_until" not in table.column_names:
-            table = with_known_until(table, table)
+        table = with_known_until(rows[name], rows[name])
         connection.register(f"_{name}", table)
         connection.execute(f'CREATE VIEW "{name}" AS {_source_view_sql(name, table, until)}')
         connection.execute(

@@ -122,7 +122,9 @@ class PublishedState:
             if product not in self.published_digests:
                 continue
             if row["rows"] or product != "predictions":
-                self.published_digests[product][key] = row["digest"]
+                # a correction without rows leaves the digest of those that it replaced
+                withdrawn = product == self.spec.labels.source and not row["rows"]
+                self.published_digests[product][key] = "" if withdrawn else row["digest"]
             if product == PERFORMANCE:
                 self.realized_inputs[key] = json.loads(row["inputs"])
 

@@ -261,8 +261,9 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     where = {"partition": spec.clock.keys(first, until)}
     for row in lake.rows(TABLE, where, ["partition", "known", "recipe_key", "rows", "loss"]):
         key = (row["partition"], row["recipe_key"])
-        if row["recipe_key"] in names and first < row["partition"] and row["known"] <= until and row["rows"]:
+        if row["recipe_key"] in names and first < row["partition"] and row["known"] <= until:
             losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["known"], row["rows"], row["loss"]))
+    losses = {key: newest for key, newest in losses.items() if newest[1]}  # labels may be withdrawn
     partitions = tuple(sorted({partition for partition, _ in losses}))
     present = {key for _, key in losses}
     order = [key for key in names if key in present]

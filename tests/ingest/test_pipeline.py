@@ -14,6 +14,11 @@ from hypothesis import strategies as st
 
 from include.environment import Connect, Endpoint
 from include.errors import PartitionError, PartitionRefused, SourceUnavailable, SpecError
+from include.features.build import features
+from include.features.label_arrival import known_on
+from include.features.labels import labels
+from include.features.point_in_time import create_views, read_sources
+from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import ingest
 from include.ingest.snapshots import snapshots
 from include.spec import UseCase
@@ -319,6 +324,35 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
     (third,) = ingest(lake, spec, "sales", PARTITIONS[:1], connect, refetch=True, now=NOW)
     assert (third.outcome, third.note) == ("published", "40 rows of revision 2")
     assert {row["revision"] for row in lake.rows("validated_sales")} == {0, 2}
+
+
+def test_a_correction_without_rows_replaces_the_rows_from_then_on(
+    lake: Lake, declare: Callable[..., UseCase], shop: Path, connect: Connect
+) -> None:
+    """Where no rows are allowed, a later decision and later labels don't see what was withdrawn."""
+    spec = declare(lambda raw: raw["sources"]["sales"]["contract"].update(min_rows=0))
+    ingest(lake, spec, "sales", PARTITIONS[:3], connect)
+    before = features(lake, spec, PARTITIONS[1:2])
+    assert labels(lake, spec, PARTITIONS[:1], as_of=None).num_rows == 40
+    file = shop / "sales" / f"{PARTITIONS[1]}.csv"
+    whole = file.read_text()
+    file.write_text(whole.splitlines()[0] + "\n")
+    moment = spec.clock.decision_time(PARTITIONS[2]) - timedelta(minutes=1)
+    (outcome,) = ingest(lake, spec, "sales", PARTITIONS[1:2], connect, refetch=True, now=moment)
+    assert (outcome.outcome, outcome.note) == ("published", "0 rows of revision 1")
+    assert features(lake, spec, PARTITIONS[1:2]) == before  # of a decision that was taken before
+    rows = read_sources(lake, spec, PARTITIONS[1:3])
+    with create_views(spec, rows, PARTITIONS[1:3], NOW) as engine:
+        visible = "SELECT for_partition, count(*) FROM known_sales WHERE partition = ? GROUP BY 1"
+        assert engine.execute(visible, [PARTITIONS[1]]).fetchall() == [(PARTITIONS[1], 40)]
+    known = {as_of: labels(lake, spec, PARTITIONS[:1], as_of=as_of).num_rows for as_of in PARTITIONS[1:3]}
+    assert known == {PARTITIONS[1]: 40, PARTITIONS[2]: 0}
+    assert labels(lake, spec, PARTITIONS[:1], as_of=None).num_rows == 0
+    assert known_on(lake, spec, PARTITIONS[:1], PARTITIONS[3]) == {PARTITIONS[0]: tuple(PARTITIONS[1:3])}
+    assert point_in_time_violations(lake, spec, PARTITIONS[2]) == []
+    file.write_text(whole.replace("true", "false"))
+    ingest(lake, spec, "sales", PARTITIONS[1:2], connect, refetch=True, now=moment)
+    assert labels(lake, spec, PARTITIONS[:1], as_of=None).num_rows == 40
 
 
 def test_a_refused_partition_is_put_right_under_the_rules_own_time(
