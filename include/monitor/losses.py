@@ -24,7 +24,7 @@ from include.models import artifacts, outputs
 from include.models.outputs import Constant
 from include.promote import ledger
 from include.spec import UseCase
-from include.stats.metrics import row_losses
+from include.stats.metrics import has_loss, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake, newest_known
 
@@ -165,7 +165,7 @@ def losses_of_partition(
     against = CONSTANT if incomplete else baseline_names.get(partition, CONSTANT)
     rows = []
     for (model, version), served in _by_model(labeled):
-        part = served.filter(pa.array(_has_loss(spec, served, constant)))
+        part = served.filter(pa.array(has_loss(spec, served[target].to_numpy())))
         if not part.num_rows:
             continue
         actual, predicted = part[target].to_numpy(), outputs.from_columns(spec, part)
@@ -182,12 +182,6 @@ def losses_of_partition(
             "predicted": None if spec.problem.classes else float(predicted.sum()),
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=schemas.LOSSES)
-
-
-def _has_loss(spec: UseCase, labeled: pa.Table, constant: Constant) -> NDArray[np.bool_]:
-    """Return which labels the objective is defined for: those for which the constant's loss is finite."""
-    constants = outputs.repeat_constant(constant, labeled.num_rows)
-    return np.isfinite(row_losses(spec.objective, labeled[spec.problem.target].to_numpy(), constants))
 
 
 def self_expected_loss(spec: UseCase, predicted: Array) -> float | None:

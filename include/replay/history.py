@@ -19,6 +19,7 @@ from include.features.labels import matured
 from include.features.windows import key_before
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
+from include.stats.metrics import has_loss
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import walks
@@ -111,7 +112,7 @@ class PastRows:
                 own = own.join(labeled, names, join_type="inner").sort_by(POSITION)
                 own = own.filter(own[spec.problem.target].is_valid())
                 at, actual = own[POSITION].to_numpy(), own[spec.problem.target].to_numpy()
-                sampled = np.isin(at, row_positions[key])
+                sampled = np.isin(at, row_positions[key]) & has_loss(spec, actual)
                 digest = digest_json(
                     [digests[key], digest_bytes(at.tobytes()), digest_bytes(actual.tobytes())]
                 )

@@ -36,7 +36,7 @@ from include.score.pipeline import SHADOWS
 from include.spec import UseCase
 from include.spec.gate import Gate
 from include.stats.intervals import estimate_gain, partitions_needed
-from include.stats.metrics import row_losses
+from include.stats.metrics import has_loss, row_losses
 from include.storage.lake import Lake, Where
 from include.train import walks
 from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names, serving_recipe
@@ -173,6 +173,7 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Loss
     actual_rows = labels(lake, spec, partitions, as_of=partition)
     rows = candidate.join(incumbent, [*keys, "row_digest"], join_type="inner", right_suffix=INCUMBENT_SUFFIX)
     rows = rows.join(actual_rows.filter(actual_rows[target].is_valid()), keys, join_type="inner")
+    rows = rows.filter(pa.array(has_loss(spec, rows[target].to_numpy())))
     rows = rows.sort_by([(name, "ascending") for name in ("partition", *spec.key)])
     row_partitions = np.asarray(rows["partition"].to_pylist(), dtype=object)
     actual = rows[target].to_numpy()

@@ -122,6 +122,13 @@ def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> A
     return losses
 
 
+def has_loss(spec: UseCase, actual: Array) -> NDArray[np.bool_]:
+    """Return which labels the objective is defined for: the Poisson deviance has none for one below 0."""
+    classes = len(spec.problem.classes)
+    neutral = np.full((len(actual), classes), 1 / classes) if classes else np.full(len(actual), 0.5)
+    return np.isfinite(row_losses(spec.objective, actual, neutral))
+
+
 def _custom_losses(code: CodeReference, actual: Array, predicted: Array) -> Array:
     """Return what a use case's own objective loses on each row."""
     function, required = code.load(), "a function that returns each row's loss, finite and from 0 on"

@@ -28,7 +28,7 @@ from include.features.labels import matured
 from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
-from include.stats.metrics import all_metric_values, row_losses
+from include.stats.metrics import all_metric_values, has_loss, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 from include.train.fits import (
@@ -141,6 +141,7 @@ def _walk_rows(
         own = rows.filter(pa.array(order == partition, pa.bool_()))
         labeled = own.join(actual_rows, keys, join_type="inner").sort_by(position)
         labeled = labeled.filter(labeled[spec.problem.target].is_valid())
+        labeled = labeled.filter(pa.array(has_loss(spec, labeled[spec.problem.target].to_numpy())))
         positions, actual = labeled[position].to_numpy(), labeled[spec.problem.target].to_numpy()
         for name, fit in due[partition].items():
             values = predicted[name][positions]

@@ -23,9 +23,14 @@ from tests.train import visits
 PARTITIONS = ("2024-03-20", "2024-03-21", "2024-03-22")
 
 
-def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
-    """Served and shadow predictions are read class by class, and only labeled rows of both count."""
-    spec = visits.usecase(tmp_path, "multiclass")
+@pytest.mark.parametrize("kind", ["multiclass", "regression"])
+def test_both_models_lose_on_the_same_rows(tmp_path: Path, kind: str) -> None:
+    """Served and shadow predictions are read class by class, and only labeled rows of both count.
+
+    A label below 0 has no Poisson deviance, and counts as none.
+    """
+    objective = "log_loss" if kind == "multiclass" else "poisson_deviance"
+    spec = visits.usecase(tmp_path, kind, squared_error=objective)
     lake = Lake(spec.name, str(tmp_path / "lake"))
     visits.fill(lake, spec)
     random, said = np.random.default_rng(1), {}
@@ -34,6 +39,8 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
             rows = features(lake, spec, [partition])
             assert artifacts.model_input(rows, spec).shape == (40, 3)
             said[model, partition] = random.dirichlet([2, 3, 4], rows.num_rows)
+            if kind == "regression":
+                said[model, partition] = said[model, partition].sum(axis=1) * random.exponential(9, 40)
             served = StepPredictions(FallbackStep("champion", model, model), "", said[model, partition])
             made = predictions.build_predictions(spec, rows, served)
             made = made.slice(10) if model == "new" and partition == PARTITIONS[0] else made
@@ -43,9 +50,10 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path) -> None:
     came = labels(lake, spec, PARTITIONS, as_of=visits.LAST)
     assert found.partitions == PARTITIONS
     for place, partition in enumerate(PARTITIONS):
-        actual = came.filter(np.array(came["partition"].to_pylist()) == partition)["band"].to_numpy()
-        there = np.isfinite(actual) & (np.arange(40) >= (10 if not place else 0))
+        actual = came.filter(np.array(came["partition"].to_pylist()) == partition)[spec.problem.target]
+        actual = actual.to_numpy()
+        there = (actual >= 0) & (np.arange(40) >= (10 if not place else 0))
         assert found.rows[place] == there.sum()
         for name, model in ((CHALLENGER, "new"), (CHAMPION, "old")):
-            each = row_losses("log_loss", actual[there], said[model, partition][there])
+            each = row_losses(objective, actual[there], said[model, partition][there])
             assert found.sums[name][place] == pytest.approx(each.sum())

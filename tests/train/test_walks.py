@@ -8,12 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from include.features.build import features
 from include.features.labels import labels, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
+from include.replay.history import PastRows
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
@@ -128,6 +130,22 @@ def test_a_revised_label_counts_from_the_partition_that_brought_it(lake: Lake, s
         rows, loss = loss_by_hand(lake, spec, "linear", "2024-03-18", until)
         assert walk.of("linear")[walk.partitions.index("2024-03-18")] == pytest.approx(loss / rows)
         assert walk.partitions[-1] == spec.clock.shift(until, -2)
+
+
+def test_a_label_that_the_objective_excludes_leaves_the_losses_of_the_other_rows(clinic: Path) -> None:
+    """A label below 0 has no Poisson deviance: it is in no sum of a walk, nor of a replay's."""
+    spec = visits.usecase(clinic / "usecases", "regression", squared_error="poisson_deviance")
+    lake = Lake(spec.name, str(clinic / "lake"))
+    fit(lake, spec, ORIGINS[0])
+    walks.extend(lake, spec, NIGHT)
+    past = PastRows.read(lake, spec, NIGHT)
+    for row in lake.rows(walks.TABLE, {"recipe": "linear"}):
+        known = labels(lake, spec, [row["partition"]], as_of=NIGHT)[spec.problem.target].drop_null()
+        counts = known.filter(pc.greater_equal(known, 0))
+        assert 0 < row["rows"] == len(counts) < len(known)
+        assert np.isfinite(row["loss"])
+        assert past.newest[row["partition"]].sampled_actual.tolist() == counts.to_pylist()
+    assert np.isfinite(walks.read(lake, spec, NIGHT).of("linear")).all()
 
 
 def test_a_late_label_is_in_no_walk_before_it_came(lake: Lake, spec: UseCase) -> None:
