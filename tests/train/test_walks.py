@@ -137,15 +137,15 @@ def test_a_label_that_the_objective_excludes_leaves_the_losses_of_the_other_rows
     spec = visits.usecase(clinic / "usecases", "regression", squared_error="poisson_deviance")
     lake = Lake(spec.name, str(clinic / "lake"))
     fit(lake, spec, ORIGINS[0])
-    walks.extend(lake, spec, NIGHT)
-    past = PastRows.read(lake, spec, NIGHT)
+    walks.extend(lake, spec, PARTITION)
+    past = PastRows.read(lake, spec, PARTITION)
     for row in lake.rows(walks.TABLE, {"recipe": "linear"}):
-        known = labels(lake, spec, [row["partition"]], as_of=NIGHT)[spec.problem.target].drop_null()
+        known = labels(lake, spec, [row["partition"]], as_of=PARTITION)[spec.problem.target].drop_null()
         counts = known.filter(pc.greater_equal(known, 0))
         assert 0 < row["rows"] == len(counts) < len(known)
         assert np.isfinite(row["loss"])
         assert past.newest[row["partition"]].sampled_actual.tolist() == counts.to_pylist()
-    assert np.isfinite(walks.read(lake, spec, NIGHT).of("linear")).all()
+    assert np.isfinite(walks.read(lake, spec, PARTITION).of("linear")).all()
 
 
 def test_a_late_label_is_in_no_walk_before_it_came(lake: Lake, spec: UseCase) -> None:
