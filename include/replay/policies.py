@@ -6,6 +6,7 @@ checks it has those of `GUARDS`, and a person's approval counts as given at once
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -506,15 +507,19 @@ class Declared(Policy):
     def _live_losses(self, trial: Trial, partition: str) -> Losses:
         """Return the losses of a trial's candidate and incumbent by partition, as known on ``partition``."""
         labeled = self.past.labeled(partition)
-        parts = {key: p for key, p in labeled.items() if key >= trial.since and len(p.sampled)}
-        sums = {
-            name: tuple(
-                self.fits.loss(self._fit_of(row), key, part, self.spec.objective)
-                for key, part in parts.items()
-            )
-            for name, row in ((CHALLENGER, trial.candidate), (CHAMPION, trial.incumbent))
+        parts = {key: part for key, part in labeled.items() if key >= trial.since and len(part.sampled)}
+        fits = [self._fit_of(row) for row in (trial.candidate, trial.incumbent)]
+        losses = {
+            key: [self.fits.loss(fit, key, part, self.spec.objective) for fit in fits]
+            for key, part in parts.items()
         }
-        return Losses(tuple(parts), tuple(len(part.sampled) for part in parts.values()), sums)
+        # as in production, where one of them can't predict a partition, none of both has a loss
+        keys = tuple(key for key, pair in losses.items() if all(map(math.isfinite, pair)))
+        sums = {
+            name: tuple(losses[key][index] for key in keys)
+            for index, name in enumerate((CHALLENGER, CHAMPION))
+        }
+        return Losses(keys, tuple(len(parts[key].sampled) for key in keys), sums)
 
     def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
         effective_from = self.spec.clock.shift(partition, 1)

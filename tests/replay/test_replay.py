@@ -24,6 +24,7 @@ from include.models.registry import Registry
 from include.monitor.pipeline import monitor
 from include.promote import ledger
 from include.promote.promotion import promote
+from include.promote.trials import Trial
 from include.promote.verdicts import judge_and_record
 from include.replay import pipeline
 from include.replay import policies as policies_module
@@ -171,6 +172,10 @@ def test_a_policys_own_estimator_predicts_later_and_loses_the_most_where_it_cann
             assert policy.served_loss(key, part, own.objective) == expected
         policy.own = [fit]
         assert {*np.isinf(policy.walk(UNTIL).of("near"))} == {False, True}
+        served = {"model": fit.model, "recipe": fit.recipe, "effective_from": days[2]}
+        on_trial = policy._live_losses(Trial(ledger.SHADOW, served, served), UNTIL).partitions
+        assert on_trial
+        assert not {*on_trial} & {*too_far}
         monkeypatch.setattr(fits, "loss", lambda *_: np.inf)
         assert np.isinf(policy.walk(UNTIL).of("near")).all()
 
