@@ -6,10 +6,11 @@ Sundays at 05:00 UTC, or by hand.
 
 ## Changes
 
-`back_up` adds new objects to EVERGREEN_BACKUP, and is skipped if that isn't set. `prune_backups` verifies the
-newest backups and removes those beyond EVERGREEN_BACKUPS_KEPT (8). `tidy` compacts and vacuums each use
-case's tables. The purges delete runs older than a year from Airflow's database, and what was deleted a month
-ago from MLflow's; they are skipped without a connection to the database.
+`back_up` adds new objects to EVERGREEN_BACKUP, and is skipped if that isn't set, or before anything was
+published. `prune_backups` verifies the newest backups and removes those beyond EVERGREEN_BACKUPS_KEPT (8).
+`tidy` compacts and vacuums each use case's tables. The purges delete runs older than a year from Airflow's
+database, and what was deleted a month ago from MLflow's; they are skipped without a connection to the
+database.
 
 ## If it is red
 

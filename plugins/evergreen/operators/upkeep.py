@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen.operators.base import BaseTaskOperator, EvergreenOperator, connect
-from include.errors import SettingError
+from include.errors import NotPublished, SettingError
 from include.references import Ref
 
 if TYPE_CHECKING:
@@ -42,17 +42,24 @@ def back_up(lakes: Sequence[Lake]) -> Ref:
 class BackUpOperator(BaseTaskOperator):
     """Back up every use case's lake, and the databases that have a connection, to ``EVERGREEN_BACKUP``.
 
-    Without that setting the task is skipped, and the tasks after it still run.
+    Without that setting the task is skipped, and the tasks after it still run. It is also skipped while
+    nothing was published and nothing was backed up. A lake that is empty after a backup is an error.
     """
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the backup store; its note names the backup and what it lacks."""
+        from include.ops.backup_store import backup_names, open_store
         from include.spec import names
         from include.storage.lake import Lake
 
         skip_without_backup_address(self)
         with self.fail_without_retry():
-            return self.to_xcom(back_up([Lake(name) for name in names()]))
+            try:
+                return self.to_xcom(back_up([Lake(name) for name in names()]))
+            except NotPublished as error:
+                if backup_names(open_store()):
+                    raise
+                self.skip_task(f"nothing is backed up yet: {error}")
 
 
 class PruneOperator(BaseTaskOperator):
@@ -60,7 +67,7 @@ class PruneOperator(BaseTaskOperator):
 
     def execute(self, context: Context) -> dict[str, Any]:
         """Return a reference to the backup store; its note names the removed backups."""
-        from include.ops.backup_store import COUNT_SETTING, backups_to_keep, open_store
+        from include.ops.backup_store import COUNT_SETTING, backup_names, backups_to_keep, open_store
         from include.ops.prune import prune
 
         skip_without_backup_address(self)
@@ -68,6 +75,8 @@ class PruneOperator(BaseTaskOperator):
             store, keep = open_store(), backups_to_keep()
             if not keep:
                 self.skip_task(f"{COUNT_SETTING} is 0: every backup stays")
+            if not backup_names(store):
+                self.skip_task(f"there is no backup yet ({store.uri})")
             result = prune(store, keep)
             return self.to_xcom(Ref(store.uri, "all", rows=result.objects, note=result.note))
 

@@ -57,17 +57,25 @@ def test_a_lake_that_is_not_there_is_neither_backed_up_nor_verified(
     form = OperateOperator(task_id="operate", usecase=home.spec.name)
     steps = [
         partial(form.execute, context),
-        partial(BackUpOperator(task_id="back_up").execute, context),
         partial(CliRunner().invoke, app, ["backup"], catch_exceptions=False),
         partial(CliRunner().invoke, app, ["backup", home.spec.name], catch_exceptions=False),
     ]
+    back_up = partial(BackUpOperator(task_id="back_up").execute, context)
     if lake == "not mounted":
-        steps += [partial(CliRunner().invoke, app, ["verify"], catch_exceptions=False), doctor._lake]
+        steps += [back_up, partial(CliRunner().invoke, app, ["verify"], catch_exceptions=False), doctor._lake]
+    else:  # upkeep isn't red before the first partition
+        for task in (back_up, partial(PruneOperator(task_id="prune").execute, context)):
+            with pytest.raises(AirflowSkipException):
+                task()
     for step in steps:
         with pytest.raises(errors, match=match):
             step()
     assert backup_store.backup_names(backup_store.open_store()) == []
     assert not (tmp_path / "not mounted").exists()
+    assert not (tmp_path / "safe").exists()
+    backup_store.open_store().create("2024-01-01T000000Z.json", b"{}")
+    with pytest.raises(errors, match=match):
+        back_up()
 
 
 @pytest.mark.full
