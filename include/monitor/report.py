@@ -11,12 +11,13 @@ import html
 import re
 from collections.abc import Sequence
 from hashlib import blake2b
+from itertools import accumulate
 
 import numpy as np
 import pyarrow as pa
 
 from include.errors import NotPublished
-from include.features.build import features
+from include.features.build import features, row_counts
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, from_rows
 from include.monitor.state import PublishedState
@@ -25,6 +26,7 @@ from include.stats.drift_measures import NAMES
 from include.storage.lake import Lake
 
 MAX_COLUMNS = 5  # besides the predictions
+REBUILT = 2  # rows whose features are rebuilt for each one that is drawn, unless one partition has more
 ID_MARGIN = 5000  # characters after the data, and at the page's end, that repeat its ids
 _UUID = re.compile(r"[0-9a-f]{8}-?[0-9a-f]{4}-?[47][0-9a-f]{3}-?[0-9a-f]{4}-?[0-9a-f]{12}")
 
@@ -71,11 +73,11 @@ def _with_charts(
 ) -> str:
     """Return the page with charts of samples of the window and of the reference."""
     spec, partition = context.spec, context.partition
-    current, rows = _window_sample(context.lake, spec, partition, context.window)
+    current, rows, rebuilt = window_sample(context.lake, spec, partition, context.window)
     columns = _columns_to_draw(spec, drift, sample, current)
     text = (
         f"The charts are drawn from samples: {current.num_rows} of the {rows} rows of "
-        f"{len(context.window)} partition(s) up to {partition}, and {sample.num_rows} of the {sampled_rows} "
+        f"{rebuilt} partition(s) up to {partition}, and {sample.num_rows} of the {sampled_rows} "
         "rows of the partitions that the model was fitted on, with predictions of held-out rows. They show "
         f"{len(columns)} of {len(drift)} columns: the predictions and the columns nearest to their "
         "thresholds. Evidently judges the sample by a fixed threshold. Evergreen's findings below use all "
@@ -87,16 +89,26 @@ def _with_charts(
     return page.replace("<body>", f"<body>{_banner(spec, partition, text, drift)}", 1)
 
 
-def _window_sample(lake: Lake, spec: UseCase, partition: str, window: Sequence[str]) -> tuple[pa.Table, int]:
-    """Return a seeded sample of the window's features and predictions, and the number of rows it is from."""
+def window_sample(
+    lake: Lake, spec: UseCase, partition: str, window: Sequence[str]
+) -> tuple[pa.Table, int, int]:
+    """Return a seeded sample of features and predictions, and how many rows and partitions it is from.
+
+    Features are rebuilt where the page is opened, which is in the API server. So partitions are drawn, too,
+    until they have `REBUILT` times the rows of the sample.
+    """
+    random = np.random.default_rng([spec.training.seed, seed_of(partition)])
+    counts = row_counts(lake, "predictions", random.permutation(list(window)).tolist())
+    before = accumulate(counts.values(), initial=0)
+    limit = REBUILT * spec.monitoring.report_rows
+    drawn = [key for key, rows in zip(counts, before, strict=False) if rows < limit]
     keys = [*spec.key, "partition"]
-    served = lake.read("predictions", {"partition": list(window)}, [*keys, *spec.problem.outputs])
+    served = lake.read("predictions", {"partition": drawn}, [*keys, *spec.problem.outputs])
     assert served is not None
     order = [(name, "ascending") for name in ("partition", *spec.key)]
-    rows = features(lake, spec, window).join(served, keys, join_type="inner").sort_by(order)
-    random = np.random.default_rng([spec.training.seed, seed_of(partition)])
+    rows = features(lake, spec, drawn).join(served, keys, join_type="inner").sort_by(order)
     size = min(spec.monitoring.report_rows, rows.num_rows)
-    return rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))), rows.num_rows
+    return rows.take(np.sort(random.choice(rows.num_rows, size, replace=False))), rows.num_rows, len(drawn)
 
 
 def seed_of(partition: str) -> int:

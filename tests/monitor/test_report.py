@@ -70,6 +70,19 @@ def test_a_page_is_the_same_each_time(page: str, lake: Lake, use: UseCase, week:
     assert drift_report(lake, use, week[1]) == page
 
 
+def test_a_page_rebuilds_no_more_partitions_than_its_sample_needs(
+    lake: Lake, use: UseCase, week: list[str]
+) -> None:
+    """Of a long window some are drawn, so the API server does no more for it than for a short one."""
+    monitoring = use.monitoring.model_copy(update={"report_rows": 100})
+    small = use.model_copy(update={"monitoring": monitoring})
+    for partition in week[:3]:
+        score(lake, small, partition)
+    sample, rows, rebuilt = report.window_sample(lake, small, week[2], week[:3])
+    assert (sample.num_rows, rows, rebuilt) == (100, 240, 2)
+    assert len(sample["partition"].unique()) == 2
+
+
 def test_each_partition_has_a_sample_of_its_own() -> None:
     """Also one of an hour, whose key has a time."""
     assert [report.seed_of(key) for key in ("2024-03-01", "2024-03-01T0500Z")] == [20240301, 202403010500]
