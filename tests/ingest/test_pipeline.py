@@ -329,7 +329,7 @@ def test_a_bad_revision_leaves_the_good_one(lake: Lake, spec: UseCase, shop: Pat
 def test_a_correction_without_rows_replaces_the_rows_from_then_on(
     lake: Lake, declare: Callable[..., UseCase], shop: Path, connect: Connect
 ) -> None:
-    """Where no rows are allowed, a later decision and later labels don't see what was withdrawn."""
+    """Where a partition may be empty, a later decision and later labels don't see what was withdrawn."""
     spec = declare(lambda raw: raw["sources"]["sales"]["contract"].update(min_rows=0))
     ingest(lake, spec, "sales", PARTITIONS[:3], connect)
     before = features(lake, spec, PARTITIONS[1:2])
