@@ -20,7 +20,7 @@ from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, checks_of
 from include.models import artifacts
 from include.promote import approval, ledger, verdicts
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import BASELINE_ONLY, CANARY, PROMOTED, REFRESHED, SHADOW, Row
+from include.promote.ledger import BASELINE_ONLY, CANARY, PROMOTED, REFRESHED, ROLLED_BACK, SHADOW, Row
 from include.promote.trials import challenger_on_trial
 from include.references import Ref
 from include.spec import UseCase
@@ -254,10 +254,9 @@ def switch_for_request(rows: Sequence[Row], request: str) -> Row | None:
 
 def switch_reference(lake: Lake, row: Row, note: str = "") -> Ref:
     """Return the reference of a switch; its note describes the switch, after ``note``."""
-    by = f" by {row['by']}" if row["by"] else ""
-    note += (
-        f"v{row['version']} {row['kind']}{by}, {row['role']} from {row['effective_from']} on: {row['reason']}"
-    )
+    version, by = f"v{row['version']}", f" by {row['by']}" if row["by"] else ""
+    act = f"{ROLLED_BACK} to {version}" if row["kind"] == ROLLED_BACK else f"{version} {row['kind']}"
+    note += f"{act}{by}, {row['role']} from {row['effective_from']} on: {row['reason']}"
     return Ref(f"{lake.uri}/tables/switches", row["effective_from"], row["model"], rows=1, note=note)
 
 

@@ -34,7 +34,8 @@ def rollback(
 
     Parameters
     ----------
-    to : a version that was champion before, as 2 or v2; None for the one that the live champion replaced.
+    to : a version that was champion before, as 2 or v2; None for the one that the live champion replaced. If
+        that is itself a rollback that has served nothing yet, None is refused: it may be the same one again.
     request : what asks for it, as a run's id. The same request again returns its first switch.
     instead_of : the champion's row to roll back from; no other champion is rolled back.
 
@@ -79,6 +80,7 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     if history and to in by_version:
         return by_version[to]
     if to is None and len(history) > 1:
+        _require_served(lake, spec, history[-1])
         return history[-2]
     versions = ", ".join(f"v{version}" for version in by_version) or "no champion yet"
     remedy = f"choose one of {versions}" if to and by_version else "there is nothing to roll back to"
@@ -89,6 +91,22 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
         where=f"{lake.uri}/tables/switches",
         remedy=f"{remedy}; if the champion fails, the next step of the fallback chain serves",
     )
+
+
+def _require_served(lake: Lake, spec: UseCase, live: Row) -> None:
+    """Refuse to go back from a rollback that has served nothing: asked for twice, it would go back twice."""
+    if (
+        live["kind"] == ROLLED_BACK
+        and max(ledger.served_partitions(lake), default="") < live["effective_from"]
+    ):
+        raise NotPublished(
+            f"{spec.name}: rollback",
+            required="the version to roll back to",
+            found=f"none, and the rollback to v{live['version']} by {live['by']} serves from "
+            f"{live['effective_from']} on",
+            where=f"{lake.uri}/tables/switches",
+            remedy=f"nothing, if v{live['version']} shall serve; otherwise name the version",
+        )
 
 
 def _record_rollback(lake: Lake, spec: UseCase, target: Row, expected: Row | None, why: Row) -> Row:

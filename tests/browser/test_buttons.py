@@ -70,7 +70,7 @@ def test_approve_and_roll_back(house: House, person: Person, history: str, error
     button.locator("summary").click()
     button.locator("input[name=reason]").fill("better before")
     button.get_by_role("button").click()
-    expect(button.locator("output")).to_contain_text("Done: v1 rolled back by admin")
+    expect(button.locator("output")).to_contain_text("Done: rolled back to v1 by admin")
     assert _champions(house)[-1] == ("1", "rolled back", "admin")
     button.get_by_role("link", name="Show the run").click()
     person.page.wait_for_url(re.compile(rf"/dags/{BUTTONS}__operate/runs/"))

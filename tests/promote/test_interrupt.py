@@ -86,10 +86,10 @@ def test_a_rollback_that_is_overtaken_asks_again(
         rollback(slow, weekly, None, "ann", "slow")
     assert _versions(lake) == ["1", "2", "3"]
     slow = Overtaken(lake, lambda: rollback(lake, weekly, "2", "bob", "slower"))
-    assert rollback(slow, weekly, "1", "ann", "slow").note.startswith("v1 rolled back by ann")
+    assert rollback(slow, weekly, "1", "ann", "slow").note.startswith("rolled back to v1 by ann")
     assert _versions(lake) == ["1", "2", "3", "2", "1"]
     slow = Overtaken(lake, lambda: rollback(lake, weekly, "2", "bob", "first"))
-    assert rollback(slow, weekly, "2", "ann", "second").note.startswith("v2 rolled back by bob")
+    assert rollback(slow, weekly, "2", "ann", "second").note.startswith("rolled back to v2 by bob")
     assert _versions(lake) == ["1", "2", "3", "2", "1", "2"]
 
 

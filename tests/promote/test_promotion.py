@@ -89,9 +89,9 @@ def test_judging_and_promoting_again_changes_nothing(
 ) -> None:
     """Three times is once: one attempt, one switch, one reference, also when MLflow has gone meanwhile."""
     where = attempt(1, FIRST)
-    verdicts = [judge_and_record(lake, weekly, where) for _ in range(3)]
+    recorded = [judge_and_record(lake, weekly, where) for _ in range(3)]
     refs = [promote(lake, weekly, _key(where), registry=r) for r in (registry, registry, gone)]
-    assert verdicts[0] == verdicts[1] == verdicts[2]
+    assert recorded[0] == recorded[1] == recorded[2]
     assert refs[0] == refs[1] == refs[2]
     assert len(verdicts.attempts(lake)) == 1
     assert len(ledger.switches(lake)) == 2
@@ -366,7 +366,7 @@ def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: R
     assert time.monotonic() - began < 10
     assert lake.version("switches") == version + 1
     assert ref.partition == "2024-04-01"
-    assert ref.note == "v2 rolled back by ann, champion from 2024-04-01 on: late by an hour"
+    assert ref.note == "rolled back to v2 by ann, champion from 2024-04-01 on: late by an hour"
     assert [_champion(lake, partition) for partition in (THIRD, FOURTH, "2024-04-01")] == ["2", "3", "2"]
     back = [row for row in ledger.switches(lake) if row["switch"] == 4]
     assert {(row["role"], row["kind"], row["by"]) for row in back} == {
@@ -374,11 +374,18 @@ def test_the_way_back(lake: Lake, weekly: UseCase, attempt: Attempt, registry: R
         ("baseline", "rolled back", "ann"),
     }
     assert registry.aliases("weekly_sales") == {"champion": "2", "previous": "1"}
-    assert rollback(lake, weekly, None, "ann", "still late").note.startswith("v1 rolled back")
+    with pytest.raises(
+        NotPublished, match=r"the version to roll back to, .* rollback to v2 by ann serves from"
+    ):
+        rollback(lake, weekly, None, "ann", "asked for twice")
+    _serve(lake, "2024-04-01")
+    assert rollback(lake, weekly, None, "ann", "still late").note.startswith("rolled back to v1")
     with pytest.raises(NotPublished, match="a champion before the live one"):
         rollback(lake, weekly, None, "ann", "still late")
     # forward again, by name
-    assert rollback(lake, weekly, "3", "bob", "it was the network").note.startswith("v3 rolled back by bob")
+    assert rollback(lake, weekly, "3", "bob", "it was the network").note.startswith(
+        "rolled back to v3 by bob"
+    )
 
 
 def test_a_rollback_can_be_asked_for_twice(
@@ -449,7 +456,8 @@ def test_a_switch_from_a_partition_that_was_withdrawn_can_be_repeated_to_serve_e
     promote(lake, weekly, _key(where), registry=registry)
     lake.publish("partitions", PARTITIONS.empty_table(), {"product": ["predictions"], "partition": [far]})
     assert _champion(lake, THIRD) == ""
-    for note in (f"v1 {'forced' if act == 'force' else 'rolled back'} by ann", "nothing to do: v1 "):
+    done = "v1 forced" if act == "force" else "rolled back to v1"
+    for note in (f"{done} by ann", f"nothing to do: {done}"):
         if act == "force":
             ref = force(lake, weekly, _key(where), "ann", "it must serve now", registry=registry)
         else:
@@ -516,5 +524,5 @@ def test_the_way_back_is_short_however_long_the_ledger(
     began = time.monotonic()
     ref = rollback(lake, weekly, None, "ann", "late by an hour", registry=registry)
     took = time.monotonic() - began
-    assert ref.note.startswith("v2 rolled back by ann, champion from 2044-01-04 on")
+    assert ref.note.startswith("rolled back to v2 by ann, champion from 2044-01-04 on")
     assert took < 10

@@ -154,9 +154,9 @@ def test_a_rollback_and_a_promotion_at_once(
     back, ahead = race(lake, moves if turn % 2 else moves[::-1])[:: 1 if turn % 2 else -1]
     rows = _serial(lake)
     said = {
-        ("1", "2", "1"): ("v1 rolled back", "nothing switched"),
+        ("1", "2", "1"): ("rolled back to v1", "nothing switched"),
         ("1", "2", "3"): ("StaleDecision", "v3 promoted"),  # the rollback had looked before it
-        ("1", "2", "3", "2"): ("v2 rolled back", "v3 promoted"),  # it looked after it
+        ("1", "2", "3", "2"): ("rolled back to v2", "v3 promoted"),  # it looked after it
     }[tuple(row["version"] for row in rows)]
     assert back.startswith(said[0])
     assert ahead.startswith(said[1])
@@ -174,7 +174,7 @@ def test_four_rollbacks_to_one_version_are_one(
     rows = _serial(lake)
     assert [row["version"] for row in rows] == ["1", "2", "1"]
     assert all(a["model"] != b["model"] for a, b in pairwise(rows))
-    assert all("v1 rolled back by ann" in end for end in ends)
+    assert all("rolled back to v1 by ann" in end for end in ends)
 
 
 def test_of_a_yes_and_a_no_at_once_the_first_stays(
@@ -235,7 +235,7 @@ def test_a_force_a_rollback_and_a_promotion_at_once(
     assert kinds.count(("4", "forced")) == 1
     assert kinds.count(("1", "rolled back")) == 1
     assert ends[moves[2]].startswith("v4 forced by ann")
-    assert ends[moves[0]].startswith("v1 rolled back by ann")
+    assert ends[moves[0]].startswith("rolled back to v1 by ann")
     if ("3", "promoted") in kinds:  # it was judged against version 2, so nobody can have been before it
         assert kinds[0] == ("3", "promoted")
     else:
