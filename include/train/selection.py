@@ -188,7 +188,8 @@ def choose(walks: Walks, serving: str, *, min_gain: float = 0.0, baselines: Sequ
         return Choice(
             serving, by_name, f"{serving} keeps serving: no other recipe has {HYSTERESIS:g} times its weight"
         )
-    heavy = [name for name in walks.recipes if HYSTERESIS * by_name[name] >= by_name[best]]
+    least = max(by_name[best] / HYSTERESIS, HYSTERESIS * by_name.get(serving, 0.0))
+    heavy = [name for name in walks.recipes if by_name[name] >= least]
     chosen = next((name for name in heavy if lost_less(walks, name, serving)), serving)
     if chosen == serving:
         ratio = by_name[heavy[0]] / by_name[serving]

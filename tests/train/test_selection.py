@@ -193,13 +193,14 @@ def test_an_equal_recipe_replaces_nothing() -> None:
 
 @given(arrays(float, (25, 4), elements=st.floats(0.01, 2)), st.sampled_from(NAMES))
 def test_a_switch_is_always_to_a_recipe_with_more_weight(losses: np.ndarray, serving: str) -> None:
-    """Whatever the losses, what serves is replaced only if the best has `HYSTERESIS` times its weight."""
+    """Whatever the losses, what serves is replaced only by a recipe with `HYSTERESIS` times its weight."""
     some = walk(**{name: losses[:, place] for place, name in enumerate(NAMES)})
     choice = choose(some, serving)
     heaviest = max(choice.weights.values())
     assert (choice.recipe != serving) <= (heaviest >= HYSTERESIS * choice.weights[serving])
     if choice.recipe != serving:
         assert HYSTERESIS * choice.weights[choice.recipe] >= heaviest * (1 - 1e-9)
+        assert choice.weights[choice.recipe] >= HYSTERESIS * choice.weights[serving] * (1 - 1e-9)
         assert lost_less(some, choice.recipe, serving)
     assert choose(some, choice.recipe).recipe == choice.recipe
 
