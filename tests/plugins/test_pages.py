@@ -395,7 +395,7 @@ def test_a_partition_without_predictions_says_what_to_do(copied: Lake, client: y
     where = {"product": "visits", "partition": "2024-12-31"}
     copied.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
     text = words(client.get("/partition/year/2024-12-31"))
-    for sentence in ("Not scored yet: trigger or backfill year__batch", "No labels yet", "Not monitored yet"):
+    for sentence in ("Not scored yet: if no run of it is running, trigger", "No labels yet", "Not monitored yet"):
         assert sentence in text
 
 
