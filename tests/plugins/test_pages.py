@@ -26,6 +26,7 @@ from include.reports.metric_chart import metric_chart
 from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
+from tests.monitor.hook import claim
 from tests.plugins import year
 from tests.plugins.counting import Counting
 from tests.validate.declarations import change
@@ -283,6 +284,20 @@ def test_a_partition_shows_its_sources_models_and_figures(client: year.Client) -
     assert 'href="/column/year/category_0"' in answer.text
 
 
+def test_a_partition_that_sends_an_alert_of_another_kind_than_its_own_does_not_deny_it(
+    copied: Lake, client: year.Client
+) -> None:
+    """An unsent alert of an earlier partition, or a missed deadline, is none that its decision raised."""
+    key = year.KEYS[-2]
+    page = f"/partition/year/{key}"
+    assert "No alert was raised." in words(client.get(page))
+    copied.create(f"state/alerts/{key}-0123456789ab/ops-0", claim("notified", ("drift", "category_0")))
+    text = words(client.get(page))
+    assert "The decision raised no new alert; others were due, see below. Notified: ops of drift" in text
+    assert "No alert was raised." not in text
+    assert "no new one" in words(client.get("/usecase/year"))
+
+
 def test_a_partition_counts_its_quarantined_rows_by_rule(client: year.Client) -> None:
     """Every rule that the partition's rows broke is there with the number of violations."""
     text = words(client.get(f"/partition/year/{year.KEYS[249]}"))
@@ -395,7 +410,11 @@ def test_a_partition_without_predictions_says_what_to_do(copied: Lake, client: y
     where = {"product": "visits", "partition": "2024-12-31"}
     copied.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
     text = words(client.get("/partition/year/2024-12-31"))
-    for sentence in ("Not scored yet: if no run of it is running, trigger", "No labels yet", "Not monitored yet"):
+    for sentence in (
+        "Not scored yet: if no run of it is running, trigger",
+        "No labels yet",
+        "Not monitored yet",
+    ):
         assert sentence in text
 
 

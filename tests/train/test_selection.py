@@ -205,6 +205,15 @@ def test_a_switch_is_always_to_a_recipe_with_more_weight(losses: np.ndarray, ser
     assert choose(some, choice.recipe).recipe == choice.recipe
 
 
+def test_a_simple_recipe_that_is_hardly_heavier_replaces_nothing() -> None:
+    """It is near the heaviest, but has less than `HYSTERESIS` times the weight of what serves."""
+    some = walk(linear=[0.995] * 10, boosting=[1.0] * 10, forest=[0.985] * 10)
+    weights = final_weights(some)
+    assert weights["linear"] < HYSTERESIS * weights["boosting"] < weights["forest"]
+    assert weights["forest"] < HYSTERESIS * weights["linear"]
+    assert choose(some, "boosting").recipe == "forest"
+
+
 def test_noise_switches_seldom() -> None:
     """Of two recipes that are equally good, the serving one is replaced a few times a year at most."""
     year = walk(prior=[1.0] * 365, linear=noisy(0.8, 365, 1), boosting=noisy(0.8, 365, 2))
