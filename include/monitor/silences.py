@@ -30,7 +30,9 @@ ACKNOWLEDGED, MUTED = "acknowledged", "muted"
 
 
 def silence_text(row: Row) -> str:
-    """Return a silence as a sentence."""
+    """Return a silence, or its end, as a sentence."""
+    if row["action"] == MUTED and row["until"] < row["partition"]:
+        return f"{alert_name(*alert_key(row))} no longer {MUTED}, by {row['by']}: {row['reason']}"
     until = f" until {row['until']}" if row["action"] == MUTED else ""
     return f"{alert_name(*alert_key(row))} {row['action']}{until} by {row['by']}: {row['reason']}"
 
@@ -154,7 +156,7 @@ def record_silence(
     keys += [alert_key(row) for row in log.silences]
     names = {alert_name(*key): key for key in keys}
     if alert not in names:
-        found = f"open are {', '.join(names)}" if names else "no open alert"
+        found = f"open or silenced ones: {', '.join(names)}" if names else "no open alert"
         if (check := alert.partition(":")[0].strip()) in {check.name for check in CHECKS if not check.alerts}:
             found = f"an alarm of {check}, which raises no alert and notifies nobody; {found}"
         raise EvergreenError(
@@ -162,7 +164,7 @@ def record_silence(
             required="an open alert",
             found=found,
             where=f"{lake.uri}/tables/findings",
-            remedy="name one as the alerts page does, such as data: weather",
+            remedy=f"name one as the alerts page does, such as {next(iter(names), 'data: weather')}",
         )
     check, subject = names[alert]
     row = {"check": check, "subject": subject, "action": action, "until": until, "by": by, "at": at}
