@@ -98,8 +98,9 @@ test: lint ## lint and all tests but the longest
 test-stack: install ## the tests of docker-compose.yaml, which fail without a Docker engine
 	EVERGREEN_FULL=1 $(VENV)/python -m pytest tests/stack
 
+# Four: more of these tests wait for servers.
 test-full: lint ## lint and every test
-	$(VENV)/python -m pytest -n 3 --no-loadscope-reorder
+	$(VENV)/python -m pytest -n 4 --no-loadscope-reorder
 
 bench: install ## measure all that docs/reference/benchmarks.md says, and write it there
 	@$(VENV)/python -m benchmarks
