@@ -177,7 +177,9 @@ def test_the_ledger_has_one_row_per_request(lake: Lake) -> None:
 def test_only_a_named_person_silences_an_open_alert(lake: Lake) -> None:
     """A refusal names what is open, the field that is missing or the schedule, and records nothing."""
     monitored(lake, DAYS[0], STOPS)
-    with pytest.raises(EvergreenError, match="expected an open alert, but found open or silenced ones: data: stops"):
+    with pytest.raises(
+        EvergreenError, match="expected an open alert, but found open or silenced ones: data: stops"
+    ):
         act("acknowledge", TEMP)
     with pytest.raises(
         EvergreenError, match="found an alarm of drift, which raises no alert and notifies nobody"
