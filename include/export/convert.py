@@ -88,11 +88,12 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
 
 
 def _write_unknown_classes(graph: Graph, prediction: str, positions: Sequence[int], count: int) -> str:
-    """Return the probabilities of all classes, with 0 for those that the model wasn't fitted on."""
+    """Return the probabilities of all classes, also of those that the model wasn't fitted on."""
     if len(positions) == 2:  # then it is the second's alone
         first = graph.add("Sub", graph.constant([[1.0]]), prediction)
         prediction = graph.add("Concat", first, prediction, axis=1)
-    return graph.add("MatMul", prediction, graph.constant(np.eye(count)[list(positions)]))
+    all_classes = outputs.add_unseen_classes(np.eye(len(positions)), positions, count)
+    return graph.add("MatMul", prediction, graph.constant(all_classes))
 
 
 def convertible(spec: UseCase) -> list[str]:

@@ -357,15 +357,11 @@ def _raw_predictions(estimator: Pipeline, frame: pd.DataFrame, problem: Problem)
     probabilities = cast("Values", estimator.predict_proba(frame))
     if not problem.classes:
         return probabilities[:, 1]
-    if len(positions) == len(problem.classes):
-        return probabilities
-    values = np.zeros((len(frame), len(problem.classes)))
-    values[:, positions] = probabilities
-    return values
+    return outputs.add_unseen_classes(probabilities, positions, len(problem.classes))
 
 
 def known_classes(estimator: Pipeline, problem: Problem) -> list[int]:
-    """Return the places of the declared classes that a model was fitted on; the others have probability 0.
+    """Return the places of the declared classes that a model was fitted on.
 
     Raises
     ------

@@ -6,6 +6,7 @@ As an array they have shape (n,) or, for a multiclass problem, (n, k). A table h
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -16,6 +17,9 @@ from include.spec import UseCase
 
 Array = NDArray[np.float64]
 Constant = float | tuple[float, ...]  # a prediction that is the same for every row
+# The probability that the declared classes share of which a fit saw no row. With 0, the first such row would
+# cost as much log loss as thousands of others, and nothing learned before it could make up for that.
+UNSEEN = 0.001
 
 
 def predictions_shape(spec: UseCase, rows: int) -> tuple[int, ...]:
@@ -32,6 +36,22 @@ def finite_rows(values: Array) -> NDArray[np.bool_]:
 def repeat_constant(constant: Constant, rows: int) -> Array:
     """Return the constant prediction for each row."""
     return np.tile(np.asarray(constant, dtype=np.float64), (rows, *(1,) * np.ndim(constant)))
+
+
+def add_unseen_classes(probabilities: Array, positions: Sequence[int], classes: int) -> Array:
+    """Return the probabilities of all declared classes, where a fit saw rows of some of them only.
+
+    Parameters
+    ----------
+    probabilities : those of the classes with rows, shape (n, k); each row sums to 1.
+    positions : the places of these k classes among all.
+    classes : the number of all. Those without a row share the probability `UNSEEN`.
+    """
+    if len(positions) == classes:
+        return probabilities
+    values = np.full((len(probabilities), classes), UNSEEN / (classes - len(positions)))
+    values[:, positions] = probabilities * (1 - UNSEEN)
+    return values
 
 
 def to_columns(spec: UseCase, values: Array) -> dict[str, pa.Array]:
@@ -73,7 +93,9 @@ def label_constant(spec: UseCase, labels: Array) -> Constant:
         return float(np.quantile(labels, spec.gate.quantile))
     if not spec.problem.classes:
         return float(labels.mean())
-    return tuple(float((labels == code).mean()) for code in spec.problem.codes)
+    shares = np.array([(labels == code).mean() for code in spec.problem.codes])
+    seen = np.flatnonzero(shares)
+    return tuple(add_unseen_classes(shares[None, seen], list(seen), len(shares))[0].tolist())
 
 
 def describe_constant(spec: UseCase, constant: Constant, number: Any) -> str:

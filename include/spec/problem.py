@@ -48,8 +48,8 @@ class Problem(Strict):
     classes: tuple[ClassName, ...] = Field(
         (),
         exclude_if=lambda classes: not classes,  # so that it doesn't change the digests of other kinds
-        description="only multiclass: the values of the label, in display order. A class that the training "
-        "rows lack has probability 0 until one has come",
+        description="only multiclass: the values of the label, in display order. Those that the "
+        "training rows lack share a probability of 0.001 until one has come",
     )
     statement: str = Field(description="what is predicted, for whom and when; the DAGs show it")
     target: Name = Field(description="a name for what is predicted; it may not be a feature")

@@ -78,7 +78,7 @@ def fit_recipe(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
 def is_learnable(spec: UseCase, rows: pa.Table) -> bool:
     """Return whether a model can be fitted on rows: they have labels, of two classes if they are classes.
 
-    Further classes without a row get the probability 0 from it.
+    Further classes without a row share a small probability, see `outputs.add_unseen_classes`.
     """
     return _has_enough_classes(spec, target(spec, rows))
 

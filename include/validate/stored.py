@@ -275,8 +275,8 @@ def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]
             subject,
             f"labels of each class, {', '.join(names)}",
             f"none of {', '.join(missing)} among {basis}",
-            "correct labels.sql, or ingest a longer history; a model gives a class that it never saw the "
-            "probability 0",
+            "correct labels.sql, or ingest a longer history; the classes that a model never saw share the "
+            "probability 0.001 of each row",
             severity="warning" if len(distinct) > 1 else "error",
         )
     elif not codes and len(distinct) == 1:

@@ -1,4 +1,4 @@
-"""A declared class that the training rows lack breaks nothing: its probability is 0 until one has come."""
+"""A declared class that the training rows lack breaks nothing: it has a small probability until one comes."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ any_classes = st.sets(st.sampled_from([0.0, 1.0, 2.0]), min_size=1)
 def test_every_estimator_gives_each_declared_class_a_probability(
     name: str, options: dict[str, Any], older: set[float], newer: set[float]
 ) -> None:
-    """In the declared order, 0 for a class without a row; stored and loaded, it predicts the same."""
+    """In the declared order, a small one where no row has it; stored and loaded, it predicts the same."""
     half = PARTITIONS * ROWS // 2
     codes = [sorted(present)[place % len(present)] for present in (older, newer) for place in range(half)]
     spec, rows, known = timely(), rows_of(codes), {int(code) for code in codes}
@@ -97,7 +97,8 @@ def test_every_estimator_gives_each_declared_class_a_probability(
     assert probabilities.shape == (len(codes), 3)
     assert probabilities.sum(axis=1) == pytest.approx(1)
     if "external_memory" not in options:  # which is told the number of classes
-        assert {place for place in range(3) if probabilities[:, place].any()} == known
+        for unseen in {0, 1, 2} - known:
+            assert probabilities[:, unseen] == pytest.approx(outputs.UNSEEN)
         assert {int(code) for code in model.classes_} == known
     for code in known if name != "prior" else ():  # each class has its own column
         own = np.array(codes) == code
@@ -129,6 +130,24 @@ def test_a_model_of_other_classes_is_never_read_as_one_of_these(tmp_path: Path) 
         other = visits.usecase(tmp_path / str(number), "multiclass", **changes)
         with pytest.raises(ModelError, match=r"a model of the classes .* it is one of early, on_time, late"):
             artifacts.predict(model, rows, other)
+
+
+@given(
+    shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=4),
+    unseen=st.lists(st.integers(0, 4), max_size=3),
+)
+def test_classes_without_a_row_share_a_small_probability(shares: list[float], unseen: list[int]) -> None:
+    """However many they are, the others keep their proportions, and each row sums to 1."""
+    probabilities = np.array([shares, shares[::-1]]) / sum(shares)
+    places = list(range(len(shares)))
+    for place in unseen:
+        places = [seen + (seen >= place) for seen in places]
+    classes = len(shares) + len(unseen)
+    values = outputs.add_unseen_classes(probabilities, places, classes)
+    assert values.sum(axis=1) == pytest.approx(1)
+    rest = np.delete(values, places, axis=1)
+    assert (rest == outputs.UNSEEN / max(len(unseen), 1)).all()
+    assert values[:, places] == pytest.approx(probabilities * (1 - outputs.UNSEEN * bool(unseen)))
 
 
 @pytest.mark.parametrize("label", ["2", "0.5"])
@@ -167,7 +186,8 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     run = train(lake, spec, first, registry=registry).id
     record = TrainingRecord.from_json(registry.get(run, PATH))
     assert isinstance(record.constant, tuple)
-    assert record.constant[2] == 0.0
+    assert record.constant[2] == outputs.UNSEEN
+    assert sum(record.constant) == pytest.approx(1)
     evidence_key = evaluate(lake, spec, first, run, registry=registry).id
     evidence = Evidence.from_json(lake.get(evidence_key) or b"")
     assert "recall@late" not in evidence.metrics["challenger"]
@@ -181,15 +201,15 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     served = lake.read("predictions")
     assert served is not None
     assert set(served["served_by"].to_pylist()) == {"champion"}
-    assert not outputs.from_columns(spec, served)[:, 2].any()
+    assert (outputs.from_columns(spec, served)[:, 2] == outputs.UNSEEN).all()
     about_its_column = [row for row in lake.rows("findings") if row["subject"] == "prediction_late"]
     assert about_its_column
     assert [row["note"] for row in about_its_column if row["outcome"] == "alarm"] == []
     realized = {
         (row["partition"], row["metric"]): row["value"] for row in lake.rows("performance") if row["value"]
     }
-    assert np.isfinite(realized[seen, "log_loss"])
-    assert realized[seen, "log_loss"] > 1  # rows of a class that it ruled out
+    # rows of a class that it never saw cost what UNSEEN says, not the 36 of a class that it rules out
+    assert 1 < realized[seen, "log_loss"] < -np.log(outputs.UNSEEN)
 
     known = TrainingRecord.from_json(registry.get(train(lake, spec, visits.LAST, registry=registry).id, PATH))
     assert isinstance(known.constant, tuple)
