@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,8 +20,10 @@ from referencing import Registry, Resource
 from evergreen import lineage
 from include.promote import ledger
 from include.references import Ref
+from include.score.pipeline import score
 from include.storage import schemas
 from include.storage.lake import Lake
+from tests.train import visits
 
 KEY, MODEL, ROWS = "2024-03-01", "a" * 64, "d" * 64
 # copied from github.com/OpenLineage/OpenLineage, Apache-2.0; the client's package doesn't contain them
@@ -143,6 +148,45 @@ def test_a_trainings_model_names_what_it_was_fitted_on(lake: Lake) -> None:
     }
     assert rows["name"].endswith("/tables/validated_visits")
     assert tags(rows) == {"table_version": "1"}
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from include.score.pipeline import score
+from include.spec.load import read
+from include.storage.lake import Lake
+publish = Lake.publish
+
+def kill_before_the_record(lake, table, *args, **kwargs):
+    if table == "partitions":
+        os.kill(os.getpid(), signal.SIGKILL)
+    return publish(lake, table, *args, **kwargs)
+
+Lake.publish = kill_before_the_record
+spec = read(Path(sys.argv[1]))
+score(Lake(spec.name, sys.argv[2]), spec, sys.argv[3])
+"""
+
+
+def test_a_task_that_was_killed_in_the_middle_has_the_event_of_one_that_was_not(tmp_path: Path) -> None:
+    """Killed after the predictions' commit and tried again, it describes them once, with the same digests."""
+    spec, partition = visits.usecase(tmp_path / "usecases"), visits.LAST
+    events = []
+    for name, killed in (("quiet", False), ("killed", True)):
+        folder = str(tmp_path / name)
+        lake = Lake(spec.name, folder)
+        visits.fill(lake, spec)
+        if killed:
+            command = [sys.executable, "-c", KILLED, str(spec.folder / "usecase.yaml"), folder, partition]
+            assert subprocess.run(command, check=False).returncode == -signal.SIGKILL
+            assert lake.count("predictions", {"partition": partition})
+            assert not lake.count("partitions", {"product": "predictions", "partition": partition})
+        ref = score(lake, spec, partition)
+        sent = event([lineage.describe(lake, "predictions", "predictions", ref)])
+        assert sent["outputs"][0]["outputFacets"]["outputStatistics"]["rowCount"] == ref.rows > 0
+        events.append(json.dumps(sent).replace(folder, ""))
+    assert events[0] == events[1]
 
 
 def test_a_bucket_is_a_namespace() -> None:
