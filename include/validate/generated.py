@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, datetime, time, timedelta
 from functools import cache, partial
 from itertools import product, zip_longest
@@ -32,7 +32,7 @@ from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.clock import day_of
-from include.spec.source import BaseSource, Column, Expectation
+from include.spec.source import BaseSource, Expectation
 from include.spec.stages import Recipe
 from include.storage import spill
 from include.storage.schemas import validated_schema
@@ -141,12 +141,27 @@ def _values(
     spec: UseCase, source: str, name: str, expectations: list[Expectation], day: date, texts: str
 ) -> list[Any]:
     """Return different values of a column that its expectations allow."""
-    column = spec.sources[source].columns[name]
+    column, chosen = spec.sources[source].columns[name], _set(expectations)
     if column.hashed:
         return [f"{number:064x}" for number in range(KEY_VALUES)]
-    if column.type == "string":
-        return _texts(expectations, texts, compared_texts(spec.sql).get(name.lower(), ()))
-    return _GENERATORS[column.type](expectations, column, day, spec)
+    low, high = _limits(expectations)
+    match column.type:
+        case "string":
+            return _texts(expectations, texts, compared_texts(spec.sql).get(name.lower(), ()))
+        case "integer":
+            span = range(int(np.ceil(low)), int(high) + 1)[:KEY_VALUES]
+            return [int(value) for value in chosen] or list(span) or [int(low)]
+        case "number":
+            return [float(value) for value in chosen] or np.linspace(low, high, KEY_VALUES).tolist()
+        case "boolean":
+            return [True, False]
+        case "date":
+            return [day]
+        case "timestamp":
+            first = datetime.combine(day, time(FIRST_HOUR), spec.clock.zone)
+            return [first + timedelta(hours=hours) for hours in range(KEY_VALUES)]
+        case "hhmm":
+            return [60 * (FIRST_HOUR + hours) for hours in range(KEY_VALUES)]
 
 
 def _limits(expectations: Sequence[Expectation]) -> tuple[float, float]:
@@ -199,44 +214,6 @@ def text_like(regex: str, number: int) -> str:
             text += options[number % len(options)]
             number //= len(options)
     return text
-
-
-def _integers(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
-    low, high = _limits(expectations)
-    chosen = [int(value) for value in _set(expectations)]
-    return chosen or list(range(int(np.ceil(low)), int(high) + 1)[:KEY_VALUES]) or [int(low)]
-
-
-def _numbers(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
-    chosen = [float(value) for value in _set(expectations)]
-    return chosen or np.linspace(*_limits(expectations), KEY_VALUES).tolist()
-
-
-def _booleans(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
-    return [True, False]
-
-
-def _days(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
-    return [day]
-
-
-def _times(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
-    first = datetime.combine(day, time(FIRST_HOUR), spec.clock.zone)
-    return [first + timedelta(hours=hours) for hours in range(KEY_VALUES)]
-
-
-def _minutes(expectations: Sequence[Expectation], column: Column, day: date, spec: UseCase) -> list[Any]:
-    return [60 * (FIRST_HOUR + hours) for hours in range(KEY_VALUES)]
-
-
-_GENERATORS: dict[str, Callable[[Sequence[Expectation], Column, date, UseCase], list[Any]]] = {
-    "integer": _integers,
-    "number": _numbers,
-    "boolean": _booleans,
-    "date": _days,
-    "timestamp": _times,
-    "hhmm": _minutes,
-}
 
 
 # what is tried on them
