@@ -15,6 +15,7 @@ from include.features.build import features, known_too_late, remedy_too_late
 from include.features.entities import require_independent
 from include.features.labels import labels, matured
 from include.features.point_in_time_check import point_in_time_violations
+from include.features.windows import partitions_with_rows
 from include.ingest.pipeline import read_snapshots
 from include.ingest.snapshots import snapshots
 from include.ingest.validation.contract import check_contract
@@ -41,7 +42,7 @@ def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Proble
     """
     if changed := changed_schedule(lake, spec):
         return [Problem(changed)]
-    published = _published(lake, spec)
+    published = partitions_with_rows(lake, spec)
     checked = [key for key in published if key == partition] if partition else published[-CHECKED:]
     problems = list(_contract_problems(lake, spec, [partition] if partition else _newest_stored(lake, spec)))
     if not checked:
@@ -64,11 +65,6 @@ def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Proble
     if not any(one.severity == "error" for one in problems):
         problems += _column_problems(lake, spec, window)
     return [*problems, *_label_problems(lake, spec, window)]
-
-
-def _published(lake: Lake, spec: UseCase) -> list[str]:
-    rows = lake.rows("partitions", {"product": spec.features.spine, "outcome": "published"})
-    return sorted(row["partition"] for row in rows if row["rows"])
 
 
 def _newest_stored(lake: Lake, spec: UseCase) -> list[str]:
