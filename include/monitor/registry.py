@@ -15,14 +15,6 @@ from include.monitor.findings import Finding
 from include.spec import UseCase
 
 
-def _declared_quiet(spec: UseCase) -> int:
-    return spec.alerts.quiet
-
-
-def _sudden_change_quiet(spec: UseCase) -> int:
-    return spec.monitoring.sudden_changes.quiet
-
-
 @dataclass(frozen=True)
 class MonitoringCheck:
     """One kind of check.
@@ -42,7 +34,7 @@ class MonitoringCheck:
     run: Callable[[PartitionContext], list[Finding]]
     alerts: bool = True
     cause: str = ""
-    quiet: Callable[[UseCase], int] = _declared_quiet
+    quiet: Callable[[UseCase], int] = lambda spec: spec.alerts.quiet
     quiets_all_subjects: bool = False
 
 
@@ -57,7 +49,7 @@ CHECKS = (
     MonitoringCheck(
         "sudden_change",
         sudden_changes.check_sudden_changes,
-        quiet=_sudden_change_quiet,
+        quiet=lambda spec: spec.monitoring.sudden_changes.quiet,
         quiets_all_subjects=True,
     ),
     MonitoringCheck("concept", concept.check_concept, cause="concept"),
