@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from pydantic import TypeAdapter
 from scipy.optimize import minimize
 from scipy.special import expit, logit, stdtrit
 
@@ -236,13 +237,13 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstim
             return None
         keys = np.asarray(rows["partition"].to_pylist(), dtype=object)
         predicted = outputs.from_single_column(rows[CHALLENGER])
-        if predicted.shape[1:] != ((len(spec.problem.classes),) if spec.problem.classes else ()):
+        if predicted.shape != outputs.predictions_shape(spec, rows.num_rows):
             return None  # the problem's classes have changed since
         estimates = learn_held_out(spec, keys, rows["actual"].to_numpy(), predicted)
         lake.create(key, json.dumps(asdict(estimates), sort_keys=True).encode())
         stored = lake.get(key)
         assert stored is not None
-    return _from_json(json.loads(stored))
+    return TypeAdapter(HeldOutEstimates).validate_json(stored)
 
 
 def learn_held_out(
@@ -286,20 +287,6 @@ def _means(partitions: list[dict[str, float]]) -> dict[str, float]:
         for name, value in metrics.items():
             values.setdefault(name, []).append(value)
     return {name: float(np.mean(of_metric)) for name, of_metric in values.items()}
-
-
-def _from_json(stored: Mapping[str, Any]) -> HeldOutEstimates:
-    partitions = tuple(
-        LabeledPartition(
-            partition["partition"],
-            partition["rows"],
-            {name: EstimatePair(**pair) for name, pair in partition["pairs"].items()},
-        )
-        for partition in stored["partitions"]
-    )
-    lines = tuple((slope, intercept) for slope, intercept in stored["map"]["lines"])
-    calibration = CalibrationMap(lines, tuple(stored["map"]["edges"]), stored["map"]["losses"])
-    return HeldOutEstimates(calibration, stored["means"], partitions)
 
 
 def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) -> dict[str, Any]:
