@@ -307,8 +307,7 @@ def greater_is_better(metric: str, spec: UseCase) -> bool:
     names = {objective.name for objective in OBJECTIVES}
     if metric == spec.gate.objective or metric.partition("@")[0] in names:
         return False
-    rules = (*spec.gate.requirements, *spec.monitoring.requirements)
-    bounds = [rule for rule in rules if rule.metric == metric] if is_custom_metric(metric) else []
+    bounds = [rule for _, rule in spec.requirements if rule.metric == metric and is_custom_metric(metric)]
     return bounds[0].at_least is not None if bounds else find_metric(metric).greater_is_better
 
 
@@ -369,10 +368,9 @@ def validate_metric(kind: str, metric: str, classes: tuple[str, ...] = ()) -> No
 
 def metric_names(spec: UseCase) -> tuple[str, ...]:
     """Return the metrics to measure: the defaults for the kind of problem, then those the spec names."""
-    requirements = (*spec.gate.requirements, *spec.monitoring.requirements)
     by_class = [f"{name}@{label}" for label in spec.problem.classes for name in class_metrics()]
     required = [COST] if spec.problem.costs else []
-    required += [requirement.metric for requirement in requirements]
+    required += [rule.metric for _, rule in spec.requirements]
     objective = spec.gate.objective
     required += [objective] if objective.partition("@")[0] in metrics_of_kind(spec.problem.kind) else []
     return tuple(dict.fromkeys([*default_metrics(spec.problem.kind), *by_class, *required]))

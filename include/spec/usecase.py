@@ -205,10 +205,9 @@ class UseCase(Strict):
             yield "gate.checks", "gate_checks", check
         if is_custom_objective(self.gate.objective):
             yield "gate.objective", "objectives", self.gate.objective
-        for path, rules in self._requirements():
-            for rule in rules:
-                if is_custom_metric(rule.metric):
-                    yield f"{path}.requirements", "metrics", rule.metric
+        for path, rule in self.requirements:
+            if is_custom_metric(rule.metric):
+                yield path, "metrics", rule.metric
         for name, channel in self.alerts.channels.items():
             yield f"alerts.channels.{name}", "alert_channels", channel
 
@@ -228,11 +227,10 @@ class UseCase(Strict):
     @property
     def custom_metrics(self) -> dict[str, CodeReference]:
         """The use case's own metrics by their names in the declaration."""
-        names = [(path, rule.metric) for path, rules in self._requirements() for rule in rules]
         codes = {
-            name: self.code(f"{path}.requirements", "metrics", name)
-            for path, name in names
-            if is_custom_metric(name)
+            rule.metric: self.code(path, "metrics", rule.metric)
+            for path, rule in self.requirements
+            if is_custom_metric(rule.metric)
         }
         return {name: code for name, code in codes.items() if code}
 
@@ -246,9 +244,11 @@ class UseCase(Strict):
         name = self.alerts.channels.get(connection, kind)
         return self.code(f"alerts.channels.{connection}", "alert_channels", name)
 
-    def _requirements(self) -> Iterator[tuple[str, tuple[MetricBound, ...]]]:
-        yield "gate", self.gate.requirements
-        yield "monitoring", self.monitoring.requirements
+    @property
+    def requirements(self) -> list[tuple[str, MetricBound]]:
+        """The bounds on metrics, of the gate and then of monitoring, each with its path."""
+        parts = {"gate": self.gate.requirements, "monitoring": self.monitoring.requirements}
+        return [(f"{part}.requirements", rule) for part, rules in parts.items() for rule in rules]
 
     @cached_property
     def python_digests(self) -> dict[str, Any]:
@@ -470,10 +470,8 @@ class UseCase(Strict):
 
     def _metrics_fit(self) -> None:
         """Refuse an objective or a metric of another kind of problem; the use case's own fit any."""
-        rules_of = list(self._requirements())
-        named = [(f"{path}.requirements", rule.metric) for path, rules in rules_of for rule in rules]
-        named += [("gate.objective", self.gate.objective)]
-        for path, name in named:
+        named = [(path, rule.metric) for path, rule in self.requirements]
+        for path, name in (*named, ("gate.objective", self.gate.objective)):
             if name == COST and not self.problem.costs and self.problem.kind != "regression":
                 raise ValueError(
                     f"{path}: {COST} needs problem.costs, what each decision costs for each actual label, as "
@@ -484,14 +482,13 @@ class UseCase(Strict):
                 validate_objective(self.problem.kind, self.gate.objective)
             except ValueError as error:
                 raise ValueError(f"gate.objective: {error}") from None
-        for path, rules in rules_of:
-            for rule in rules:
-                if is_custom_metric(rule.metric):
-                    continue
-                try:
-                    validate_metric(self.problem.kind, rule.metric, self.problem.classes)
-                except ValueError as error:
-                    raise ValueError(f"{path}.requirements: {error}") from None
+        for path, name in named:
+            if is_custom_metric(name):
+                continue
+            try:
+                validate_metric(self.problem.kind, name, self.problem.classes)
+            except ValueError as error:
+                raise ValueError(f"{path}: {error}") from None
 
     def _times_fit(self) -> None:
         """Refuse a time of day in a schedule of several partitions a day, and a deadline before the start."""

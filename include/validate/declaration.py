@@ -125,19 +125,17 @@ def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
 
 def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
     """Yield bounds beyond what any model can have."""
-    for path, rules in (("gate", spec.gate.requirements), ("monitoring", spec.monitoring.requirements)):
-        for rule in rules:
-            if is_custom_metric(rule.metric):
-                continue
-            metric = find_metric(rule.metric, multiclass=spec.problem.kind == "multiclass")
-            subject = f"{path}.requirements: {rule.metric}"
-            if metric.greater_is_better and rule.limit > metric.highest and rule.at_least is not None:
-                required, remedy = f"at most {metric.highest:g}, the best value", "set `at_least` lower"
-            elif not metric.greater_is_better and rule.at_most is not None and rule.at_most < 0:
-                required, remedy = "0 or more, because 0 is the best value", "set `at_most` higher"
-            else:
-                continue
-            yield problem(spec, subject, required, f"{rule.side} {rule.limit:g}", remedy)
+    for path, rule in spec.requirements:
+        if is_custom_metric(rule.metric):
+            continue
+        metric = find_metric(rule.metric, multiclass=spec.problem.kind == "multiclass")
+        if metric.greater_is_better and rule.limit > metric.highest and rule.at_least is not None:
+            required, remedy = f"at most {metric.highest:g}, the best value", "set `at_least` lower"
+        elif not metric.greater_is_better and rule.at_most is not None and rule.at_most < 0:
+            required, remedy = "0 or more, because 0 is the best value", "set `at_most` higher"
+        else:
+            continue
+        yield problem(spec, f"{path}: {rule.metric}", required, f"{rule.side} {rule.limit:g}", remedy)
 
 
 def _fallback(spec: UseCase) -> Iterator[Problem]:

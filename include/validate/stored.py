@@ -285,29 +285,28 @@ def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]
 
 def _rate_problems(spec: UseCase, rate: float, basis: str) -> Iterator[Problem]:
     """Yield requirements of a binary problem that its positive rate makes unreachable, or void."""
-    for path, rules in (("gate", spec.gate.requirements), ("monitoring", spec.monitoring.requirements)):
-        for rule in rules:
-            name, _, parameter = rule.metric.partition("@")
-            subject = f"{path}.requirements: {rule.metric}"
-            found = f"{rule.side} {rule.limit:g}, with {rate:.2%} positive in {basis}"
-            best = min(rate / float(parameter), 1.0) if name == "precision_top" else 1.0
-            if rule.at_least is not None and rule.at_least > best:
-                yield problem(
-                    spec,
-                    subject,
-                    f"at most {best:.3g}, the value of a perfect model at this positive rate",
-                    found,
-                    f"set `at_least` below {best:.3g}, or choose a smaller share than {parameter}",
-                )
-            elif (naive := _without_knowledge(rule, rate)) is not None and rule.is_met(naive):
-                yield problem(
-                    spec,
-                    subject,
-                    f"a bound that the positive rate as the only prediction misses; it has {naive:.3g}",
-                    found,
-                    f"set the bound beyond {naive:.3g}",
-                    severity="warning",
-                )
+    for path, rule in spec.requirements:
+        name, _, parameter = rule.metric.partition("@")
+        subject = f"{path}: {rule.metric}"
+        found = f"{rule.side} {rule.limit:g}, with {rate:.2%} positive in {basis}"
+        best = min(rate / float(parameter), 1.0) if name == "precision_top" else 1.0
+        if rule.at_least is not None and rule.at_least > best:
+            yield problem(
+                spec,
+                subject,
+                f"at most {best:.3g}, the value of a perfect model at this positive rate",
+                found,
+                f"set `at_least` below {best:.3g}, or choose a smaller share than {parameter}",
+            )
+        elif (naive := _without_knowledge(rule, rate)) is not None and rule.is_met(naive):
+            yield problem(
+                spec,
+                subject,
+                f"a bound that the positive rate as the only prediction misses; it has {naive:.3g}",
+                found,
+                f"set the bound beyond {naive:.3g}",
+                severity="warning",
+            )
 
 
 def _without_knowledge(rule: MetricBound, rate: float) -> float | None:
