@@ -167,10 +167,8 @@ class UseCase(Strict):
     @property
     def features_file(self) -> Path:
         """The file whose result are the features: the SQL, or the module of the Python after it."""
-        code = (
-            self.code("features.python", "features", self.features.python) if self.features.python else None
-        )
-        return (code.file if code else None) or self.folder / self.features.sql
+        own = self.python_of("features")
+        return (own[0].file if own else None) or self.folder / self.features.sql
 
     @property
     def python(self) -> tuple[CodeReference, ...]:
