@@ -118,14 +118,14 @@ class Clock:
         ``at`` can also be minutes from the partition's decision time, such as ``+20m`` or ``-5m``.
         """
         if re.fullmatch(OFFSET_PATTERN, at):
-            decision = self._utc(key) if self.sub_daily else self.local(key, _time_of_day(self.cron), days)
+            decision = self._utc(key) if self.sub_daily else self.local(key, time_of_day(self.cron), days)
             return decision + timedelta(minutes=int(at[:-1]))
         day = self.date_of(key) + timedelta(days=days)
         moment = self._moment(day, at)
         if self.sub_daily:
             return moment
         # a time that daylight saving skips moves forward, but not to the other side of the decision
-        decides_at = _time_of_day(self.cron)
+        decides_at = time_of_day(self.cron)
         decision = self._moment(day, decides_at)
         return min(moment, decision) if at <= decides_at else max(moment, decision)
 
@@ -133,7 +133,7 @@ class Clock:
         """Return the partition's local date and time, naive."""
         if self.sub_daily:
             return self._utc(key).astimezone(self.zone).replace(tzinfo=None)
-        return datetime.combine(day_of(key), time.fromisoformat(_time_of_day(self.cron)))
+        return datetime.combine(day_of(key), time.fromisoformat(time_of_day(self.cron)))
 
     def decision_time(self, key: str) -> datetime:
         """Return the partition's decision time (UTC)."""
@@ -270,7 +270,7 @@ def _daily(cron: str) -> time | None:
     return time(int(fields[2]), int(fields[1])) if fields else None
 
 
-def _time_of_day(cron: str) -> str:
+def time_of_day(cron: str) -> str:
     """Return the time at which a schedule of at most once a day fires, as ``HH:MM``."""
     minute, hour = cron.split()[:2]
     return f"{int(hour):02}:{int(minute):02}"

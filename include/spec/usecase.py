@@ -13,7 +13,7 @@ from pydantic import Field, field_validator, model_validator
 
 from include.extensions import CodeReference, is_reference, registered
 from include.references import digest_json
-from include.spec.clock import Clock, fires_a_year, is_frequent
+from include.spec.clock import Clock, fires_a_year, is_frequent, time_of_day
 from include.spec.gate import Gate, MetricBound
 from include.spec.metrics import (
     COST,
@@ -509,12 +509,9 @@ class UseCase(Strict):
             raise ValueError(f"scoring.deadline: +0m or later, but found {at}")
         if ":" not in at:
             return
-        minute, hour = self.schedule.batch.split()[:2]
-        start = f"{int(hour):02}:{int(minute):02}"
-        if self.scoring.deadline < start:
+        if at < (start := time_of_day(self.schedule.batch)):
             raise ValueError(
-                f"scoring.deadline: {start} or later, when schedule.batch begins, but found "
-                f"{self.scoring.deadline}"
+                f"scoring.deadline: {start} or later, when schedule.batch begins, but found {at}"
             )
 
     def _outputs_fit(self) -> None:
