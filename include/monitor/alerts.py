@@ -97,11 +97,9 @@ def deadline_message(usecase: str, partition: str, page: str, deadline: str, rea
 def deadline_text(spec: UseCase, partition: str) -> str:
     """Return when a partition's predictions are due, as a person reads it."""
     deadline = spec.scoring.deadline
-    return f"{deadline} {spec.schedule.timezone}" if ":" in deadline else _utc(spec, partition)
-
-
-def _utc(spec: UseCase, partition: str) -> str:
-    return f"{spec.clock.local(partition, spec.scoring.deadline):%Y-%m-%d %H:%M} UTC"
+    if ":" in deadline:
+        return f"{deadline} {spec.schedule.timezone}"
+    return f"{spec.clock.local(partition, deadline):%Y-%m-%d %H:%M} UTC"
 
 
 def alert_name(check: str, subject: str) -> str:
@@ -146,7 +144,7 @@ def send_alerts(
     silenced : check and subject of the findings to leave out. The claim is of the message with them, so
         silencing an alert that was sent doesn't send the rest of its message again.
     """
-    prefix = _claims_folder(message["partition"], message["findings"])
+    prefix = f"{CLAIMS}/{message['partition']}-{digest_json(_content(message['findings']))[:12]}"
     message = without_silenced(message, silenced)
     outcomes = {}
     for name in recipients:
@@ -199,10 +197,6 @@ def attempts(lake: Lake, partitions: Collection[str]) -> dict[str, list[Attempt]
         attempt = Attempt(partition, recipient, outcome, alerts)
         by_partition.setdefault(partition, []).append(attempt)
     return by_partition
-
-
-def _claims_folder(partition: str, findings: Sequence[Mapping[str, Any]]) -> str:
-    return f"{CLAIMS}/{partition}-{digest_json(_content(findings))[:12]}"
 
 
 def _content(findings: Sequence[Mapping[str, Any]]) -> list[Any]:
