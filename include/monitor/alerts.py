@@ -6,6 +6,7 @@ address and a server's answer may hold a secret, so no error message here repeat
 
 from __future__ import annotations
 
+import html
 import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -284,7 +285,7 @@ def post_slack(endpoint: Endpoint, message: Message, context: object = None) -> 
     endpoint : its ``uri`` is the address, which the password completes.
     """
     address = endpoint.uri + (f"/{endpoint.password}" if endpoint.password else "")
-    _post(endpoint, address, {"text": _escape_slack("\n".join(message_lines(message)))})
+    _post(endpoint, address, {"text": html.escape("\n".join(message_lines(message)), quote=False)})
 
 
 def _post(endpoint: Endpoint, address: str, body: dict[str, Any], **arguments: Any) -> None:
@@ -307,8 +308,3 @@ def _post(endpoint: Endpoint, address: str, body: dict[str, Any], **arguments: A
             found=found,
             remedy="check the connection's host and password, and that the webhook is up",
         ) from None
-
-
-def _escape_slack(text: str) -> str:
-    """Return a text that Slack shows literally."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
