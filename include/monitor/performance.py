@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any
 
 import numpy as np
@@ -367,16 +367,11 @@ def _groups(lake: Lake, spec: UseCase, by: str, rows: pa.Table) -> Iterator[Grou
     keys = rows["partition" if by in ("day", "week") else by].to_pylist()
     if by in ("day", "week"):
         days = {partition: spec.clock.date_of(partition) for partition in set(keys)}
-        names = {key: f"{day}" if by == "day" else _week(day) for key, day in days.items()}
+        names = {key: f"{day}" if by == "day" else f"{day:%G-W%V}" for key, day in days.items()}
         keys = [names[partition] for partition in keys]
     groups = np.asarray(keys, dtype=object)
     for name in sorted(set(keys)):
         yield (name or "none (a constant)", np.flatnonzero(groups == name))
-
-
-def _week(day: date) -> str:
-    year, week, _ = day.isocalendar()
-    return f"{year}-W{week:02}"
 
 
 def _slice_columns(lake: Lake, spec: UseCase, rows: pa.Table) -> dict[str, pa.ChunkedArray]:
