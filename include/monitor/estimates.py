@@ -119,12 +119,8 @@ def expected_metrics(spec: UseCase, calibration: CalibrationMap, predicted: Arra
     for _ in range(DRAWS):
         labels = _draw_labels(probabilities, random.random(len(probabilities)))
         draws.append(_values(spec, labels, predicted))
-    return _expected_means(estimated_metrics(spec), draws)
-
-
-def _expected_means(metrics: Sequence[str], draws: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    values = {name: [draw[name] for draw in draws if name in draw] for name in metrics}
-    needed = MIN_DEFINED * len(draws)
+    values = {name: [draw[name] for draw in draws if name in draw] for name in estimated_metrics(spec)}
+    needed = MIN_DEFINED * DRAWS
     return {name: float(np.mean(drawn)) for name, drawn in values.items() if len(drawn) >= needed}
 
 
