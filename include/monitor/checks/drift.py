@@ -56,15 +56,12 @@ def check_drift(context: PartitionContext) -> list[Finding]:
             model = context.model[:12]
             note = f"model {model} left no reference" if model else "no model was promoted yet"
         return [Finding("drift", "features", None, None, "not enough", note)]
-    return [_check_column(context, name) for name in context.comparisons]
-
-
-def _check_column(context: PartitionContext, name: str) -> Finding:
-    comparison = context.comparisons[name]
-    if isinstance(comparison, str):
-        return Finding("drift", name, None, None, "not enough", comparison)
-    rules = context.spec.monitoring
-    return check_distribution(name, comparison.reference, comparison.window, comparison.width, rules)
+    return [
+        Finding("drift", name, None, None, "not enough", of)
+        if isinstance(of, str)
+        else check_distribution(name, of.reference, of.window, of.width, context.spec.monitoring)
+        for name, of in context.comparisons.items()
+    ]
 
 
 def check_missing_values(context: PartitionContext) -> list[Finding]:
