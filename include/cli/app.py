@@ -187,8 +187,7 @@ def init(  # noqa: PLR0913 - one parameter for each option
         if unused := [f"--{option}" for option, text in {**answers, "split": split}.items() if text]:
             remedy = "give --sample FILE, or leave them out"
             raise SpecError("init", required="--sample", found=", ".join(unused), remedy=remedy)
-        template = PYTHON_TEMPLATE if python else TEMPLATE
-        folder = scaffold(name, into, template=template) if into else scaffold(name, template=template)
+        folder = scaffold(name, into, PYTHON_TEMPLATE if python else TEMPLATE)
         after = (
             f"edit {folder}/usecase.yaml and features.sql, then run `{PYTHON} -m include validate {folder}`"
         )

@@ -16,7 +16,7 @@ PLACEHOLDER = "USECASE"
 SCHEMA_LINE = "# yaml-language-server: $schema="  # editors read the schema's path, relative to the file, here
 
 
-def scaffold(name: str, parent: Path = SHIPPED, *, template: Path = TEMPLATE) -> Path:
+def scaffold(name: str, parent: Path | None, template: Path = TEMPLATE) -> Path:
     """Copy a template under a new name and return the new folder, see `new_folder`."""
     folder = new_folder(name, parent)
     # a template has the files of the first one that it doesn't have itself
@@ -37,8 +37,8 @@ def schema_path(folder: Path) -> str:
     return os.path.relpath(SCHEMA, folder)
 
 
-def new_folder(name: str, parent: Path = SHIPPED) -> Path:
-    """Create and return the folder of a new use case.
+def new_folder(name: str, parent: Path | None) -> Path:
+    """Create and return the folder of a new use case; without a parent, one beside the shipped ones.
 
     Raises
     ------
@@ -52,6 +52,7 @@ def new_folder(name: str, parent: Path = SHIPPED) -> Path:
             found=repr(name),
             remedy="choose another name; it becomes the first part of DAG ids and the folder in the lake",
         )
+    parent = parent or SHIPPED
     folder = parent / name
     try:
         folder.mkdir(parents=True)
@@ -105,7 +106,7 @@ def scaffold_sample(
     # predictions of classes have a column of this name, beside the features
     reserved = ("label",) if kind == "multiclass" and target != "label" else ()
     proposal = Proposal(name, read_sample(path, reserved), kind, target, names, time)
-    folder = new_folder(name, parent or SHIPPED)
+    folder = new_folder(name, parent)
     if split is not None:
         try:
             proposal.write_partitions(split)
