@@ -25,6 +25,7 @@ from include.cli.sample import Sample, SampleColumn
 from include.cli.sample_schedule import HOUR, TRAINING_HOUR, SampleSchedule, days_between, schedule_of
 from include.errors import SpecError
 from include.ingest.parsing.types import TRUE
+from include.spec.problem import CLASS_NAME
 
 KINDS = ("binary", "regression", "multiclass")
 MAX_CATEGORIES = 254  # that the estimators tell apart
@@ -33,7 +34,6 @@ RECURRING = 0.5  # share of rows whose key was there before, from which a key ha
 FEWEST = 4  # outcomes of a mean
 TEST = (8, 28)  # partitions that judge, at least and at most
 OUTCOMES = "outcomes"  # the folder of the outcomes' own files
-CLASS_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}"
 
 
 @dataclass(frozen=True)

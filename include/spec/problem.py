@@ -11,12 +11,13 @@ from pydantic import BeforeValidator, Field, model_validator
 from include.spec.source import Name, Strict, added_field
 
 MIN_CLASSES = 3  # of a multiclass problem
+CLASS_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}"
 
 
 def _class_name(value: Any) -> Any:
     """Return a class's name; an unquoted 1 is accepted, an unquoted yes, which YAML reads as true, isn't."""
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-    if not isinstance(text, str) or not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,39}", text):
+    if not isinstance(text, str) or not re.fullmatch(CLASS_NAME, text):
         raise ValueError(
             f"{value!r} is no valid class name: columns and metrics are named after it, so use letters, "
             "digits, _ and - (quote yes, no, on and off), and use that name in labels.sql"
