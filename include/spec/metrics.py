@@ -44,8 +44,7 @@ class Metric:
     name : without its parameter.
     kinds : the kinds of problem that it measures.
     greater_is_better : whether a higher value is better.
-    function : where the function is, as ``module:name``; by default in `include.stats.metrics`, under the
-        metric's name.
+    function : the name of its function in `include.stats.metrics`; by default the metric's.
     parameter : what its parameter is: a threshold, precision, share, quantile or class; empty without one.
     default : the parameter with which every model is measured, declared or not; a metric without a parameter
         is always measured, and one of a class for each class.
@@ -54,8 +53,8 @@ class Metric:
     can_be_estimated : whether predictions without labels allow an estimate. Calibration can't be estimated,
         because the estimate assumes it; nor can a metric that depends on how the target will vary.
     highest : the largest possible value.
-    row_loss : for a regression metric that can be estimated, the function of each row's loss, as
-        ``module:name``; the metric is its mean.
+    row_loss : for a regression metric that can be estimated, the name of the function of each row's loss; the
+        metric is its mean.
     root : whether it is the square root of that mean.
     only_declared : whether it is measured only where the declaration names it, or has what it takes.
     takes_costs : whether its function also takes the matrix of ``problem.costs``.
@@ -76,11 +75,6 @@ class Metric:
     only_declared: bool = False
     takes_costs: bool = False
 
-    @property
-    def path(self) -> str:
-        """Where its function is, as ``module:name``."""
-        return self.function or f"include.stats.metrics:{self.name}"
-
 
 @dataclass(frozen=True)
 class Objective:
@@ -88,17 +82,17 @@ class Objective:
 
     Parameters
     ----------
-    path : where its function is, as ``module:name``; it returns one loss for each row.
+    function : the name of its function in `include.stats.metrics`, which returns one loss for each row.
     unit : what it is measured in, where ``{target}`` stands for the target's name; empty if it has no unit.
     parameter : what follows an @ in its name, as in ``quantile_loss@0.9``; empty without one.
-    code : the use case's own function in place of ``path``.
+    code : the use case's own function in place of that one.
     takes_costs : whether its function also takes ``costs``.
     costs : the matrix of ``problem.costs``, shape (k, d).
     """
 
     name: str
     kinds: tuple[str, ...]
-    path: str
+    function: str
     unit: str = ""
     parameter: str = ""
     code: CodeReference | None = None
@@ -129,11 +123,7 @@ METRICS: tuple[Metric, ...] = (
     Metric("brier", CLASSIFICATION, False, highest=math.inf),
     Metric("calibration_error", BINARY, False, can_be_estimated=False),
     Metric(
-        "calibration_error",
-        MULTICLASS,
-        False,
-        function="include.stats.metrics:top_class_calibration_error",
-        can_be_estimated=False,
+        "calibration_error", MULTICLASS, False, function="top_class_calibration_error", can_be_estimated=False
     ),
     Metric("calibration_gap", BINARY, False, can_be_estimated=False),
     Metric(
@@ -161,23 +151,16 @@ METRICS: tuple[Metric, ...] = (
         "precision",
         MULTICLASS,
         True,
-        function="include.stats.metrics:class_precision",
+        function="class_precision",
         parameter=CLASS,
         needs="a row that is predicted as the class",
     ),
-    Metric(
-        "recall",
-        MULTICLASS,
-        True,
-        function="include.stats.metrics:class_recall",
-        parameter=CLASS,
-        needs="a row of the class",
-    ),
+    Metric("recall", MULTICLASS, True, function="class_recall", parameter=CLASS, needs="a row of the class"),
     Metric(
         "f1",
         MULTICLASS,
         True,
-        function="include.stats.metrics:class_f1",
+        function="class_f1",
         parameter=CLASS,
         needs="a row that is of the class or is predicted as it",
     ),
@@ -185,20 +168,13 @@ METRICS: tuple[Metric, ...] = (
         COST,
         CLASSIFICATION,
         False,
-        function="include.stats.metrics:mean_cost",
+        function="mean_cost",
         highest=math.inf,
         only_declared=True,
         takes_costs=True,
     ),
-    Metric(
-        "rmse",
-        REGRESSION,
-        False,
-        highest=math.inf,
-        row_loss="include.stats.metrics:squared_errors",
-        root=True,
-    ),
-    Metric("mae", REGRESSION, False, highest=math.inf, row_loss="include.stats.metrics:absolute_errors"),
+    Metric("rmse", REGRESSION, False, highest=math.inf, row_loss="squared_errors", root=True),
+    Metric("mae", REGRESSION, False, highest=math.inf, row_loss="absolute_errors"),
     Metric("r2", REGRESSION, True, needs=TWO_LABELS, compares_labels=True, can_be_estimated=False),
     Metric(
         "quantile_loss",
@@ -207,41 +183,27 @@ METRICS: tuple[Metric, ...] = (
         parameter="quantile",
         default="0.9",
         highest=math.inf,
-        row_loss="include.stats.metrics:pinball_losses",
+        row_loss="pinball_losses",
     ),
-    Metric(
-        "coverage",
-        REGRESSION,
-        True,
-        row_loss="include.stats.metrics:covered_rows",
-        only_declared=True,
-    ),
+    Metric("coverage", REGRESSION, True, row_loss="covered_rows", only_declared=True),
     Metric(
         "poisson_deviance",
         REGRESSION,
         False,
         needs="labels of at least 0",
         highest=math.inf,
-        row_loss="include.stats.metrics:poisson_deviances",
+        row_loss="poisson_deviances",
         only_declared=True,
     ),
 )
 OBJECTIVES: tuple[Objective, ...] = (
-    Objective("log_loss", CLASSIFICATION, "include.stats.metrics:log_losses"),
-    Objective("brier", CLASSIFICATION, "include.stats.metrics:brier_scores"),
-    Objective(COST, CLASSIFICATION, "include.stats.metrics:action_costs", "units of cost", takes_costs=True),
-    Objective(
-        "squared_error", REGRESSION, "include.stats.metrics:squared_errors", "squared units of {target}"
-    ),
-    Objective("absolute_error", REGRESSION, "include.stats.metrics:absolute_errors", "units of {target}"),
-    Objective(
-        "quantile_loss",
-        REGRESSION,
-        "include.stats.metrics:pinball_losses",
-        "units of {target}",
-        parameter="quantile",
-    ),
-    Objective("poisson_deviance", REGRESSION, "include.stats.metrics:poisson_deviances"),
+    Objective("log_loss", CLASSIFICATION, "log_losses"),
+    Objective("brier", CLASSIFICATION, "brier_scores"),
+    Objective(COST, CLASSIFICATION, "action_costs", "units of cost", takes_costs=True),
+    Objective("squared_error", REGRESSION, "squared_errors", "squared units of {target}"),
+    Objective("absolute_error", REGRESSION, "absolute_errors", "units of {target}"),
+    Objective("quantile_loss", REGRESSION, "pinball_losses", "units of {target}", parameter="quantile"),
+    Objective("poisson_deviance", REGRESSION, "poisson_deviances"),
 )
 SERVING_METRICS: tuple[ServingMetric, ...] = (
     ServingMetric("p50_ms", "milliseconds for one row, half of the calls are faster"),

@@ -6,9 +6,7 @@ A metric that the rows can't give is missing. It is never reported as zero or Na
 from __future__ import annotations
 
 import math
-import pkgutil
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache
 from types import MappingProxyType
 from typing import Any, cast
 
@@ -54,8 +52,9 @@ def metric_value(
     entry = find_metric(metric, multiclass=bool(classes))
     value = math.nan
     if len(np.unique(actual)) >= (2 if entry.compares_labels else 1):
+        # the registry names functions of this module
         function: Callable[..., float] = (
-            _load(entry.path) if metric not in custom else _custom_metric(custom[metric])
+            _custom_metric(custom[metric]) if metric in custom else globals()[entry.function or entry.name]
         )
         parameter = metric.partition("@")[2]
         if entry.parameter == CLASS:
@@ -115,10 +114,9 @@ def row_losses(objective: str | Objective, actual: Array, predicted: Array) -> A
     if objective.code:
         return _custom_losses(objective.code, actual, predicted)
     parameter = objective.name.partition("@")[2]
-    function = _load(objective.path)
     further: list[Any] = [float(parameter)] if parameter else []
     further += [objective.costs] if objective.takes_costs else []
-    losses: Array = function(actual, predicted, *further)
+    losses: Array = globals()[objective.function](actual, predicted, *further)
     return losses
 
 
@@ -149,15 +147,9 @@ def _custom_metric(code: CodeReference) -> Callable[[Array, Array], float]:
 def metric_row_losses(metric: str, actual: Array, predicted: Array) -> Array:
     """Return each row's loss for a regression metric that is the mean of such losses, shape (n,)."""
     entry, parameter = find_metric(metric), metric.partition("@")[2]
-    function = _load(entry.row_loss)
-    losses: Array = function(actual, predicted, *([float(parameter)] if parameter else []))
+    further = [float(parameter)] if parameter else []
+    losses: Array = globals()[entry.row_loss](actual, predicted, *further)
     return losses
-
-
-@cache
-def _load(path: str) -> Callable[..., Any]:
-    function: Callable[..., Any] = pkgutil.resolve_name(path)
-    return function
 
 
 def _describe_labels(entry: Metric, actual: Array, classes: Sequence[str]) -> str:
