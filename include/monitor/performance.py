@@ -297,21 +297,21 @@ def performance_by(
     NotPublished
         when nothing was predicted in the range.
     """
-    if by not in BY or (by == "slice" and not spec.gate.slices.columns):
-        required, found = f"one of {', '.join(BY)}", by
-        if by in BY:
-            required, found = "columns under gate.slices.columns", "none"
-        remedy = (
-            "declare them in usecase.yaml, or choose another grouping" if by in BY else "choose one of these"
-        )
+    subject = f"{spec.name}: performance by {by}"
+    if by not in BY:
+        required = f"one of {', '.join(BY)}"
+        raise EvergreenError(subject, required=required, found=by, remedy="choose one of these")
+    if by == "slice" and not spec.gate.slices.columns:
+        remedy = "declare them in usecase.yaml, or choose another grouping"
         raise EvergreenError(
-            f"{spec.name}: performance by {by}", required=required, found=found, remedy=remedy
+            subject, required="columns under gate.slices.columns", found="none", remedy=remedy
         )
     if first and last and first > last:
-        required = "a first partition that isn't after the last"
-        found = f"{first} to {last}"
         raise EvergreenError(
-            f"{spec.name}: performance", required=required, found=found, remedy="swap the two"
+            f"{spec.name}: performance",
+            required="a first partition that isn't after the last",
+            found=f"{first} to {last}",
+            remedy="swap the two",
         )
     partitions = _scored(lake, spec, first, last)
     if by == "day" and not spec.clock.sub_daily:
