@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -18,21 +17,6 @@ from include.stats.profiles import merge_profiles
 from include.storage.lake import Lake
 
 NO_LIMITS = "no training has set limits yet"
-
-
-@dataclass(frozen=True)
-class PastCounts:
-    """A column's counts in the partitions up to the one that is judged, and the limit of an alarm.
-
-    Parameters
-    ----------
-    counts : the partition itself last, shape (partitions, bins); None if the partition has no such column,
-        or one of another kind than the training had.
-    limit : None if the training had too few partitions to set one.
-    """
-
-    counts: Counts | None
-    limit: float | None
 
 
 def check_sudden_changes(context: PartitionContext) -> list[Finding]:
@@ -57,7 +41,7 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
             continue
         compared = by_champion if is_prediction else partitions
         profiles = {row["partition"]: row for row in context.neighbors.column_profiles(name, compared)}
-        findings.append(judge_sudden_change(name, past_counts(limit, profiles, partition, rules), rules))
+        findings.append(judge_sudden_change(name, *past_counts(limit, profiles, partition, rules), rules))
     return findings
 
 
@@ -72,18 +56,27 @@ def _limits(lake: Lake, partition: str, model: str) -> dict[str, Row]:
     return {row["column"]: row for row in lake.rows("limits", where)} if partition else {}
 
 
-def past_counts(limit: Row, profiles: Mapping[str, Row], partition: str, rules: SuddenChanges) -> PastCounts:
-    """Return a column's counts by partition: as published, or else as the training counted them.
+def past_counts(
+    limit: Row, profiles: Mapping[str, Row], partition: str, rules: SuddenChanges
+) -> tuple[Counts | None, float | None]:
+    """Return a column's counts by partition, as published or as the training counted them, and its limit.
 
     Parameters
     ----------
     profiles : the column's rows of `profiles` by partition.
+
+    Returns
+    -------
+    tuple
+        The counts, the partition itself last, shape (partitions, bins); None if the partition has no such
+        column, or one of another kind than the training had. Then the limit of an alarm; None if the training
+        had too few partitions to set one.
     """
     stored = json.loads(limit["cut"])
     kind = "numeric" if stored["names"] is None else "categorical"
     profiles = {key: row for key, row in profiles.items() if row["kind"] == kind}
     if partition not in profiles:
-        return PastCounts(None, None)
+        return None, None
     binning = Binning(tuple(stored["edges"]), None if stored["names"] is None else tuple(stored["names"]))
     counts = dict(zip(json.loads(limit["partitions"]), json.loads(limit["counts"]), strict=True))
     counts |= {
@@ -93,28 +86,30 @@ def past_counts(limit: Row, profiles: Mapping[str, Row], partition: str, rules: 
     height = None
     if limit["middle"] is not None:
         height = alarms.threshold(limit["middle"], limit["spread"], limit["height"])
-    return PastCounts(np.array([counts[key] for key in keys], dtype=np.float64), height)
+    return np.array([counts[key] for key in keys], dtype=np.float64), height
 
 
-def judge_sudden_change(name: str, past: PastCounts, rules: SuddenChanges) -> Finding:
+def judge_sudden_change(
+    name: str, counts: Counts | None, limit: float | None, rules: SuddenChanges
+) -> Finding:
     """Judge a column's partition against its past."""
     note = ""
-    if past.counts is None:
+    if counts is None:
         note = f"{name} is missing, or of another kind than in the last training"
-    elif past.limit is None:
+    elif limit is None:
         note = f"{name}: the last training had too few partitions to set a limit"
-    elif len(past.counts) < rules.enough:
-        note = f"{name}: {len(past.counts)} of the {rules.enough} partitions that a comparison needs"
-    if note or past.counts is None or past.limit is None:
-        return Finding("sudden_change", name, None, past.limit, "not enough", note)
-    value, alarm = alarms.judge_newest(past.counts, past.limit, rules)
+    elif len(counts) < rules.enough:
+        note = f"{name}: {len(counts)} of the {rules.enough} partitions that a comparison needs"
+    if note or counts is None or limit is None:
+        return Finding("sudden_change", name, None, limit, "not enough", note)
+    value, alarm = alarms.judge_newest(counts, limit, rules)
     if not np.isfinite(value):
         note = f"{name} has no rows in this partition or before it"
-        return Finding("sudden_change", name, None, past.limit, "not enough", note)
-    relation = "exceeds its limit against" if value > past.limit else "is like"
+        return Finding("sudden_change", name, None, limit, "not enough", note)
+    relation = "exceeds its limit against" if value > limit else "is like"
     if alarm:
         relation = "breaks with"
-    text, bound = figure_and_limit(value, past.limit, 3)
-    note = f"{name} {relation} the {len(past.counts) - rules.of} partitions before: {text}, limit "
+    text, bound = figure_and_limit(value, limit, 3)
+    note = f"{name} {relation} the {len(counts) - rules.of} partitions before: {text}, limit "
     note += f"{bound} on {rules.partitions} of {rules.of} partitions"
-    return Finding("sudden_change", name, value, past.limit, "alarm" if alarm else "ok", note)
+    return Finding("sudden_change", name, value, limit, "alarm" if alarm else "ok", note)
