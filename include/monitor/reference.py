@@ -87,10 +87,7 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     if stored is None:
         last_fitted = _last_fitted(lake, spec, champion, trained)
         stored = _count_and_store(lake, spec, digest, trained, last_fitted, profiles)
-    if stored is None:
-        columns = {name: LearnedColumn(profile, Binning.of(profile)) for name, profile in profiles.items()}
-        return Reference(columns, None, 0)
-    counts, sample = stored
+    counts, sample = stored or ({"columns": {}, "rows": 0}, None)
     columns = {name: _column(profile, counts["columns"].get(name)) for name, profile in profiles.items()}
     return Reference(columns, sample, int(counts["rows"]))
 
