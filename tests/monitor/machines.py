@@ -18,8 +18,10 @@ from include.features.build import features
 from include.features.labels import training_set
 from include.models import artifacts
 from include.monitor.performance import publish_performance
+from include.monitor.pipeline import monitor
 from include.monitor.state import PublishedState
 from include.references import digest_json
+from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
 from include.stats import profiles
@@ -259,6 +261,13 @@ def plant(folder: Path, use: UseCase) -> Lake:
     digest, _ = fit(lake, use)
     promote(lake, digest, use.clock.shift(TRAINED, 1))
     return lake
+
+
+def run(lake: Lake, use: UseCase, *partitions: str) -> None:
+    """Score and monitor partitions in this order."""
+    for partition in partitions:
+        score(lake, use, partition)
+        monitor(lake, use, partition)
 
 
 def forget_history(lake: Lake) -> None:

@@ -43,6 +43,7 @@ from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
+from tests.monitor.machines import run
 
 ROOT = Path(__file__).parents[2]
 SAME = CalibrationMap(((1.0, 0.0),))
@@ -249,13 +250,6 @@ def own(gated: Path, tmp_path: Path) -> Lake:
     """A copy of it."""
     shutil.copytree(gated, tmp_path / "own")
     return Lake("machines", str(tmp_path / "own"))
-
-
-def run(lake: Lake, use: UseCase, *partitions: str) -> None:
-    """Score and monitor partitions in this order."""
-    for partition in partitions:
-        score(lake, use, partition)
-        monitor(lake, use, partition)
 
 
 def rows_of(lake: Lake, partition: str) -> dict[str, dict[str, Any]]:

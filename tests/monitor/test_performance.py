@@ -22,14 +22,7 @@ from include.spec.gate import Requirement
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.machines import truth
-
-
-def run(lake: Lake, use: UseCase, *partitions: str) -> None:
-    """Score and monitor partitions in this order."""
-    for partition in partitions:
-        score(lake, use, partition)
-        monitor(lake, use, partition)
+from tests.monitor.machines import run, truth
 
 
 @pytest.mark.full

@@ -23,13 +23,7 @@ from include.storage.lake import Lake
 from include.storage.schemas import FINDINGS, PARTITIONS, PROFILES
 from include.train.monitoring_baselines import publish_reference_profiles
 from tests.monitor import machines
-
-
-def run(lake: Lake, use: UseCase, partitions: Sequence[str]) -> None:
-    """Score and monitor partitions in this order."""
-    for partition in partitions:
-        score(lake, use, partition)
-        monitor(lake, use, partition)
+from tests.monitor.machines import run
 
 
 def found(lake: Lake, partition: str, outcome: str = "alarm") -> set[tuple[str, str]]:
@@ -48,7 +42,7 @@ def note(lake: Lake, partition: str, check: str) -> str:
 @pytest.mark.full
 def test_a_steady_week_has_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None:
     """A week like those before, each day with its weather, raises none, and asks for nothing."""
-    run(lake, use, week[:5])
+    run(lake, use, *week[:5])
     assert {partition: found(lake, partition) for partition in week[:5]} == {
         partition: set() for partition in week[:5]
     }
@@ -63,7 +57,7 @@ def test_a_steady_week_has_no_alarm(lake: Lake, use: UseCase, week: list[str]) -
 def test_a_feed_that_went_silent_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
     """One partition without temperatures is an alarm on that partition, and over when they are back."""
     machines.readings(lake, use, week[3], lambda row: {**row, "temp": None})
-    run(lake, use, week[3:5])
+    run(lake, use, *week[3:5])
     assert found(lake, week[3]) == {("missing", "temp")}
     assert ("missing", "temp") in found(lake, week[4], "ok")
 
@@ -80,7 +74,7 @@ def test_a_recipe_that_replaced_the_champion_is_compared_with_its_training(
     lake.append_at("attempts", attempt, lake.version("attempts"))
     machines.promote(lake, "e" * 64, week[0], kind="replaced")
     machines.readings(lake, use, week[3], lambda row: {**row, "temp": None})
-    run(lake, use, week[3:5])
+    run(lake, use, *week[3:5])
     assert ("missing", "temp") in found(lake, week[3])
     assert {("missing", "temp"), ("drift", "load"), ("drift", "kind")} <= found(lake, week[4], "ok")
 
@@ -88,7 +82,7 @@ def test_a_recipe_that_replaced_the_champion_is_compared_with_its_training(
 def test_another_unit_is_an_alarm_at_once(lake: Lake, use: UseCase, week: list[str]) -> None:
     """Degrees that turn from Celsius to Fahrenheit leave the reference's range on the first partition."""
     machines.readings(lake, use, week[3], lambda row: {**row, "temp": row["temp"] * 1.8 + 32})
-    run(lake, use, week[3:4])
+    run(lake, use, week[3])
     assert ("unseen", "temp") in found(lake, week[3])
 
 
@@ -98,7 +92,7 @@ def test_a_weekday_out_of_range_is_an_alarm_from_the_third_partition_on(
     """A feature with one value per partition is judged by three of them."""
     for partition in week[:3]:
         machines.readings(lake, use, partition, lambda row: {**row, "weekday": 50.0})
-    run(lake, use, week[:3])
+    run(lake, use, *week[:3])
     alarmed = [("unseen", "weekday") in found(lake, partition) for partition in week[:3]]
     assert alarmed == [False, False, True]
 
@@ -108,7 +102,7 @@ def test_a_new_kind_is_an_alarm(lake: Lake, use: UseCase, week: list[str]) -> No
     machines.readings(
         lake, use, week[0], lambda row: {**row, "kind": "laser" if row["machine"] < 40 else row["kind"]}
     )
-    run(lake, use, week[:1])
+    run(lake, use, week[0])
     assert {("unseen", "kind"), ("drift", "kind")} <= found(lake, week[0])
 
 
@@ -117,7 +111,7 @@ def test_a_season_is_no_alarm(lake: Lake, use: UseCase, week: list[str]) -> None
     """A week that is two degrees warmer, within what the reference's own days did, is none."""
     for partition in week[:3]:
         machines.readings(lake, use, partition, lambda row: {**row, "temp": row["temp"] + 2})
-    run(lake, use, week[:3])
+    run(lake, use, *week[:3])
     assert {partition: found(lake, partition) for partition in week[:3]} == {
         partition: set() for partition in week[:3]
     }
@@ -130,7 +124,7 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
         minutes = machines.day(use.clock.shift(partition, -2))[1]
         turned = [{"machine": m, "minutes": 60.0 - v} for m, v in enumerate(minutes) if v is not None]
         machines.publish(quick, use, "stops", partition, turned)
-    run(quick, use, week[:7])
+    run(quick, use, *week[:7])
     asked = {row["partition"]: (row["decision"], row["cause"]) for row in quick.rows("decisions")}
     digest = quick.rows("switches")[0]["model"]
     assert [asked[partition][0] for partition in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
@@ -140,7 +134,7 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
 def test_a_source_that_did_not_come_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A refused source and one that nobody ingested are alarms with the ingest's own sentence."""
     machines.publish(quick, use, "stops", week[0], [], outcome="refused", note="stops/x.csv: no header")
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     assert {f for f in found(quick, week[0]) if f[0] in ("data", "fallback", "missing")} == {
         ("data", "stops")
     }
@@ -165,7 +159,7 @@ def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseC
     """Without a champion, drift and rung are not enough rather than well or an alarm."""
     partition = machines.TRAINED
     machines.readings(quick, use, partition)
-    run(quick, use, [partition])
+    run(quick, use, partition)
     assert found(quick, partition) == set()
     assert {("drift", "features"), ("fallback", "predictions")} <= found(quick, partition, "not enough")
     assert note(quick, partition, "drift") == "no model was promoted yet"
@@ -174,7 +168,7 @@ def test_before_the_first_promotion_nothing_can_be_judged(quick: Lake, use: UseC
 def test_a_lower_rung_is_an_alarm_with_its_reason(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A champion that can't be loaded leaves the partition to the prior, and the finding says why."""
     machines.promote(quick, "0" * 64, week[0], version="2")
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     assert ("fallback", "predictions") in found(quick, week[0])
     assert "champion v2" in note(quick, week[0], "fallback")
     assert note(quick, week[0], "drift") == f"model {'0' * 12} left no reference"
@@ -186,7 +180,7 @@ def test_three_times_is_as_once(lake: Lake, use: UseCase, week: list[str]) -> No
 
     And the same reference.
     """
-    run(lake, use, week[:2])
+    run(lake, use, *week[:2])
     before = machines.state(lake)
     refs = [monitor(lake, use, partition) for partition in week[:2]]
     assert machines.state(lake) == before
@@ -203,7 +197,7 @@ def short(
     shutil.copytree(bare, folder / "base")
     shutil.copytree(folder / "base", folder / "order")
     lake = Lake("machines", str(folder / "order"))
-    run(lake, use, week[:5])
+    run(lake, use, *week[:5])
     return folder, machines.state(lake)
 
 
@@ -223,7 +217,7 @@ def test_partitions_in_any_order_leave_the_same(
     shutil.rmtree(folder / "any", ignore_errors=True)
     shutil.copytree(folder / "base", folder / "any")
     lake = Lake("machines", str(folder / "any"))
-    run(lake, use, [week[place] for place in order])
+    run(lake, use, *(week[place] for place in order))
     assert machines.state(lake) == expected
 
 
@@ -235,9 +229,9 @@ def test_a_late_partition_repeats_every_later_one_that_depends_on_it(
     folder, expected = short
     shutil.copytree(folder / "base", folder / "late")
     lake = Lake("machines", str(folder / "late"))
-    run(lake, use, week[1:5])
+    run(lake, use, *week[1:5])
     monkeypatch.setattr(pipeline, "MAX_ATTEMPTS", 2)
-    run(lake, use, week[:1])
+    run(lake, use, week[0])
     assert machines.state(lake) == expected
 
 
@@ -248,7 +242,7 @@ def test_neighbors_at_once_leave_the_same(short: tuple[Path, Any], use: UseCase,
     shutil.copytree(folder / "base", folder / "once")
     lake = Lake("machines", str(folder / "once"))
     with ThreadPoolExecutor(3) as workers:
-        list(workers.map(lambda partition: run(lake, use, [partition]), [*week[:5], *reversed(week[:5])]))
+        list(workers.map(lambda partition: run(lake, use, partition), [*week[:5], *reversed(week[:5])]))
     assert machines.state(lake) == expected
 
 
@@ -261,7 +255,7 @@ def test_a_state_takes_over_what_its_run_published(
     quick: Lake, use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is read once a run, and knows the same as one that is read anew after each commit."""
-    run(quick, use, week[:2])
+    run(quick, use, *week[:2])
     refresh, read_all = PublishedState.refresh, PublishedState._read_all
     own_rows, reads = [], []
 
@@ -279,14 +273,14 @@ def test_a_state_takes_over_what_its_run_published(
 
     monkeypatch.setattr(PublishedState, "refresh", refresh_and_compare)
     monkeypatch.setattr(PublishedState, "_read_all", counted)
-    run(quick, use, week[2:3])
+    run(quick, use, week[2])
     assert {"performance", "losses", "monitor", "drift", "estimates"} == {row["product"] for row in own_rows}
     assert len(reads) == 1
 
 
 def test_a_state_is_read_anew_after_another_runs_commit(quick: Lake, use: UseCase, week: list[str]) -> None:
     """What a concurrent run published between two of its own commits isn't missed."""
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     state = PublishedState(quick, use, week[1])
     own, other = (
         {**quick.rows("partitions")[0], "partition": key, "product": "monitor"} for key in week[1:3]
@@ -334,7 +328,7 @@ def test_a_kill_before_any_write_is_healed_by_a_rerun(
     base, expected = short
     shutil.copytree(base / "base", tmp_path / "killed")
     lake = Lake("machines", str(tmp_path / "killed"))
-    run(lake, use, [week[0], week[1], week[3], week[4]])
+    run(lake, use, week[0], week[1], week[3], week[4])
     score(lake, use, week[2])
     shutil.copytree(tmp_path / "killed", tmp_path / "whole")
     whole = Dying("machines", str(tmp_path / "whole"), 1000)
@@ -372,7 +366,7 @@ class Crossed(Lake):
 
 def test_two_that_write_crosswise(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Findings that an older run wrote under a newer one's row are seen, and made again."""
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     crossed = Crossed(quick, week[0])
     machines.publish(quick, use, "stops", week[0], [], outcome="refused", note="stops/x.csv: no header")
     ref = monitor(crossed, use, week[0])
@@ -400,7 +394,7 @@ def test_findings_have_their_tables_shape(quick: Lake, use: UseCase, week: list[
 @pytest.mark.full
 def test_every_measure_is_published_beside_the_findings(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Each column has a row a measure of its kind, of the window's rows; the declared is the finding's."""
-    run(quick, use, week[:5])
+    run(quick, use, *week[:5])
     rows = quick.rows("drift", {"partition": week[4]})
     by_column: dict[str, dict[str, Any]] = {}
     for row in rows:
@@ -420,7 +414,7 @@ def test_another_declared_measure_judges(quick: Lake, use: UseCase, week: list[s
     rules = "{window: 3, report_rows: 200, measure: {numeric: ks, categorical: js}, ks: 0.3}"
     other = machines.spec(tmp_path, monitoring=rules)
     machines.readings(quick, other, week[0], lambda row: {**row, "load": row["load"] * 0.5})
-    run(quick, other, week[:1])
+    run(quick, other, week[0])
     found = {row["subject"]: row for row in quick.rows("findings") if row["check"] == "drift"}
     assert found["load"]["outcome"] == "alarm"
     assert found["load"]["note"].startswith("load: Kolmogorov–Smirnov 0.")
@@ -438,7 +432,7 @@ def test_labels_have_a_profile_and_are_compared(quick: Lake, use: UseCase, week:
         minutes = machines.day(use.clock.shift(partition, -2))[1]
         turned = [{"machine": m, "minutes": 60.0} for m, v in enumerate(minutes) if v is not None]
         machines.publish(quick, use, "stops", partition, turned)
-    run(quick, use, week[:5])
+    run(quick, use, *week[:5])
     rows = {row["partition"]: row for row in quick.rows("profiles", {"product": "labels"})}
     assert sorted(rows) == week[:3]
     without = sum(value is None for value in machines.day(week[0])[1])
@@ -460,14 +454,14 @@ def test_a_window_of_another_kind_is_not_compared(
     text = text.replace("numeric: [temp, load], ", "numeric: [temp, load], categorical: [weekday, kind]")
     (tmp_path / "machines" / "usecase.yaml").write_text(text)
     other = machines.read(tmp_path / "machines" / "usecase.yaml")
-    run(quick, other, week[:1])
+    run(quick, other, week[0])
     notes = {row["subject"]: row["note"] for row in quick.rows("findings") if row["check"] == "drift"}
     assert notes["weekday"] == "weekday is categorical and was numeric in the reference"
 
 
 def test_measures_that_an_older_run_wrote_are_seen(quick: Lake, use: UseCase, week: list[str]) -> None:
     """Rows of `drift` that aren't those of the partition's row are made again, as findings are."""
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     left = machines.state(quick)
     rows = quick.read("drift", {"partition": week[0]})
     quick.publish("drift", rows.slice(1), {"partition": week[0]})
@@ -488,14 +482,14 @@ def test_a_column_without_spread_or_values_is_an_alarm(
 ) -> None:
     """All null, one far constant, one new category: told on the first partition, and the partition ends."""
     machines.readings(quick, use, week[0], lambda row: {**row, **fault})
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     assert expected in found(quick, week[0])
 
 
 def test_one_row_is_judged_without_an_alarm(quick: Lake, use: UseCase, week: list[str]) -> None:
     """A partition of one usual row: every column has its measures, and chance explains them all."""
     machines.publish(quick, use, "readings", week[0], machines.day(week[0])[0][:1])
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     assert {check for check, _ in found(quick, week[0])} <= {"data"}
     rows = quick.rows("drift", {"partition": week[0]})
     assert {row["rows"] for row in rows} == {1}
@@ -509,7 +503,7 @@ def test_ten_thousand_categories_are_drift_and_not_called_new(
     usual = machines.day(week[0])[0]
     rows = [{**usual[n % 120], "machine": n, "kind": f"kind {n}"} for n in range(10_000)]
     machines.publish(quick, use, "readings", week[0], rows)
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     assert {("drift", "kind"), ("unseen", "kind")} <= found(quick, week[0])
     values = {row["measure"]: row["value"] for row in quick.rows("drift", {"column": "kind"})}
     assert 0.98 < values["new"] <= 1.0
@@ -523,7 +517,7 @@ def test_an_empty_reference_is_not_enough(quick: Lake, use: UseCase, week: list[
     none = none.append_column("kind", pa.array([], pa.string()))
     empty = profiles.build_profile("", machines.TRAINED, none, none.column_names[:4], ["kind"])
     publish_reference_profiles(quick, digest, machines.TRAINED, [empty])
-    run(quick, use, week[:1])
+    run(quick, use, week[0])
     rows = {(row["check"], row["subject"]): row for row in quick.rows("findings", {"partition": week[0]})}
     columns = ("temp", "load", "weekday", "kind", "prediction")
     assert {rows["drift", name]["outcome"] for name in columns} == {"not enough"}
