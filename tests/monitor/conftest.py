@@ -41,15 +41,13 @@ def bare(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def quick(bare: Path, tmp_path: Path) -> Lake:
     """A copy of the bare lake."""
-    shutil.copytree(bare, tmp_path / "quick")
-    return Lake("machines", str(tmp_path / "quick"))
+    return Lake("machines", str(shutil.copytree(bare, tmp_path / "quick")))
 
 
 @pytest.fixture
 def lake(base: Path, tmp_path: Path) -> Lake:
     """A copy of it."""
-    shutil.copytree(base, tmp_path / "lake")
-    return Lake("machines", str(tmp_path / "lake"))
+    return Lake("machines", str(shutil.copytree(base, tmp_path / "lake")))
 
 
 @pytest.fixture(scope="session")

@@ -221,8 +221,7 @@ def gate(lake: Lake, use: UseCase) -> None:
 def gated(base: Path, use: UseCase, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The lake without the rows that were learned from, and with those that were judged on."""
     folder = tmp_path_factory.mktemp("gated") / "lake"
-    shutil.copytree(base, folder)
-    lake = Lake("machines", str(folder))
+    lake = Lake("machines", str(shutil.copytree(base, folder)))
     gate(lake, use)
     machines.forget_history(lake)
     held_out_estimates(lake, use, lake.rows("switches")[0])
@@ -241,15 +240,13 @@ def lived(gated: Path, use: UseCase, week: list[str], tmp_path_factory: pytest.T
 @pytest.fixture
 def later(lived: Path, tmp_path: Path) -> Lake:
     """A copy of it."""
-    shutil.copytree(lived, tmp_path / "later")
-    return Lake("machines", str(tmp_path / "later"))
+    return Lake("machines", str(shutil.copytree(lived, tmp_path / "later")))
 
 
 @pytest.fixture
 def own(gated: Path, tmp_path: Path) -> Lake:
     """A copy of it."""
-    shutil.copytree(gated, tmp_path / "own")
-    return Lake("machines", str(tmp_path / "own"))
+    return Lake("machines", str(shutil.copytree(gated, tmp_path / "own")))
 
 
 def rows_of(lake: Lake, partition: str) -> dict[str, dict[str, Any]]:

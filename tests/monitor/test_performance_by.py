@@ -43,8 +43,7 @@ def scored(bare: Path, sliced: UseCase, week: list[str], tmp_path_factory: pytes
 @pytest.fixture
 def own(scored: Path, tmp_path: Path) -> Lake:
     """A copy of it."""
-    shutil.copytree(scored, tmp_path / "own")
-    return Lake("machines", str(tmp_path / "own"))
+    return Lake("machines", str(shutil.copytree(scored, tmp_path / "own")))
 
 
 def turned(row: dict[str, Any]) -> dict[str, Any]:

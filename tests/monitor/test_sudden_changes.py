@@ -72,8 +72,7 @@ def publish(lake: Lake, use: UseCase, partitions: list[str], model: str, seen: s
 @pytest.fixture
 def lake(trained: Path, tmp_path: Path) -> Lake:
     """A copy of it."""
-    shutil.copytree(trained, tmp_path / "lake")
-    return Lake("machines", str(tmp_path / "lake"))
+    return Lake("machines", str(shutil.copytree(trained, tmp_path / "lake")))
 
 
 def lived(
@@ -124,8 +123,7 @@ def test_the_order_of_the_partitions_makes_no_difference(
     lake: Lake, shorter: UseCase, tmp_path: Path
 ) -> None:
     """Backwards, each partition is judged again when those before it are there, and ends as in order."""
-    shutil.copytree(tmp_path / "lake", tmp_path / "other")
-    other = Lake("machines", str(tmp_path / "other"))
+    other = Lake("machines", str(shutil.copytree(tmp_path / "lake", tmp_path / "other")))
     partitions = lived(lake, shorter, {3: hotter, 4: hotter})
     lived(other, shorter, {3: hotter, 4: hotter}, backwards=True)
     same = [
