@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,12 +11,19 @@ import pytest
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.monitor import machines
+from tests.monitor.hook import Hook, serving
 
 
 @pytest.fixture(scope="session")
 def use(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
     """The use case."""
     return machines.spec(tmp_path_factory.mktemp("spec"))
+
+
+@pytest.fixture
+def hook() -> Iterator[Hook]:
+    """A webhook."""
+    yield from serving(Hook())
 
 
 @pytest.fixture(scope="session")

@@ -61,12 +61,6 @@ class _Smtp(socketserver.StreamRequestHandler):
 
 
 @pytest.fixture
-def hook() -> Iterator[Hook]:
-    """Return a webhook."""
-    yield from serving(Hook())
-
-
-@pytest.fixture
 def mail() -> Iterator[Mail]:
     """Return a mail server."""
     yield from serving(Mail())

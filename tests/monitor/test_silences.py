@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,16 +18,10 @@ from include.monitor.silences import AlertLog, alert_name
 from include.storage import schemas
 from include.storage.lake import Lake
 from tests.monitor import machines
-from tests.monitor.hook import Hook, serving
+from tests.monitor.hook import Hook
 
 DAYS = [f"2024-01-{day:02}" for day in range(25, 32)]
 STOPS, TEMP = ("data", "stops"), ("missing", "temp")
-
-
-@pytest.fixture
-def hook() -> Iterator[Hook]:
-    """Return a webhook."""
-    yield from serving(Hook())
 
 
 @pytest.fixture
