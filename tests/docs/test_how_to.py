@@ -141,17 +141,17 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
 @pytest.mark.parametrize(
     "page",
     [
-        pytest.param("add-a-connector", marks=pytest.mark.full),
-        pytest.param("add-a-gate-check", marks=pytest.mark.full),
+        "add-a-connector",
+        "add-a-gate-check",
         "add-a-metric",
-        pytest.param("add-a-row-rule", marks=pytest.mark.full),
+        "add-a-row-rule",
         "add-an-estimator",
-        pytest.param("decide-by-cost", marks=pytest.mark.full),
-        pytest.param("forecast-several-horizons", marks=pytest.mark.full),
-        pytest.param("shard-a-partition", marks=pytest.mark.full),
-        pytest.param("train-on-dask", marks=pytest.mark.full),
-        pytest.param("use-python", marks=pytest.mark.full),
-        pytest.param("write-features-in-python", marks=pytest.mark.full),
+        "decide-by-cost",
+        "forecast-several-horizons",
+        "shard-a-partition",
+        "train-on-dask",
+        "use-python",
+        "write-features-in-python",
     ],
 )
 def test_what_a_page_adds_works(page: str, reader: Reader) -> None:

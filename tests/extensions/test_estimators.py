@@ -83,11 +83,7 @@ def fitted(lake: Lake, spec: UseCase) -> tuple[bytes, np.ndarray]:
     ("declared", "modules"),
     [
         (NEAREST, {"my_model": MY_MODEL}),
-        pytest.param(
-            '{name: raw, estimator: "raw:ByPlace", params: {column: place}}',
-            {"raw": RAW},
-            marks=pytest.mark.full,
-        ),
+        ('{name: raw, estimator: "raw:ByPlace", params: {column: place}}', {"raw": RAW}),
     ],
     ids=["derived from nothing", "takes the frame"],
 )

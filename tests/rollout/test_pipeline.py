@@ -116,7 +116,7 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("kind", ["shadow", pytest.param("canary", marks=pytest.mark.full)])
+@pytest.mark.parametrize("kind", ["shadow", "canary"])
 def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
     """What loses more in shadow is withdrawn; the champion serves every row of every partition."""
     made = depot(kind=kind)
@@ -239,7 +239,7 @@ def test_a_person_who_is_faster_is_not_gone_back_from(depot: Make) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("partition", ["2024-03-05", pytest.param("2024-03-08", marks=pytest.mark.full)])
+@pytest.mark.parametrize("partition", ["2024-03-05", "2024-03-08"])
 def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
     """While one is on trial a newer blessed challenger waits for the next training, as an older one does."""
     made = depot(kind="shadow")

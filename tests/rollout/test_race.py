@@ -84,10 +84,7 @@ MAY: dict[tuple[str, str], set[Switches]] = {
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "first",
-    [pytest.param(True, id="step first"), pytest.param(False, id="step last", marks=pytest.mark.full)],
-)
+@pytest.mark.parametrize("first", [True, False], ids=["step first", "step last"])
 @pytest.mark.parametrize(("trial", "what"), list(MAY))
 def test_a_step_and_a_person_or_a_promotion_at_once(
     trial: str, what: str, first: bool, depots: tuple[Path, dict[str, str]], race: Race, tmp_path: Path

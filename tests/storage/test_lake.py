@@ -390,7 +390,7 @@ while True:
     [
         *product(["folder"], [0.0, 0.004, 0.011, 0.023]),
         *product(["s3"], [0.004, 0.023]),
-        *(pytest.param("az", delay, marks=pytest.mark.full) for delay in (0.004, 0.023)),
+        *product(["az"], [0.004, 0.023]),
     ],
     indirect=["address"],
 )

@@ -41,7 +41,7 @@ def test_the_lookback_can_be_set_as_advised(tmp_path: Path) -> None:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("place", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("place", [0, 1])
 def test_the_day_of_the_labels_can_be_corrected_as_advised(place: int, tmp_path: Path) -> None:
     """Either the delay or the offset brings the labels of the features' day."""
     folder = write_usecase(tmp_path, "two")

@@ -245,10 +245,7 @@ def test_a_backup_that_was_killed_is_none_and_the_next_one_completes_it(home: Cl
 
 
 @pytest.mark.full
-@pytest.mark.parametrize(
-    "writes",
-    [1, pytest.param(100, marks=pytest.mark.full), pytest.param(10**6, id="all")],
-)
+@pytest.mark.parametrize("writes", [1, 100, pytest.param(10**6, id="all")])
 def test_a_lake_whose_restore_was_killed_is_refused_until_it_is_restored_again(
     home: Clinic, store: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writes: int
 ) -> None:

@@ -349,7 +349,7 @@ def named(lived: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("key", ["south", pytest.param(PATIENT, marks=pytest.mark.full)])
+@pytest.mark.parametrize("key", ["south", PATIENT])
 def test_limits_and_profiles_list_the_key_no_more(
     key: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:

@@ -232,7 +232,7 @@ def killed(work: Callable[[], Any], point: int, patch: pytest.MonkeyPatch) -> in
 
 
 @pytest.mark.full
-@pytest.mark.parametrize("step", [9, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("step", [9, 1])
 def test_killed_before_any_write_and_run_again_it_ends_the_same(
     step: int, begun: Path, use: UseCase, partitions: list[str], tmp_path: Path
 ) -> None:
