@@ -38,6 +38,7 @@ ROOT = Path(__file__).parents[2]
 COFFEE = ROOT / "docs" / "data" / "coffee.csv"
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SALES = ("--kind", "regression", "--target", "sold", "--key", "item", "--time", "day")
+SHOP = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")  # of `shop`
 
 
 def init(into: Path, sample: Path, *options: str, answers: str | None = None) -> Path:
@@ -99,9 +100,7 @@ def write(table: pa.Table, file: Path) -> Path:
 def test_what_is_proposed_is_valid(kind: str, ending: str, tmp_path: Path) -> None:
     """Each format and kind gives a declaration without an error, a warning or a hint."""
     sample = write(shop(kind), tmp_path / f"sample.{ending}")
-    folder = init(
-        tmp_path, sample, "--kind", kind, "--target", "Target", "--key", "Store No.", "--time", "Date"
-    )
+    folder = init(tmp_path, sample, *SHOP, "--kind", kind)
     assert problems(folder) == []
     spec = read(folder / "usecase.yaml")
     assert spec.problem.kind == kind
@@ -147,9 +146,7 @@ def test_a_number_of_the_key_is_a_feature_or_has_the_reason_why_not(tmp_path: Pa
     columns = {name: pa.array(values) for name, values in zip(names, zip(*rows, strict=True), strict=True)}
     sold = pa.array(random.integers(0, 90, len(rows)).astype(str))
     sample = write(pa.table({**columns, "sold": sold}), tmp_path / "sample.csv")
-    folder = init(
-        tmp_path, sample, "--kind", "regression", "--target", "sold", "--key", "hour,till", "--time", "day"
-    )
+    folder = init(tmp_path, sample, *SALES, "--key", "hour,till")
     assert problems(folder) == []
     spec = read(folder / "usecase.yaml")
     assert "hour" in spec.features.numeric
@@ -190,9 +187,7 @@ def test_ids_of_more_digits_than_a_float_holds_are_texts(ids: list[str], kind: s
     table = shop("regression")
     table = table.set_column(1, "Id", pa.array(ids * 40))
     sample = write(table, tmp_path / "sample.csv")
-    folder = init(
-        tmp_path, sample, "--kind", "regression", "--target", "Target", "--key", "Id", "--time", "Date"
-    )
+    folder = init(tmp_path, sample, *SHOP, "--key", "Id")
     assert problems(folder) == []
     assert read(folder / "usecase.yaml").sources["records"].columns["id"].type == kind
 
@@ -204,8 +199,7 @@ def test_a_feature_of_the_past_is_named_otherwise_than_a_column(tmp_path: Path) 
         ["Date", "Store No.", "weekday_last", "weekday_mean_7", "open", "note", "no", "Weekday"]
     )
     sample = write(table, tmp_path / "sample.csv")
-    options = ("--kind", "regression", "--target", "Weekday", "--key", "Store No.", "--time", "Date")
-    folder = init(tmp_path, sample, *options)
+    folder = init(tmp_path, sample, *SHOP, "--target", "Weekday")
     assert problems(folder) == []
     assert read(folder / "usecase.yaml").features.numeric == (
         *("weekday_last", "weekday_mean_7"),
@@ -222,8 +216,7 @@ def test_a_long_name_is_cut_to_what_a_declaration_may_have(tmp_path: Path) -> No
         ["Date", "Store No.", names[1], "share", "open", "note", "no", names[0]]
     )
     sample = write(table, tmp_path / "sample.csv")
-    options = ("--kind", "regression", "--target", names[0], "--key", "Store No.", "--time", "Date")
-    folder = init(tmp_path, sample, *options)
+    folder = init(tmp_path, sample, *SHOP, "--target", names[0])
     assert problems(folder) == []
     spec = read(folder / "usecase.yaml")
     assert spec.problem.target == "how_many_cups_of_coffee_did_the_shop_s_7"
@@ -246,8 +239,7 @@ def test_a_sample_with_a_column_twice_is_refused_by_its_name(ending: str, tmp_pa
 def test_a_weekly_sample_gives_a_weekly_schedule(tmp_path: Path) -> None:
     """The outcomes are those of the week before."""
     sample = write(shop("regression", step=7), tmp_path / "sample.csv")
-    options = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")
-    spec = read(init(tmp_path, sample, *options) / "usecase.yaml")
+    spec = read(init(tmp_path, sample, *SHOP) / "usecase.yaml")
     assert (spec.schedule.batch, spec.sources["outcomes"].offset) == ("0 6 * * 1", -7)
     assert problems(tmp_path / "shop") == []
 
@@ -291,8 +283,7 @@ def test_files_of_weekdays_and_of_months_are_found(
 ) -> None:
     """Each scheduled day has a file, also a holiday, and the labels of the partition before it."""
     sample = write(shop("regression", days), tmp_path / "sample.csv")
-    options = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")
-    spec = read(init(tmp_path, sample, *options, "--split", str(tmp_path / "days")) / "usecase.yaml")
+    spec = read(init(tmp_path, sample, *SHOP, "--split", str(tmp_path / "days")) / "usecase.yaml")
     assert problems(spec.folder) == []
     assert [name for name in spec.features.numeric if "target" in name] == [
         f"target_{one}" for one in seasons
@@ -311,8 +302,7 @@ def test_files_of_weekdays_and_of_months_are_found(
 def test_a_sample_with_gaps_is_daily_and_says_so(tmp_path: Path) -> None:
     """Whoever reads the schedule learns how many of its days would be without a file."""
     sample = write(shop("regression", days_of("*/11 * *")), tmp_path / "sample.csv")
-    options = ("--kind", "regression", "--target", "Target", "--key", "Store No.", "--time", "Date")
-    folder = init(tmp_path, sample, *options)
+    folder = init(tmp_path, sample, *SHOP)
     assert problems(folder) == []
     assert (
         '  batch: "0 6 * * *"      # sample: 9 of 83 days have rows' in (folder / "usecase.yaml").read_text()
