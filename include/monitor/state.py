@@ -212,7 +212,10 @@ class PublishedState:
             last = self.spec.clock.shift(partition, -delay)
             keys = [key for key in self._counted if key <= last][-2 * width :]
         scored, products = self.published("predictions", keys), self._partitions
-        return [key for key in scored if not never_labeled(self.spec, products, self.labels_due_on(key))]
+        if not self.spec.sources[self.spec.labels.source].sparse:
+            return scored
+        # of a sparse source, rows whose labels are due on a partition without labels never get one
+        return [key for key in scored if not without_labels(self.spec, products, self.labels_due_on(key))]
 
     def labels_known_on(self, scored: str) -> list[str]:
         """Return the partition on which a scored partition's labels were first known, and its revisions."""
@@ -283,16 +286,6 @@ class PublishedState:
             keys = sorted({*self._counted, partition})
             index = keys.index(partition)
         return keys[max(index - first, 0) : max(index - last + 1, 0)]
-
-
-def never_labeled(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
-    """Return whether the rows whose labels are due on a partition never get one, since it has no labels.
-
-    Parameters
-    ----------
-    products : rows of `partitions` by product and partition.
-    """
-    return spec.sources[spec.labels.source].sparse and without_labels(spec, products, due)
 
 
 def without_labels(spec: UseCase, products: Mapping[tuple[str, str], Row], due: str) -> bool:
