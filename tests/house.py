@@ -20,7 +20,7 @@ from demo.servers import ALL
 from demo.stack import Stack
 from include.storage.lake import Lake
 from tests.copies import LIGHT, copy
-from tests.queues.servers import free_port
+from tests.stores import free_port
 from tests.usecases.hourly_rides import world as rides
 from tests.usecases.weekly_sales import world
 from tests.warm import stand_in

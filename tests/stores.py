@@ -6,6 +6,7 @@ import base64
 import hmac
 import os
 import shutil
+import socket
 import subprocess
 import urllib.request
 from collections.abc import Iterator
@@ -21,6 +22,13 @@ from tests.architecture.tree import ROOT
 # .ci/run installs it where npm is
 AZURITE = ROOT / ".azurite" / "node_modules" / "azurite"
 ACCOUNT, VERSION = "evergreen", "2021-12-02"
+
+
+def free_port() -> int:
+    """Return a port that nobody has."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
 
 
 def s3_settings(home: Home) -> dict[str, str]:

@@ -18,7 +18,7 @@ import pytest
 
 from demo.process import until
 from tests.architecture.tree import ROOT
-from tests.ops.prometheus.servers import free_port
+from tests.stores import free_port
 
 CONF = ROOT / "deploy" / "logs" / "syslog-ng.conf"
 HEAD = "<30>1 2026-11-30T12:00:00.123456+00:00 host evergreen-worker-1 77 evergreen-worker-1 - "

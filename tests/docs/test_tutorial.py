@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ import pytest
 
 from demo.airflow_api import AirflowApi, AirflowError
 from tests.docs.pages import DOCS, Reader, blocks
+from tests.stores import free_port
 
 PAGE = DOCS / "tutorial.md"
 PASSWORDS = "simple_auth_manager_passwords.json.generated"
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.timeout(1200)
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory) -> Reader:
     """Somebody who has followed the page to its end, but for what Airflow shows."""
-    port = _free_port()
+    port = free_port()
     url = f"http://127.0.0.1:{port}"
     environment = {
         "AIRFLOW__API__PORT": str(port),
@@ -103,9 +103,3 @@ def _logged_in(reader: Reader, url: str, server: subprocess.Popen[bytes]) -> Air
         time.sleep(1)  # between two looks at a server that starts
     log = (reader.folder / "standalone.log").read_text()[-3000:]
     raise AssertionError(f"airflow standalone did not come up:\n{log}")
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 from include.storage.lake import Lake
 from tests.plugins import year
 from tests.plugins.site import AIRFLOW, DAG_ID, PARTS, ROOT, SHIPPED, Site, environment, prepare
+from tests.stores import free_port
 
 # what a process has loaded after importing the plugin, as each task does, and then the pages, as the
 # api-server does
@@ -54,7 +54,7 @@ def year_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def site(tmp_path_factory: pytest.TempPathFactory, year_folder: Path) -> Iterator[Site]:
     """Start an api-server once, on a free port of the loopback; stop it at the end."""
     home = tmp_path_factory.mktemp("airflow")
-    port = _free_port()
+    port = free_port()
     env = environment(home, port)
     prepare(home)
     shutil.copytree(year_folder, home, dirs_exist_ok=True)
@@ -117,12 +117,6 @@ def run(site: Site) -> str:
     """The address of the run of the site's DAG."""
     [found] = site.get(f"/api/v2/dags/{DAG_ID}/dagRuns", "boss").json()["dag_runs"]
     return f"/api/v2/dags/{DAG_ID}/dagRuns/{found['dag_run_id']}"
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _wait_for(site: Site, server: subprocess.Popen[bytes]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator, Sequence
@@ -19,19 +18,13 @@ from confluent_kafka import KafkaException, Producer
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from demo.home import Home, is_free
+from tests.stores import free_port
 
 needs_redis = pytest.mark.skipif(
     not shutil.which("redis-server"), reason="no redis-server here; .ci/run installs it and runs this"
 )
 WAIT = 30  # seconds, for what takes one
 Message = tuple[float, int, bytes | None]  # seconds since 1970, the topic's partition, the value
-
-
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 @dataclass

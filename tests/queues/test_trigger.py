@@ -21,7 +21,8 @@ from include.ops.events import HEARTBEAT
 from include.spec import UseCase
 from include.storage.lake import Lake
 from tests.monitor.hook import Hook, serving
-from tests.queues.servers import WAIT, Kafka, free_port, needs_redis, redis
+from tests.queues.servers import WAIT, Kafka, needs_redis, redis
+from tests.stores import free_port
 
 USECASE, SECRET = "weekly_sales", "s3cr3t-passw0rd"
 # what is sent, and what it means

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,8 @@ from typing import Any
 import httpx
 import pytest
 import yaml
+
+from tests.stores import free_port
 
 DEPLOY = Path(__file__).parents[3] / "deploy"
 BINARIES = ("prometheus", "promtool", "prometheus-alertmanager", "amtool")
@@ -85,13 +86,6 @@ def soon(look: Callable[[], Any], what: str) -> Any:
             return found
         time.sleep(0.05)
     raise AssertionError(f"after {WAIT} s: no {what}")
-
-
-def free_port() -> int:
-    """Return a port that nobody has."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
 
 
 def _written(file: Path, config: dict[str, Any]) -> Path:
