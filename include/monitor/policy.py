@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 from bisect import bisect_left, bisect_right
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
@@ -290,20 +290,13 @@ def _streaks(history: Sequence[PartitionState], check: str) -> dict[str, int]:
 
     A partition that another model served ends the streak.
     """
-    partitions = [
-        {alarm.subject for alarm in partition.alarms if alarm.check == check}
-        if partition.model == history[-1].model
-        else set()
-        for partition in history
-    ]
-    streaks: dict[str, int] = {}
-    for subject in partitions[-1]:
-        count = 0
-        for alarmed in reversed(partitions):
-            if subject not in alarmed:
-                break
-            count += 1
-        streaks[subject] = count
+    streaks: Counter[str] = Counter()
+    lasting = {alarm.subject for alarm in history[-1].alarms}
+    for partition in reversed(history):
+        if partition.model != history[-1].model:
+            break
+        lasting &= {alarm.subject for alarm in partition.alarms if alarm.check == check}
+        streaks.update(lasting)
     return streaks
 
 
