@@ -7,8 +7,8 @@ A use case's own metric or objective is a name as ``module:name`` or one that a 
 imported here.
 
 To add a metric, write a function of the labels and the predictions (and of the parameter, if the metric has
-one), and add its line to `METRICS`. The declaration's validation, training, the gate, monitoring, estimates
-without labels and the reports all read that line.
+one), or of each row's loss, and add its line to `METRICS`. The declaration's validation, training, the gate,
+monitoring, estimates without labels and the reports all read that line.
 
 A metric's parameter follows an @, as in ``precision@0.5``. It is a number above 0 and below 1 or, for a
 metric of one class, the name of the class, as in ``recall@late``.
@@ -53,8 +53,8 @@ class Metric:
     can_be_estimated : whether predictions without labels allow an estimate. Calibration can't be estimated,
         because the estimate assumes it; nor can a metric that depends on how the target will vary.
     highest : the largest possible value.
-    row_loss : for a regression metric that can be estimated, the name of the function of each row's loss; the
-        metric is its mean.
+    row_loss : in place of ``function``, the name of the function of each row's loss; the metric is its mean.
+        Each regression metric that can be estimated has one.
     root : whether it is the square root of that mean.
     only_declared : whether it is measured only where the declaration names it, or has what it takes.
     takes_costs : whether its function also takes the matrix of ``problem.costs``.
@@ -119,8 +119,8 @@ METRICS: tuple[Metric, ...] = (
     Metric("macro_recall", MULTICLASS, True, needs="rows of each class"),
     Metric("macro_f1", MULTICLASS, True, needs="of each class rows that are it or are predicted as it"),
     Metric("macro_roc_auc", MULTICLASS, True, needs="rows of each class"),
-    Metric("log_loss", CLASSIFICATION, False, highest=math.inf),
-    Metric("brier", CLASSIFICATION, False, highest=math.inf),
+    Metric("log_loss", CLASSIFICATION, False, highest=math.inf, row_loss="log_losses"),
+    Metric("brier", CLASSIFICATION, False, highest=math.inf, row_loss="brier_scores"),
     Metric("calibration_error", BINARY, False, can_be_estimated=False),
     Metric(
         "calibration_error", MULTICLASS, False, function="top_class_calibration_error", can_be_estimated=False
@@ -168,8 +168,8 @@ METRICS: tuple[Metric, ...] = (
         COST,
         CLASSIFICATION,
         False,
-        function="mean_cost",
         highest=math.inf,
+        row_loss="action_costs",
         only_declared=True,
         takes_costs=True,
     ),

@@ -49,22 +49,18 @@ def metric_value(
         when the rows can't give it: there are none, they lack a class that it needs, or none is predicted
         positive.
     """
-    entry = find_metric(metric, multiclass=bool(classes))
+    entry, parameter = find_metric(metric, multiclass=bool(classes)), metric.partition("@")[2]
     value = math.nan
     if len(np.unique(actual)) >= (2 if entry.compares_labels else 1):
+        further: list[Any] = [costs] if entry.takes_costs else []
+        if entry.parameter:
+            further = [classes.index(parameter) if entry.parameter == CLASS else float(parameter)]
         # the registry names functions of this module
-        function: Callable[..., float] = (
-            _custom_metric(custom[metric]) if metric in custom else globals()[entry.function or entry.name]
-        )
-        parameter = metric.partition("@")[2]
-        if entry.parameter == CLASS:
-            value = function(actual, predicted, classes.index(parameter))
-        elif entry.parameter:
-            value = function(actual, predicted, float(parameter))
-        elif entry.takes_costs:
-            value = function(actual, predicted, costs)
-        else:
-            value = function(actual, predicted)
+        name = entry.row_loss or entry.function or entry.name
+        function: Callable[..., Any] = _custom_metric(custom[metric]) if metric in custom else globals()[name]
+        result = function(actual, predicted, *further)
+        value = float(result.mean()) if entry.row_loss else result
+        value = math.sqrt(value) if entry.root else value
     if not math.isfinite(value):
         raise MissingMetric(metric, required=entry.needs, found=_describe_labels(entry, actual, classes))
     return value
@@ -272,21 +268,6 @@ def _precision_recall(actual: Array, predicted: Array) -> tuple[Array, Array]:
     return np.append(precision[::-1], 1.0), np.append(recall[::-1], 0.0)
 
 
-def log_loss(actual: Array, predicted: Array) -> float:
-    """Return the mean logarithmic loss, of two or more classes."""
-    return float(log_losses(actual, predicted).mean())
-
-
-def brier(actual: Array, predicted: Array) -> float:
-    """Return the mean Brier score, of two or more classes."""
-    return float(brier_scores(actual, predicted).mean())
-
-
-def mean_cost(actual: Array, predicted: Array, costs: Costs) -> float:
-    """Return what the best actions by the predictions cost per row, see `best_actions`."""
-    return float(action_costs(actual, predicted, costs).mean())
-
-
 def calibration_gap(actual: Array, predicted: Array) -> float:
     """Return how far the mean prediction is from the observed rate, in [0, 1]; the best value is 0.0."""
     return float(abs(predicted.mean() - actual.mean()))
@@ -351,35 +332,10 @@ def precision_top(actual: Array, predicted: Array, share: float) -> float:
 # Metrics of a regression
 
 
-def rmse(actual: Array, predicted: Array) -> float:
-    """Return the root mean squared error."""
-    return float(np.sqrt(squared_errors(actual, predicted).mean()))
-
-
-def mae(actual: Array, predicted: Array) -> float:
-    """Return the mean absolute error."""
-    return float(absolute_errors(actual, predicted).mean())
-
-
 def r2(actual: Array, predicted: Array) -> float:
     """Return the coefficient of determination; the best value is 1.0, and constant labels give NaN."""
     variation = squared_errors(actual, np.full_like(actual, actual.mean())).sum()
     return 1 - _ratio(squared_errors(actual, predicted).sum(), variation)
-
-
-def quantile_loss(actual: Array, predicted: Array, quantile: float) -> float:
-    """Return the mean pinball loss at a quantile."""
-    return float(pinball_losses(actual, predicted, quantile).mean())
-
-
-def coverage(actual: Array, predicted: Array) -> float:
-    """Return the share of labels at or below their prediction, for a quantile about the quantile."""
-    return float(covered_rows(actual, predicted).mean())
-
-
-def poisson_deviance(actual: Array, predicted: Array) -> float:
-    """Return the mean Poisson deviance; the best value is 0.0, and a label below 0 gives NaN."""
-    return float(poisson_deviances(actual, predicted).mean())
 
 
 # Metrics of several classes
