@@ -301,10 +301,7 @@ def fitted_rows(lake: Lake, use: UseCase) -> int:
 
 def profiled(values: list[Any]) -> Profile:
     """Return the profile of one column's values."""
-    text = any(isinstance(value, str) for value in values)
-    rows = pa.table({"c": pa.array(values, pa.string() if text else pa.float64())})
-    built = profiles.build_profile("p", "n", rows, [] if text else ["c"], ["c"] if text else [])
-    return profiles.merge_profiles(built.to_pylist())["c"]
+    return profiles.merge_profiles([partition(values, "n")])["c"]
 
 
 def partition(values: list[Any], key: str) -> dict[str, Any]:
