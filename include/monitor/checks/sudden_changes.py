@@ -28,7 +28,8 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
         return [Finding("sudden_change", "features", None, None, "not enough", note)]
     lake, champion = context.lake, context.champion
     by_champion = context.neighbors.served_by(context.model, partitions)
-    feature_limits = _limits(lake, training["partition"], _fitted_model(training))
+    # of the model that the training fitted last, if its row records it
+    feature_limits = _limits(lake, training["partition"], json.loads(training["inputs"]).get("model", ""))
     prediction_limits = _limits(lake, champion["judged_on"], champion["model"]) if champion else {}
     rules, findings = spec.monitoring.sudden_changes, []
     for name in (*spec.features.columns, *spec.problem.outputs):
@@ -43,11 +44,6 @@ def check_sudden_changes(context: PartitionContext) -> list[Finding]:
         profiles = {row["partition"]: row for row in context.neighbors.column_profiles(name, compared)}
         findings.append(judge_sudden_change(name, *past_counts(limit, profiles, partition, rules), rules))
     return findings
-
-
-def _fitted_model(training: Row) -> str:
-    """Return the digest of the model that a training fitted last; empty if its row doesn't record it."""
-    return str(json.loads(training["inputs"]).get("model", ""))
 
 
 def _limits(lake: Lake, partition: str, model: str) -> dict[str, Row]:
