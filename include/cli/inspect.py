@@ -134,6 +134,10 @@ def replay(
     (the first model for ever), newest (the newest fit of the best candidate, without a gate), new-not-worse
     (as newest, if it isn't worse than what serves), and each --policy, which is decided as declared. Nothing
     is written that is used for serving. A replay that was killed goes on where it was.
+
+    --json also lists under `losses` where a loss lies: by policy and partition the labeled rows, their mean
+    loss, and the fit that served (null for the constant) and a canary beside it, each by its recipe and the
+    partition of its training.
     """
     from include.replay.pipeline import replay as run_replay
     from include.replay.report import publish_page, replay_json, replay_text

@@ -27,7 +27,7 @@ from include.errors import EvergreenError, NotPublished, SpecError
 from include.features.labels import matured
 from include.replay.fits import Fits, Job, workers
 from include.replay.history import Array, Labels, PastRows
-from include.replay.policies import BUILT_IN, Declared, Policy, Refusal, job, learnable, origins
+from include.replay.policies import BUILT_IN, Declared, Policy, Refusal, Served, job, learnable, origins
 from include.spec import UseCase
 from include.spec.load import read
 from include.stats.intervals import gain_bounds, partitions_needed
@@ -58,11 +58,11 @@ class PolicyResult:
     Parameters
     ----------
     losses : sum of the row losses by partition, shape (n,).
+    served : what served each partition, None for the constant, shape (n,).
     ages : partitions since the training of the model that served, NaN for the constant, shape (n,).
     switches : oldest first; the first model is none.
     refusals : the fits that the guards refused, oldest first.
-    constant, worse_than_prior : partitions that the constant served, and those on which what served lost more
-        than the prior.
+    worse_than_prior : partitions on which what served lost more than the prior.
     difference : mean loss per row less that of the policy ``never``, and its 90 % interval; None without a
         difference, or with too few partitions.
     seconds : of CPU for the fits that it needed.
@@ -70,10 +70,10 @@ class PolicyResult:
 
     name: str
     losses: Array
+    served: tuple[Served | None, ...]
     ages: Array
     switches: tuple[Switch, ...]
     refusals: tuple[Refusal, ...]
-    constant: int
     worse_than_prior: int
     difference: tuple[float, float, float] | None
     seconds: float
@@ -82,6 +82,11 @@ class PolicyResult:
     def changes(self) -> int:
         """How often another recipe began to serve."""
         return sum(not switch.is_refresh for switch in self.switches)
+
+    @property
+    def constant(self) -> int:
+        """How many partitions the constant served."""
+        return self.served.count(None)
 
 
 @dataclass(frozen=True)
@@ -266,10 +271,10 @@ def _compare(
             PolicyResult(
                 name=policy.name,
                 losses=own,
+                served=tuple(map(policy.served.get, labels)),
                 ages=np.array([_age(fits.past, policy, key) for key in labels]),
                 switches=tuple(_switches(policy, served)),
                 refusals=tuple(policy.refusals),
-                constant=sum(key not in policy.served for key in labels),
                 worse_than_prior=int(worse.sum()),
                 difference=_difference(spec, own - losses["never"], rows),
                 seconds=policy.seconds,

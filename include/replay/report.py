@@ -20,6 +20,7 @@ from include.reports.html import templates
 from include.reports.paths import REPLAY
 from include.reports.text import text_table
 from include.storage.lake import Lake
+from include.train.fits import Fit
 
 COLUMNS = (
     "policy",
@@ -42,7 +43,10 @@ DASHES = ("-", "--", ":")
 
 
 def replay_json(replay: Replay) -> dict[str, Any]:
-    """Return the figures of each policy as plain JSON."""
+    """Return the figures of each policy as plain JSON, and those of each partition under it.
+
+    A fit that can't predict a partition lost there what the constant loses.
+    """
     return {
         "policies": [
             {
@@ -54,8 +58,26 @@ def replay_json(replay: Replay) -> dict[str, Any]:
                 "cpu_s": round(policy.seconds, 1),
             }
             for policy in replay.policies
-        ]
+        ],
+        "losses": [
+            {
+                "partition": partition,
+                "policy": policy.name,
+                "rows": int(rows),
+                "loss": loss / rows,
+                "fit": _fit_json(served.fit) if served else None,
+                "canary": _fit_json(served.canary[0]) if served and served.canary else None,
+            }
+            for policy in replay.policies
+            for partition, rows, loss, served in zip(
+                replay.partitions, replay.rows.tolist(), policy.losses.tolist(), policy.served, strict=True
+            )
+        ],
     }
+
+
+def _fit_json(fit: Fit) -> dict[str, str]:
+    return {"recipe": fit.recipe, "fitted_on": fit.partition}
 
 
 def replay_text(replay: Replay) -> str:

@@ -266,12 +266,20 @@ def test_figures_follow_from_what_was_served(replayed: Replay) -> None:
 
 
 def test_json_has_the_documented_keys(replayed: Replay) -> None:
-    """Each policy has its name and five numbers, and nothing else."""
+    """Each policy has its name and five numbers, and nothing else; its losses by partition give its loss."""
     data = json.loads(json.dumps(replay_json(replayed), allow_nan=False))
-    assert list(data) == ["policies"]
+    assert list(data) == ["policies", "losses"]
     for policy in data["policies"]:
         assert list(policy) == ["name", "loss", "switches", "constant", "worse_than_prior", "cpu_s"]
         assert all(isinstance(policy[name], int) for name in ("switches", "constant", "worse_than_prior"))
+    for policy, figures in zip(replayed.policies, data["policies"], strict=True):
+        own = [line for line in data["losses"] if line["policy"] == policy.name]
+        assert [line["partition"] for line in own] == list(replayed.partitions)
+        lost, rows = sum(line["rows"] * line["loss"] for line in own), sum(line["rows"] for line in own)
+        assert lost / rows == pytest.approx(figures["loss"])
+        served = {line["partition"]: line["fit"] for line in own}
+        for switch in policy.switches:
+            assert served[switch.partition] == {"recipe": switch.recipe, "fitted_on": switch.fitted_on}
 
 
 def command(lake: Lake, spec: UseCase) -> tuple[list[str], dict[str, str]]:
@@ -346,6 +354,7 @@ def test_until_a_training_has_labels_the_constant_serves(
     result = replay(lake, spec, (), "2024-03-01", "2024-03-06")
     assert {policy.name: policy.constant for policy in result.policies} == dict.fromkeys(policies, 2)
     assert np.isnan(result.policies[0].ages[:2]).all()
+    assert [line["fit"] for line in replay_json(result)["losses"]].count(None) == 2 * len(policies)
 
 
 def test_the_default_range_begins_when_the_test_partitions_have_labels(lake: Lake, spec: UseCase) -> None:
