@@ -27,6 +27,7 @@ from include.spec import UseCase
 from include.spec.metrics import Objective, find_objective
 from include.spec.stages import Recipe
 from include.stats.metrics import metric_values, row_losses
+from include.storage.digests import digest_rows
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, is_learnable, target
 
@@ -36,6 +37,7 @@ MAX_DEPTH = 4
 MIN_LEAF_SHARE = 0.002  # of the rows
 SHUFFLES, SHUFFLED_ROWS = 5, 10_000  # number of fits on shuffled labels, and the rows of each
 MAX_SCALING_ROUNDS = 50
+DIGESTED_ROWS = 200_000  # at once, to find copies in bounded memory
 
 
 def single_feature_scores(spec: UseCase, fitted: pa.Table, test: pa.Table) -> dict[str, float]:
@@ -126,6 +128,22 @@ def too_few_rows(spec: UseCase, test: pa.Table) -> dict[str, int]:
         rows = {name: min(positives[name], rows[name] - positives[name]) for name in rows}
     few = {name: count for name, count in rows.items() if count < MIN_CLASS_ROWS}
     return few if len(few) == len(rows) else {name: count for name, count in few.items() if count}
+
+
+def copied_rows(spec: UseCase, fitted: pa.Table, test: pa.Table) -> int:
+    """Return how many test rows have the features and the label of a fitted row.
+
+    Parameters
+    ----------
+    fitted, test : as in `single_feature_scores`.
+    """
+    numeric, categorical = [*spec.features.numeric, spec.problem.target], spec.features.categorical
+    digests = digest_rows(test, numeric, categorical)
+    copied = pa.repeat(False, test.num_rows)
+    for start in range(0, fitted.num_rows, DIGESTED_ROWS):
+        earlier = digest_rows(fitted.slice(start, DIGESTED_ROWS), numeric, categorical)
+        copied = pc.or_(copied, pc.is_in(digests, earlier))
+    return int(copied.true_count)
 
 
 def _binary_labels(spec: UseCase, rows: pa.Table) -> dict[str, Array]:

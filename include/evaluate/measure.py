@@ -193,6 +193,7 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition, spec.gate.objective),
         too_few_rows=leakage.too_few_rows(spec, rows),
         objective=spec.gate.objective,
+        copied_rows=leakage.copied_rows(spec, fitted, rows),
     )
 
 

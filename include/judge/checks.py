@@ -111,11 +111,11 @@ def all_features(context: CheckContext) -> Sequence[Check]:
 
 def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], remedy: str) -> Check:
     """Check that the highest score is below gate.leak.alone; scores are missing for classes with few rows."""
-    limit = context.gate.leak.alone
+    limit, evidence = context.gate.leak.alone, context.evidence
     disabled = limit == 1  # no score is above 1, so the largest bound disables the check
     small_classes = [
         f"{label}, with {count} of at least {MIN_CLASS_ROWS} rows"
-        for label, count in sorted(context.evidence.facts.leakage.too_few_rows.items())
+        for label, count in sorted(evidence.facts.leakage.too_few_rows.items())
     ]
     not_judged = f"not judged for {', '.join(small_classes)}" if small_classes else ""
     any_value = "any, since gate.leak.alone is 1"
@@ -125,10 +125,15 @@ def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], reme
         return Check(name, required, observed, bool(not_judged), not_judged or EVALUATE_AGAIN)
     highest = max(scores, key=lambda key: scores[key])
     text, limit_text = figure_and_limit(scores[highest], limit)
+    measure = "R²" if "r2" in evidence.metrics.get(CHALLENGER, {}) else "ROC-AUC"
     passed = disabled or scores[highest] < limit
-    remedy = f"{remedy}; otherwise raise gate.leak.alone (1 disables this check)"
-    note = "; ".join(part for part in (highest, "" if passed else remedy, not_judged) if part)
-    return Check(name, any_value if disabled else f"below {limit_text}", text, passed, note)
+    reasons = [remedy, "otherwise raise gate.leak.alone (1 disables this check)"]
+    if copied := evidence.facts.leakage.copied_rows:
+        rows = sum(evidence.losses.rows)
+        reasons.insert(0, f"{copied} of {rows} test rows are copies of earlier rows, with their label")
+    note = "; ".join(part for part in (highest, *([] if passed else reasons), not_judged) if part)
+    required = any_value if disabled else f"below {limit_text}"
+    return Check(name, required, f"{measure} {text}", passed, note)
 
 
 def suspected_leaks(context: CheckContext) -> dict[str, Check]:

@@ -149,6 +149,8 @@ class Leakage:
     all_features : model -> the same score of the models that use all features: the challenger and a linear
         one.
     objective : whose loss is reduced; empty in evidence of earlier code.
+    copied_rows : how many test rows have the features and the label of a row before them; 0 in evidence of
+        earlier code.
     """
 
     single_feature: dict[str, float] = field(default_factory=dict)
@@ -159,6 +161,7 @@ class Leakage:
     all_features: dict[str, float] = field(default_factory=dict)
     constant_losses: tuple[float, ...] = ()
     objective: str = ""
+    copied_rows: int = 0
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -179,6 +180,24 @@ def test_a_sample_is_the_same_each_time(use: UseCase, monkeypatch: pytest.Monkey
         use, fitted, test
     )
     assert leakage.single_feature_scores(use, fitted, test)["earlier"] > 0.95
+
+
+# copies of training rows
+
+
+@pytest.mark.parametrize("at_once", [200, leakage.DIGESTED_ROWS])
+def test_test_rows_that_training_has_too_are_counted(
+    use: UseCase, at_once: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A copy counts each time, also one with a missing value; one with another label doesn't."""
+    monkeypatch.setattr(leakage, "DIGESTED_ROWS", at_once)
+    fitted, test = rows(use, 600, 1, earlier=nearly, place=coded), rows(use, 600, 2)
+    assert leakage.copied_rows(use, fitted, test) == 0
+    copies = fitted.slice(100, 250)
+    label = copies.column_names.index(use.problem.target)
+    other = copies.set_column(label, use.problem.target, pc.subtract(1.0, copies[use.problem.target]))
+    test = pa.concat_tables([test, copies, copies, other])
+    assert leakage.copied_rows(use, fitted, test) == 500
 
 
 # all features together

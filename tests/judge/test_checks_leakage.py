@@ -54,7 +54,7 @@ def test_a_feature_that_decides_the_label_is_named() -> None:
     check = only(single_feature(case(Leakage(single_feature={"distance": 0.6, "delay_code": least}))))
     assert not check.passed
     assert check.sentence() == (
-        f"strongest single feature {least:g}, required below {least:g} "
+        f"strongest single feature ROC-AUC {least:g}, required below {least:g} "
         "(delay_code; if it is only known after the decision, remove it from features in usecase.yaml; "
         "otherwise raise gate.leak.alone (1 disables this check))"
     )
@@ -96,10 +96,21 @@ def test_a_model_that_decides_the_label_names_its_features_and_the_remedy() -> N
     check = only(all_features(replace(perfect, evidence=replace(perfect.evidence, facts=facts))))
     assert not check.passed
     assert check.sentence() == (
-        "all features together 0.9996, required below 0.98 (a linear model; the columns with the largest "
-        "permutation importance are c, a; if they are only known after the decision, remove them from "
-        "features in usecase.yaml; otherwise raise gate.leak.alone (1 disables this check))"
+        "all features together ROC-AUC 0.9996, required below 0.98 (a linear model; the columns with the "
+        "largest permutation importance are c, a; if they are only known after the decision, remove them "
+        "from features in usecase.yaml; otherwise raise gate.leak.alone (1 disables this check))"
     )
+
+
+def test_a_refusal_names_the_score_of_a_regression_and_counts_copied_rows() -> None:
+    """Test rows that were in training too may be why; a check that passes doesn't mention them."""
+    leak = Leakage(single_feature={"a": 0.99}, all_features={"challenger": 0.6}, copied_rows=70)
+    context = case(leak)
+    context = replace(context, evidence=replace(context.evidence, metrics={"challenger": {"r2": 0.9}}))
+    check = only(single_feature(context))
+    assert check.observed == "R² 0.99"
+    assert check.note.startswith("a; 70 of 2800 test rows are copies of earlier rows, with their label; if")
+    assert only(all_features(context)).note == "challenger"
 
 
 def test_features_that_nobody_looked_at_are_no_pass() -> None:

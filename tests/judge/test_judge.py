@@ -437,11 +437,11 @@ def test_a_leak_that_is_measured_on_too_few_partitions_is_a_warning() -> None:
     leakage = replace(record.facts.leakage, all_features={"challenger": 0.985}, single_feature={"temp": 0.6})
     verdict = _judge(replace(record, facts=replace(record.facts, leakage=leakage)))
     assert verdict.verdict == NOT_ENOUGH
-    assert "; warning: all features together 0.985, required below 0.98 (" in verdict.sentence
+    assert "; warning: all features together ROC-AUC 0.985, required below 0.98 (" in verdict.sentence
     assert "strongest single feature" not in verdict.sentence
     assert _failed(verdict) == ["matured test partitions"]
     (leak,) = [check for check in verdict.checks if check.name == "all features together"]
-    assert (leak.passed, leak.observed) == (None, "0.985")
+    assert (leak.passed, leak.observed) == (None, "ROC-AUC 0.985")
 
 
 def test_a_block_needs_a_second_one() -> None:
