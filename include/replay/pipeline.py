@@ -226,6 +226,8 @@ def _fit_planned(
             planned.setdefault((fit.recipe_key, fit.partition, fit.data), (planned_job, until))
     jobs = sorted(planned.values(), key=lambda pair: pair[0].partition, reverse=True)
     pending: deque[Callable[[], Fit]] = deque()
+    if jobs:  # the first ones are the largest: until they are made, this says how many there are
+        progress("fits", 0, len(jobs))
     for number, (planned_job, until) in enumerate(jobs):
         pending.append(fits.request(planned_job, until))
         if len(pending) > 2 * count:

@@ -357,6 +357,17 @@ def test_until_a_training_has_labels_the_constant_serves(
     assert [line["fit"] for line in replay_json(result)["losses"]].count(None) == 2 * len(policies)
 
 
+def test_the_number_of_fits_is_shown_before_the_first_one(lake: Lake, spec: UseCase) -> None:
+    """Whoever waits sees at once how much there is to do."""
+
+    def stop(task: str, completed: int, total: int) -> None:
+        raise RuntimeError(task, completed, total > 0)
+
+    with pytest.raises(RuntimeError) as caught:
+        replay(lake, spec, (), FIRST, "2024-03-20", progress=stop)
+    assert caught.value.args == ("fits", 0, True)
+
+
 def test_the_default_range_begins_when_the_test_partitions_have_labels(lake: Lake, spec: UseCase) -> None:
     """The first training is the first Sunday with eight labeled partitions, the last one has labels."""
     past = pipeline.PastRows.read(lake, spec, LAST)
