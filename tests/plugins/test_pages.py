@@ -173,6 +173,14 @@ def test_a_forced_champion_is_named_beside_the_version_that_served_the_labels(
         assert f"on {year.KEYS[-1]}, which version 52 served" in text
 
 
+def test_the_age_stands_behind_the_champion_and_not_behind_the_version_of_a_rollback(
+    client: year.Client,
+) -> None:
+    """It counts from the champion's training, and the version before it is older."""
+    text = words(client.get("/usecase/year"))
+    assert re.search(r"serves from \S+ on, \d+ partitions? old; a rollback returns to version 51\b", text)
+
+
 def test_only_a_measure_that_can_raise_an_alarm_has_a_limit(client: year.Client) -> None:
     """The measures beside the one that decides have none, so a value of theirs can't look beyond it."""
     answer = client.get("/column/year/number_0")
