@@ -17,7 +17,6 @@ those that it may see. If a single partition is requested, all views end at its 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
@@ -30,6 +29,7 @@ import pyarrow.compute as pc
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake, Where
+from include.storage.manifests import manifest_key, read_manifest
 from include.storage.shares import Share
 
 
@@ -76,8 +76,8 @@ def emptied_at(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, 
     moments = {}
     for row in lake.rows("partitions", where, ["partition", "revision"]) if partitions else ():
         if row["revision"]:  # no row says when it became known, so its manifest has to
-            manifest = lake.get(f"raw/snapshots/{source}/{row['partition']}/{row['revision']}.json")
-            moments[row["partition"]] = datetime.fromisoformat(json.loads(manifest or b"{}")["known_at"])
+            key = manifest_key(source, row["partition"], row["revision"])
+            moments[row["partition"]] = read_manifest(lake, key).moment
     return moments
 
 

@@ -29,19 +29,13 @@ from include.ingest.publish import (
     split_sorted,
     validated_digest,
 )
-from include.ingest.snapshots import (
-    Snapshot,
-    describe_parts,
-    manifest_keys,
-    read_manifest,
-    snapshots,
-    to_json,
-)
+from include.ingest.snapshots import describe_parts, manifest_keys, snapshots
 from include.spec import UseCase
 from include.spec.source import Column
 from include.storage import spill
 from include.storage.erasures import Erasures, read_erasures
 from include.storage.lake import Lake, Where
+from include.storage.manifests import SNAPSHOTS, Snapshot, read_manifest, to_json
 from include.storage.schemas import validated_schema
 from include.storage.spill import Data
 
@@ -155,7 +149,7 @@ def erase_snapshot(
 def referenced_objects(lake: Lake) -> dict[str, list[tuple[str, Snapshot]]]:
     """Return the manifests, with their keys, that refer to each raw object; also those of withdrawals."""
     references: dict[str, list[tuple[str, Snapshot]]] = {}
-    manifests = [*lake.keys("raw/snapshots"), *(k for k in lake.keys("withdrawn") if k.endswith(".json"))]
+    manifests = [*lake.keys(SNAPSHOTS), *(k for k in lake.keys("withdrawn") if k.endswith(".json"))]
     for key in manifests:
         snapshot = read_manifest(lake, key)
         for part in snapshot.parts:

@@ -41,7 +41,7 @@ from include.ingest.publish import (
     up_to_date,
     validated_digest,
 )
-from include.ingest.snapshots import Snapshot, manifest_keys, read_parts, snapshots, store_snapshot
+from include.ingest.snapshots import manifest_keys, read_parts, snapshots, store_snapshot
 from include.ingest.validation.contract import check_contract
 from include.ingest.validation.expectations import validate_expectations
 from include.ingest.validation.rows import RawRows, RowRange
@@ -50,6 +50,7 @@ from include.spec.clock import day_of
 from include.storage import spill
 from include.storage.erasures import ERASURES_TABLE, Erasures, read_erasures
 from include.storage.lake import Lake, Where
+from include.storage.manifests import Snapshot
 from include.storage.schedule import record_schedule, require_schedule
 from include.storage.schemas import QUARANTINE, validated_schema
 

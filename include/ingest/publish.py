@@ -15,13 +15,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.environment import code_version
-from include.ingest.snapshots import Snapshot
 from include.spec import UseCase
 from include.spec.source import Source
 from include.stats.profiles import build_profile
 from include.storage import spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Where
+from include.storage.manifests import Snapshot
 from include.storage.schemas import PARTITIONS, PROFILES, validated_schema
 
 Row = dict[str, Any]

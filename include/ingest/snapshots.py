@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain
 from typing import TYPE_CHECKING
@@ -22,56 +21,10 @@ from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.spec.source import Source
 from include.storage.lake import Lake
+from include.storage.manifests import SNAPSHOTS, Snapshot, StoredPart, read_manifest, to_json
 
 if TYPE_CHECKING:
     from include.storage.spill import Data
-
-
-@dataclass(frozen=True)
-class StoredPart:
-    """One part of a snapshot: a file, a page or a query's result."""
-
-    name: str
-    sha256: str
-    size: int
-
-    @property
-    def key(self) -> str:
-        """Return the key of its bytes in the lake."""
-        return f"raw/objects/{self.sha256[:2]}/{self.sha256}"
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """The raw data of one revision of one partition. Its fields are stored as JSON.
-
-    Parameters
-    ----------
-    known_at : when the revision became available, in ISO form (UTC).
-    identity : the digest of its content without volatile fields; equal content is the same snapshot.
-    parts : in the order of the source.
-    erased : how many rows were erased from it since it was published. They count for the contract, as on
-        arrival.
-    """
-
-    source: str
-    partition: str
-    revision: int
-    known_at: str
-    identity: str
-    parts: tuple[StoredPart, ...]
-    erased: int = 0
-
-    @property
-    def moment(self) -> datetime:
-        """Return when the revision became available."""
-        return datetime.fromisoformat(self.known_at)
-
-    @property
-    def files(self) -> str:
-        """Return the names of the first parts, for messages."""
-        return ", ".join(part.name for part in self.parts[:3]) + (", …" if len(self.parts) > 3 else "")
-
 
 FEW = 16  # partitions whose manifests are listed one by one
 
@@ -86,7 +39,7 @@ def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, l
 
 def manifest_keys(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[str]]:
     """Return the keys of the manifests of each partition that has any."""
-    folder, requested = f"raw/snapshots/{source}", set(partitions)
+    folder, requested = f"{SNAPSHOTS}/{source}", set(partitions)
     # a few are listed one by one, or a listing would be as long as the lake is old
     folders = [f"{folder}/{one}" for one in sorted(requested)] if len(requested) <= FEW else [folder]
     keys: dict[str, list[str]] = defaultdict(list)
@@ -129,7 +82,7 @@ def store_snapshot(
             lake.create(part.key, data)
         moment = known_at().astimezone(UTC).isoformat()
         snapshot = Snapshot(source, partition, len(revisions), moment, identity, stored_parts)
-        if lake.create(_manifest_key(snapshot), to_json(snapshot)):
+        if lake.create(snapshot.key, to_json(snapshot)):
             _restore_parts(lake, snapshot, parts)
             return snapshot
         if not revisions:  # a concurrent writer was first
@@ -142,7 +95,7 @@ def _restore_parts(lake: Lake, snapshot: Snapshot, parts: Sequence[Part]) -> Non
     It may have replaced this manifest too, and then the part without its rows is there.
     """
     for part, (_, data) in zip(snapshot.parts, parts, strict=True):
-        if lake.size(part.key) is None and read_manifest(lake, _manifest_key(snapshot)) == snapshot:
+        if lake.size(part.key) is None and read_manifest(lake, snapshot.key) == snapshot:
             lake.create(part.key, data)
 
 
@@ -150,12 +103,6 @@ def describe_parts(declared: Source, parts: Sequence[Part]) -> tuple[tuple[Store
     """Return the parts as a manifest lists them, and the identity of their content."""
     stored = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
     return stored, digest_json([[name, _content_digest(declared, data)] for name, data in parts])
-
-
-def to_json(snapshot: Snapshot) -> bytes:
-    """Return a manifest's bytes."""
-    content = {name: value for name, value in asdict(snapshot).items() if name != "erased" or value}
-    return json.dumps(content, indent=1).encode()
 
 
 def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
@@ -179,32 +126,6 @@ def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
             )
         parts.append((part.name, data))
     return parts
-
-
-def _manifest_key(snapshot: Snapshot) -> str:
-    return f"raw/snapshots/{snapshot.source}/{snapshot.partition}/{snapshot.revision}.json"
-
-
-def read_manifest(lake: Lake, key: str) -> Snapshot:
-    """Return the snapshot that a manifest describes.
-
-    Raises
-    ------
-    StoredDataError
-        for an object that isn't a manifest.
-    """
-    data = lake.get(key)
-    try:
-        fields = json.loads(data or b"")
-        return Snapshot(**{**fields, "parts": tuple(StoredPart(**part) for part in fields["parts"])})
-    except (ValueError, TypeError, KeyError):
-        raise StoredDataError(
-            key,
-            required="the manifest of a snapshot",
-            found="an object that can't be read as one",
-            where=lake.uri,
-            remedy="restore the object from a backup",
-        ) from None
 
 
 def _content_digest(declared: Source, data: Data) -> str:

@@ -13,6 +13,7 @@ from include.promote.promotion import attempt_outcome, awaiting_approval, read_l
 from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.manifests import SNAPSHOTS
 
 RECENT = 7  # partitions and attempts that are shown
 Row = dict[str, Any]
@@ -186,7 +187,7 @@ def stale(lake: Lake, spec: UseCase, partitions: list[Row]) -> list[Row]:
     changed takes reading those rows, which only `verify` does.
     """
     newest: dict[tuple[str, str], int] = {}
-    for key in lake.keys("raw/snapshots"):
+    for key in lake.keys(SNAPSHOTS):
         *_, source, partition, name = key.split("/")
         number = int(name.removesuffix(".json"))
         newest[source, partition] = max(number, newest.get((source, partition), 0))

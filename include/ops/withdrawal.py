@@ -36,6 +36,7 @@ from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.stats import profiles
 from include.storage.lake import Lake, Where
+from include.storage.manifests import SNAPSHOTS
 from include.storage.merging import LEDGERS
 from include.storage.schemas import WITHDRAWALS
 from include.train.monitoring_baselines import LIMITS, REFERENCE
@@ -191,7 +192,7 @@ def _dependents(lake: Lake, partition: str) -> list[str]:
 
 def _remove(lake: Lake, partition: str) -> None:
     """Remove a partition's manifests, its rows, and last its rows in `partitions`."""
-    for key in lake.keys("raw/snapshots"):
+    for key in lake.keys(SNAPSHOTS):
         if key.split("/")[-2] == partition:
             data = lake.get(key) or b""
             lake.create(f"{FOLDER}/{partition}/{digest_bytes(data)}.json", data)

@@ -93,9 +93,11 @@ def describe(lake: Lake, product: str, table: str, ref: Ref) -> Published:
 
 def _input(name: str, digest: str, tables: Sequence[str]) -> tuple[str, str, str] | None:
     """Return path, partition and digest of an input as `partitions` names it; None for what is no dataset."""
+    from include.storage.manifests import SNAPSHOTS
+
     product, _, partition = name.partition("/")
     if product == "raw":
-        return f"raw/snapshots/{partition.partition('#')[0]}", "", digest
+        return f"{SNAPSHOTS}/{partition.partition('#')[0]}", "", digest
     table = next((table for table in (f"validated_{product}", product) if table in tables), "")
     return (f"tables/{table}", partition, digest) if table else None
 

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from include.environment import Connect, Endpoint
-from include.errors import PartitionError, PartitionRefused, SourceUnavailable, SpecError
+from include.errors import PartitionError, PartitionRefused, SourceUnavailable, SpecError, StoredDataError
 from include.features.build import features
 from include.features.label_arrival import known_on
 from include.features.labels import labels
@@ -350,6 +350,12 @@ def test_a_correction_without_rows_replaces_the_rows_from_then_on(
     assert labels(lake, spec, PARTITIONS[:1], as_of=None).num_rows == 0
     assert known_on(lake, spec, PARTITIONS[:1], PARTITIONS[3]) == {PARTITIONS[0]: tuple(PARTITIONS[1:3])}
     assert point_in_time_violations(lake, spec, PARTITIONS[2]) == []
+    (manifest,) = (key for key in lake.keys("raw/snapshots") if key.endswith("/1.json"))
+    content = lake.get(manifest)
+    lake.remove([manifest])
+    with pytest.raises(StoredDataError, match=r"/1\.json.*found no object.*restore the object from a backup"):
+        read_sources(lake, spec, PARTITIONS[1:3])
+    lake.create(manifest, content)
     file.write_text(whole.replace("true", "false"))
     ingest(lake, spec, "sales", PARTITIONS[1:2], connect, refetch=True, now=moment)
     assert labels(lake, spec, PARTITIONS[:1], as_of=None).num_rows == 40

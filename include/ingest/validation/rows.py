@@ -12,8 +12,8 @@ from functools import cached_property
 import numpy as np
 import pyarrow as pa
 
-from include.ingest.snapshots import Snapshot
 from include.storage import spill
+from include.storage.manifests import Snapshot
 from include.storage.schemas import QUARANTINE
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
