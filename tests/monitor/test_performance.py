@@ -13,6 +13,7 @@ from sklearn import metrics as sk
 from include.models import artifacts
 from include.monitor.checks import degradation
 from include.monitor.context import PartitionContext
+from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
 from include.monitor.state import PublishedState
 from include.promote.ledger import BASELINE_ONLY, REFRESHED
@@ -21,6 +22,7 @@ from include.spec import UseCase
 from include.spec.gate import Requirement
 from include.storage import schemas
 from include.storage.lake import Lake
+from tests.corrections import empty
 from tests.monitor import machines
 from tests.monitor.machines import run, truth
 
@@ -118,6 +120,20 @@ def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: 
         (week[1], week[3]),
         (week[2], week[4]),
     }
+
+
+def test_labels_that_a_correction_withdrew_no_longer_count(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """The partition's figures are published again, although the digest of its labels' source is as before."""
+    for partition in week[:4]:
+        score(quick, use, partition)
+    publish_performance(quick, use, PublishedState(quick, use, week[2]))
+    empty(quick, "stops", week[2], use.clock.local(week[3], "06:00"))
+    publish_performance(quick, use, PublishedState(quick, use, week[3]))
+    figures = quick.rows("performance", {"partition": week[0], "metric": "roc_auc"})
+    labeled = len(truth(use, quick, week[:1])[0])
+    assert {row["known"]: row["rows"] for row in figures} == {week[2]: labeled, week[3]: 0}
 
 
 @pytest.mark.full

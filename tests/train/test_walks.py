@@ -21,6 +21,7 @@ from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import walks
 from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
+from tests.corrections import empty
 from tests.promote.conftest import record_verdict
 from tests.train import visits
 
@@ -130,6 +131,17 @@ def test_a_revised_label_counts_from_the_partition_that_brought_it(lake: Lake, s
         rows, loss = loss_by_hand(lake, spec, "linear", "2024-03-18", until)
         assert walk.of("linear")[walk.partitions.index("2024-03-18")] == pytest.approx(loss / rows)
         assert walk.partitions[-1] == spec.clock.shift(until, -2)
+
+
+def test_labels_that_a_correction_withdrew_are_in_no_walk_from_then_on(lake: Lake, spec: UseCase) -> None:
+    """As of an earlier partition they still are, and no loss is the mean over no rows."""
+    fit(lake, spec, ORIGINS[0])
+    empty(lake, "outcomes", "2024-03-20", spec.clock.local("2024-03-25", "06:00"))  # of 18 March
+    walks.extend(lake, spec, PARTITION)
+    rows = {row["known"]: row["rows"] for row in table(lake) if row["partition"] == "2024-03-18"}
+    assert rows == {"2024-03-20": 36, "2024-03-25": 0}
+    assert "2024-03-18" in walks.read(lake, spec, "2024-03-24").partitions
+    assert "2024-03-18" not in walks.read(lake, spec, "2024-03-25").partitions
 
 
 def test_a_label_that_the_objective_excludes_leaves_the_losses_of_the_other_rows(clinic: Path) -> None:
