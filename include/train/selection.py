@@ -28,12 +28,14 @@ from include.train.fits import SHORT_WINDOWS, recipes
 
 Array = NDArray[np.float64]
 
-LEARNING_RATE = 4.0  # for losses in units of the best recipe's mean loss
+LEARNING_RATE = 4.0  # for losses in the units of `relative_losses`
 MIXING_RATE = 0.02  # of the weight that is spread over all recipes after each partition
 HYSTERESIS = 1.5  # how many times heavier than the serving recipe its successor must be
 RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week
 MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 MAX_EXCESS_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
+ORDINARY = 0.98  # share of the partitions whose losses beyond the best recipe's are counted in full
+CONTENDER = 2.0  # times the lowest mean loss: recipes that lose more may differ by anything
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the prior's median loss
 
@@ -104,7 +106,9 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     """Return by how much each recipe lost more than the partition's best, shape (n, k).
 
     Values are from 0 to `MAX_EXCESS_LOSS`. The unit is the mean loss so far of the recipe that was the best
-    until then, so a rate fits any problem.
+    until then, so a rate fits any problem. Where recipes differ by more than that, as on partitions of a few
+    rows, the unit is what they ordinarily differ by: cut off at less, the losses would favor a recipe that is
+    seldom wrong and then by far.
 
     Parameters
     ----------
@@ -125,6 +129,9 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
     typical = pd.DataFrame(np.where(np.isfinite(prior), prior, np.nan)).expanding().median().max(axis=1)
     unit = np.fmax(np.nanmin(means, axis=1), MIN_UNIT * typical.to_numpy())
     excess = losses - np.nanmin(losses, axis=1, keepdims=True)
+    ordinary = pd.DataFrame(excess).expanding().quantile(ORDINARY, interpolation="lower").to_numpy()
+    contends = means <= CONTENDER * np.nanmin(means, axis=1, keepdims=True)
+    unit = np.fmax(unit, np.where(contends, ordinary, 0.0).max(axis=1))
     # a partition of few rows is mostly noise and counts less
     size = np.minimum(walks.rows / np.median(walks.rows), 1.0)
     relative = excess / np.where(unit > 0, unit, 1.0)[:, None]
