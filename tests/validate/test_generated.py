@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from include.ingest.validation.expectations import broken_expectations
 from include.spec import UseCase
 from include.spec.load import read
-from include.validate.generated import generate, text_like
+from include.validate.generated import generate, generated_problems, text_like
+from tests.train import visits
 from tests.validate.declarations import ROOT, change, validate, write_usecase
 
 PARTITIONS = {"flight_delay": "2013-03-01", "weekly_sales": "2024-03-04", "flight_minutes": "2013-02-01"}
@@ -69,6 +70,18 @@ def test_an_inner_join_that_loses_rows_is_refused(tmp_path: Path) -> None:
     (problem,) = validate(folder)[1]["problems"]
     assert "of the 12 rows of the spine" in problem["found"]
     assert "keep rows without a match by LEFT JOIN" in problem["remedy"]
+
+
+def test_an_inner_join_on_a_key_of_one_column_is_refused(tmp_path: Path) -> None:
+    """All keys of one column are generated for the spine, and the other sources lack some of them."""
+    spec = visits.usecase(tmp_path)
+    join = "JOIN known_outcomes o ON o.for_partition = s.partition AND o.visit = s.visit"
+    columns = "s.visit, s.partition, s.distance, s.earlier, s.place"
+    spec.features_file.write_text(f"SELECT {columns} FROM spine s LEFT {join}")
+    assert list(generated_problems(read(spec.folder / "usecase.yaml"), visits.LAST)) == []
+    spec.features_file.write_text(f"SELECT {columns} FROM spine s {join}")
+    (problem,) = generated_problems(read(spec.folder / "usecase.yaml"), visits.LAST)
+    assert "for 5 of the 6 rows of the spine" in problem.error.found
 
 
 @pytest.mark.full
