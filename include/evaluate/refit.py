@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -74,16 +75,17 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     data = digest_table(own)
     same = [fit for fit in fits if fit.data == data and artifacts.is_stored(lake, fit.model)]
     twin = artifacts.load_model(lake, same[-1].model, spec) if same else fit_recipe(spec, recipe, own)
-    rejected = refused_before(fits, newest[0], refused)
+    rejected = refused_before(fits, newest, refused)
     if rejected and not artifacts.is_stored(lake, rejected.model):
         rejected = None
+    later = [key for key in newest if rejected and key > rejected.last_fitted]
     return replace(
         moved,
         **_seen_by_both(known_rows, recipe, fits, refused),
         rows=tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in newest),
         twin=_losses(known_rows, twin, rows, newest),
         serving=serving,
-        refused=_losses(known_rows, _load(known_rows, rejected), rows, newest) if rejected else (),
+        refused=_losses(known_rows, _load(known_rows, rejected), rows, later) if rejected else (),
     )
 
 
@@ -168,10 +170,18 @@ def twin_partitions(spec: UseCase, labeled: Sequence[str], last_fitted: str) -> 
     return [key for key in labeled if key > last_fitted][-max(spec.walk_step, RECENT) :]
 
 
-def refused_before(fits: Sequence[Fit], first: str, refused: Collection[FitId]) -> Fit | None:
-    """Return the recipe's newest fit before a partition if the gate refused it."""
-    previous = [fit for fit in fits[:-1] if fit.last_fitted < first][-1:]
-    return previous[0] if previous and previous[0].id in refused else None
+def refused_before(fits: Sequence[Fit], newest: Sequence[str], refused: Collection[FitId]) -> Fit | None:
+    """Return a fit that the gate refused since the last accepted one, None if no partition judges it.
+
+    Parameters
+    ----------
+    fits : of one recipe, oldest first.
+    newest : the newest labeled partitions. The newest fit that saw none of them is preferred, or else the one
+        that saw the fewest.
+    """
+    since = list(takewhile(lambda fit: fit.id in refused, reversed(fits[:-1])))
+    unseen = [fit for fit in since if fit.last_fitted < newest[0]][:1]
+    return next((fit for fit in (*unseen, *since[-1:]) if fit.last_fitted < newest[-1]), None)
 
 
 def _load(known_rows: KnownRows, fit: Fit) -> Pipeline:

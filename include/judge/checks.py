@@ -352,32 +352,30 @@ def _increase_by_growth(measured: Refit) -> float:
 
 
 def _unless_changed(context: CheckContext, check: Check) -> Check:
-    """Return the check as passed if the relation has changed: then a fit differs from those before it."""
+    """Return the check as passed if a fit has a reason to differ from those before it.
+
+    The relation has changed; or a fit that was refused before has since predicted no worse than what serves.
+    """
+    measured = context.evidence.facts.refit or Refit()
     if check.passed:
         return replace(check, note="")
     if context.evidence.selection.get("relation_changed"):
         note = "the relation between features and label has changed, so a fit may differ from those before it"
-        return replace(check, passed=True, note=note)
-    return check
+    elif measured.refused and sum(measured.refused) <= sum(measured.serving[-len(measured.refused) :]):
+        note = "a fit that was refused before has lost no more than the serving model since"
+    else:
+        return check
+    return replace(check, passed=True, note=note)
 
 
 def movement(context: CheckContext) -> Sequence[Check]:
-    """The fit's predictions moved from its recipe's fit before no further than earlier fits moved.
-
-    Unless that fit was refused and has served the newest partitions better than the serving model would: then
-    it moved for a reason.
-    """
+    """The fit's predictions moved from its recipe's fit before no further than earlier fits moved."""
     measured = context.evidence.facts.refit
     if measured is None or measured.moved is None or len(measured.past_moves) < MIN_PAST_MOVES:
         return []
     limit = movement_limit(measured.past_moves)
     text, limit_text = figure_and_limit(measured.moved, limit)
     name, required = "movement of the predictions", f"at most {limit_text}, as far as earlier fits moved"
-    if measured.moved > limit and measured.refused and sum(measured.refused) <= sum(measured.serving):
-        note = (
-            "the refused fit before has a lower loss than the serving model since: the relation has changed"
-        )
-        return [Check(name, required, text, True, note)]
     return [_unless_changed(context, Check(name, required, text, measured.moved <= limit, DATA_REMEDY))]
 
 

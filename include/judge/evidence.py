@@ -177,7 +177,8 @@ class Refit:
     twin, serving : sums of the losses by partition of a twin, fitted on today's data without these
         partitions, and of the serving model, shape (n,); empty if the serving model can't be loaded or can't
         predict them.
-    refused : the same of the recipe's fit before, if it was refused; empty otherwise.
+    refused : the same of a fit of the recipe that was refused since the last accepted one, on the newest
+        of these partitions, which it wasn't fitted on; empty if there is none.
     seen_rows : rows of the test partitions that the fit and its recipe's fit before were both fitted on,
         shape (m,).
     seen_now, seen_before : sums of the losses on them by partition of the two, shape (m,).

@@ -472,7 +472,7 @@ class Declared(Policy):
         same = [fit for fit in fits if fit.data == twin_job.fit.data]
         twin = same[-1] if same else self.fits.ensure([twin_job], partition)[0]
         self.used[key_of(twin)] = twin
-        rejected = refused_before(fits, newest[0], self.refused)
+        rejected = refused_before(fits, newest, self.refused)
         before = accepted_before(fits, self.refused)
         first = first_test_partition(list(rows), self.spec, partition)
         test = [key for key in rows if key >= first]
@@ -494,7 +494,9 @@ class Declared(Policy):
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),
             serving=losses(serving),
-            refused=losses(rejected) if rejected else (),
+            refused=losses(rejected, [key for key in newest if key > rejected.last_fitted])
+            if rejected
+            else (),
         )
 
     def _fit_of(self, row: Row) -> Fit:

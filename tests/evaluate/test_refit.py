@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from include.evaluate.refit import growth, measure_movement, measure_refit
+from include.evaluate.refit import growth, measure_movement, measure_refit, refused_before
 from include.features.labels import training_set
 from include.judge.checks import MIN_PAST_MOVES, movement, twin
 from include.judge.context import Check, CheckContext
@@ -169,7 +169,7 @@ def test_a_refit_after_a_real_change_passes_a_week_later(lake: Lake, spec: UseCa
     assert second.past_moves == first.past_moves  # the refused one sets no example
     assert sum(second.refused) < sum(second.serving)
     assert failed(spec, second) == []
-    assert "the relation has changed" in checks(spec, second)["movement"].note
+    assert "lost no more than the serving model since" in checks(spec, second)["movement"].note
 
 
 def test_a_fit_on_labels_that_were_repaired_is_compared_with_the_fit_before_the_fault(
@@ -183,6 +183,27 @@ def test_a_fit_on_labels_that_were_repaired_is_compared_with_the_fit_before_the_
     refit = measured(lake, spec, LATER)
     assert sum(refit.refused) > sum(refit.serving)
     assert failed(spec, refit) == []
+
+
+@pytest.mark.parametrize(
+    ("fitted", "refused", "judged"),
+    [
+        (["05-01", "06-01", "07-01"], {1}, 1),  # monthly partitions: one has come since
+        (["05-01", "06-01", "07-01", "08-01"], {1, 2}, 1),
+        (["02-01", "03-01", "04-01", "08-01"], {1, 2}, 2),  # none of the partitions was seen by either
+        (["05-01", "06-01", "06-15", "07-01"], {1}, None),  # one was accepted since
+        (["05-01", "08-01", "08-01"], {1}, None),  # no partition has come since
+    ],
+)
+def test_a_fit_that_was_refused_is_judged_by_partitions_that_it_had_not_seen(
+    fitted: list[str], refused: set[int], judged: int | None, lake: Lake
+) -> None:
+    """Of those refused since the last accepted one, the newest that saw none of them, or else the oldest."""
+    one = read_fits(lake)[-1]
+    fits = [replace(one, partition=f"2024-{day}", last_fitted=f"2024-{day}") for day in fitted]
+    newest = ["2024-05-15", "2024-06-01", "2024-07-01", "2024-08-01"]
+    found = refused_before(fits, newest, {fits[index].id for index in refused})
+    assert found is (None if judged is None else fits[judged])
 
 
 def test_the_twin_is_an_earlier_fit_where_the_data_are_the_same(

@@ -368,15 +368,25 @@ def test_what_cannot_be_compared_refuses_nothing(refit: Refit | None) -> None:
     assert _judge(_with_facts(_good(), refit=refit)).promotes
 
 
-def test_a_far_move_passes_once_the_refused_fit_has_been_right() -> None:
-    """The fit before was refused for it, and has since lost no more than what serves."""
-    far = replace(HONEST_REFIT, moved=0.3)
-    right, wrong = _scaled(0.9), _scaled(1.1)
-    assert _judge(_with_facts(_good(), refit=replace(far, refused=right))).promotes
-    assert _judge(_with_facts(_good(), refit=replace(far, refused=SERVING))).promotes
-    assert _failed(_judge(_with_facts(_good(), refit=replace(far, refused=wrong)))) == [
-        "movement of the predictions"
-    ]
+@pytest.mark.parametrize(
+    ("fit", "name"),
+    [
+        (replace(HONEST_REFIT, moved=0.3), "movement of the predictions"),
+        (
+            replace(HONEST_REFIT, seen_now=_scaled(1.05)),
+            "loss over the fit before, on rows that both have seen",
+        ),
+    ],
+)
+@pytest.mark.parametrize("since", [1, 7])
+def test_a_fit_that_differs_passes_once_a_refused_fit_has_been_right(
+    fit: Refit, name: str, since: int
+) -> None:
+    """It was refused for the same, and has lost no more than what serves on the newest partitions since."""
+    right, equal, wrong = (_scaled(factor)[-since:] for factor in (0.9, 1.0, 1.1))
+    assert _judge(_with_facts(_good(), refit=replace(fit, refused=right))).promotes
+    assert _judge(_with_facts(_good(), refit=replace(fit, refused=equal))).promotes
+    assert _failed(_judge(_with_facts(_good(), refit=replace(fit, refused=wrong)))) == [name]
 
 
 def test_a_twin_is_refused_only_if_it_is_shown_to_be_worse() -> None:
