@@ -21,6 +21,7 @@ from typing import Any, Literal
 from include.monitor.state import PERFORMANCE, without_labels
 from include.promote import ledger
 from include.spec import UseCase
+from include.train.fits import baseline_names
 
 Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 Row = dict[str, Any]
@@ -148,6 +149,13 @@ def _model_problems(
     version, training = champion["version"], champion["judged_on"]
     if champion["kind"] in (ledger.REPLACED, ledger.BASELINE_ONLY):
         yield "degraded", f"Version {version} stands in: {champion['reason']}."
+    replaced = ledger.replaced_since(ledger.champions(switches))
+    if replaced and champion["recipe"] in baseline_names(spec):
+        yield (
+            "degraded",
+            f"{champion['recipe']} stands in since {replaced}, for a champion that lost more, and no better "
+            "recipe has come: see what changed in the labels, in the sources or in what is predicted.",
+        )
 
     trainings = spec.trainings(training, newest)
     passed = sum(key > training for key in trainings)

@@ -22,9 +22,10 @@ SCORED = [
 CHAMPION: dict[str, Any] = {
     "role": "champion", "version": "3", "model": "m3", "effective_from": MONDAYS[0],
     "judged_on": "2024-03-18", "kind": "promoted", "reason": "because",
-    "constant": 1.0, "class_shares": "", "switch": 1,
+    "recipe": "forest", "constant": 1.0, "class_shares": "", "switch": 1,
 }  # fmt: skip
 BASELINE = CHAMPION | {"role": "baseline", "version": "2"}
+STAND_IN = CHAMPION | {"kind": "replaced", "recipe": "prior", "effective_from": MONDAYS[1]}
 ALARM = {"check": "performance", "subject": "r2", "outcome": "alarm", "note": "0.1, required at least 0.3"}
 
 OVERDUE = ALARM | {
@@ -77,6 +78,17 @@ def facts(**changed: Any) -> dict[str, Any]:
         ({"served_by": {"champion": 30, "previous": 10}}, "degraded", "Fallbacks predicted 10 of 40 rows"),
         ({"switches": [BASELINE], "served_by": {"baseline": 40}}, "degraded", "Fallbacks predicted 40"),
         ({"switches": [CHAMPION | {"kind": "replaced"}]}, "degraded", "Version 3 stands in: because"),
+        (
+            {"switches": [STAND_IN, STAND_IN | {"kind": "refreshed", "effective_from": MONDAYS[-1]}]},
+            "degraded",
+            f"prior stands in since {MONDAYS[1]}, for a champion that lost more",
+        ),
+        ({"switches": [STAND_IN, CHAMPION | {"kind": "promoted"}]}, "fresh", "Version 3 serves"),
+        (
+            {"switches": [CHAMPION | {"kind": "replaced"}, CHAMPION | {"kind": "refreshed"}]},
+            "fresh",
+            "Version 3 serves",
+        ),
         ({"switches": [CHAMPION | {"judged_on": "2023-10-30"}]}, "aging", "since that of 2023-10-30"),
     ],
 )  # fmt: skip
