@@ -99,6 +99,12 @@ class RolloutLake:
         """Judge a model blessed and promote it as the declaration says."""
         return promote(self.lake, self.spec, self.judged(name, partition, **changes), registry=self.registry)
 
+    def promote_in_turn(self, first: str, second: str) -> None:
+        """Promote a model on the 5th of March, and another one on the 6th, which the first served."""
+        self.promote(first, "2024-03-05")
+        self.partition("2024-03-06")
+        self.promote(second, "2024-03-06")
+
     def judged(self, name: str, partition: str, **changes: Any) -> str:
         """Judge a model blessed, against whoever serves, and return the attempt's key."""
         data, champion = model(name), newest_by_role(self.lake).get("champion")

@@ -61,9 +61,7 @@ def test_a_wrong_promotion_is_rolled_back_by_itself(depot: Make) -> None:
 def test_a_good_champion_is_watched_and_stays(depot: Make) -> None:
     """A better one stays while it is watched; after the watch the one before isn't scored any more."""
     made = depot(kind="immediate", patience=6)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     notes = made.partitions("2024-03-07", "2024-03-18")
     assert "stay" in notes[5]
     assert notes[-1] == "nothing is on trial"
@@ -78,9 +76,7 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
     Each step waits for its matured partitions.
     """
     made = depot(kind="canary", share=0.4, entity=["depot", "parcel"])
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     made.partitions("2024-03-07", "2024-03-25")
     assert made.switches() == [
         ("champion", "promoted", "forgot"),
@@ -122,9 +118,7 @@ def test_from_shadow_over_canary_to_champion(depot: Make) -> None:
 def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
     """What loses more in shadow is withdrawn; the champion serves every row of every partition."""
     made = depot(kind=kind)
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("wrong", "2024-03-06")
+    made.promote_in_turn("knows", "wrong")
     made.partitions("2024-03-07", "2024-03-16")
     assert made.switches()[1:] == [("challenger", "shadow", "wrong"), ("challenger", "withdrawn", "wrong")]
     assert all(who == {"champion knows": 12} for who in made.served().values())
@@ -135,9 +129,7 @@ def test_a_worse_challenger_never_serves_alone(depot: Make, kind: str) -> None:
 def test_an_undecided_challenger_goes_when_patience_is_over(depot: Make) -> None:
     """One that is neither shown better nor worse is withdrawn in the end."""
     made = depot(kind="shadow", patience=8, alpha=0.01)
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows too", "2024-03-06")
+    made.promote_in_turn("knows", "knows too")
     notes = made.partitions("2024-03-07", "2024-03-14")
     assert "undecided after 8 partitions, 6 of them matured" in notes[-1]
     assert made.switches()[-1] == ("challenger", "withdrawn", "knows too")
@@ -164,9 +156,7 @@ def test_a_switch_of_the_champion_ends_a_trial(depot: Make) -> None:
 def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
     """Scoring and advancing again, an old partition or the newest, leaves ledger and shadows as they are."""
     made = depot(kind="canary", share=0.5)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     made.partitions("2024-03-07", "2024-03-20")
     before = {name: made.lake.rows(name) for name in ("switches", "shadows", "predictions", "restated")}
     for partition in ("2024-03-08", "2024-03-15", "2024-03-20"):
@@ -207,9 +197,7 @@ def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> N
     The partitions are served, and in the end it is withdrawn.
     """
     made = depot(kind="shadow", patience=6)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     digest = ledger.switches(made.lake)[-1]["model"]
     made.lake.replace(f"models/{digest}.skops", b"damaged")
     made.partitions("2024-03-07", "2024-03-12")
@@ -222,9 +210,7 @@ def test_a_challenger_that_cannot_score_serves_nobody_and_goes(depot: Make) -> N
 def test_a_canary_that_fails_gives_way_in_the_fallback_chain(depot: Make) -> None:
     """Rows of a canary that can't be loaded are served by the champion, and each says why."""
     made = depot(kind="canary", share=0.5)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     made.partitions("2024-03-07", "2024-03-12")
     canary = ledger.switches(made.lake)[-1]
     assert canary["kind"] == "canary"
@@ -279,9 +265,7 @@ def test_one_is_tried_after_the_other(depot: Make, partition: str) -> None:
 def test_a_partition_that_nobody_could_score_takes_the_step_that_is_due(depot: Make) -> None:
     """Labels came, the rows to score did not: the wrong champion goes before it serves again."""
     made = depot(kind="immediate")
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("wrong", "2024-03-06")
+    made.promote_in_turn("knows", "wrong")
     made.partitions("2024-03-07", "2024-03-09")
     assert advance(made.lake, made.spec, "2024-03-10").rows == 1
     assert newest_by_role(made.lake)["champion"]["effective_from"] == "2024-03-10"
@@ -292,9 +276,7 @@ def test_a_partition_that_nobody_could_score_takes_the_step_that_is_due(depot: M
 def test_the_last_partition_of_the_schedule_takes_no_step(depot: Make) -> None:
     """No partition is left that a step could take effect on, so the run says so and isn't red."""
     parcels_depot = depot(kind="immediate")
-    parcels_depot.promote("knows", "2024-03-05")
-    parcels_depot.partition("2024-03-06")
-    parcels_depot.promote("wrong", "2024-03-06")
+    parcels_depot.promote_in_turn("knows", "wrong")
     parcels_depot.partitions("2024-03-07", "2024-03-09")
     before = parcels_depot.switches()
     schedule = parcels_depot.spec.schedule.model_copy(update={"end": "2024-03-10"})
@@ -310,9 +292,7 @@ def test_lost_partitions_prolong_a_trial(depot: Make) -> None:
     Its trial ends in the ledger.
     """
     made = depot(kind="shadow", patience=8, alpha=0.001)
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows too", "2024-03-06")
+    made.promote_in_turn("knows", "knows too")
     made.partitions("2024-03-07", "2024-03-09")
     notes = made.partitions("2024-03-25", "2024-03-29")
     assert "shadow of vknows too" in notes[0]
@@ -324,9 +304,7 @@ def test_lost_partitions_prolong_a_trial(depot: Make) -> None:
 def test_partitions_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -> None:
     """Where a source is missing the baseline serves: neither model is scored as a shadow, or judged by it."""
     made = depot(kind="immediate")
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("wrong", "2024-03-06")
+    made.promote_in_turn("knows", "wrong")
     for partition in ("2024-03-07", "2024-03-08"):
         parcels.publish(made.lake, made.spec, "roads", partition, [], "unavailable")
     made.partitions("2024-03-07", "2024-03-11")
@@ -343,9 +321,7 @@ def test_partitions_that_a_model_served_to_nobody_are_no_evidence(depot: Make) -
 def test_a_partition_whose_canary_fell_through_is_restated_whole(depot: Make) -> None:
     """Both parts were served by the champion, for two reasons; what it would say now has every row."""
     made = depot(kind="canary", share=0.5)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     made.partitions("2024-03-07", "2024-03-12")
     canary = ledger.switches(made.lake)[-1]
     made.lake.replace(f"models/{canary['model']}.skops", b"damaged")
@@ -367,9 +343,7 @@ def test_the_aliases_are_looked_at_when_a_champion_came_on_this_partition_or_the
     The next partition puts them right, once.
     """
     made = depot(kind="immediate")
-    made.promote("knows", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("wrong", "2024-03-06")
+    made.promote_in_turn("knows", "wrong")
     asked = []
     for key in made.spec.clock.keys("2024-03-07", "2024-03-12"):
         score(made.lake, made.spec, key)
@@ -384,9 +358,7 @@ def test_the_aliases_are_looked_at_when_a_champion_came_on_this_partition_or_the
 def test_a_declaration_that_stops_asking_for_canaries_lets_a_shadow_serve(depot: Make) -> None:
     """A shadow that began under another declaration takes the step that today's asks for."""
     made = depot(kind="shadow")
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     gate = made.spec.gate
     rules = gate.rollout.model_copy(update={"kind": "immediate"})
     made.spec = made.spec.model_copy(update={"gate": gate.model_copy(update={"rollout": rules})})

@@ -40,9 +40,7 @@ def depots(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, st
     folder = tmp_path_factory.mktemp("race")
     with patch.dict(os.environ, {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}):
         watch = RolloutLake(folder / "watch", **IMMEDIATE)
-        watch.promote("knows", "2024-03-05")
-        watch.partition("2024-03-06")
-        watch.promote("wrong", "2024-03-06")
+        watch.promote_in_turn("knows", "wrong")
         shadow = RolloutLake(folder / "shadow", **SHADOW)
         shadow.promote("wrong", "2024-03-04")
         key = shadow.judged("forgot", "2024-03-05")

@@ -34,9 +34,7 @@ def shadowed(depot: Callable[..., RolloutLake], tmp_path: Path) -> RolloutLake:
 
 def _shadowed(folder: Path) -> None:
     made = RolloutLake(folder, **CANARY)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
+    made.promote_in_turn("forgot", "knows")
     made.partitions("2024-03-07", PARTITION)
     assert {row["version"] for row in made.lake.rows("shadows", {"partition": PARTITION})} == {
         "knows",
