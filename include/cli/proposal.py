@@ -145,14 +145,9 @@ class Proposal:
         """Return whether most keys were there on an earlier day; assumed for a sample of one day."""
         if len(self.partitions) == 1:
             return True
-        keys = zip(*(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
-        seen: set[tuple[str, ...]] = set()
-        repeated = total = 0
-        for day, key in sorted(zip(self.days, keys, strict=True)):
-            total += day > self.partitions[0]
-            repeated += key in seen
-            seen.add(key)
-        return repeated >= RECURRING * total
+        keys = [*zip(*(self.sample.rows[name].to_pylist() for name in self.key), strict=True)]
+        repeated = len(keys) - len(set(keys))  # each is there once a day
+        return repeated >= RECURRING * sum(day > self.partitions[0] for day in self.days)
 
     @property
     def _columns_of_sample(self) -> set[str]:
