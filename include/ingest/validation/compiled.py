@@ -13,6 +13,7 @@ import re
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from functools import partial
 from typing import Any
 
 import duckdb
@@ -176,10 +177,6 @@ def _in_set(kwargs: Kwargs, column: _Column, operator: str = "NOT IN") -> Condit
     return Condition(f"({column.name} {operator} ({placeholders}){column.and_not_nan})", members)
 
 
-def _not_in_set(kwargs: Kwargs, column: _Column) -> Condition | None:
-    return _in_set(kwargs, column, "IN")
-
-
 def _matches(kwargs: Kwargs, column: _Column, negation: str = "NOT ") -> Condition | None:
     pattern = kwargs["regex"]
     if column.kind != "string" or not isinstance(pattern, str) or not PORTABLE_REGEX.fullmatch(pattern):
@@ -189,10 +186,6 @@ def _matches(kwargs: Kwargs, column: _Column, negation: str = "NOT ") -> Conditi
     except re.error:
         return None
     return Condition(f"{negation}regexp_matches({column.name}, ?)", (pattern,))
-
-
-def _not_matches(kwargs: Kwargs, column: _Column) -> Condition | None:
-    return _matches(kwargs, column, "")
 
 
 def _pair(kwargs: Kwargs, first: _Column, second: _Column, operator: str = "=") -> Condition | None:
@@ -244,9 +237,9 @@ KINDS: dict[
     "expect_column_values_to_be_in_set": (_in_set, _COLUMN, ("value_set",), ()),
     "expect_column_values_to_be_null": (_null, _COLUMN, (), ()),
     "expect_column_values_to_match_regex": (_matches, _COLUMN, ("regex",), ()),
-    "expect_column_values_to_not_be_in_set": (_not_in_set, _COLUMN, ("value_set",), ()),
+    "expect_column_values_to_not_be_in_set": (partial(_in_set, operator="IN"), _COLUMN, ("value_set",), ()),
     "expect_column_values_to_not_be_null": (_not_null, _COLUMN, (), ()),
-    "expect_column_values_to_not_match_regex": (_not_matches, _COLUMN, ("regex",), ()),
+    "expect_column_values_to_not_match_regex": (partial(_matches, negation=""), _COLUMN, ("regex",), ()),
 }
 # they compare rows with each other and quarantine rows: `include.ingest.validation.contract` evaluates them
 UNIQUE = ("expect_column_values_to_be_unique", "expect_compound_columns_to_be_unique")
