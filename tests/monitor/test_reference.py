@@ -23,11 +23,23 @@ from include.storage.schemas import ATTEMPTS
 from tests.monitor import machines
 
 
-def test_partitions_add_up_to_the_profile(lake: Lake, use: UseCase, week: list[str]) -> None:
-    """The counts of the fitted partitions are what training's own profile holds, within its error."""
-    champion = ledger.serving(lake, week[0]).champion
-    found = reference.read(lake, use, champion)
+def learned(lake: Lake, use: UseCase) -> reference.Reference:
+    """Return the champion's reference."""
+    found = reference.read(lake, use, ledger.switches(lake)[-1])
     assert found is not None
+    return found
+
+
+def judge(lake: Lake, **evidence: str) -> None:
+    """Publish the evidence of the champion's attempt."""
+    key = ledger.switches(lake)[-1]["attempt"]
+    row = dict.fromkeys(ATTEMPTS.names) | {"key": key, "evidence": json.dumps(evidence)}
+    lake.append_at("attempts", pa.Table.from_pylist([row], schema=ATTEMPTS), -1)
+
+
+def test_partitions_add_up_to_the_profile(lake: Lake, use: UseCase) -> None:
+    """The counts of the fitted partitions are what training's own profile holds, within its error."""
+    found = learned(lake, use)
     assert found.rows == machines.fitted_rows(lake, use)
     for name in use.features.columns:
         column = found.columns[name]
@@ -56,72 +68,50 @@ def test_a_value_is_unseen_if_it_lies_beyond_those_of_all_other_partitions(
     assert reference._unseen_elsewhere(partition, pa.array(values), 5).tolist() == expected.tolist()
 
 
-def test_it_is_made_once(lake: Lake, use: UseCase, week: list[str]) -> None:
+def test_it_is_made_once(lake: Lake, use: UseCase) -> None:
     """A second reading finds what the first one kept, even when the rows are gone."""
-    champion = ledger.serving(lake, week[0]).champion
-    first = reference.read(lake, use, champion)
+    first = learned(lake, use)
     machines.forget_history(lake)
-    again = reference.read(lake, use, champion)
-    assert first is not None
-    assert again is not None
+    again = learned(lake, use)
     assert first.sample == again.sample
     assert (first.columns["temp"].partitions == again.columns["temp"].partitions).all()
 
 
-def test_the_evidence_says_what_was_fitted_on(lake: Lake, use: UseCase, week: list[str]) -> None:
+def test_the_evidence_says_what_was_fitted_on(lake: Lake, use: UseCase) -> None:
     """A spec that splits otherwise today doesn't move the line that the champion's own evidence draws."""
-    champion = ledger.serving(lake, week[0]).champion
-    assert champion is not None
-    row = dict.fromkeys(ATTEMPTS.names) | {"key": champion["attempt"]}
-    row["evidence"] = json.dumps(dict.fromkeys(("fitted", "last_fitted"), use.clock.shift(machines.FIRST, 3)))
-    lake.append_at("attempts", pa.Table.from_pylist([row], schema=ATTEMPTS), -1)
-    found = reference.read(lake, use, champion)
-    assert found is not None
-    assert found.rows == 4 * machines.ROWS
+    judge(lake, **dict.fromkeys(("fitted", "last_fitted"), use.clock.shift(machines.FIRST, 3)))
+    assert learned(lake, use).rows == 4 * machines.ROWS
 
 
-def test_a_walk_forward_was_judged_on_partitions_that_it_was_fitted_on(
-    lake: Lake, use: UseCase, week: list[str]
-) -> None:
+def test_a_walk_forward_was_judged_on_partitions_that_it_was_fitted_on(lake: Lake, use: UseCase) -> None:
     """Its features are of all that it was fitted on, its predictions of the partitions that judged it."""
-    champion = ledger.serving(lake, week[0]).champion
-    assert champion is not None
-    row = dict.fromkeys(ATTEMPTS.names) | {"key": champion["attempt"]}
     judged, fitted = (use.clock.shift(machines.FIRST, partitions) for partitions in (3, 9))
-    row["evidence"] = json.dumps({"fitted": fitted, "last_fitted": judged})
-    lake.append_at("attempts", pa.Table.from_pylist([row], schema=ATTEMPTS), -1)
-    found = reference.read(lake, use, champion)
-    assert found is not None
+    judge(lake, fitted=fitted, last_fitted=judged)
+    found = learned(lake, use)
     assert found.rows == 10 * machines.ROWS
     predicted = found.columns["prediction"].partitions
     assert predicted is not None
     assert len(predicted) == len(use.clock.keys(machines.FIRST, machines.TRAINED)) - 4
 
 
-def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase, week: list[str]) -> None:
+def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase) -> None:
     """Where the model can't be loaded any more, its features are still compared, by partition and sample."""
-    champion = ledger.serving(lake, week[0]).champion
-    assert champion is not None
-    lake.replace(f"models/{champion['model']}.skops", b"damaged")
-    found = reference.read(lake, use, champion)
-    assert found is not None
+    lake.replace(f"models/{ledger.switches(lake)[-1]['model']}.skops", b"damaged")
+    found = learned(lake, use)
     assert found.columns["temp"].partitions is not None
     assert found.columns["prediction"].partitions is None
     assert found.sample is not None
     assert found.sample["prediction"].null_count == found.sample.num_rows
 
 
-def test_an_outage_keeps_no_reference(lake: Lake, use: UseCase, week: list[str]) -> None:
+def test_an_outage_keeps_no_reference(lake: Lake, use: UseCase) -> None:
     """A model that can't be reached now is no damaged one: what is kept once waits for it."""
-    champion = ledger.serving(lake, week[0]).champion
     folder = Path(lake.uri.removeprefix("file://"))
     (folder / "models").rename(folder / "away")
     (folder / "models").write_text("no folder")
     with pytest.raises(StoreUnavailable):
-        reference.read(lake, use, champion)
+        learned(lake, use)
     assert lake.keys("references") == []
     (folder / "models").unlink()
     (folder / "away").rename(folder / "models")
-    found = reference.read(lake, use, champion)
-    assert found is not None
-    assert found.columns["prediction"].partitions is not None
+    assert learned(lake, use).columns["prediction"].partitions is not None
