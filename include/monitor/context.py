@@ -77,7 +77,6 @@ class PartitionContext:
 
     Parameters
     ----------
-    state : what is published around the partition.
     inputs : digests of everything that the findings depend on, taken before any of it is read.
     """
 

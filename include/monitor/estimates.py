@@ -286,12 +286,7 @@ def _means(partitions: list[dict[str, float]]) -> dict[str, float]:
 
 
 def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) -> dict[str, Any]:
-    """Publish the partition's rows of `estimates`, one per metric, and return its row of `partitions`.
-
-    Parameters
-    ----------
-    findings : the partition's findings.
-    """
+    """Publish the partition's rows of `estimates`, one per metric, and return its row of `partitions`."""
     lake, spec, partition = context.lake, context.spec, context.partition
     rows: list[dict[str, Any]] = []
     if context.champion is not None:

@@ -42,8 +42,6 @@ class Metric:
     Parameters
     ----------
     name : without its parameter.
-    kinds : the kinds of problem that it measures.
-    greater_is_better : whether a higher value is better.
     function : the name of its function in `include.stats.metrics`; by default the metric's.
     parameter : what its parameter is: a threshold, precision, share, quantile or class; empty without one.
     default : the parameter with which every model is measured, declared or not; a metric without a parameter
