@@ -24,6 +24,7 @@ from include.errors import PYTHON, EvergreenError, NotPublished, PartitionError,
 from include.ops.doctor import run_checks
 from include.storage.lake import Lake
 from tests.usecases.weekly_sales import world
+from tests.validate.declarations import change
 from tests.warm import stand_in
 
 ROOT = Path(__file__).parents[2]
@@ -227,8 +228,7 @@ def test_status_shows_what_is_not_published_and_what_is_stale(lake: Path, tmp_pa
     """A partition without a file is listed with its sentence; another constant makes predictions stale."""
     usecases = tmp_path / "usecases"
     shutil.copytree(USECASES / "weekly_sales", usecases / "weekly_sales")
-    spec = usecases / "weekly_sales" / "usecase.yaml"
-    spec.write_text(spec.read_text().replace("constant: 30", "constant: 31"))
+    change(usecases / "weekly_sales" / "usecase.yaml", "constant: 30", "constant: 31")
     (missing,) = world.partitions(1, first=WEEKS)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AIRFLOW_CONN_SHOP", world.connection(tmp_path))
@@ -269,8 +269,7 @@ def test_validate_passes_the_shipped_use_case_and_the_tests_own(monkeypatch: pyt
 def test_validate_warns_of_an_offset_that_moves_no_path(tmp_path: Path) -> None:
     """The partition of an hour in a path is the partition's own, whatever the offset."""
     folder = shutil.copytree(USECASES / "hourly_rides", tmp_path / "hourly_rides")
-    spec = folder / "usecase.yaml"
-    spec.write_text(spec.read_text().replace("offset: 0", "offset: -1"))
+    change(folder / "usecase.yaml", "offset: 0", "offset: -1")
     code, found = call("validate", str(folder))
     assert code == 0
     (warning,) = [one for one in found["problems"] if one["severity"] == "warning"]
@@ -303,8 +302,7 @@ def test_validate_finds_what_is_wrong_in_an_hourly_declaration(right: str, tmp_p
     wrong, said = WRONG_HOURS[right]
     folder = shutil.copytree(USECASES / "hourly_rides", tmp_path / "hourly_rides")
     spec = folder / "usecase.yaml"
-    assert right in spec.read_text()
-    spec.write_text(spec.read_text().replace(right, wrong, 1))
+    change(spec, right, wrong)
     code, found = call("validate", str(folder))
     assert (code, len(found["wrong"])) == (1, 1), found
     assert said in found["wrong"][0].replace(f" ({spec})", "")
@@ -315,7 +313,7 @@ def test_validate_finds_sql_that_does_not_run(tmp_path: Path) -> None:
     folder = tmp_path / "weekly_sales"
     shutil.copytree(USECASES / "weekly_sales", folder)
     sql = folder / "features.sql"
-    sql.write_text(sql.read_text().replace("spine.price,", "spine.prize,", 1))
+    change(sql, "spine.price,", "spine.prize,")
     code, found = call("validate", str(folder))
     assert code == 1
     assert any("prize" in sentence and str(sql) in sentence for sentence in found["wrong"])
