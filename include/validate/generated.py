@@ -143,18 +143,19 @@ def _values(
     spec: UseCase, source: str, name: str, expectations: list[Expectation], day: date, texts: str
 ) -> list[Any]:
     """Return different values of a column that its expectations allow."""
-    column, chosen = spec.sources[source].columns[name], _set(expectations)
+    column = spec.sources[source].columns[name]
     if column.hashed:
         return [f"{number:064x}" for number in range(KEY_VALUES)]
-    low, high = _limits(expectations)
     match column.type:
         case "string":
             return _texts(expectations, texts, compared_texts(spec.sql).get(name.lower(), ()))
         case "integer":
+            low, high = _limits(expectations)
             span = range(int(np.ceil(low)), int(high) + 1)[:KEY_VALUES]
-            return [int(value) for value in chosen] or list(span) or [int(low)]
+            return [int(value) for value in _set(expectations)] or list(span) or [int(low)]
         case "number":
-            return [float(value) for value in chosen] or np.linspace(low, high, KEY_VALUES).tolist()
+            chosen = [float(value) for value in _set(expectations)]
+            return chosen or np.linspace(*_limits(expectations), KEY_VALUES).tolist()
         case "boolean":
             return [True, False]
         case "date":
