@@ -21,7 +21,7 @@ the remedy.
 from airflow.sdk import DAG, TaskGroup
 
 from evergreen.assets import product
-from evergreen.defaults import arguments, partition_field, scheduled, use_cases
+from evergreen.defaults import NEEDS_MLFLOW, arguments, partition_field, scheduled, use_cases
 from evergreen.operators.approve import ApproveOperator
 from evergreen.operators.train import (
     AblateOperator,
@@ -49,13 +49,20 @@ def training(spec: UseCase) -> DAG:
                 usecase=spec.name,
                 max_active_tis_per_dag=1,
                 inlets=[product(spec.name, name) for name in spec.sources],
+                **NEEDS_MLFLOW,
             )
         with TaskGroup("evaluate"):
             evidence = EvaluateOperator(
-                task_id="measure", usecase=spec.name, run=run.output, max_active_tis_per_dag=1
+                task_id="measure",
+                usecase=spec.name,
+                run=run.output,
+                max_active_tis_per_dag=1,
+                **NEEDS_MLFLOW,
             )
             if spec.training.ablation:  # in parallel with the verdict, which doesn't wait for it
-                evidence >> AblateOperator(task_id="ablate", usecase=spec.name, max_active_tis_per_dag=1)
+                evidence >> AblateOperator(
+                    task_id="ablate", usecase=spec.name, max_active_tis_per_dag=1, **NEEDS_MLFLOW
+                )
         with TaskGroup("judge"):
             verdict = JudgeOperator(task_id="decide", usecase=spec.name, evidence=evidence.output)
         with TaskGroup("promote"):

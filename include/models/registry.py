@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from importlib.metadata import version
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -306,9 +308,14 @@ class Registry:
         try:
             yield
         except (MlflowException, RequestException, OSError) as error:
+            cause: BaseException = error  # in the end the innermost, such as a refused connection
+            while (inner := cause.__context__) and not isinstance(inner, EvergreenError):
+                cause = inner
+            text = re.sub(r"^\[Errno -?\d+\] ", "", str(cause)).replace(self.uri, self.address())
             raise EvergreenError(
                 f"registry: {subject}" if subject else "registry",
-                found=redact(" ".join(str(error).replace(self.uri, self.address()).split()))[:300],
+                required="an MLflow server that carries out the request",
+                found=shorten(redact(text), 300, placeholder=" …"),
                 where=self.address(),
                 remedy="check that MLflow is up, check MLFLOW_TRACKING_URI and the password, then rerun",
             ) from None  # the original message may contain the password

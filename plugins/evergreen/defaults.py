@@ -23,6 +23,9 @@ TASK = {
     "max_retry_delay": timedelta(minutes=5),
     "execution_timeout": timedelta(hours=1),
 }
+# of the tasks that need MLflow: its outage of some minutes, such as an update, ends before the last retry.
+# No partition waits for them, and a retry finds the fits of the tries before
+NEEDS_MLFLOW: dict[str, Any] = {"retries": 4, "retry_delay": timedelta(seconds=30)}
 
 
 def use_cases() -> list[UseCase]:

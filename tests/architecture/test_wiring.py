@@ -6,6 +6,7 @@ import re
 import runpy
 import shutil
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,25 @@ def test_a_training_has_no_ablation_that_nobody_declared(wired: Wired) -> None:
         "judge.decide",
         "promote.switch",
     }
+
+
+@pytest.mark.parametrize(
+    ("clock", "tasks", "outlasted"),
+    [
+        ("training", ("train.fit", "evaluate.measure", "evaluate.ablate"), True),
+        ("training", ("judge.decide", "promote.switch"), False),
+        ("batch", ("score.predict", "monitor.check", "rollout.advance"), False),
+    ],
+)
+def test_a_task_outlasts_five_minutes_without_mlflow_only_if_it_needs_mlflow(
+    clock: str, tasks: tuple[str, ...], outlasted: bool, wired: Wired
+) -> None:
+    """Its retries are far enough apart; no partition waits for that."""
+    dag = wired(clock, ("  seed: 7", "  seed: 7\n  ablation: true"))
+    for task in map(dag.get_task, tasks):
+        assert task.retry_exponential_backoff
+        delays = [task.retry_delay * 2**n for n in range(task.retries or 0)]
+        assert (sum(delays, timedelta()) > timedelta(minutes=5)) == outlasted
 
 
 def test_a_question_holds_up_no_later_training(wired: Wired) -> None:

@@ -252,12 +252,19 @@ def test_another_seed_is_another_attempt(lake: Lake, spec: UseCase, registry: Re
     "method", ["register", *(pytest.param(name, marks=pytest.mark.full) for name in ("put", "log"))]
 )
 def test_kill_within_a_run_leaves_one_finished_run_after_the_rerun(
-    method: str, lake: Lake, spec: UseCase, registry: Registry, clinic: Path
+    method: str,
+    lake: Lake,
+    spec: UseCase,
+    registry: Registry,
+    clinic: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A training killed after its run was created is done again, and nothing of the first is left."""
+    """A training killed after its run was created is done again, but not its fits; nothing else is left."""
     assert dying.at_once(clinic, method) == [-signal.SIGKILL]
     assert runs(registry) == ["RUNNING"]
+    caplog.set_level("INFO", fits.log.name)
     ref = train(lake, spec, PARTITION, registry=registry)
+    assert not caplog.records
     assert runs(registry) == ["FINISHED"]
     assert versions(registry, spec) == [record(registry, ref.id).version]
 
@@ -419,10 +426,11 @@ def test_a_training_without_its_prior_fails(
 
 @pytest.mark.full
 def test_registry_that_is_down_is_named_within_seconds(lake: Lake, spec: UseCase) -> None:
-    """The sentence names the server, and not its password."""
+    """The sentence names the server, and not its password; it comes before anything is fitted."""
     with pytest.raises(EvergreenError, match=r"127\.0\.0\.1:9.*MLFLOW_TRACKING_URI") as caught:
         train(lake, spec, PARTITION, registry=Registry("http://user:hidden@127.0.0.1:9"))
     assert "hidden" not in str(caught.value)
+    assert read_fits(lake) == []
 
 
 def test_a_spine_known_only_after_the_decision_says_so(lake: Lake, registry: Registry, clinic: Path) -> None:
