@@ -98,7 +98,10 @@ def chart(title: str, x: str, y: str, height: float = 3.2) -> Iterator[Chart]:
         yield drawing
         handles, labels = drawing.axes.get_legend_handles_labels()
         if labels:
-            figure.legend(handles, labels, loc="outside lower left", ncols=2)
+            legend = figure.legend(handles, labels, loc="outside lower left", ncols=2)
+            if legend.get_window_extent().width > figure.bbox.width:
+                legend.remove()
+                figure.legend(handles, labels, loc="outside lower left")
         drawing.svg = svg(figure, title)
 
 

@@ -36,6 +36,7 @@ MAX_PARTITIONS = 371  # for a daily use case, a year and a week
 WEEK = 7  # partitions that are pooled
 ALPHA = 0.05  # on either side, so that intervals have 90 %
 DRIFT = "drift"  # a check that raises no alert, because columns also move with the seasons
+BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols": 2}  # not over a panel's data
 CHECKS = tuple(check.name for check in registry.CHECKS)
 MAX_EPISODES = 200  # in each table
 MAX_DRIFT_LABELS = 8
@@ -359,7 +360,7 @@ def _panel_losses(axes: Axes, history: History) -> None:
     (line,) = axes.plot(days, baseline, color=OLD, linestyle="--", linewidth=1, label="baseline, same rows")
     line.set(marker=_marker(baseline), markersize=4)
     if history.weeks:
-        axes.legend(loc="upper left", ncols=2)
+        axes.legend(**BELOW)
 
 
 def _panel_gain(axes: Axes, history: History) -> None:
@@ -381,7 +382,7 @@ def _panel_metric(axes: Axes, history: History) -> None:
         axes.vlines(days, low, high, color=SOFT, linewidth=0.5, alpha=0.5)
         values, label = [estimate.value for estimate in estimates], "estimated before labels arrived"
         axes.plot(days, values, "o", color=INK, mfc="none", ms=3, mew=0.6, label=label)
-        axes.legend(loc="lower left", ncols=2)
+        axes.legend(**BELOW)
     if history.limit is not None:
         axes.axhline(history.limit, color=BAD, linestyle="--", linewidth=0.8)
 

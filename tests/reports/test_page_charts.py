@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -56,6 +57,15 @@ def test_every_text_is_escaped() -> None:
     for chart in charts:
         assert "<script" not in chart
         assert "&lt;script&gt;" in chart
+
+
+@pytest.mark.parametrize(("length", "columns"), [(10, 2), (40, 1)])
+def test_a_legend_is_as_wide_as_its_chart_at_most(length: int, columns: int) -> None:
+    """Labels that don't fit side by side are below each other: a browser would cut them off."""
+    labels = ["a" * length, "b" * length]
+    chart = time_chart("t", "y", [Series(label, PARTITIONS, [1.0] * 28) for label in labels])
+    starts = {re.findall(rf'x="([\d.]+)"[^>]*>{label}<', chart)[0] for label in labels}
+    assert len(starts) == columns
 
 
 def test_an_alarm_is_marked() -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from include.reports import history as drawing
-from include.reports.history import draw_history, history_text, read_history
+from include.reports.history import History, Mean, draw_history, history_text, read_history
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
@@ -123,6 +125,18 @@ def test_a_single_week_is_drawn_as_points(lake: Lake, use: UseCase) -> None:
         axes = Figure().subplots()
         drawing._panel_losses(axes, replace(history, weeks=history.weeks[:weeks]))
         assert [line.get_marker() for line in axes.lines] == [marker, marker]
+
+
+@pytest.mark.parametrize("panel", [drawing._panel_losses, drawing._panel_metric])
+def test_a_legend_is_below_its_panel(
+    panel: Callable[[Axes, History], None], lake: Lake, use: UseCase
+) -> None:
+    """It covers no figure, whatever the figures are."""
+    axes = Figure().subplots()
+    panel(axes, replace(read_history(lake, use), estimated={partitions(use)[0]: Mean(0.5, 0.4, 0.6)}))
+    legend = axes.get_legend()
+    assert legend is not None
+    assert legend.get_window_extent().y1 <= axes.bbox.y0
 
 
 def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseCase) -> None:
