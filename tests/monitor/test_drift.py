@@ -252,9 +252,9 @@ def test_a_rise_of_missing_values_is_seen() -> None:
     Unless few rows make it by chance or its own partitions had it.
     """
     usual = [None] * 200 + [1.0] * 800
-    assert (
-        drift.check_missing("c", column(usual), profiled([None] * 40 + [1.0] * 60), RULES).outcome == "alarm"
-    )
+    risen = drift.check_missing("c", column(usual), profiled([None] * 40 + [1.0] * 60), RULES)
+    assert risen.outcome == "alarm"
+    assert "a rise of 20.0 percentage points, expected at most 10.0" in risen.note
     assert drift.check_missing("c", column(usual), profiled([None] * 2 + [1.0] * 3), RULES).outcome == "ok"
     assert drift.check_missing("c", column(usual), profiled([None] * 25 + [1.0] * 75), RULES).outcome == "ok"
     of = profiled(usual)

@@ -456,6 +456,21 @@ def test_predictions_and_labels_are_columns_too(client: year.Client, name: str) 
     assert row_of(client.get(f"/column/year/{name}"), "Now")[1] == "700"
 
 
+def test_a_column_names_the_units_of_its_figures(
+    year_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, client: year.Client
+) -> None:
+    """The unit is the declared one of a source's column; a difference of two shares is in points."""
+    shutil.copytree(year_folder / "usecases", tmp_path / "usecases")
+    file = tmp_path / "usecases" / year.USECASE / "usecase.yaml"
+    typed = "minutes: {type: number}"
+    file.write_text(file.read_text().replace(typed, f"{typed}, number_0: {{type: number, unit: km}}"))
+    monkeypatch.setenv("EVERGREEN_USECASES", str(tmp_path / "usecases"))
+    answer = client.get("/column/year/number_0")
+    assert "The source outcomes has number_0 in km." in words(answer)
+    name = "rise of the share of missing values, in percentage points"
+    assert row_of(answer, name)[2] == "25"
+
+
 def test_an_unknown_column_is_not_found(client: year.Client) -> None:
     """The sentence lists the columns that there are."""
     answer = client.get("/column/year/nothing")

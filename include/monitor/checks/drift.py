@@ -231,7 +231,7 @@ def check_missing(
     alarm = rise > threshold and chance < ALPHA
     note = f"{name}: {partition.missing_share:.1%} missing, {reference.missing_share:.1%} in the reference"
     risen, bound = figure_and_limit(rise, threshold, 1, "{:.#%}")
-    note += f"; a rise of {risen}, expected at most {bound}"
+    note += f"; a rise of {risen[:-1]} percentage points, expected at most {bound[:-1]}"
     ordinary = 0.0 if own is None or len(own) < MIN_WINDOWS else float((own > threshold).mean())
     if alarm and window and ordinary:
         required = next(n for n in range(1, rules.window + 1) if ordinary**n < ALPHA or n == rules.window)

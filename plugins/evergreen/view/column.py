@@ -40,6 +40,11 @@ def column(request: Request, opened: Opened, column: str) -> HTMLResponse:
         product=products[column],
         columns=list(products),
         window=spec.monitoring.window,
+        units={
+            name: unit
+            for name, source in spec.sources.items()
+            if column in source.columns and (unit := source.columns[column].unit)
+        },
         **column_data(opened.lake, spec, column, products[column]),
     )
 
@@ -154,27 +159,29 @@ def _newest_measures(
     from include.stats.drift_measures import BY_KIND, NAMES
 
     decides, drift = getattr(spec.monitoring.measure, kind), findings.get("drift", {})
+    shares = {
+        "new": "share of the values in categories that training lacks",
+        "vanished": "share of training's values in categories that the window lacks",
+    }
+    names = {**shares, "missing": "rise of the share of missing values, in percentage points"}
     newest = []
     for measure in BY_KIND[kind]:
         values = measures.get(measure)
         if not values:
             continue
         partition = max(values)
-        shares = {
-            "new": "share of the values in categories that training lacks",
-            "vanished": "share of training's values in categories that the window lacks",
-            "missing": "rise of the share of missing values",
-        }
-        limit = None
+        value, limit = values[partition], None
         if measure == decides:
             limit = _limit(spec, decides, drift.get(partition))
-        elif measure == "missing" and (rise := findings.get("missing", {}).get(partition)):
-            limit = rise["threshold"]
+        elif measure == "missing":
+            value *= 100
+            if rise := findings.get("missing", {}).get(partition):
+                limit = 100 * rise["threshold"]
         newest.append(
             {
-                "name": shares.get(measure) or f"{NAMES[measure]} distance".replace("PSI distance", "PSI"),
+                "name": names.get(measure) or f"{NAMES[measure]} distance".replace("PSI distance", "PSI"),
                 "is_share": measure in shares,
-                "value": values[partition],
+                "value": value,
                 "partition": partition,
                 "limit": limit,
                 "decides": measure == decides,
