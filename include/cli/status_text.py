@@ -7,6 +7,7 @@ from typing import Any
 
 from include.errors import PYTHON
 from include.ops.status import stale_lines
+from include.promote.ledger import kind_text
 from include.reports.text import text_table
 
 LISTED = 10  # partitions that are listed one by one
@@ -52,7 +53,7 @@ def _champion(status: Row) -> Iterator[str]:
         yield (
             f"\nchampion v{champion['version']} ({recipe}{champion['model']}) since partition "
             f"{champion['effective_from']}, "
-            f"{champion['kind']}{by}{', originally forced' if champion['forced'] else ''}"
+            f"{kind_text(champion['kind'])}{by}{', originally forced' if champion['forced'] else ''}"
         )
         yield f"  {champion['reason']}"
         previous = champion["previous"]

@@ -96,6 +96,11 @@ def _constant(row: Row) -> Constant | None:
     return tuple(json.loads(shares)) if shares else row["constant"]
 
 
+def kind_text(kind: str) -> str:
+    """Return what a kind of switch did to the version that it switched to: a rollback restored it."""
+    return "restored" if kind == ROLLED_BACK else kind
+
+
 def in_effect(rows: Sequence[Row], partition: str) -> list[Row]:
     """Return the switches that had taken effect by a partition."""
     return [row for row in rows if row["effective_from"] <= partition]

@@ -436,7 +436,9 @@ def _label_switches(axes: Axes, history: History) -> None:
     for row in history.switches:
         if row["kind"] == ledger.REFRESHED:
             continue  # one with each training
-        labels.setdefault(row["effective_from"], Counter())[f"v{row['version']} {row['kind']}"] += 1
+        labels.setdefault(row["effective_from"], Counter())[
+            f"v{row['version']} {ledger.kind_text(row['kind'])}"
+        ] += 1
     for partition, switches in labels.items():
         axes.annotate(
             ", ".join(switches),

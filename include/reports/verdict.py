@@ -487,8 +487,8 @@ def changes(attempt: AttemptData) -> Section:
         return Section(title, "There was no champion to compare with.")
     row = champion.switch
     lead = (
-        f"The champion is version {row['version']}, {row['kind']} on the evidence of {row['judged_on']} and "
-        f"live from {row['effective_from']} on."
+        f"The champion is version {row['version']}, {ledger.kind_text(row['kind'])} on the evidence of "
+        f"{row['judged_on']} and live from {row['effective_from']} on."
     )
     return Section(title, lead, [_change_table(attempt, champion), *_moved_features(attempt, champion)])
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOTES, RUBBER_STAMPED
 from include.models import outputs
-from include.promote.ledger import PROMOTED, REFRESHED, REPLACED, ROLLED_BACK
+from include.promote.ledger import PROMOTED, REFRESHED, REPLACED, ROLLED_BACK, Row
 from include.reports.html import Tone, figure, figure_pair, percent
 from include.reports.verdict_data import AttemptData
 from include.spec import Problem, UseCase
@@ -32,7 +32,7 @@ TITLES = {
     FORCED: "An operator forced the promotion of the new model, whatever the gate decided.",
 }
 CHAMPIONS = {  # by the kind of the switch that made it the champion
-    PROMOTED: "The gate accepted it: its recipe has the best walk, or there was no champion before.",
+    PROMOTED: "The gate accepted it: its recipe has the best walk.",
     REFRESHED: "The gate accepted it: a newer fit of the recipe that served before.",
     FORCED: "A person forced its promotion, whatever the gate decided.",
     ROLLED_BACK: "It serves again since a rollback.",
@@ -66,6 +66,17 @@ def headline(attempt: AttemptData) -> Headline:
     elif verdict == BLESSED and attempt.evidence.is_refresh:
         title = "The serving recipe, fitted again on newer data, may replace the champion."
     return Headline(TONES.get(verdict, ""), title, _reasons(attempt), _next_step(attempt, verdict))
+
+
+def why_champion(champions: Sequence[Row]) -> str:
+    """Return in a sentence why the last of some champions serves, oldest first; nobody served before them."""
+    *earlier, last = champions
+    others = [row["version"] for row in earlier if row["model"] != last["model"]]
+    if last["kind"] == ROLLED_BACK and others:
+        return f"It serves again: version {others[-1]} was rolled back."
+    if last["kind"] == PROMOTED and not earlier:
+        return "The gate accepted it: there was no champion before."
+    return CHAMPIONS[last["kind"]]
 
 
 def rival_name(attempt: AttemptData) -> str:

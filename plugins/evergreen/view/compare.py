@@ -292,6 +292,8 @@ def _verdicts(lake: Lake, spec: UseCase, version: Version) -> list[Row]:
 
 def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
     """Return when a version had a role: each switch to it, and the partition from which another had it."""
+    from include.promote.ledger import kind_text
+
     periods = []
     for row in version.switches:
         later = [
@@ -299,6 +301,7 @@ def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
             for other in switches
             if other["role"] == row["role"] and other["switch"] > row["switch"]
         ]
-        names = ("role", "kind", "effective_from", "by", "reason")
-        periods.append({**{name: row[name] for name in names}, "until": later[0] if later else ""})
+        own = {name: row[name] for name in ("role", "effective_from", "by", "reason")}
+        until = later[0] if later else ""
+        periods.append({**own, "kind": kind_text(row["kind"]), "until": until})
     return periods

@@ -83,15 +83,14 @@ def _champion(lake: Lake, switches: Rows, reports: set[str]) -> dict[str, Any] |
     """Return the newest champion, why it serves in plain words, and where its report is."""
     from include.ops import status
     from include.promote import ledger
-    from include.reports.wording import CHAMPIONS
+    from include.reports.wording import why_champion
 
     champion = status.champion(lake)
     if champion is None:
         return None
-    row = ledger.live_champion(switches)
-    assert row is not None
-    report = _report(row["judged_on"], row["attempt"], reports)
-    return {**champion, "sentence": CHAMPIONS[row["kind"]], "report": report}
+    *_, row = champions = ledger.champions(switches)
+    own = {"kind": ledger.kind_text(row["kind"]), "sentence": why_champion(champions)}
+    return {**champion, **own, "report": _report(row["judged_on"], row["attempt"], reports)}
 
 
 def _switches(switches: Rows, reports: set[str]) -> Rows:
@@ -107,7 +106,8 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
         if row["role"] == "baseline":
             continue
         report = _report(row["judged_on"], row["attempt"], reports)
-        rows.append({**row, "from": previous.get(row["role"], ""), "report": report, "restorable": False})
+        own = {"kind": ledger.kind_text(row["kind"]), "from": previous.get(row["role"], "")}
+        rows.append({**row, **own, "report": report, "restorable": False})
         previous[row["role"]] = row["version"]
     live = ledger.live_champion(switches)
     offered = {live["version"]} if live else set()

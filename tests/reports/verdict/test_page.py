@@ -13,7 +13,7 @@ from include.reports.paths import page_path
 from include.reports.verdict import draw_forced
 from include.reports.verdict import render_page as render
 from include.reports.verdict_data import read_attempt
-from include.reports.wording import TITLES, headline
+from include.reports.wording import TITLES, headline, why_champion
 from tests.reports.verdict.conftest import HOSTILE, SKILLS, World
 
 VOID = {"meta", "br", "img", "use", "path", "rect"}
@@ -415,3 +415,19 @@ def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights
     assert "the champion, version 2" in Read(before).text
     flights.promote(first)
     assert "the champion, version 2" in Read(flights.page(key)).text
+
+
+@pytest.mark.parametrize(
+    ("kinds", "sentence"),
+    [
+        (["promoted"], "The gate accepted it: there was no champion before."),
+        (["promoted", "promoted"], "The gate accepted it: its recipe has the best walk."),
+        (["promoted", "forced"], "A person forced its promotion, whatever the gate decided."),
+        (["rolled back"], "It serves again since a rollback."),  # of the only model, from a later partition
+        (["promoted", "refreshed", "rolled back"], "It serves again: version 2 was rolled back."),
+    ],
+)
+def test_why_a_champion_serves_is_one_reason(kinds: list[str], sentence: str) -> None:
+    """Of two possible reasons the page gives the one that the switches say."""
+    rows = [{"version": str(n), "model": str(n), "kind": kind} for n, kind in enumerate(kinds, 1)]
+    assert why_champion(rows) == sentence
