@@ -23,6 +23,7 @@ from include.ingest.snapshots import snapshots
 from include.ingest.validation.great_expectations import BATCH, validate_suite
 from include.ingest.validation.suite import declared_source, to_suite
 from include.spec import UseCase
+from include.spec.partition import how_to_run
 from include.storage.lake import Lake
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -62,7 +63,7 @@ def data_docs(lake: Lake, spec: UseCase, source: str, partition: str) -> str:
             subject,
             required="a partition that was fetched",
             found="none",
-            remedy=f"trigger or backfill {spec.name}__batch for it",
+            remedy=how_to_run(spec.name, partition),
         )
     rows, unreadable = read_snapshots(lake, spec, source, stored[-1:])
     if unreadable:

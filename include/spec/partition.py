@@ -61,6 +61,11 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
     )
 
 
+def how_to_run(usecase: str, partition: str) -> str:
+    """Return what a person does in Airflow to run one partition."""
+    return f"open {usecase}__batch in Airflow, press Trigger and enter {partition} as Partition"
+
+
 def last_of_range(spec: UseCase, first: str, last: str, now: datetime) -> str:
     """Return the last partition of a range that may be loaded: ``last``, or the newest by ``now``.
 

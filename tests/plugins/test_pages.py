@@ -181,6 +181,21 @@ def test_the_age_stands_behind_the_champion_and_not_behind_the_version_of_a_roll
     assert re.search(r"serves from \S+ on, \d+ partitions? old; a rollback returns to version 51\b", text)
 
 
+def test_a_champion_that_a_rollback_restored_is_not_called_rolled_back(
+    copied: Lake, client: year.Client
+) -> None:
+    """It is the other version that was; the card, the switches and the comparison say which is which."""
+    before, bad = ledger.champions(ledger.switches(copied))[-2:]
+    back = {"kind": ledger.ROLLED_BACK, "by": "ann", "reason": "no better"}
+    ledger.record_switch(copied, lambda _: [{**before, **back, "effective_from": bad["effective_from"]}])
+    text = words(client.get("/usecase/year"))
+    assert "restored by ann, serves" in text
+    assert f"It serves again: version {bad['version']} was rolled back." in text
+    assert f"{before['recipe']} {bad['version']} restored ann no better" in text
+    periods = f"champion {bad['effective_from']} still restored ann no better"
+    assert periods in words(client.get(f"/compare/year?a={before['version']}&b={bad['version']}"))
+
+
 def test_only_a_measure_that_can_raise_an_alarm_has_a_limit(client: year.Client) -> None:
     """The measures beside the one that decides have none, so a value of theirs can't look beyond it."""
     answer = client.get("/column/year/number_0")
@@ -392,7 +407,11 @@ def test_a_partition_leads_to_its_runs(client: year.Client) -> None:
         ("2024-3-1", "expected a date such as 2013-03-01"),
         ("2023-12-31", "one before schedule.start"),
         ("2999-01-01", "one still to come"),
-        ("2025-06-01", "nothing of 2025-06-01 was ingested yet. Trigger or backfill year__batch for it."),
+        (
+            "2025-06-01",
+            "nothing of 2025-06-01 was ingested yet; open year__batch in Airflow, press Trigger and enter "
+            "2025-06-01 as Partition.",
+        ),
     ],
 )
 def test_a_partition_that_is_not_there_says_why(client: year.Client, key: str, sentence: str) -> None:
@@ -419,7 +438,8 @@ def test_a_partition_without_predictions_says_what_to_do(copied: Lake, client: y
     copied.publish("partitions", pa.Table.from_pylist([row], schemas.PARTITIONS), where)
     text = words(client.get("/partition/year/2024-12-31"))
     for sentence in (
-        "Not scored yet: if no run of it is running, trigger",
+        "Not scored yet: if no run of it is running, open year__batch in Airflow, press Trigger and enter "
+        "2024-12-31 as Partition.",
         "No labels yet",
         "Not monitored yet",
     ):

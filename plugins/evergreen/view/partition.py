@@ -16,7 +16,7 @@ from evergreen.view.access import Opened
 from evergreen.view.html import page
 from include.reports.paths import data_docs_path, drift_report_path, page_path
 from include.spec.clock import time_of
-from include.spec.partition import check_partition
+from include.spec.partition import check_partition, how_to_run
 from include.spec.usecase import PRODUCTS
 
 if TYPE_CHECKING:
@@ -43,6 +43,7 @@ def partition(request: Request, opened: Opened, partition: str) -> HTMLResponse:
         partition=partition,
         target=spec.problem.target,
         columns={*spec.features.columns, *spec.problem.outputs, spec.problem.target},
+        how_to_run=how_to_run(spec.name, partition),
         runs=runs_path(f"{spec.name}__batch", partition),
         trainings=runs_path(f"{spec.name}__training", partition),
         **partition_data(lake, spec, partition, products),
@@ -56,11 +57,8 @@ def _missing(lake: Lake, spec: UseCase, partition: str) -> Exception:
             404, f"{spec.name}: {partition} was withdrawn by {row['by']}: {row['reason'] or 'no reason'}."
         )
     check_partition(spec, partition, datetime.now(UTC))  # raises for one off the schedule or in the future
-    return HTTPException(
-        404,
-        f"{spec.name}: nothing of {partition} was ingested yet. "
-        f"Trigger or backfill {spec.name}__batch for it.",
-    )
+    remedy = how_to_run(spec.name, partition)
+    return HTTPException(404, f"{spec.name}: nothing of {partition} was ingested yet; {remedy}.")
 
 
 def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[str, Row]) -> dict[str, Any]:
