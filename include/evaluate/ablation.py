@@ -74,7 +74,7 @@ class Ablation:
     def text(self) -> str:
         """Return the ablation as a text table."""
         head = f"{self.usecase} {self.partition}: {self.recipe}, {self.objective} {self.loss:.4f} "
-        head += f"on {self.partitions} test partitions, {self.rows} rows"
+        head += f"on {self.partitions} test partitions, {self.rows:,} rows"
         width = max(len(group.name) for group in self.groups)
         lines = [
             f"{group.name:<{width}}  {group.gain:+.5f} [{group.low:+.5f}, {group.high:+.5f}]  "

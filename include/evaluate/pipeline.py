@@ -282,4 +282,4 @@ def _sentence(spec: UseCase, evidence: Evidence) -> str:
         return f"no labeled test partition after {evidence.last_fitted}"
     means = {name: sum(sums) / rows for name, sums in evidence.losses.sums.items()}
     text = ", ".join(f"{name} {mean:.4f}" for name, mean in sorted(means.items(), key=lambda item: item[1]))
-    return f"{spec.gate.objective} on {len(evidence.losses.partitions)} partitions, {rows} rows: {text}"
+    return f"{spec.gate.objective} on {len(evidence.losses.partitions)} partitions, {rows:,} rows: {text}"

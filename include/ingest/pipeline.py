@@ -408,9 +408,9 @@ def _is_published(row: Row | None) -> bool:
 def _note(row: Row, refusal: PartitionRefused | None) -> str:
     if row["outcome"] == "refused":
         return str(refusal)
-    note = f"{row['rows']} rows" + (f" of revision {row['revision']}" if row["revision"] else "")
-    note += f", {row['quarantined']} quarantined" if row["quarantined"] else ""
-    note += f", {row['duplicates']} exact duplicates dropped" if row["duplicates"] else ""
+    note = f"{row['rows']:,} rows" + (f" of revision {row['revision']}" if row["revision"] else "")
+    note += f", {row['quarantined']:,} quarantined" if row["quarantined"] else ""
+    note += f", {row['duplicates']:,} exact duplicates dropped" if row["duplicates"] else ""
     return f"{note}; a newer revision was refused: {refusal}" if refusal else note
 
 

@@ -347,7 +347,7 @@ def _partition_blocker(
     if served is None:
         return NO_PREDICTIONS
     if other := served.num_rows - pc.sum(pc.equal(served["model"], champion)).as_py():
-        return f"{other} of {served.num_rows} rows weren't served by the champion"
+        return f"{other:,} of {served.num_rows:,} rows weren't served by the champion"
     if held_out is None:
         return "the rows of the gate's test partitions are gone, or the champion was promoted without a gate"
     alarms = [finding for finding in findings if finding.outcome == "alarm"]
@@ -361,12 +361,12 @@ def _partition_blocker(
 def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabeledPartition]) -> str:
     """Return why one metric can't be estimated; empty if it can."""
     if row["unchecked"] is None:
-        return f"not defined on these {row['rows']} rows"
+        return f"not defined on these {row['rows']:,} rows"
     if len(measured) < MIN_ERROR_PARTITIONS:
         return f"its error is measured on {len(measured)} of the {MIN_ERROR_PARTITIONS} partitions required"
     usual = float(np.median([partition.rows for partition in measured]))
     if 2 * row["rows"] < usual:
-        return f"{row['rows']} rows, but its error was measured on partitions of {usual:g}"
+        return f"{row['rows']:,} rows, but its error was measured on partitions of {usual:,.0f}"
     if row["error"] >= row["naive"]:
         error, naive = figure_and_limit(row["error"], row["naive"], 3)
         return f"its error, {error}, isn't below that of the gate's mean, {naive}"

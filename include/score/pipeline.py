@@ -318,10 +318,10 @@ class ScoringRun:
         if state is None:
             found = "nothing"
         elif late:
-            found = f"{state['rows']} rows, not known before {late[self.partition]:%Y-%m-%d %H:%M} UTC"
+            found = f"{state['rows']:,} rows, not known before {late[self.partition]:%Y-%m-%d %H:%M} UTC"
             remedy = remedy_too_late(self.spec, self.partition)
         else:
-            found = f"{state['outcome']} with {state['rows']} rows: {state['note']}"
+            found = f"{state['outcome']} with {state['rows']:,} rows: {state['note']}"
         return NotPublished(
             f"{self.spec.name}/{spine}/{self.partition}",
             required=f"rows to score, known by {decision_time:%Y-%m-%d %H:%M} UTC",

@@ -152,7 +152,7 @@ def serving_sentence(predictions: pa.Table) -> str:
     counts = predictions.group_by(list(SERVED_BY)).aggregate([([], "count_all")]).to_pylist()
     counts.sort(key=lambda row: (-row["count_all"], row["served_by"]))
     return "; ".join(
-        f"{row['count_all']} rows by {FallbackStep(row['served_by'], row['version']).name}"
+        f"{row['count_all']:,} rows by {FallbackStep(row['served_by'], row['version']).name}"
         + (f": {row['reason']}" if row["reason"] else "")
         for row in counts
     )

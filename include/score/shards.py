@@ -127,7 +127,7 @@ def score_shard(lake: Lake, spec: UseCase, key: str) -> Ref:
     if lake.version(ERASURES_TABLE) != plan.versions[ERASURES_TABLE]:
         lake.remove([f"{key}/{FEATURES}", f"{key}/{PREDICTIONS}"])
     return replace(
-        reference, rows=rows.num_rows, note=f"{rows.num_rows} rows, shard {number} of {plan.shards}"
+        reference, rows=rows.num_rows, note=f"{rows.num_rows:,} rows, shard {number} of {plan.shards}"
     )
 
 

@@ -316,7 +316,7 @@ def _describe_range(partitions: list[str]) -> str:
 
 def _to_ref(run: str, record: TrainingRecord, spec: UseCase) -> Ref:
     challenger = record.challenger
-    note = f"{spec.name} v{record.version}: {challenger.name}, fitted on {record.fitted_rows} rows until "
+    note = f"{spec.name} v{record.version}: {challenger.name}, fitted on {record.fitted_rows:,} rows until "
     note += f"{record.last_fitted}"
     if challenger.chosen:
         note += f" with {', '.join(f'{name} {value}' for name, value in challenger.chosen.items())} chosen"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -229,6 +229,23 @@ def test_a_file_delivered_twice_over_is_counted_once(
         40,
     )
     assert "40 exact duplicates dropped" in outcome.note
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "note"),
+    [
+        ([""] * 31, "40 rows, 1,200 exact duplicates dropped"),
+        (range(33), "100.0% of 1,320 rows: expect"),
+    ],
+    ids=["duplicates", "rows"],
+)
+def test_a_note_separates_thousands_as_the_pages_do(
+    prefixes: Sequence[object], note: str, shop: Path, lake: Lake, spec: UseCase, connect: Connect
+) -> None:
+    """Beside the 1,200 on a page, its note would otherwise say 1200."""
+    header, rows = header_and_rows(shop)
+    spoil(shop, [header, *(row.replace(",s", f",{prefix}s") for prefix in prefixes for row in rows)])
+    assert note in one(lake, spec, connect).note
 
 
 def test_a_key_that_disagrees_is_set_aside_whole(

@@ -344,10 +344,11 @@ def _row_count_reason(
         return None
     if contract.exceeded(total - valid, total):
         tolerated = contract.tolerated_rows if contract.tolerance else 0
-        or_rows = f", or {tolerated} row{'s' * (tolerated > 1)}" if tolerated else ""
+        or_rows = f", or {tolerated:,} row{'s' * (tolerated > 1)}" if tolerated else ""
         share, limit = figure_and_limit((total - valid) / total, contract.tolerance, 1, "{:.#%}")
-        return f"at most {limit} of rows quarantined{or_rows}", f"{share} of {total} rows: {summary()}"
+        return f"at most {limit} of rows quarantined{or_rows}", f"{share} of {total:,} rows: {summary()}"
     if contract.min_rows <= valid <= (contract.max_rows or valid):
         return None
-    others = f" of {total}, the others quarantined: {summary()}" if valid < total else ""
-    return f"{contract.min_rows} to {contract.max_rows or 'any number of'} rows", f"{valid}{others}"
+    others = f" of {total:,}, the others quarantined: {summary()}" if valid < total else ""
+    most = f"{contract.max_rows:,}" if contract.max_rows else "any number of"
+    return f"{contract.min_rows:,} to {most} rows", f"{valid:,}{others}"

@@ -170,7 +170,7 @@ class Quarantine:
                         example += f", where {explanation}"
                 size += indices.size
             if size:
-                counts.append((size, f"{rule} of {', '.join(columns)} in {size} rows, such as {example}"))
+                counts.append((size, f"{rule} of {', '.join(columns)} in {size:,} rows, such as {example}"))
         return "; ".join(text for _, text in sorted(counts, key=lambda count: (-count[0], count[1]))[:3])
 
     def table(self, source: str) -> pa.Table:

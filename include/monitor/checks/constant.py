@@ -46,7 +46,7 @@ def check_constant(name: str, column: LearnedColumn, partition: Profile, earlier
     reference, last_weeks = (_before_last_run(constant) for constant in both)
     # some partitions may be in both
     compared = max(len(reference), len(last_weeks))
-    note = f"{name} has one value in all {values} rows that have any"
+    note = f"{name} has one value in all {values:,} rows that have any"
     is_never_varied = not compared and max(map(len, both)) >= LEAST_PARTITIONS
     if any(reference) or any(last_weeks) or is_never_varied:
         return Finding("constant", name, 1.0, None, "ok", f"{note}, as in earlier partitions")

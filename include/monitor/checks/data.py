@@ -37,7 +37,7 @@ def check_data(
     if row is None or row["outcome"] != "published":
         return [*findings, Finding("data", "predictions", 1.0, 0.0, "alarm", NO_PREDICTIONS)]
     # an empty spine is a published partition without rows, and its note says so
-    note = f"{row['rows']} rows were predicted" if row["rows"] else row["note"]
+    note = f"{row['rows']:,} rows were predicted" if row["rows"] else row["note"]
     return [*findings, Finding("data", "predictions", 0.0, 0.0, "ok", note)]
 
 
@@ -49,7 +49,7 @@ def _check_source(spec: UseCase, name: str, row: Mapping[str, Any] | None) -> Fi
         return Finding("data", name, 1.0, contract.tolerance, "alarm", note)
     total = row["rows"] + row["quarantined"]
     share = row["quarantined"] / total if total else 0.0
-    note = f"{row['rows']} rows of {name}, {row['quarantined']} quarantined"
+    note = f"{row['rows']:,} rows of {name}, {row['quarantined']:,} quarantined"
     outcome: Outcome = "alarm" if contract.exceeded(row["quarantined"], total) else "ok"
     return Finding("data", name, share, contract.tolerance, outcome, note)
 
@@ -76,8 +76,8 @@ def fallback_share(served: Sequence[Mapping[str, Any]], champion: str) -> Findin
         rows[str(row["served_by"])] += row["rows"]
     total = sum(rows.values())
     by_fallback = total - rows["champion"] - rows["canary"]
-    counts = ", ".join(f"{count} by {step}" for step, count in sorted(rows.items()))
+    counts = ", ".join(f"{count:,} by {step}" for step, count in sorted(rows.items()))
     reason = min((str(row["reason"]) for row in served if row["reason"]), default="")
     outcome: Outcome = "ok" if not by_fallback else "alarm" if champion else "not enough"
-    note = f"{total} rows were served: {counts}" + (f" ({reason})" if reason else "")
+    note = f"{total:,} rows were served: {counts}" + (f" ({reason})" if reason else "")
     return Finding("fallback", "predictions", by_fallback / total, 0.0, outcome, note)

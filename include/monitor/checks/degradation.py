@@ -67,7 +67,7 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
     pool = rows.filter(pc.is_in(rows["partition"], pa.array(partitions)))
     metrics = performance_metrics(spec, pool[target].to_numpy(), outputs.from_columns(spec, pool))
     size = f"over {len(partitions)} matured partitions, {partitions[0]} to {partitions[-1]}, "
-    size += f"{pool.num_rows} rows"
+    size += f"{pool.num_rows:,} rows"
     return [judge_requirement(rule, metrics[rule.metric], size) for rule in requirements]
 
 
@@ -184,5 +184,5 @@ def judge_excess(
     text, level = figure_and_limit(value, limits.level, 3)
     expected = f"{limits.ratio:.3g} times the reference" if own else "the reference"
     note = f"{excess / rows:+.3g} a row beyond {expected} over {len(keys)} matured partitions, {keys[0]} to "
-    note += f"{keys[-1]}, {int(rows)} rows; evidence {text}, an alarm from {level}"
+    note += f"{keys[-1]}, {int(rows):,} rows; evidence {text}, an alarm from {level}"
     return Finding(*finding, value, limits.level, outcome, note)

@@ -87,7 +87,7 @@ def _check_revised(context: PartitionContext) -> list[Finding]:
     partitions = f"partition {revised[0]}"
     if revised[1:]:
         partitions = f"{len(revised)} partitions, {revised[0]} to {revised[-1]},"
-    note = f"{changed} of {rows} labels of {partitions} were revised; their figures were computed again"
+    note = f"{changed:,} of {rows:,} labels of {partitions} were revised; their figures were computed again"
     return [_judge_share(context, "revised", changed, rows, note)]
 
 
@@ -98,7 +98,7 @@ def _check_early(context: PartitionContext) -> list[Finding]:
     rows = {key: state.early_labels(key) for key in new if state.early_labels(key)}
     if not rows:
         return []
-    note = f"{sum(rows.values())} labels of {', '.join(rows)} were known before the predictions were made:"
+    note = f"{sum(rows.values()):,} labels of {', '.join(rows)} were known before the predictions were made:"
     note += " a source's clock is wrong, labels.delay is too long, or the target is known at decision time"
     return [Finding("labels", "early", sum(rows.values()), 0, "alarm", note)]
 
@@ -110,5 +110,5 @@ def _check_duplicates(context: PartitionContext) -> list[Finding]:
     if row is None or not row["duplicates"]:
         return []
     duplicates, rows = row["duplicates"], row["rows"] + row["duplicates"]
-    note = f"{duplicates} of {rows} rows of {source} are duplicates"
+    note = f"{duplicates:,} of {rows:,} rows of {source} are duplicates"
     return [_judge_share(context, "duplicates", duplicates, rows, note)]
