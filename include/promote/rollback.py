@@ -83,13 +83,15 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
         _require_served(lake, spec, history[-1])
         return history[-2]
     versions = ", ".join(f"v{version}" for version in by_version) or "no champion yet"
-    remedy = f"choose one of {versions}" if to and by_version else "there is nothing to roll back to"
+    remedy = "there is no earlier champion: train again, or force another attempt"
+    if to and by_version:
+        remedy = f"choose one of {versions} as the version"
     raise NotPublished(
         f"{spec.name}: rollback",
         required="a version that was champion" if to else "a champion before the live one",
         found=f"{f'v{to}' if to.isdigit() else repr(to)}, which never was" if to else versions,
         where=f"{lake.uri}/tables/switches",
-        remedy=f"{remedy}; if the champion fails, the next step of the fallback chain serves",
+        remedy=remedy,
     )
 
 
@@ -105,7 +107,7 @@ def _require_served(lake: Lake, spec: UseCase, live: Row) -> None:
             found=f"none, and the rollback to v{live['version']} by {live['by']} serves from "
             f"{live['effective_from']} on",
             where=f"{lake.uri}/tables/switches",
-            remedy=f"nothing, if v{live['version']} shall serve; otherwise name the version",
+            remedy=f"leave it if v{live['version']} shall serve; otherwise repeat this with the version",
         )
 
 
