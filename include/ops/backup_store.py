@@ -74,7 +74,8 @@ def address() -> str:
         ADDRESS_SETTING,
         required="a folder or s3://bucket/prefix outside the lake",
         found="none",
-        remedy="set it for Airflow's workers and in the shell: docs/how-to/back-up-and-restore.md",
+        remedy="set it in .env and run `make up` (Docker Compose), or for the workers and in the shell; "
+        "see docs/how-to/back-up-and-restore.md",
     )
 
 

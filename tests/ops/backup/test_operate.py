@@ -80,8 +80,8 @@ def test_a_lake_that_is_not_there_is_neither_backed_up_nor_verified(
 
 @pytest.mark.full
 def test_without_a_place_for_it_it_fails_in_one_sentence(context: Any) -> None:
-    """The setting that is missing is named."""
-    with pytest.raises(AirflowFailException, match="EVERGREEN_BACKUP"):
+    """The setting that is missing is named, with the place of it for whoever has Compose and no shell."""
+    with pytest.raises(AirflowFailException, match=r"EVERGREEN_BACKUP.*in \.env and run `make up`"):
         OperateOperator(task_id="operate", usecase="missed_visits").execute(context)
 
 
