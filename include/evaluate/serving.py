@@ -102,5 +102,5 @@ def _failed(spec: UseCase, digest: str, outcome: str) -> MeasurementFailed:
         required="predictions",
         found=outcome,
         remedy="this machine may be busy, or short of memory or disk, so nothing was decided about the "
-        "model: free some of it, then clear the task; if it fails again, see whether its predict ends",
+        "model: free memory or disk, then clear the task; if it fails again, check that its predict returns",
     )

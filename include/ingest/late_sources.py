@@ -1,8 +1,8 @@
 """When a source that is late or failed is tried again: until the deadline, and by the next partitions.
 
 Before a partition is scored, those that it looks back on are refreshed. Each of them is then published,
-refused or unavailable, so the order in which partitions run makes no difference. What serves without the
-source is decided in `include.score.fallback`.
+refused or unavailable, so the order in which partitions run makes no difference, other than to the time from
+which late data counts as known. What serves without the source is decided in `include.score.fallback`.
 """
 
 from __future__ import annotations

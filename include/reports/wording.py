@@ -25,7 +25,7 @@ TONES: dict[str, Tone] = {
     FORCED: "warn",
 }
 TITLES = {
-    BLESSED: "The recipe with the best walk is fitted soundly and may replace the champion.",
+    BLESSED: "The recipe with the best walk passed every check and may replace the champion.",
     RUBBER_STAMPED: "The first model is accepted: there was no champion to compare it with.",
     NOT_BLESSED: "The new model is rejected.",
     NOT_ENOUGH: "There isn't enough evidence yet: the new model is rejected for now.",

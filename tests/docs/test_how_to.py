@@ -144,7 +144,7 @@ def test_commands_run_the_readers_code_as_python_would(reader: Reader) -> None:
         "add-a-connector",
         "add-a-gate-check",
         "add-a-metric",
-        "add-a-row-rule",
+        "add-a-row-check",
         "add-an-estimator",
         "decide-by-cost",
         "forecast-several-horizons",

@@ -47,7 +47,7 @@ class MonitorOperator(EvergreenOperator):
             if not lake.rows("partitions", {"product": "predictions", "partition": partition}):
                 raise AirflowFailException(
                     f"{self.usecase} {partition}: nothing was predicted; {ref.note}; "
-                    "see the log of score.predict, then clear it"
+                    "see the log of score.predict, then clear that task"
                 )
             reference = self.to_xcom(ref)
             followers = [task for task in self.downstream_list if isinstance(task, DecisionOperator)]
