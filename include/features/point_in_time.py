@@ -51,7 +51,7 @@ def read_sources(
     first, last = min(partitions), max(partitions)
     tables = {}
     for name, source in spec.sources.items():
-        visible = spec.partitions(name, spec.clock.shift(first, -spec.features.back(name)), last)
+        visible = spec.partitions(name, spec.clock.shift(first, -spec.features.lookback_of(name)), last)
         table, rows, times = f"validated_{name}", None, None
         version = versions[table] if versions else None
         if visible and version != -1:
@@ -146,7 +146,7 @@ def create_views(
             f"""CREATE VIEW "known_{name}" AS
             SELECT c.for_partition, c.decision_time, c.ago, s.*
             FROM "{name}" s JOIN calendar c ON s.partition = c.partition
-            WHERE c.ago <= {spec.features.back(name)}
+            WHERE c.ago <= {spec.features.lookback_of(name)}
               AND s.known_at <= c.decision_time AND c.decision_time < s.known_until"""  # noqa: S608
         )
     connection.execute(

@@ -71,7 +71,7 @@ def _hidden_rows(spec: UseCase, name: str, rows: pa.Table, partition: str) -> li
     late = pa.scalar(spec.clock.decision_time(partition) + timedelta(microseconds=1), schemas.TIME)
     revision = pc.add(rows["revision"], pa.scalar(1000, pa.int32()))
     too_late = _replace_columns(different, revision=revision, known_at=pa.repeat(late, rows.num_rows))
-    before_lookback = spec.clock.shift(partition, -spec.features.back(name) - 1)
+    before_lookback = spec.clock.shift(partition, -spec.features.lookback_of(name) - 1)
     shift = pa.scalar(time_of(before_lookback) - time_of(partition), pa.duration("us"))
     # older rows are about older times too, since SQL may limit its lookback by either
     dates = {

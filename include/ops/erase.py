@@ -596,7 +596,7 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     for source in spec.sources:
         is_read = spec.features.python or re.search(rf"(?i)\b(known_)?{source}\b", spec.sql)
         if is_read or source == spec.features.spine:
-            back = range(spec.features.back(source) + 1)
+            back = range(spec.features.lookback_of(source) + 1)
             keys = contents.get(f"validated_{source}", ())
             erased |= {spec.clock.shift(key, ago) for key in keys for ago in back}
     switches = ledger.switches(lake)

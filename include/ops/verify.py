@@ -234,5 +234,5 @@ def _erased_partitions(lake: Lake, spec: UseCase) -> dict[str, set[str]]:
 
 def _visible(spec: UseCase, source: str, partition: str) -> set[str]:
     """Return the partitions of a source that the features of a partition may see."""
-    first = spec.clock.shift(partition, -spec.features.back(source))
+    first = spec.clock.shift(partition, -spec.features.lookback_of(source))
     return set(spec.partitions(source, first, partition))

@@ -101,7 +101,7 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
             remedy="send the features with each request",
         )
     partition = str(newest["partition"])
-    back = max(spec.features.back(name) for name in spec.sources)
+    back = max(spec.features.lookback_of(name) for name in spec.sources)
     looked_back_on = spec.clock.keys(spec.clock.shift(partition, -back), partition)
     inputs = lake.rows("partitions", {"product": list(spec.sources), "partition": looked_back_on})
     input_digests = (

@@ -54,7 +54,7 @@ class Features(Strict):
         """All feature columns, numeric first."""
         return self.numeric + self.categorical
 
-    def back(self, source: str) -> int:
+    def lookback_of(self, source: str) -> int:
         """Return how many earlier partitions of a source the SQL may read."""
         return self.lookbacks.get(source, self.lookback)
 

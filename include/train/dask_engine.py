@@ -107,7 +107,7 @@ class Cluster:
         rounds: int,
         types: Sequence[str],
         workers: Sequence[str],
-        shares: Sequence[Share],
+        shares: Sequence[WorkerRows],
     ) -> Booster:
         import dask
         import dask.array as da
@@ -201,7 +201,7 @@ class Cluster:
 
 
 @dataclass(frozen=True)
-class Share:
+class WorkerRows:
     """The rows of one worker.
 
     Parameters
@@ -214,7 +214,9 @@ class Share:
     weighted: bool
 
 
-def _write_shares(store: Lake, folder: str, batches: Iterator[Batch], bounds: Sequence[int]) -> list[Share]:
+def _write_shares(
+    store: Lake, folder: str, batches: Iterator[Batch], bounds: Sequence[int]
+) -> list[WorkerRows]:
     """Write rows to files, each with rows of one share only.
 
     Parameters
@@ -235,10 +237,10 @@ def _write_shares(store: Lake, folder: str, batches: Iterator[Batch], bounds: Se
                 store.create(keys[index][-1], data.getvalue())
         first += len(rows)
     counts = np.diff(bounds).tolist()
-    return [Share(tuple(own), count, weighted) for own, count in zip(keys, counts, strict=True)]
+    return [WorkerRows(tuple(own), count, weighted) for own, count in zip(keys, counts, strict=True)]
 
 
-def load_share(usecase: str, uri: str, share: Share) -> tuple[NDArray[np.float32], ...]:
+def load_share(usecase: str, uri: str, share: WorkerRows) -> tuple[NDArray[np.float32], ...]:
     """Return a share's columns, shape (n, any), labels and weights, (n,); this runs on a worker."""
     store = Lake(usecase, uri.removesuffix(f"/{usecase}"))
     values: NDArray[np.float32] | None = None

@@ -46,7 +46,7 @@ def _age_of_season(spec: UseCase, days: int) -> int | None:
     count = len(spec.clock.keys(first.isoformat(), (first + timedelta(days=days - 1)).isoformat()))
     # rows of the labels' source come `delay` partitions after the partition that they are about
     ago = count - spec.labels.delay
-    return ago if count > 1 and 0 < ago <= spec.features.back(spec.labels.source) else None
+    return ago if count > 1 and 0 < ago <= spec.features.lookback_of(spec.labels.source) else None
 
 
 def value_line(spec: UseCase, name: str, ago: int) -> str:

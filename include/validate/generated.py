@@ -74,7 +74,7 @@ def generate(
     tables: dict[str, pa.Table] = {}
     for name, source in spec.sources.items():
         random = np.random.default_rng(len(tables))
-        back = min(spec.features.back(name), MAX_BACK)
+        back = min(spec.features.lookback_of(name), MAX_BACK)
         keys = spec.partitions(name, spec.clock.shift(first or partition, -back), partition)
         rows = []
         for key in keys:
