@@ -157,7 +157,7 @@ def findings(spec: UseCase, live: LossSeries, before: LossSeries) -> list[Findin
         above_reference(spec, live, "constant", past),
         above_walk(spec, live, past),
         concept.check_lasting_loss(spec, live, expected),
-        concept.check_calibration(spec, live, rates),
+        *concept.check_calibration(spec, live, (rates,)),
     ]
 
 

@@ -7,6 +7,7 @@ stands for the baseline if none is deployed or the deployed one can't predict.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -45,7 +46,8 @@ class LossSeries:
     loss, baseline, constant : sums of the objective's loss, of the champion, the baseline and the training
         labels' constant on the same rows.
     expected : sum of the loss that the model's own probabilities imply; NaN for a regression.
-    observed, predicted : sums of the target and of the predictions.
+    observed, predicted : sums of the target and of the predictions; for a multiclass problem the rows of each
+        class and the sums of its probabilities, shape (n, k), NaN where earlier code stored none.
     against : the baseline, as ``baseline v3`` or ``constant``.
     """
 
@@ -79,6 +81,11 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     rows = published.take(pa.array(list(newest.values()), pa.int64()))
     names = ("rows", "loss", "baseline", "constant", "expected", "observed", "predicted")
     sums = {name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in names}
+    by_class = [json.loads(text) if text else None for text in rows["by_class"].to_pylist()]
+    if stored := next((pair for pair in by_class if pair), None):
+        unknown = np.full_like(stored, np.nan, dtype=float)
+        both = np.stack([unknown if pair is None else np.array(pair, float) for pair in by_class])
+        sums |= {"observed": both[:, 0], "predicted": both[:, 1]}
     return LossSeries(tuple(newest), **sums, against=tuple(rows["against"].to_pylist()))
 
 
@@ -180,8 +187,14 @@ def losses_of_partition(
             "expected": self_expected_loss(spec, predicted),
             "observed": None if spec.problem.classes else float(actual.sum()),
             "predicted": None if spec.problem.classes else float(predicted.sum()),
+            "by_class": _sums_by_class(spec, actual, predicted) if spec.problem.classes else None,
         })  # fmt: skip
     return pa.Table.from_pylist(rows, schema=schemas.LOSSES)
+
+
+def _sums_by_class(spec: UseCase, actual: Array, predicted: Array) -> str:
+    counts = [float((actual == code).sum()) for code in spec.problem.codes]
+    return json.dumps([counts, predicted.sum(axis=0).tolist()])
 
 
 def self_expected_loss(spec: UseCase, predicted: Array) -> float | None:

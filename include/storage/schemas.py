@@ -161,8 +161,9 @@ LOSSES = _schema(
     constant=_F,  # of the training labels' constant on the same rows
     against=_S,  # which baseline: the deployed one, or the constant
     expected=_F,  # the loss that the model's own probabilities imply; null for a regression
-    observed=_F,  # sum of the target
-    predicted=_F,  # sum of the predictions
+    observed=_F,  # sum of the target; null for a multiclass problem
+    predicted=_F,  # sum of the predictions; null for a multiclass problem
+    by_class=_S,  # JSON: rows of each class, and the sum of its probabilities, for a multiclass problem
 )
 # estimates of a partition's metrics before its labels are available: one row per metric of the champion
 ESTIMATES = _schema(

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.special import softmax
 
 from benchmarks.live import RATE, common_course, part_of
 from include.judge.evidence import CHALLENGER, evidence_rows_key
@@ -62,7 +63,7 @@ def findings(use: UseCase, live: LossSeries, test: LossSeries) -> list[Finding]:
     """Return both findings on live partitions, by the test partitions of a training."""
     return [
         concept.check_lasting_loss(use, live, PairedSums(test.loss, test.expected, test.rows)),
-        concept.check_calibration(use, live, PairedSums(test.observed, test.predicted, test.rows)),
+        *concept.check_calibration(use, live, (PairedSums(test.observed, test.predicted, test.rows),)),
     ]
 
 
@@ -99,6 +100,66 @@ def test_a_changed_rate_is_a_calibration_alarm(use: UseCase, change: float, side
     finding = findings(use, live, test)[1]
     assert finding.outcome == "alarm"
     assert finding.note.startswith(f"observed {side} predicted rates: +0.")
+
+
+def world_of_classes(count: int, random: np.random.Generator, gone: int | None = None) -> LossSeries:
+    """Return partitions with three classes, predicted as well as by `world`; one may not occur."""
+    seen, unseen = (
+        np.stack([common_course("autocorrelated", count, random) for _ in range(3)], axis=1) for _ in range(2)
+    )
+    scores = 1.5 * random.standard_normal((count, ROWS, 3)) + 0.5 * seen[:, None]
+    predicted, risk = softmax(scores, axis=2), softmax(scores + 0.3 * unseen[:, None], axis=2)
+    if gone is not None:
+        risk[:, :, gone] = 0
+        risk /= risk.sum(axis=2, keepdims=True)
+    actual = (random.random((count, ROWS, 1)) > risk.cumsum(axis=2)[:, :, :2]).sum(axis=2)
+    observed = np.stack([(actual == code).sum(axis=1) for code in range(3)], axis=1).astype(float)
+    rows, none = np.full(count, float(ROWS)), np.full(count, np.nan)
+    sums = (rows, none, none, none, none, observed, predicted.sum(axis=1))
+    return LossSeries(keys(count), *sums, ("constant",) * count)
+
+
+def rates(test: LossSeries) -> tuple[PairedSums, ...]:
+    """Return the sums of each class."""
+    pairs = zip(test.observed.T, test.predicted.T, strict=True)
+    return tuple(PairedSums(observed, predicted, test.rows) for observed, predicted in pairs)
+
+
+@pytest.mark.full
+def test_a_year_of_three_classes_has_as_few_alarms_as_declared(tmp_path: Path) -> None:
+    """The classes share the rate of false alarms."""
+    spec, random, years = visits.usecase(tmp_path, "multiclass"), np.random.default_rng(5), 0
+    for _ in range(YEARS):
+        test, live = rates(world_of_classes(TEST, random)), world_of_classes(365, random)
+        weeks = [concept.check_calibration(spec, part_of(live, 0, last), test) for last in range(14, 365, 14)]
+        years += any(finding.outcome == "alarm" for week in weeks for finding in week)
+    assert years <= YEARS * RATE + 2 * np.sqrt(YEARS * RATE)
+
+
+@pytest.mark.parametrize("gone", range(3))
+def test_a_class_that_no_longer_occurs_is_a_calibration_alarm(gone: int, tmp_path: Path) -> None:
+    """It is named, within a fortnight."""
+    spec, random = visits.usecase(tmp_path, "multiclass"), np.random.default_rng(gone)
+    test, live = rates(world_of_classes(TEST, random)), world_of_classes(14, random, gone)
+    findings = {finding.subject: finding for finding in concept.check_calibration(spec, live, test)}
+    assert set(findings) == {f"calibration of {name}" for name in spec.problem.classes}
+    found = findings[f"calibration of {spec.problem.classes[gone]}"]
+    assert found.outcome == "alarm"
+    assert found.note.startswith("observed below predicted rates: +0.")
+
+
+def test_a_class_with_few_rows_in_the_test_partitions_is_not_judged(tmp_path: Path) -> None:
+    """Its next rows would be an alarm; and the others share the rate of false alarms without it."""
+    spec, random = visits.usecase(tmp_path, "multiclass"), np.random.default_rng(1)
+    first, *others = rates(world_of_classes(TEST, random))
+    rare = replace(first, sums=np.full(TEST, (concept.MIN_CLASS_ROWS - 1) / TEST))
+    live = world_of_classes(14, random)
+    with_rare, both = (
+        [(one.subject, one.threshold) for one in concept.check_calibration(spec, live, of)]
+        for of in ((rare, *others), (first, *others))
+    )
+    assert [subject for subject, _ in with_rare] == ["calibration of on_time", "calibration of late"]
+    assert dict(with_rare)["calibration of late"] < dict(both)["calibration of late"]
 
 
 def test_a_regression_expects_what_the_test_partitions_lost(use: UseCase) -> None:

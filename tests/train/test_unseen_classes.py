@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import cache
 from pathlib import Path, PurePosixPath
 from tempfile import mkdtemp
@@ -204,6 +205,9 @@ def test_a_class_comes_after_the_first_model(clinic: Path, registry: Registry) -
     assert (outputs.from_columns(spec, served)[:, 2] == outputs.UNSEEN).all()
     about_its_column = [row for row in lake.rows("findings") if row["subject"] == "prediction_late"]
     assert about_its_column
+    for row in lake.rows("losses"):
+        observed, predicted = json.loads(row["by_class"])
+        assert sum(observed) == row["rows"] == pytest.approx(sum(predicted))
     assert [row["note"] for row in about_its_column if row["outcome"] == "alarm"] == []
     realized = {
         (row["partition"], row["metric"]): row["value"] for row in lake.rows("performance") if row["value"]

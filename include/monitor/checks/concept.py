@@ -27,6 +27,7 @@ from include.storage.lake import Lake
 
 Array = NDArray[np.float64]
 NO_TEST_ROWS = "the rows of the training's test partitions are gone or too few"
+MIN_CLASS_ROWS = 50  # of a class in the test partitions, from which its rate is judged
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,12 @@ class EvidenceSums:
     Parameters
     ----------
     losses : sums of the loss, and of the loss that was expected.
-    rates : sums of the target and of the predictions; None unless the problem is binary.
+    rates : sums of the target and of the predictions, for several classes those of each; empty for a
+        regression.
     """
 
     losses: PairedSums
-    rates: PairedSums | None
+    rates: tuple[PairedSums, ...]
 
 
 def check_concept(context: PartitionContext) -> list[Finding]:
@@ -50,9 +52,9 @@ def check_concept(context: PartitionContext) -> list[Finding]:
         return []
     past = evidence_sums(context.lake, spec, context.state.recipe_switches(context.partition))
     lasting = check_lasting_loss(spec, live, past.losses if past else None)
-    if spec.problem.kind != "binary":
+    if spec.problem.kind == "regression":
         return [lasting]
-    return [lasting, check_calibration(spec, live, past.rates if past else None)]
+    return [lasting, *check_calibration(spec, live, past.rates if past else ())]
 
 
 def check_lasting_loss(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Finding:
@@ -67,20 +69,47 @@ def check_lasting_loss(spec: UseCase, live: LossSeries, past: PairedSums | None)
     return judge_excess(spec, finding, live.partitions, sums, past, own=True)
 
 
-def check_calibration(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Finding:
-    """Judge whether the observed rate, in relation to the predicted one, left that of the test partitions.
+def check_calibration(spec: UseCase, live: LossSeries, past: Sequence[PairedSums]) -> list[Finding]:
+    """Judge whether observed rates, in relation to the predicted ones, left those of the test partitions.
 
-    One test judges whether it is higher and one whether it is lower, and they share the rate of false alarms.
-    The finding is that of the larger evidence.
+    Of several classes, each with `MIN_CLASS_ROWS` rows there is judged.
+
+    Parameters
+    ----------
+    past : as in `EvidenceSums`; empty if the rows are gone.
     """
-    subject = ("concept", "calibration")
-    if past is None:
-        return Finding(*subject, None, None, "not enough", NO_TEST_ROWS)
+    if not past:
+        return [Finding("concept", "calibration", None, None, "not enough", NO_TEST_ROWS)]
+    classes = spec.problem.classes
+    observed, predicted = (np.atleast_2d(sums.T).T for sums in (live.observed, live.predicted))
+    if observed.shape[1] != len(past):  # nothing has matured, or earlier code stored no sums by class
+        return []
+    subjects = [f"calibration of {name}" for name in classes] or ["calibration"]
+    rates = {
+        subjects[index]: (PairedSums(observed[:, index], predicted[:, index], live.rows), sums)
+        for index, sums in enumerate(past)
+        if not classes or sums.sums.sum() >= MIN_CLASS_ROWS
+    }
+    return [_check_rate(spec, subject, live.partitions, *rate, len(rates)) for subject, rate in rates.items()]
+
+
+def _check_rate(
+    spec: UseCase, subject: str, partitions: Sequence[str], live: PairedSums, past: PairedSums, tests: int
+) -> Finding:
+    """Judge one rate: by a test of whether it is higher, and one of whether it is lower.
+
+    The finding is that of the larger evidence.
+
+    Parameters
+    ----------
+    tests : how many rates share the declared rate of false alarms.
+    """
     findings = []
     for side, sign in (("above", 1), ("below", -1)):
-        sums = PairedSums(sign * live.observed, sign * live.predicted, live.rows)
-        before = PairedSums(sign * past.sums, sign * past.reference, past.rows)
-        finding = judge_excess(spec, subject, live.partitions, sums, before, own=True, sides=2)
+        sums, before = (PairedSums(sign * of.sums, sign * of.reference, of.rows) for of in (live, past))
+        finding = judge_excess(
+            spec, ("concept", subject), partitions, sums, before, own=True, sides=2 * tests
+        )
         note = f"observed {side} predicted rates: {finding.note}" if finding.value else finding.note
         findings.append(replace(finding, note=note))
     return max(findings, key=lambda finding: (finding.outcome == "alarm", finding.value or 0.0))
@@ -110,6 +139,12 @@ def evidence_sums(lake: Lake, spec: UseCase, champions: Sequence[Mapping[str, An
     expected = sizes * losses.mean()
     if spec.problem.kind != "regression":
         expected = np.array([self_expected_loss(spec, predicted[index]) or 0.0 for index in positions])
-    is_binary = spec.problem.kind == "binary"
-    rates = PairedSums(sums(actual), sums(predicted), sizes) if is_binary else None
+    rates: tuple[PairedSums, ...] = ()
+    if spec.problem.kind != "regression":
+        labels = actual[:, None] == spec.problem.codes if spec.problem.classes else actual[:, None]
+        columns = predicted.reshape(len(labels), -1)
+        rates = tuple(
+            PairedSums(sums(label), sums(column), sizes)
+            for label, column in zip(labels.T, columns.T, strict=True)
+        )
     return EvidenceSums(PairedSums(sums(losses), expected, sizes), rates)
