@@ -377,7 +377,6 @@ training:
 
 gate:
   objective: {"squared_error" if self.kind == "regression" else "log_loss"}
-  min_partitions: {min(test - 2, 24)}
 
 scoring:
   deadline: "09:00"        # assumed: local time by which predictions must be published

@@ -55,7 +55,14 @@ def enough_partitions(context: CheckContext) -> Sequence[Check]:
     """There are enough matured test partitions."""
     partitions = len(context.evidence.losses.partitions)
     needed = max(context.gate.min_partitions, partitions_needed(context.gate.block_partitions))
-    return [Check("matured test partitions", f"at least {needed}", str(partitions), partitions >= needed)]
+    passed = partitions >= needed
+    serves = "the champion" if context.has_champion else "a baseline"
+    note = (
+        f"at most half of the labeled partitions are test partitions: {2 * needed} labeled ones are enough, "
+        f"and until then {serves} serves"
+    )
+    note = "" if passed else note
+    return [Check("matured test partitions", f"at least {needed}", str(partitions), passed, note)]
 
 
 def unseen_partitions(context: CheckContext) -> Sequence[Check]:

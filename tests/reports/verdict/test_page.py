@@ -222,7 +222,7 @@ def test_without_enough_evidence_it_says_so(flights: World) -> None:
 
     assert verdicts.attempt(flights.lake, key)["verdict"] == NOT_ENOUGH
     assert page.texts[2] == TITLES[NOT_ENOUGH]
-    assert "There is too little evidence: matured test partitions 0, required at least 14." in page.text
+    assert "There is too little evidence: matured test partitions 0, required at least 14 (" in page.text
     assert "there is nothing to compare yet" in page.text
     assert page.row("recipe") == ["enough evidence", "not judged", "not judged", ""]
     assert "ROC" not in page.drawings
