@@ -210,7 +210,8 @@ def test_each_class_is_watched_for_drift_and_the_champion_for_performance(made: 
     live = {
         f"{objective} against {of}" for of in ("the constant", "the baseline", "its walk", "its expectation")
     }
-    assert set(judged) == {*live, "macro_roc_auc", "f1@late"}
+    rates = {f"calibration of {name}" for name in made.spec.problem.classes}
+    assert set(judged) == {*live, *rates, "macro_roc_auc", "f1@late"}
     page = drift_report(made.lake, made.spec, made.partitions[-2])
     assert all(name in page for name in SCORES)
 
