@@ -81,7 +81,8 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     rows = published.take(pa.array(list(newest.values()), pa.int64()))
     names = ("rows", "loss", "baseline", "constant", "expected", "observed", "predicted")
     sums = {name: rows[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in names}
-    by_class = [json.loads(text) if text else None for text in rows["by_class"].to_pylist()]
+    texts = rows["by_class"].to_pylist() if "by_class" in rows.column_names else []  # earlier code had none
+    by_class = [json.loads(text) if text else None for text in texts]
     if stored := next((pair for pair in by_class if pair), None):
         unknown = np.full_like(stored, np.nan, dtype=float)
         both = np.stack([unknown if pair is None else np.array(pair, float) for pair in by_class])
