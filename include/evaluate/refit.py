@@ -78,7 +78,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
     rejected = refused_before(fits, newest, refused)
     if rejected and not artifacts.is_stored(lake, rejected.model):
         rejected = None
-    later = [key for key in newest if rejected and key > rejected.last_fitted]
+    later = twin_partitions(spec, newest, rejected.last_fitted) if rejected else []
     return replace(
         moved,
         **_seen_by_both(known_rows, recipe, fits, refused),
@@ -166,7 +166,7 @@ def measure_movement(fits: Sequence[Fit], refused: Collection[FitId]) -> Refit:
 
 
 def twin_partitions(spec: UseCase, labeled: Sequence[str], last_fitted: str) -> list[str]:
-    """Return the newest labeled partitions, which the serving model wasn't fitted on and a twin isn't."""
+    """Return the newest labeled partitions that a model wasn't fitted on: for the serving one, the twin's."""
     return [key for key in labeled if key > last_fitted][-max(spec.walk_step, RECENT) :]
 
 

@@ -55,14 +55,15 @@ def enough_partitions(context: CheckContext) -> Sequence[Check]:
     """There are enough matured test partitions."""
     partitions = len(context.evidence.losses.partitions)
     needed = max(context.gate.min_partitions, partitions_needed(context.gate.block_partitions))
-    passed = partitions >= needed
+    name, required = "matured test partitions", f"at least {needed}"
+    if partitions >= needed:
+        return [Check(name, required, str(partitions), True)]
     serves = "the champion" if context.has_champion else "a baseline"
     note = (
         f"at most half of the labeled partitions are test partitions: {2 * needed} labeled ones are enough, "
         f"and until then {serves} serves"
     )
-    note = "" if passed else note
-    return [Check("matured test partitions", f"at least {needed}", str(partitions), passed, note)]
+    return [Check(name, required, str(partitions), False, note)]
 
 
 def unseen_partitions(context: CheckContext) -> Sequence[Check]:

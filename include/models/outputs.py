@@ -94,8 +94,8 @@ def label_constant(spec: UseCase, labels: Array) -> Constant:
     if not spec.problem.classes:
         return float(labels.mean())
     shares = np.array([(labels == code).mean() for code in spec.problem.codes])
-    seen = np.flatnonzero(shares)
-    return tuple(add_unseen_classes(shares[None, seen], list(seen), len(shares))[0].tolist())
+    positions = np.flatnonzero(shares)
+    return tuple(add_unseen_classes(shares[None, positions], list(positions), len(shares))[0].tolist())
 
 
 def describe_constant(spec: UseCase, constant: Constant, number: Any) -> str:

@@ -494,7 +494,7 @@ class Declared(Policy):
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),
             serving=losses(serving),
-            refused=losses(rejected, [key for key in newest if key > rejected.last_fitted])
+            refused=losses(rejected, twin_partitions(self.spec, newest, rejected.last_fitted))
             if rejected
             else (),
         )

@@ -202,8 +202,8 @@ def test_a_fit_that_was_refused_is_judged_by_partitions_that_it_had_not_seen(
     one = read_fits(lake)[-1]
     fits = [replace(one, partition=f"2024-{day}", last_fitted=f"2024-{day}") for day in fitted]
     newest = ["2024-05-15", "2024-06-01", "2024-07-01", "2024-08-01"]
-    found = refused_before(fits, newest, {fits[index].id for index in refused})
-    assert found is (None if judged is None else fits[judged])
+    rejected = refused_before(fits, newest, {fits[index].id for index in refused})
+    assert rejected is (None if judged is None else fits[judged])
 
 
 def test_the_twin_is_an_earlier_fit_where_the_data_are_the_same(

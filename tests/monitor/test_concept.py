@@ -104,10 +104,10 @@ def test_a_changed_rate_is_a_calibration_alarm(use: UseCase, change: float, side
 
 def world_of_classes(count: int, random: np.random.Generator, gone: int | None = None) -> LossSeries:
     """Return partitions with three classes, predicted as well as by `world`; one may not occur."""
-    seen, unseen = (
+    weather, unseen = (
         np.stack([common_course("autocorrelated", count, random) for _ in range(3)], axis=1) for _ in range(2)
     )
-    scores = 1.5 * random.standard_normal((count, ROWS, 3)) + 0.5 * seen[:, None]
+    scores = 1.5 * random.standard_normal((count, ROWS, 3)) + 0.5 * weather[:, None]
     predicted, risk = softmax(scores, axis=2), softmax(scores + 0.3 * unseen[:, None], axis=2)
     if gone is not None:
         risk[:, :, gone] = 0
@@ -143,16 +143,16 @@ def test_a_class_that_no_longer_occurs_is_a_calibration_alarm(gone: int, tmp_pat
     test, live = rates(world_of_classes(TEST, random)), world_of_classes(14, random, gone)
     findings = {finding.subject: finding for finding in concept.check_calibration(spec, live, test)}
     assert set(findings) == {f"calibration of {name}" for name in spec.problem.classes}
-    found = findings[f"calibration of {spec.problem.classes[gone]}"]
-    assert found.outcome == "alarm"
-    assert found.note.startswith("observed below predicted rates: +0.")
+    finding = findings[f"calibration of {spec.problem.classes[gone]}"]
+    assert finding.outcome == "alarm"
+    assert finding.note.startswith("observed below predicted rates: +0.")
 
 
 def test_a_class_with_few_rows_in_the_test_partitions_is_not_judged(tmp_path: Path) -> None:
     """Its next rows would be an alarm; and the others share the rate of false alarms without it."""
     spec, random = visits.usecase(tmp_path, "multiclass"), np.random.default_rng(1)
     first, *others = rates(world_of_classes(TEST, random))
-    rare = replace(first, sums=np.full(TEST, (concept.MIN_CLASS_ROWS - 1) / TEST))
+    rare = replace(first, sums=np.full(TEST, (concept.MIN_RATE_ROWS - 1) / TEST))
     live = world_of_classes(14, random)
     with_rare, both = (
         [(one.subject, one.threshold) for one in concept.check_calibration(spec, live, of)]

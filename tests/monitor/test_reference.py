@@ -25,9 +25,9 @@ from tests.monitor import machines
 
 def learned(lake: Lake, use: UseCase) -> reference.Reference:
     """Return the champion's reference."""
-    found = reference.read(lake, use, ledger.switches(lake)[-1])
-    assert found is not None
-    return found
+    stored = reference.read(lake, use, ledger.switches(lake)[-1])
+    assert stored is not None
+    return stored
 
 
 def judge(lake: Lake, **evidence: str) -> None:
@@ -39,17 +39,17 @@ def judge(lake: Lake, **evidence: str) -> None:
 
 def test_partitions_add_up_to_the_profile(lake: Lake, use: UseCase) -> None:
     """The counts of the fitted partitions are what training's own profile holds, within its error."""
-    found = learned(lake, use)
-    assert found.rows == machines.fitted_rows(lake, use)
+    stored = learned(lake, use)
+    assert stored.rows == machines.fitted_rows(lake, use)
     for name in use.features.columns:
-        column = found.columns[name]
+        column = stored.columns[name]
         assert column.partitions is not None
         total = column.partitions[column.fitted].sum(axis=0)
         # labels are missing for one row in twenty: training leaves those out, drift does not
         assert total / total.sum() == pytest.approx(
             column.binning.profile_counts(column.profile) / column.profile.count, abs=0.02
         )
-    weekday = found.columns["weekday"]
+    weekday = stored.columns["weekday"]
     assert (np.count_nonzero(weekday.partitions, axis=1) == 1).all()
 
 
@@ -87,9 +87,9 @@ def test_a_walk_forward_was_judged_on_partitions_that_it_was_fitted_on(lake: Lak
     """Its features are of all that it was fitted on, its predictions of the partitions that judged it."""
     judged, fitted = (use.clock.shift(machines.FIRST, partitions) for partitions in (3, 9))
     judge(lake, fitted=fitted, last_fitted=judged)
-    found = learned(lake, use)
-    assert found.rows == 10 * machines.ROWS
-    predicted = found.columns["prediction"].partitions
+    stored = learned(lake, use)
+    assert stored.rows == 10 * machines.ROWS
+    predicted = stored.columns["prediction"].partitions
     assert predicted is not None
     assert len(predicted) == len(use.clock.keys(machines.FIRST, machines.TRAINED)) - 4
 
@@ -97,11 +97,11 @@ def test_a_walk_forward_was_judged_on_partitions_that_it_was_fitted_on(lake: Lak
 def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase) -> None:
     """Where the model can't be loaded any more, its features are still compared, by partition and sample."""
     lake.replace(f"models/{ledger.switches(lake)[-1]['model']}.skops", b"damaged")
-    found = learned(lake, use)
-    assert found.columns["temp"].partitions is not None
-    assert found.columns["prediction"].partitions is None
-    assert found.sample is not None
-    assert found.sample["prediction"].null_count == found.sample.num_rows
+    stored = learned(lake, use)
+    assert stored.columns["temp"].partitions is not None
+    assert stored.columns["prediction"].partitions is None
+    assert stored.sample is not None
+    assert stored.sample["prediction"].null_count == stored.sample.num_rows
 
 
 def test_an_outage_keeps_no_reference(lake: Lake, use: UseCase) -> None:

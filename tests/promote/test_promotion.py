@@ -458,8 +458,8 @@ def test_a_switch_from_a_partition_that_was_withdrawn_can_be_repeated_to_serve_e
     promote(lake, weekly, _key(where), registry=registry)
     lake.publish("partitions", PARTITIONS.empty_table(), {"product": ["predictions"], "partition": [far]})
     assert _champion(lake, THIRD) == ""
-    done = "v1 forced" if act == "force" else "rolled back to v1"
-    for note in (f"{done} by ann", f"nothing to do: {done}"):
+    act_text = "v1 forced" if act == "force" else "rolled back to v1"
+    for note in (f"{act_text} by ann", f"nothing to do: {act_text}"):
         if act == "force":
             ref = force(lake, weekly, _key(where), "ann", "it must serve now", registry=registry)
         else:

@@ -171,23 +171,21 @@ def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
 
 def test_a_step_that_a_killed_run_took_counts_once_also_if_labels_changed_since(depot: Make) -> None:
     """Run again, it finds its step in the ledger by attempt and kind: the reason has other figures now."""
-    made = depot(kind="shadow", partitions=2, margin=1.0)
-    made.promote("forgot", "2024-03-05")
-    made.partition("2024-03-06")
-    made.promote("knows", "2024-03-06")
-    reason = made.partitions("2024-03-07", "2024-03-10")[-1]
-    before = made.lake.rows("switches")
-    corrected, *others = made.lake.rows("validated_arrivals", {"partition": "2024-03-09"})
+    shadow = depot(kind="shadow", partitions=2, margin=1.0)
+    shadow.promote_in_turn("forgot", "knows")
+    reason = shadow.partitions("2024-03-07", "2024-03-10")[-1]
+    before = shadow.lake.rows("switches")
+    corrected, *others = shadow.lake.rows("validated_arrivals", {"partition": "2024-03-09"})
     corrected["delay"] = 20.0 - corrected["delay"]
-    schema = schemas.validated_schema(made.spec.sources["arrivals"])
+    schema = schemas.validated_schema(shadow.spec.sources["arrivals"])
     table = pa.Table.from_pylist([corrected, *others], schema=schema)
-    made.lake.publish("validated_arrivals", table, {"partition": "2024-03-09"})
-    again = advance(made.lake, made.spec, "2024-03-10")
+    shadow.lake.publish("validated_arrivals", table, {"partition": "2024-03-09"})
+    again = advance(shadow.lake, shadow.spec, "2024-03-10")
     assert "forward, log_loss gain" in reason
     assert "forward, log_loss gain" in again.note
     assert again.note != reason
     assert again.rows == 1
-    assert made.lake.rows("switches") == before
+    assert shadow.lake.rows("switches") == before
 
 
 @pytest.mark.full

@@ -142,7 +142,7 @@ def test_classes_without_a_row_share_a_small_probability(shares: list[float], un
     probabilities = np.array([shares, shares[::-1]]) / sum(shares)
     places = list(range(len(shares)))
     for place in unseen:
-        places = [seen + (seen >= place) for seen in places]
+        places = [other + (other >= place) for other in places]
     classes = len(shares) + len(unseen)
     values = outputs.add_unseen_classes(probabilities, places, classes)
     assert values.sum(axis=1) == pytest.approx(1)

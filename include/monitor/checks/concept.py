@@ -27,7 +27,7 @@ from include.storage.lake import Lake
 
 Array = NDArray[np.float64]
 NO_TEST_ROWS = "the rows of the training's test partitions are gone or too few"
-MIN_CLASS_ROWS = 50  # of a class in the test partitions, from which its rate is judged
+MIN_RATE_ROWS = 50  # of a class in the test partitions, from which its rate is judged
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def check_lasting_loss(spec: UseCase, live: LossSeries, past: PairedSums | None)
 def check_calibration(spec: UseCase, live: LossSeries, past: Sequence[PairedSums]) -> list[Finding]:
     """Judge whether observed rates, in relation to the predicted ones, left those of the test partitions.
 
-    Of several classes, each with `MIN_CLASS_ROWS` rows there is judged.
+    Of several classes, each with `MIN_RATE_ROWS` rows there is judged.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ def check_calibration(spec: UseCase, live: LossSeries, past: Sequence[PairedSums
     rates = {
         subjects[index]: (PairedSums(observed[:, index], predicted[:, index], live.rows), sums)
         for index, sums in enumerate(past)
-        if not classes or sums.sums.sum() >= MIN_CLASS_ROWS
+        if not classes or sums.sums.sum() >= MIN_RATE_ROWS
     }
     return [_check_rate(spec, subject, live.partitions, *rate, len(rates)) for subject, rate in rates.items()]
 
@@ -136,15 +136,13 @@ def evidence_sums(lake: Lake, spec: UseCase, champions: Sequence[Mapping[str, An
     def sums(values: Array) -> Array:
         return np.array([values[index].sum() for index in positions])
 
-    expected = sizes * losses.mean()
-    if spec.problem.kind != "regression":
-        expected = np.array([self_expected_loss(spec, predicted[index]) or 0.0 for index in positions])
-    rates: tuple[PairedSums, ...] = ()
-    if spec.problem.kind != "regression":
-        labels = actual[:, None] == spec.problem.codes if spec.problem.classes else actual[:, None]
-        columns = predicted.reshape(len(labels), -1)
-        rates = tuple(
-            PairedSums(sums(label), sums(column), sizes)
-            for label, column in zip(labels.T, columns.T, strict=True)
-        )
-    return EvidenceSums(PairedSums(sums(losses), expected, sizes), rates)
+    if spec.problem.kind == "regression":
+        return EvidenceSums(PairedSums(sums(losses), sizes * losses.mean(), sizes), ())
+    expected = np.array([self_expected_loss(spec, predicted[index]) or 0.0 for index in positions])
+    labels = actual[:, None] == spec.problem.codes if spec.problem.classes else actual[:, None]
+    columns = predicted.reshape(len(labels), -1)
+    rates = (
+        PairedSums(sums(label), sums(column), sizes)
+        for label, column in zip(labels.T, columns.T, strict=True)
+    )
+    return EvidenceSums(PairedSums(sums(losses), expected, sizes), tuple(rates))
