@@ -100,30 +100,45 @@ def set_baseline(lake: Lake, spec: UseCase, attempt: Row) -> str:
     str
         What serves, and from when; empty if nothing was switched.
     """
-    evidence = Evidence.from_json(attempt["evidence"])
-    model, recipe = evidence.baseline_model, str(evidence.selection.get("baseline", ""))
-    if leaks := [c for c in checks_of(attempt["checks"]) if c.name in LEAKAGE_CHECKS and c.passed is False]:
-        model, recipe = str(evidence.selection.get("prior_model", "")), "prior"
-    elif attempt["verdict"] == NOT_ENOUGH and evidence.recipe in [r.name for r in spec.training.baselines]:
-        model, recipe = evidence.model, evidence.recipe
+    judged_on = Evidence.from_json(attempt["evidence"]).partition
 
     def decide_baseline(rows: list[Row]) -> list[Row] | None:
-        serving = [(r["judged_on"], r["recipe"] == "prior") for r in rows if r["role"] == "baseline"]
-        # of the same training, the prior takes over from a baseline that may have learned a leak
-        is_newer = (evidence.partition, bool(leaks)) > max(serving, default=("", False))
-        if ledger.live_champion(rows) is not None or not model or not is_newer:
-            return None
-        reason = f"there is no champion: {attempt['sentence']}"
-        effective_from = ledger.next_unserved(lake, spec, evidence.partition)
-        why = {"kind": BASELINE_ONLY, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
-        (row,) = switch_rows(evidence, ["baseline"], effective_from=effective_from, **why)
-        return [{**row, "model": model, "recipe": recipe}]
+        return baseline_rows(spec, rows, attempt, ledger.next_unserved(lake, spec, judged_on))
 
     row = ledger.record_switch(lake, decide_baseline)
     if row is None:
         return ""
-    why = ", since other baselines may have learned what leaked" if leaks else ""
+    why = ", since other baselines may have learned what leaked" if _is_leak(attempt) else ""
     return f"{row['recipe']} serves as the baseline from {row['effective_from']} on{why}"
+
+
+def baseline_rows(spec: UseCase, rows: Sequence[Row], attempt: Row, effective_from: str) -> list[Row] | None:
+    """Return the switch by which an attempt's best baseline serves, None for none; see `set_baseline`.
+
+    Parameters
+    ----------
+    rows : of `switches`, oldest first.
+    attempt : as in `set_baseline`.
+    """
+    evidence, is_leak = Evidence.from_json(attempt["evidence"]), _is_leak(attempt)
+    model, recipe = evidence.baseline_model, str(evidence.selection.get("baseline", ""))
+    if is_leak:
+        model, recipe = str(evidence.selection.get("prior_model", "")), "prior"
+    elif attempt["verdict"] == NOT_ENOUGH and evidence.recipe in [r.name for r in spec.training.baselines]:
+        model, recipe = evidence.model, evidence.recipe
+    serving = [(r["judged_on"], r["recipe"] == "prior") for r in rows if r["role"] == "baseline"]
+    # of the same training, the prior takes over from a baseline that may have learned a leak
+    is_newer = (evidence.partition, is_leak) > max(serving, default=("", False))
+    if ledger.live_champion(rows) is not None or not model or not is_newer:
+        return None
+    reason = f"there is no champion: {attempt['sentence']}"
+    why = {"kind": BASELINE_ONLY, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
+    (row,) = switch_rows(evidence, ["baseline"], effective_from=effective_from, **why)
+    return [{**row, "model": model, "recipe": recipe}]
+
+
+def _is_leak(attempt: Row) -> bool:
+    return any(c.passed is False for c in checks_of(attempt["checks"]) if c.name in LEAKAGE_CHECKS)
 
 
 def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:

@@ -30,13 +30,14 @@ from include.evaluate.refit import (
 from include.judge import checks
 from include.judge.context import CheckContext
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses, Refit
-from include.judge.judge import BLESSED
+from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
 from include.promote import ledger, verdicts
 from include.promote.ledger import CANARY, ROLLED_BACK, Row
 from include.promote.promotion import (
     LedgerSnapshot,
+    baseline_rows,
     promotion_blocker,
     switch_kind,
     switch_rows,
@@ -83,7 +84,7 @@ from include.train.selection import (
 from include.train.split import first_test_partition, walk_origins
 from include.train.walks import memory
 
-GUARDS = (checks.recipe, checks.refit, checks.movement, checks.twin)
+GUARDS = (checks.recipe, checks.refit, checks.movement, checks.twin)  # beside `enough_partitions`
 WORSE = 0.01  # relative increase of the loss with which a new fit still counts as not worse
 COMPARED = 28  # newest labeled partitions on which `NotWorse` compares
 
@@ -360,7 +361,8 @@ class Declared(Policy):
 
     def serving(self, partition: str) -> Served | None:
         """Return the champion in effect, and the canary beside it."""
-        champion = ledger.serving_of(self.rows, partition).champion
+        serving = ledger.serving_of(self.rows, partition)
+        champion = serving.champion or serving.baseline
         if champion is None:
             return None
         fit, canary = self._fit_of(champion), None
@@ -373,7 +375,7 @@ class Declared(Policy):
 
     def _why_recipe(self, partition: str) -> str:
         """Return why the recipe that serves began to; a training may have refitted it before it served."""
-        in_effect = ledger.in_effect(ledger.champions(self.rows), partition)
+        in_effect = ledger.in_effect(ledger.champions(self.rows) or self.rows, partition)
         *_, began = takewhile(lambda row: row["recipe"] == in_effect[-1]["recipe"], reversed(in_effect))
         return str(began["reason"])
 
@@ -417,7 +419,7 @@ class Declared(Policy):
             constant=outputs.label_constant(spec, np.concatenate([part.actual for part in rows.values()])),
             baseline_model=fits[baseline].model,
             metrics={},
-            losses=Losses((), (), {CHALLENGER: ()}),
+            losses=self._walk_losses(walk, rows, partition, [choice.recipe, serving, baseline]),
             champion=str(champion["model"]) if champion else "",
             last_fitted=challenger.last_fitted,
             fitted=challenger.last_fitted,
@@ -427,29 +429,51 @@ class Declared(Policy):
         )
         self.attempts[partition] = evidence
         context = CheckContext(evidence, spec.gate, champion is not None)
-        results = [check for guard in GUARDS for check in guard(context)]
-        if failed := [check for check in results if not check.passed]:
+        missing = [check for check in checks.enough_partitions(context) if not check.passed]
+        refused = [check for guard in GUARDS for check in guard(context) if not check.passed]
+        reason = "; ".join(check.sentence() for check in missing or refused)
+        if refused and not missing:
             self.refused.add(challenger.id)
-            reason = "; ".join(check.sentence() for check in failed)
             self.refusals.append(Refusal(partition, choice.recipe, reason))
-            return
         attempt = {
             "key": evidence.key,
             "partition": partition,
-            "verdict": BLESSED,
+            "verdict": NOT_ENOUGH if missing else NOT_BLESSED if refused else BLESSED,
             "evidence": evidence.to_json(),
+            "checks": "[]",
+            "sentence": reason,
         }
-        if not promotion_blocker(LedgerSnapshot(self.rows, "none", [], []), attempt):
-            kind = switch_kind(spec, evidence, self.rows)
-            effective_from = spec.clock.shift(partition, 1)
-            why = {
-                "kind": kind,
-                "by": "",
-                "reason": choice.reason,
-                "attempt": evidence.key,
-                "request": evidence.key,
-            }
-            self._record(switch_rows(evidence, switched_roles(kind), effective_from=effective_from, **why))
+        effective_from = spec.clock.shift(partition, 1)
+        if promotion_blocker(LedgerSnapshot(self.rows, "none", [], []), attempt):
+            self._record(baseline_rows(spec, self.rows, attempt, effective_from) or [])
+            return
+        kind = switch_kind(spec, evidence, self.rows)
+        why = {
+            "kind": kind,
+            "by": "",
+            "reason": choice.reason,
+            "attempt": evidence.key,
+            "request": evidence.key,
+        }
+        self._record(switch_rows(evidence, switched_roles(kind), effective_from=effective_from, **why))
+
+    def _walk_losses(
+        self, walk: Walks, rows: Mapping[str, Labels], partition: str, recipes: Sequence[str]
+    ) -> Losses:
+        """Return the losses on the test partitions that the challenger's walk and its rivals' predict."""
+        first = first_test_partition(list(rows), self.spec, partition)
+        own = walk.only(recipes)
+        positions = [
+            index
+            for index, key in enumerate(own.partitions)
+            if key >= first and recipes[0] in own.recipes and np.isfinite(own.losses[index]).all()
+        ]
+        sums = own.of(recipes[0])[positions] * own.rows[positions] if positions else ()
+        return Losses(
+            tuple(own.partitions[index] for index in positions),
+            tuple(int(own.rows[index]) for index in positions),
+            {CHALLENGER: tuple(sums)},
+        )
 
     def _declined_change(self, partition: str, serving: str) -> str:
         """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
@@ -578,15 +602,15 @@ class Declared(Policy):
 
 
 class Never(Declared):
-    """The model of the first training serves for ever."""
+    """The first model that is promoted serves for ever."""
 
     def advance(self, partition: str) -> bool:
         """Decide nothing."""
         return False
 
     def train(self, partition: str, rows: Mapping[str, Labels]) -> None:
-        """Train once."""
-        if not self.rows:
+        """Train until a model is promoted."""
+        if ledger.live_champion(self.rows) is None:
             super().train(partition, rows)
 
 

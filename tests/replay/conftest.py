@@ -19,12 +19,12 @@ from tests.train import visits
 
 FIRST, BREAK, LAST = "2024-03-17", "2024-03-26", "2024-04-21"
 UNTIL = "2024-03-30"  # the last partition that production serves in tests
+SMALL = {"max_iter: 15": "max_iter: 8", "n_estimators: 10": "n_estimators: 4", "  validation: 4\n": ""}
 
 
 def declare(folder: Path) -> UseCase:
     """Declare the clinic; its forest and its boosting have fewer trees, since many are fitted."""
-    small = {"max_iter: 15": "max_iter: 8", "n_estimators: 10": "n_estimators: 4", "  validation: 4\n": ""}
-    return visits.usecase(folder, **small)
+    return visits.usecase(folder, **SMALL)
 
 
 def fill(folder: Path, spec: UseCase) -> Lake:
