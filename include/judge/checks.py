@@ -22,7 +22,7 @@ from include.judge.context import (
 )
 from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, Fairness, Refit, Slice
 from include.judge.groups import check_groups
-from include.spec.gate import Gate
+from include.spec.gate import ENOUGH_ROWS, MIN_PARTITIONS, Gate
 from include.stats.formatting import figure_and_limit
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
 
@@ -52,18 +52,21 @@ MIN_ODDS = 0.1  # so that a history of useless models doesn't block the first re
 
 
 def enough_partitions(context: CheckContext) -> Sequence[Check]:
-    """There are enough matured test partitions."""
-    partitions = len(context.evidence.losses.partitions)
-    needed = max(context.gate.min_partitions, partitions_needed(context.gate.block_partitions))
-    name, required = "matured test partitions", f"at least {needed}"
-    if partitions >= needed:
-        return [Check(name, required, str(partitions), True)]
+    """There are enough matured test partitions: as many as declared, or few that have many rows."""
+    partitions, rows = len(context.evidence.losses.partitions), sum(context.evidence.losses.rows)
+    needed, alternative = context.gate.min_partitions, ""
+    if needed is None:
+        needed, alternative = MIN_PARTITIONS, f", or 2 with {ENOUGH_ROWS} labeled rows"
+    name, required = "matured test partitions", f"at least {needed}{alternative}"
+    observed = f"{partitions} with {rows:,} rows" if alternative else str(partitions)
+    if partitions >= needed or (alternative and partitions >= 2 and rows >= ENOUGH_ROWS):
+        return [Check(name, required, observed, True)]
     serves = "the champion" if context.has_champion else "a baseline"
     note = (
         f"at most half of the labeled partitions are test partitions: {2 * needed} labeled ones are enough, "
         f"and until then {serves} serves"
     )
-    return [Check(name, required, str(partitions), False, note)]
+    return [Check(name, required, observed, False, note)]
 
 
 def unseen_partitions(context: CheckContext) -> Sequence[Check]:

@@ -10,6 +10,11 @@ from include.extensions import REFERENCE
 from include.spec.metrics import OBJECTIVES, SERVING_METRICS
 from include.spec.source import Name, NameOrCode, Strict, added_field
 
+# Test partitions that are enough for a verdict, however few rows they have; and rows with which two are. On
+# 40 rows a partition, what serves from two on loses no more in its first weeks than what serves from seven
+# on, and up to a sixth less. On one row it loses up to 4 % more.
+MIN_PARTITIONS, ENOUGH_ROWS = 7, 50
+
 Share = Annotated[float, Field(ge=0, le=1)]
 _NAMES = [objective.name for objective in OBJECTIVES if not objective.parameter]
 _PATTERN = rf"^({'|'.join(one.name for one in OBJECTIVES if one.parameter)})@0\.[0-9]*[1-9]$"
@@ -240,8 +245,11 @@ class Gate(Strict):
         description="another recipe replaces the serving one only when its loss is shown to be lower, by a "
         "confidence sequence at gate.alpha",
     )
-    min_partitions: int = Field(
-        7, ge=2, description="test partitions with labels that are needed for a verdict"
+    min_partitions: int | None = Field(
+        None,
+        ge=2,
+        description=f"test partitions with labels that are needed for a verdict: {MIN_PARTITIONS} if "
+        f"nothing is declared, or 2 if they have {ENOUGH_ROWS} labeled rows",
     )
     alpha: float = Field(0.05, gt=0, lt=0.5, description="probability of a false result of each test")
     min_gain: float = Field(

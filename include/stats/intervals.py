@@ -54,9 +54,9 @@ def estimate_gain(
     Parameters
     ----------
     worse, better : each partition's sum of row losses of the two models, on the same rows, shape (n,), n at
-        least two blocks.
+        least 2.
     rows : labeled rows of each partition, shape (n,).
-    block : the number of consecutive partitions that are resampled together.
+    block : the number of consecutive partitions that are resampled together, at most half of them.
     alpha : the probability that the bound is above the true gain, in (0, 0.5).
     """
     saved = np.asarray(worse, float) - np.asarray(better, float)
@@ -98,7 +98,7 @@ def compare_rates(larger: Rate, smaller: Rate, *, ratio: bool, block: int, alpha
 
     Parameters
     ----------
-    larger, smaller : of the same partitions, at least two blocks of which have rows.
+    larger, smaller : of the same partitions, at least two of which have rows.
     block, alpha : as in `estimate_gain`.
 
     Notes
@@ -182,6 +182,7 @@ def _moments(saved: Array, rows: Array, block: int) -> tuple[Array, Array, float
     total = rows.sum(axis=-1)
     mean = saved.sum(axis=-1) / total
     residuals = saved - mean[..., None] * rows
+    block = min(block, residuals.shape[-1] // 2)
     blocks = residuals.shape[-1] / block
     sums = sum((np.roll(residuals, -offset, axis=-1) for offset in range(1, block)), residuals)
     variance = np.square(sums).sum(axis=-1) / block / total**2 * blocks / (blocks - 1)

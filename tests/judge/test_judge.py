@@ -455,11 +455,30 @@ def test_a_leak_that_is_measured_on_too_few_partitions_is_a_warning() -> None:
     assert (leak.passed, leak.observed) == (None, "ROC-AUC 0.985")
 
 
-def test_a_block_needs_a_second_one() -> None:
-    """Two blocks of partitions are needed whatever the declared minimum."""
-    record = _good()
-    assert _judge(record, GATE.model_copy(update={"block_partitions": COUNT // 2})).verdict != NOT_ENOUGH
-    assert _judge(record, GATE.model_copy(update={"block_partitions": COUNT // 2 + 1})).verdict == NOT_ENOUGH
+@pytest.mark.parametrize(
+    ("partitions", "rows", "is_enough"),
+    [(7, 1, True), (6, 8, False), (2, 25, True), (2, 24, False), (1, 1000, False)],
+)
+def test_few_partitions_are_enough_by_default_if_they_have_many_rows(
+    partitions: int, rows: int, is_enough: bool
+) -> None:
+    """Seven test partitions are, or two with fifty rows; what is declared counts whatever their rows."""
+    rising = np.arange(partitions) * 0.01 + 1
+    own = losses(rising, rising + 1, prior=rising + 2)
+    record = evidence(replace(own, rows=(rows,) * partitions))
+    gate = GATE.model_copy(update={"min_partitions": None})
+    verdict = _judge(record, gate)
+    assert (verdict.verdict != NOT_ENOUGH) == is_enough, verdict.sentence
+    assert (
+        is_enough or f"{partitions} with {rows * partitions:,} rows, required at least 7" in verdict.sentence
+    )
+    assert _judge(record, GATE.model_copy(update={"min_partitions": 8})).verdict == NOT_ENOUGH
+
+
+def test_a_block_spans_at_most_half_of_the_partitions() -> None:
+    """Longer ones are judged as two blocks."""
+    half, longer = (GATE.model_copy(update={"block_partitions": COUNT // 2 + more}) for more in (0, 1))
+    assert _judge(_good(), longer) == _judge(_good(), half)
 
 
 @pytest.mark.parametrize("last", ["", "2013-02-01", "2013-02-05"])
