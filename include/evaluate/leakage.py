@@ -18,7 +18,7 @@ from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
 from include.judge.checks import ALL_FEATURES, LEAKAGE_CHECKS, MIN_CLASS_ROWS, SINGLE_FEATURE
-from include.judge.evidence import CHALLENGER, Evidence, Leakage
+from include.judge.evidence import CHALLENGER, Evidence, Leakage, NewestScores
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
 from include.promote import verdicts
@@ -30,8 +30,12 @@ from include.stats.metrics import metric_values, row_losses
 from include.storage.digests import digest_rows
 from include.storage.lake import Lake
 from include.train.fit import fit_recipe, is_learnable, target
+from include.train.split import partitions_of
 
 Array = NDArray[np.float64]
+# Rows of a class from which the newest partitions are scored alone. They are fewer than all test rows, so a
+# strong honest feature is more often beyond the limit by luck.
+MIN_NEWEST_ROWS = 100
 MAX_FITTED_ROWS = 20_000  # for a single feature's tree, enough for sixteen leaves, and the linear model
 MAX_DEPTH = 4
 MIN_LEAF_SHARE = 0.002  # of the rows
@@ -100,6 +104,31 @@ def all_feature_scores(
     return scores
 
 
+def newest_scores(spec: UseCase, test: pa.Table, walk_predictions: Array) -> NewestScores:
+    """Return the scores on the newest test partitions alone: the fewest in which a class has enough rows.
+
+    A feature that reveals the label only since some partition has a low score over all test partitions, and
+    the rows before them don't show it. So what is scored is fitted on as many test partitions before these.
+
+    Parameters
+    ----------
+    test, walk_predictions : as in `all_feature_scores`, with the column ``partition``.
+    """
+    partitions = partitions_of(test)
+    for count in range(1, len(partitions) // 2 + 1):
+        first, is_newest = partitions[-count], pc.greater_equal(test["partition"], partitions[-count])
+        newest = test.filter(is_newest)
+        if len(too_few_rows(spec, newest, MIN_NEWEST_ROWS)) < len(_binary_labels(spec, newest)):
+            fitted = test.filter(pc.is_in(test["partition"], pa.array(partitions[-2 * count : -count])))
+            walk = walk_predictions[is_newest.to_numpy()]
+            return NewestScores(
+                first,
+                single_feature_scores(spec, fitted, newest),
+                all_feature_scores(spec, fitted, newest, walk),
+            )
+    return NewestScores()
+
+
 def _best_score(
     spec: UseCase, subject: str, test: pa.Table, predictions: Mapping[str, Array]
 ) -> dict[str, float]:
@@ -115,8 +144,8 @@ def _best_score(
     return {subject: max(values)} if values else {}
 
 
-def too_few_rows(spec: UseCase, test: pa.Table) -> dict[str, int]:
-    """Return classes (or else the target) with too few test rows for a feature's score, and how many.
+def too_few_rows(spec: UseCase, test: pa.Table, needed: int = MIN_CLASS_ROWS) -> dict[str, int]:
+    """Return classes (or else the target) with fewer test rows than a feature's score needs, and how many.
 
     For a class, the smaller of its own rows and all others counts. A class without any row isn't returned,
     unless all rows are of one class.
@@ -126,7 +155,7 @@ def too_few_rows(spec: UseCase, test: pa.Table) -> dict[str, int]:
     if spec.problem.codes:
         positives = {name: int(labels.sum()) for name, labels in labels_by_name.items()}
         rows = {name: min(positives[name], rows[name] - positives[name]) for name in rows}
-    few = {name: count for name, count in rows.items() if count < MIN_CLASS_ROWS}
+    few = {name: count for name, count in rows.items() if count < needed}
     return few if len(few) == len(rows) else {name: count for name, count in few.items() if count}
 
 

@@ -184,9 +184,11 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         shuffled_losses = leakage.shuffled_label_losses(
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
         )
+    walk = evaluation.walk_predictions[CHALLENGER]
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
-        all_features=leakage.all_feature_scores(spec, fitted, rows, evaluation.walk_predictions[CHALLENGER]),
+        all_features=leakage.all_feature_scores(spec, fitted, rows, walk),
+        newest=leakage.newest_scores(spec, rows, walk),
         shuffled_losses=shuffled_losses,
         constant_losses=constant_losses,
         loss_reduction=loss_reduction,

@@ -131,6 +131,21 @@ class OnnxFile:
 
 
 @dataclass(frozen=True)
+class NewestScores:
+    """The scores of features on the newest test partitions alone.
+
+    Parameters
+    ----------
+    first : the first of these partitions; empty if no class has enough rows.
+    single_feature, all_features : as in `Leakage`.
+    """
+
+    first: str = ""
+    single_feature: dict[str, float] = field(default_factory=dict)
+    all_features: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
 class Leakage:
     """Figures that show whether the challenger is too good to be true.
 
@@ -151,6 +166,7 @@ class Leakage:
     objective : whose loss is reduced; empty in evidence of earlier code.
     copied_rows : how many test rows have the features and the label of a row before them; 0 in evidence of
         earlier code.
+    newest : the scores on the newest test partitions alone; empty in evidence of earlier code.
     """
 
     single_feature: dict[str, float] = field(default_factory=dict)
@@ -162,6 +178,7 @@ class Leakage:
     constant_losses: tuple[float, ...] = ()
     objective: str = ""
     copied_rows: int = 0
+    newest: NewestScores = NewestScores()
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from include.evaluate import leakage
 from include.evaluate.measure import permutation_importance
 from include.judge.checks import CHECKS, all_features, past_attempts, shuffled_labels, single_feature
 from include.judge.context import CheckContext
-from include.judge.evidence import Leakage, Losses
+from include.judge.evidence import Leakage, Losses, NewestScores
 from include.judge.judge import judge
 from include.models import artifacts
 from include.promote import verdicts
@@ -302,6 +303,63 @@ def test_too_few_rows_of_a_class_are_no_ground_to_refuse_a_model(use: UseCase) -
         "challenger": 0.5,
         "a linear model": pytest.approx(1, abs=0.02),
     }
+
+
+# the newest test partitions alone
+
+
+def refused_feature(spec: UseCase, fitted: pa.Table, test: pa.Table) -> str:
+    """Return the feature for which the check of single features refuses a challenger, empty if it passes."""
+    leak = Leakage(
+        single_feature=leakage.single_feature_scores(spec, fitted, test),
+        newest=leakage.newest_scores(spec, test, np.full(test.num_rows, 0.5)),
+    )
+    record = evidence(losses(np.ones(12), prior=np.ones(12)))
+    context = CheckContext(
+        replace(record, facts=replace(record.facts, leakage=leak)), spec.gate, has_champion=True
+    )
+    (check,) = single_feature(context)
+    return "" if check.passed else check.note.partition(";")[0]
+
+
+@pytest.mark.parametrize("kind", ["use", "late"])
+def test_a_feature_that_becomes_the_label_is_refused_as_soon_as_a_few_partitions_show_it(
+    kind: str, request: pytest.FixtureRequest
+) -> None:
+    """The rows before the test partitions can't teach it, and over all of these it says little."""
+    spec = request.getfixturevalue(kind)
+    fitted, test = rows(spec, 4800, 1), rows(spec, 4800, 2)
+    label = spec.problem.target
+    if kind == "late":
+        minutes = np.random.default_rng(3).integers(0, 9, (2, 4800)).astype(float)
+        fitted, test = (
+            part.set_column(part.column_names.index(label), label, pa.array(values))
+            for part, values in zip((fitted, test), minutes, strict=True)
+        )
+    leaking = np.where(np.asarray(test["partition"]) >= TEST[10], test[label], test["earlier"])
+    leak = test.set_column(test.column_names.index("earlier"), "earlier", pa.array(leaking))
+    assert leakage.single_feature_scores(spec, fitted, leak)["earlier"] < 0.7
+    assert refused_feature(spec, fitted, leak) == f"earlier on the test partitions since {TEST[11]}"
+    assert refused_feature(spec, fitted, test) == ""
+
+
+def test_of_few_rows_no_newest_partitions_are_scored(use: UseCase) -> None:
+    """Half of the test partitions have fewer rows of a class than are needed."""
+    newest = leakage.newest_scores(use, rows(use, 600, 1), np.full(600, 0.5))
+    assert newest == NewestScores()
+    assert leakage.newest_scores(use, rows(use, 800, 1), np.full(800, 0.5)).first == TEST[6]
+
+
+def test_the_newest_partitions_alone_refuse_no_more_honest_features(use: UseCase) -> None:
+    """Of 200 unrelated columns none is refused, and of 100 with a ROC-AUC of 0.95 at most one by luck."""
+
+    def strong(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
+        return 2.33 * labels + random.normal(0, 1, len(labels))
+
+    parts = [rows(use, 1200, seed, earlier=strong) for seed in range(101)]
+    names = [refused_feature(use, fitted, test) for fitted, test in pairwise(parts)]
+    assert [name for name in names if name and not name.startswith("earlier on")] == []
+    assert len([name for name in names if name]) <= 1
 
 
 # shuffled labels
