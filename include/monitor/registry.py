@@ -53,6 +53,7 @@ CHECKS = (
         quiets_all_subjects=True,
     ),
     MonitoringCheck("concept", concept.check_concept, cause="concept"),
+    MonitoringCheck("leakage", labels.check_leakage),
     MonitoringCheck("performance", degradation.check_performance, cause="degraded"),
     # each season moves the features, so drift alone notifies nobody
     MonitoringCheck("drift", drift.check_drift, alerts=False, cause="drifted"),

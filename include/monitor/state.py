@@ -15,8 +15,9 @@ from typing import Any
 import pyarrow as pa
 
 from include.features.windows import key_before, partitions_with_rows
+from include.judge.judge import NOT_BLESSED
 from include.monitor.losses import LOSSES
-from include.promote import ledger
+from include.promote import ledger, verdicts
 from include.references import digest_json
 from include.spec import UseCase
 from include.storage import schemas
@@ -82,6 +83,8 @@ class PublishedState:
         self._version = version
         self._switches = ledger.switches(lake)
         self._champions = ledger.champions(self._switches)
+        columns = ["partition", "recorded", "key", "verdict", "checks"]
+        self._attempts = lake.rows("attempts", {"partition": self.span}, columns)
         self._counted = self.span  # the partitions that windows count
         if self.spec.sparse:
             spine = self.spec.features.spine
@@ -160,6 +163,15 @@ class PublishedState:
     def later(self) -> list[str]:
         """The partitions whose findings may depend on this one."""
         return self.span[self._index[self.partition] + 1 :]
+
+    def refused_leak(self, partition: str) -> Row | None:
+        """Return the window's newest attempt before a partition, if it was refused for a leak."""
+        first = min(self._before(partition, self.spec.monitoring.window, 0))
+        attempts = [row for row in self._attempts if first <= row["partition"] < partition]
+        newest = max(attempts, key=lambda row: (row["partition"], row["recorded"]), default=None)
+        if newest and newest["verdict"] == NOT_BLESSED and verdicts.failed_leakage_checks(newest["checks"]):
+            return newest
+        return None
 
     def window(self, partition: str) -> list[str]:
         """Return the scored partitions that are compared with the reference, up to the partition itself."""
@@ -255,6 +267,8 @@ class PublishedState:
         realized = self.published_digests[PERFORMANCE]
         for key in self.relabeled.get(partition, ()):
             inputs.setdefault(f"{PERFORMANCE}/{key}", realized[key])
+        if leak := self.refused_leak(partition):
+            inputs["leak"] = leak["key"]
         training, champion = self.sudden_change_limits(partition), self.champion(partition)
         trained_on = {training and training["partition"], champion and champion["judged_on"]}
         for row in self._limits:

@@ -14,9 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from include.errors import EvergreenError, ModelError
-from include.judge.checks import LEAKAGE_CHECKS
 from include.judge.evidence import Evidence
-from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES, checks_of
+from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES
 from include.models import artifacts
 from include.promote import approval, ledger, verdicts
 from include.promote.approval import require_person_and_reason
@@ -108,7 +107,11 @@ def set_baseline(lake: Lake, spec: UseCase, attempt: Row) -> str:
     row = ledger.record_switch(lake, decide_baseline)
     if row is None:
         return ""
-    why = ", since other baselines may have learned what leaked" if _is_leak(attempt) else ""
+    why = (
+        ", since other baselines may have learned what leaked"
+        if bool(verdicts.failed_leakage_checks(attempt["checks"]))
+        else ""
+    )
     return f"{row['recipe']} serves as the baseline from {row['effective_from']} on{why}"
 
 
@@ -120,7 +123,10 @@ def baseline_rows(spec: UseCase, rows: Sequence[Row], attempt: Row, effective_fr
     rows : of `switches`, oldest first.
     attempt : as in `set_baseline`.
     """
-    evidence, is_leak = Evidence.from_json(attempt["evidence"]), _is_leak(attempt)
+    evidence, is_leak = (
+        Evidence.from_json(attempt["evidence"]),
+        bool(verdicts.failed_leakage_checks(attempt["checks"])),
+    )
     model, recipe = evidence.baseline_model, str(evidence.selection.get("baseline", ""))
     if is_leak:
         model, recipe = str(evidence.selection.get("prior_model", "")), "prior"
@@ -135,10 +141,6 @@ def baseline_rows(spec: UseCase, rows: Sequence[Row], attempt: Row, effective_fr
     why = {"kind": BASELINE_ONLY, "by": "", "reason": reason, "attempt": attempt["key"], "request": ""}
     (row,) = switch_rows(evidence, ["baseline"], effective_from=effective_from, **why)
     return [{**row, "model": model, "recipe": recipe}]
-
-
-def _is_leak(attempt: Row) -> bool:
-    return any(c.passed is False for c in checks_of(attempt["checks"]) if c.name in LEAKAGE_CHECKS)
 
 
 def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:

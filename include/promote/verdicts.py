@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from include.errors import NotPublished, TrainingOutdated
+from include.judge.checks import LEAKAGE_CHECKS
+from include.judge.context import Check
 from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, Verdict, checks_of, judge
@@ -60,6 +62,11 @@ def judged_trainings(lake: Lake) -> dict[str, str]:
     """Return the key of each training's newest attempt, by the training's partition."""
     rows = lake.rows("attempts", columns=["partition", "key"], order=["recorded"])
     return {row["partition"]: row["key"] for row in rows}
+
+
+def failed_leakage_checks(checks: str) -> list[Check]:
+    """Return the failed checks for leaks among the ``checks`` of a row of `attempts`."""
+    return [c for c in checks_of(checks) if c.name in LEAKAGE_CHECKS and c.passed is False]
 
 
 def declined_recipe(evidence: Evidence, switches: Sequence[Row], serving: str) -> str:

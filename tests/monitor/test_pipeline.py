@@ -12,6 +12,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from include.judge.checks import SINGLE_FEATURE
+from include.judge.context import Check
+from include.judge.judge import FORCED, NOT_BLESSED
 from include.monitor import pipeline
 from include.monitor.pipeline import monitor
 from include.monitor.state import PublishedState
@@ -24,6 +27,7 @@ from include.storage.schemas import FINDINGS, PARTITIONS, PROFILES
 from include.train.monitoring_baselines import publish_reference_profiles
 from tests.monitor import machines
 from tests.monitor.machines import run
+from tests.promote.conftest import record_verdict
 
 
 def found(lake: Lake, partition: str, outcome: str = "alarm") -> set[tuple[str, str]]:
@@ -129,6 +133,26 @@ def test_labels_that_turn_ask_for_one_training(quick: Lake, use: UseCase, week: 
     digest = quick.rows("switches")[0]["model"]
     assert [asked[partition][0] for partition in week[:7]] == ["nothing"] * 4 + ["alert"] + ["retrain"] * 2
     assert {asked[partition][1] for partition in week[5:7]} == {f"degraded-{digest[:12]}-{week[5]}"}
+
+
+def test_a_training_that_is_refused_for_a_leak_alerts_until_another_is_not(
+    quick: Lake, use: UseCase, week: list[str]
+) -> None:
+    """It is the first partition after the training that alerts, and none if a person forced the model."""
+    leak = Check(SINGLE_FEATURE, "below 0.98", "ROC-AUC 0.999", False, "load")
+    record_verdict(quick, NOT_BLESSED, week[0], (leak,))
+    run(quick, use, *week[:3])
+    alarms = [row["partition"] for row in quick.rows("findings", {"check": "leakage"})]
+    assert sorted(alarms) == week[1:3]
+    assert note(quick, week[1], "leakage") == (
+        f"the training of {week[0]} was refused, and what serves may use the same columns: strongest single "
+        "feature ROC-AUC 0.999, required below 0.98 (load)"
+    )
+    decisions = {row["partition"]: row["alerts"] for row in quick.rows("decisions")}
+    assert ['"leakage"' in decisions[partition] for partition in week[:3]] == [False, True, False]
+    record_verdict(quick, FORCED, week[1], (leak,))
+    run(quick, use, week[2])
+    assert [row["partition"] for row in quick.rows("findings", {"check": "leakage"})] == [week[1]]
 
 
 def test_a_source_that_did_not_come_is_told(quick: Lake, use: UseCase, week: list[str]) -> None:

@@ -15,6 +15,7 @@ import pytest
 from sklearn.dummy import DummyRegressor
 from sklearn.pipeline import Pipeline
 
+from include.judge.context import Check
 from include.judge.evidence import EdgeCase, Evidence, Facts, Leakage, Losses, ServingTest
 from include.judge.judge import Verdict
 from include.models import artifacts
@@ -203,8 +204,10 @@ def attempt(weekly: UseCase, lake: Lake) -> Callable[..., str]:
     return write
 
 
-def record_verdict(lake: Lake, verdict: str, partition: str, **more: Any) -> Evidence:
+def record_verdict(
+    lake: Lake, verdict: str, partition: str, checks: tuple[Check, ...] = (), **more: Any
+) -> Evidence:
     """Record a verdict on a training, and return the evidence, of which ``more`` are fields."""
     record = replace(evidence(losses([1.0]), **more), partition=partition)
-    verdicts.record_attempt(lake, record, lambda: Verdict(verdict, verdict, ()))
+    verdicts.record_attempt(lake, record, lambda: Verdict(verdict, verdict, checks))
     return record

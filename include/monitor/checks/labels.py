@@ -1,4 +1,4 @@
-"""Whether the labels can be trusted: overdue, revised, early and duplicate labels.
+"""Whether labels can be trusted: overdue, revised, early and duplicate ones, and features that reveal them.
 
 Without labels performance can't be judged, and no other check would notice that they are missing.
 """
@@ -13,6 +13,7 @@ from include.features.labels import labels
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
 from include.monitor.performance import labeled_partitions
+from include.promote.verdicts import failed_leakage_checks
 
 MIN_UNLABELED = 3  # partitions in a row; the labels of one or two may truly all be null
 
@@ -112,3 +113,14 @@ def _check_duplicates(context: PartitionContext) -> list[Finding]:
     duplicates, rows = row["duplicates"], row["rows"] + row["duplicates"]
     note = f"{duplicates:,} of {rows:,} rows of {source} are duplicates"
     return [_judge_share(context, "duplicates", duplicates, rows, note)]
+
+
+def check_leakage(context: PartitionContext) -> list[Finding]:
+    """Return an alarm if the newest training before the partition was refused for a leak."""
+    attempt = context.state.refused_leak(context.partition)
+    if attempt is None:
+        return []
+    failed = failed_leakage_checks(attempt["checks"])
+    note = f"the training of {attempt['partition']} was refused, and what serves may use the same columns: "
+    note += "; ".join(check.sentence() for check in failed)
+    return [Finding("leakage", "training", len(failed), 0, "alarm", note)]
