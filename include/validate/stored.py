@@ -18,7 +18,7 @@ from include.features.point_in_time_check import point_in_time_violations
 from include.features.windows import partitions_with_rows
 from include.ingest.pipeline import read_snapshots
 from include.ingest.snapshots import snapshots
-from include.ingest.validation.contract import check_contract
+from include.ingest.validation.contract import CLASS_RULE, check_contract
 from include.spec import UseCase
 from include.spec.gate import MetricBound
 from include.storage.lake import Lake
@@ -92,10 +92,11 @@ def _contract_problems(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> 
 
 def _refused(source: str, error: PartitionRefused, unreadable: bool) -> Problem:
     part = "columns" if unreadable else "contract"
+    bounds = f"the bound under sources.{source}.contract" + _or_classes(error.found)
     remedy = (
         f"declare the columns as they are delivered, under sources.{source}.columns"
         if unreadable
-        else f"set the bound under sources.{source}.contract to what is delivered"
+        else f"set {bounds} to what is delivered"
     )
     return Problem(
         SpecError(
@@ -119,9 +120,14 @@ def _quarantined(spec: UseCase, source: str, broken: pa.Table, rows: int, first:
         f"sources.{source}.contract",
         "bounds that the stored rows meet",
         f"of {rows} rows of {first} to {last} {shown}",
-        "widen the bound if these rows are right; they are in the table quarantine",
+        f"widen the bound{_or_classes(shown)} if these rows are right; they are in the table quarantine",
         severity="warning",
     )
+
+
+def _or_classes(broken: str) -> str:
+    """Return that the classes may be what to change, if the description of broken rules names theirs."""
+    return f" or {CLASS_RULE}" if CLASS_RULE in broken else ""
 
 
 # knowledge time, and the features

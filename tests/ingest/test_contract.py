@@ -201,7 +201,7 @@ def test_a_label_of_no_declared_class_is_set_aside(
     assert (found.outcome, found.rows, found.quarantined) == ("published", 32, 8)
     rows = lake.rows("quarantine")
     assert {(r["rule"], r["column"], r["value"]) for r in rows} == {
-        ("class(one of coffee, milk, tea)", "item", "soap")
+        ("problem.classes(one of coffee, milk, tea)", "item", "soap")
     }
     assert {r["item"] for r in lake.rows("validated_sales")} == {"bread", "coffee", "milk", "tea"}
 
@@ -209,10 +209,11 @@ def test_a_label_of_no_declared_class_is_set_aside(
 def test_a_partition_of_too_many_other_classes_is_refused(
     declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
 ) -> None:
-    """Beyond the tolerance the partition is refused, and the sentence names the classes and what came."""
+    """Beyond the tolerance the partition is refused; the note names the classes, what came, and both keys."""
     (found,) = ingest(lake, declare(classes), "sales", [PARTITION], connect)
     assert found.outcome == "refused"
-    assert "class(one of coffee, milk, tea) of item in 8 rows, such as 'soap'" in found.note
+    assert "problem.classes(one of coffee, milk, tea) of item in 8 rows, such as 'soap'" in found.note
+    assert "or change the contract or problem.classes in usecase.yaml" in found.note
 
 
 @pytest.mark.parametrize(

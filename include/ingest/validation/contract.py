@@ -51,7 +51,7 @@ from include.stats.formatting import figure_and_limit
 from include.storage import spill
 from include.storage.schemas import TIME, validated_schema
 
-REMEDY = f"correct it at the source and {REFETCH}; or change the contract in usecase.yaml"
+CLASS_RULE = "problem.classes"
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ class _Validation:
         declared = pa.array(classes, pa.string())
         words = set(re.findall(r"\w+", self.spec.labels.sql.lower()))
         columns = [name for name in typed.column_names if name.lower() in words] or self.declared.key
-        rule = f"class(one of {', '.join(classes)})"
+        rule = f"{CLASS_RULE}(one of {', '.join(classes)})"
         # what is quarantined already may be no valid input of the SQL
         passed = ~(self.quarantine.mask | self.dropped)
         positions = np.flatnonzero(passed)
@@ -288,12 +288,13 @@ class _Validation:
         refusals = {}
         for number, (required, found) in reasons.items():
             snapshot = self.rows.snapshots[number]
+            declared = f"the contract or {CLASS_RULE}" if CLASS_RULE in found else "the contract"
             refusals[number] = PartitionRefused(
                 request(self.spec, self.source, snapshot.partition, snapshot.revision).subject,
                 required=required,
                 found=found,
                 where=snapshot.files,
-                remedy=REMEDY,
+                remedy=f"correct it at the source and {REFETCH}; or change {declared} in usecase.yaml",
             )
         return refusals
 
