@@ -56,7 +56,8 @@ class Problem(Strict):
     target: Name = Field(description="a name for what is predicted; it may not be a feature")
     owner: str = Field("", description="the team to ask; Airflow shows it as the owner of the tasks")
     never_features: tuple[str, ...] = Field(
-        (), description="columns that must not become features, for privacy"
+        (),
+        description="columns that must not become features, nor be what SQL computes them from, for privacy",
     )
     costs: Annotated[
         dict[str, dict[str, Cost]],

@@ -25,6 +25,11 @@ REACH = {
     "COMPARE_GREATERTHAN": 1,
     "COMPARE_GREATERTHANOREQUALTO": 0,
 }
+# parts of a node that select or order rows, and that are no part of its value
+NO_VALUE = (
+    *("where_clause", "from_table", "group_expressions", "having", "qualify", "modifiers", "cte_map"),
+    *("partitions", "orders", "order_bys", "filter", "filter_expr"),
+)
 REPRODUCIBLE = "SQL that returns the same features whenever it runs"
 
 
@@ -73,6 +78,7 @@ def query_problems(spec: UseCase) -> Iterator[Problem]:
         yield from _nondeterministic(spec, "features.sql", spec.sql, tree, file)
         yield from _unordered(spec, tree, file)
         yield from _beyond_lookback(spec, tree, file)
+        yield from _forbidden(spec, tree, file)
         if not spec.features.python:  # which may read any
             yield from _unread_sources(spec, tree)
     expression = f"SELECT ({spec.labels.sql})"
@@ -173,6 +179,43 @@ def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
                 where=_location(file, spec.sql, left),
                 severity="warning" if reads_less else "error",
             )
+
+
+def _forbidden(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
+    """Yield features that have another name than a column of ``never_features``, and are computed from it.
+
+    Names are followed from one query to the next, whichever table they are of. How many values there are, and
+    which rows are selected by them, isn't a value.
+    """
+    named = [one for node in nodes(tree) for one in node.get("select_list", ()) if one.get("alias")]
+    selected = [(one["alias"].lower(), _value_columns(one), one) for one in named]
+    origins = {name.lower(): name for name in spec.problem.never_features}
+    for _ in selected if origins else ():  # each round follows a name at least one query further
+        for alias, columns, _ in selected:
+            for name in sorted(columns & origins.keys()):
+                origins.setdefault(alias, origins[name])
+    features = {name.lower() for name in spec.features.columns}
+    for alias, columns, node in selected:
+        if alias in features and columns & origins.keys():
+            yield problem(
+                spec,
+                "problem.never_features",
+                f"no feature that is computed from {origins[alias]}",
+                node["alias"],
+                "remove the feature, or the column from problem.never_features",
+                where=_location(file, spec.sql, node),
+            )
+
+
+def _value_columns(tree: Any) -> set[str]:
+    """Return the columns from which an expression's value is computed, in lower case."""
+    if isinstance(tree, list):
+        return {name for part in tree for name in _value_columns(part)}
+    if not isinstance(tree, dict) or str(tree.get("function_name")).startswith("count"):
+        return set()
+    if tree.get("class") == "COLUMN_REF":
+        return {tree["column_names"][-1].lower()}
+    return _value_columns([part for key, part in tree.items() if key not in NO_VALUE])
 
 
 def tables(tree: Node) -> set[str]:
