@@ -587,7 +587,7 @@ class UseCase(Strict):
             )
 
     def _gate_fits(self) -> None:
-        """Refuse test windows and patience that are too short, and fairness without selection rates."""
+        """Refuse windows and patience that are too short, and fairness without selection rates."""
         gate = self.gate
         rollout, training, delay = gate.rollout, self.training, self.labels.delay
         needed = max(gate.min_partitions or MIN_PARTITIONS, 2 * gate.block_partitions)
@@ -596,6 +596,20 @@ class UseCase(Strict):
                 f"training.test: at least {needed + delay}, because the gate needs {needed} partitions and "
                 f"the last {delay} have no labels yet; found {training.test}"
             )
+        hidden = 0 if self.sparse else delay  # of a sparse spine, only partitions with rows count
+        if training.window and training.window < (least := 2 * needed + hidden - 1):
+            raise ValueError(
+                f"training.window: at least {least}, because at most half of its labeled partitions are test "
+                f"partitions, of which the gate needs {needed}, and the last {hidden} have no labels yet; "
+                f"found {training.window}"
+            )
+        for kind, recipes in (("baselines", training.baselines), ("candidates", training.candidates)):
+            for recipe in recipes:
+                if recipe.window and recipe.window <= hidden:
+                    raise ValueError(
+                        f"training.{kind}.{recipe.name}.window: at least {hidden + 1}, because the last "
+                        f"{hidden} partitions have no labels yet; found {recipe.window}"
+                    )
         looks = -(-max(rollout.partitions, 2 * gate.block_partitions) // rollout.look_every)
         if rollout.patience < (need := looks * rollout.look_every + delay):
             raise ValueError(

@@ -157,6 +157,11 @@ WRONG = [
     ("training.validation", 7, "training.validation: unknown key"),
     ("training.test", 25, "at least 26, because the gate needs 24 partitions and the last 2 have no labels"),
     ("gate.block_partitions", 15, "at least 32, because the gate needs 30 partitions and the last 2 have no"),
+    (
+        "training.window",
+        48,
+        "at least 49, because at most half of its labeled partitions are test partitions",
+    ),
     ("training.candidates.0.window", 2, "window: Input should be greater than or equal to 3"),
     ("training.candidates.0.name", "logistic", "candidates: logistic is the name of a baseline too; use an"),
     ("training.baselines.0.name", "constant", "one must be {name: prior, estimator: prior}"),
@@ -283,6 +288,15 @@ def test_a_mistyped_key_is_refused_by_its_path(
 def test_a_value_that_cannot_be_meant_is_refused(path: str, value: Any, said: str, tmp_path: Path) -> None:
     """The error says what was found and what is valid."""
     assert said in refusal(planted(tmp_path, path, value))
+
+
+def test_a_recipe_whose_window_has_no_labels_is_refused(tmp_path: Path) -> None:
+    """The newest partitions of a window are those whose labels aren't known yet."""
+    file = planted(tmp_path, "training.candidates.0.window", 4)
+    file.write_text(file.read_text().replace("  delay: 2\n", "  delay: 4\n"))
+    assert "candidates.boosting.window: at least 5, because the last 4 partitions have no" in refusal(file)
+    file.write_text(file.read_text().replace("  delay: 4\n", "  delay: 3\n"))
+    assert read(file).training.candidates[0].window == 4
 
 
 # a mistake across keys, and what the line that its error names has
