@@ -88,9 +88,9 @@ def _performance(status: Row) -> Iterator[str]:
     partitions = status["performance"]["partitions"]
     if partitions:
         mean = {"partition": "mean", **status["performance"]["mean"]}
-        yield f"\nrealized performance, last {len(partitions)} partitions with labels"
+        yield f"\nrealized performance, last {len(partitions)} partitions with labels (all metrics: --json)"
         rows = [*({"partition": partition, **values} for partition, values in partitions.items()), mean]
-        yield from text_table(rows, ["partition", *status["performance"]["mean"]])
+        yield from text_table(rows, ["partition", *status["performance"]["judged"]])
 
 
 def _findings(status: Row) -> Iterator[str]:

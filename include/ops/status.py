@@ -12,6 +12,7 @@ from include.promote import ledger, verdicts
 from include.promote.promotion import attempt_outcome, awaiting_approval, read_ledgers
 from include.promote.trials import trials_on
 from include.spec import UseCase
+from include.spec.metrics import default_metrics
 from include.storage.lake import Lake
 from include.storage.manifests import SNAPSHOTS
 
@@ -48,7 +49,7 @@ def status(lake: Lake, spec: UseCase) -> dict[str, Any]:
         "trials": on_trial(lake, spec),
         "waiting": pending(lake, spec),
         "attempts": attempts(lake, spec),
-        "performance": performance(lake),
+        "performance": performance(lake, spec),
         "served_by": _served_by(lake),
         "findings": _findings(lake),
         "stale": stale(lake, spec, partitions),
@@ -136,15 +137,24 @@ def attempts(lake: Lake, spec: UseCase) -> list[Row]:
     return [{**_select(row, *names), "outcome": attempt_outcome(ledgers, row)} for row in rows]
 
 
-def performance(lake: Lake) -> Row:
-    """Return the metrics of the last partitions with labels, as last measured, and their means."""
+def performance(lake: Lake, spec: UseCase) -> Row:
+    """Return the metrics of the last partitions with labels, as last measured, and their means.
+
+    ``judged`` names the metrics that models are chosen by or that are required.
+    """
     newest = newest_metrics(lake)
     partitions = {
         partition: {metric: row["value"] for metric, row in sorted(newest[partition].items())}
         for partition in sorted(newest)[-RECENT:]
     }
     metrics = sorted({metric for values in partitions.values() for metric in values})
+    # an objective such as squared_error is no metric, but its kind's first one is
+    names = (spec.gate.objective, *default_metrics(spec.problem.kind))
+    first = next((name for name in names if name in metrics), spec.gate.objective)
+    compared = [metric for metric in metrics if metric.endswith(f":{first}")]
+    judged = dict.fromkeys((first, *compared, *(rule.metric for _, rule in spec.requirements)))
     return {
+        "judged": [name for name in judged if name in metrics],
         "partitions": partitions,
         "mean": {metric: _mean(partitions.values(), metric) for metric in metrics},
     }

@@ -206,6 +206,17 @@ def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
     assert text.split()[:3] == ["week", "partitions", "rows"]
 
 
+def test_status_shows_what_is_judged_and_keeps_all_metrics_in_json(lake: Path) -> None:
+    """The table of live performance fits a terminal: the loss, the constant's, and what is required."""
+    partition = max(row["partition"] for row in Lake("weekly_sales", str(lake)).rows("partitions", SCORED))
+    assert call("run", "monitor", "weekly_sales", "--partition", partition)[0] == 0
+    (found,) = call("status", "weekly_sales")[1]["usecases"]
+    assert {"rmse", "r2", "mae", "constant:mae"} <= found["performance"]["mean"].keys()
+    lines = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout.partition("realized")[2].splitlines()
+    assert lines[1].split() == ["partition", "rmse", "constant:rmse", "r2"]
+    assert max(map(len, lines[:5])) < 120
+
+
 @pytest.mark.full
 def test_history_draws_the_watched_partitions_and_writes_the_page(lake: Path, tmp_path: Path) -> None:
     """Once a partition is watched the year has it.
