@@ -308,7 +308,7 @@ class Proposal:
             if self._is_same_file
             else f'    path: {self.name}/{OUTCOMES}/{{day}}.{ending}\n{file}    start: "{second}"\n'
         )
-        known = [one for name, one in self.sample.columns.items() if name != self.target]
+        features = [one for name, one in self.sample.columns.items() if name != self.target]
         outcomes = [
             one for name, one in self.sample.columns.items() if name in (*self.key, self.time, self.target)
         ]
@@ -342,12 +342,12 @@ sources:
 {file}    day: {time}
     key: [{key}]           # identifies a row within a {self._unit}, in all of the sample
     columns:
-{self._columns(known)}
+{self._columns(features)}
     contract:
       min_rows: {fewest}
       max_rows: {3 * max(counts)}          # sample: {rows}
       extra: ignore        # the target in the same file
-{self._expectations(known)}
+{self._expectations(features)}
 {self._about_outcomes()}
   outcomes:
 {connection}{of_outcomes}    key: [{key}]

@@ -76,8 +76,8 @@ def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, index: int) -> tuple[
     """
     columns = list(encoder.feature_names_in_)
     column = columns[index]
-    known = [value for value in encoder.categories_[index] if not pd.isna(value)]
-    known_texts = [str(value) for value in known]  # of a key that isn't text, such as a number or a day
+    categories = [value for value in encoder.categories_[index] if not pd.isna(value)]
+    known_texts = [str(value) for value in categories]  # of a key that isn't text, such as a number or a day
     if MISSING in known_texts:
         raise ModelError(
             f"feature {column}",
@@ -87,7 +87,7 @@ def encoder_table(encoder: OneHotEncoder | OrdinalEncoder, index: int) -> tuple[
         )
     unknown = "?".join(["", *known_texts])  # longer than any known text
     others = {name: values[0] for name, values in zip(columns, encoder.categories_, strict=True)}
-    rows = pd.DataFrame({**others, column: [*known, None, unknown]}, columns=columns, dtype=object)
+    rows = pd.DataFrame({**others, column: [*categories, None, unknown]}, columns=columns, dtype=object)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that a text is unknown is the purpose
         encoded = encoder.transform(rows)

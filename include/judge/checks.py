@@ -380,7 +380,7 @@ def _increase_by_growth(measured: Refit) -> float:
     single one decides.
     """
     partitions = zip(measured.seen_walk, measured.seen_before, measured.seen_rows, strict=False)
-    margins = [(unseen - seen) / rows for unseen, seen, rows in partitions if unseen is not None and rows]
+    margins = [(walk - own) / rows for walk, own, rows in partitions if walk is not None and rows]
     return measured.growth * max(float(np.median(margins)), 0.0) if margins else 0.0
 
 

@@ -368,15 +368,15 @@ def known_classes(estimator: Pipeline, problem: Problem) -> list[int]:
     ValueError
         when it was fitted for other classes than the declared ones.
     """
-    known, codes = [float(code) for code in estimator.classes_], list(problem.codes)
+    own_codes, codes = [float(code) for code in estimator.classes_], list(problem.codes)
     # a model of another declaration may mean other classes by the same codes
     declared = getattr(estimator, DECLARED, None)
-    fits = known == codes if declared is None else declared == list(problem.classes)
-    if not fits or not set(known) <= set(codes):
+    fits = own_codes == codes if declared is None else declared == list(problem.classes)
+    if not fits or not set(own_codes) <= set(codes):
         needed = ", ".join(problem.classes or map("{:g}".format, codes))
-        found = ", ".join(map(str, declared or known))
+        found = ", ".join(map(str, declared or own_codes))
         raise ValueError(f"a model of the classes {needed} is needed, it is one of {found}")
-    return [codes.index(code) for code in known]
+    return [codes.index(code) for code in own_codes]
 
 
 def store_model(lake: Lake, data: bytes) -> str:

@@ -144,12 +144,12 @@ class XGBoostClassifier(_Stored, XGBClassifier):
 
     def fit(self, columns: NDArray[np.float64], actual: Any, **options: Any) -> Any:
         """Fit as `_Stored.fit` does; ``eval_set`` may only have labels that ``actual`` has."""
-        known = np.unique(actual)
+        distinct = np.unique(actual)
         self.label_values = None  # while XGBoost fits
         if "eval_set" in options:
-            options["eval_set"] = [(rows, np.searchsorted(known, of)) for rows, of in options["eval_set"]]
-        super().fit(columns, np.searchsorted(known, actual), **options)
-        self.label_values = None if np.array_equal(known, np.arange(len(known))) else known
+            options["eval_set"] = [(rows, np.searchsorted(distinct, of)) for rows, of in options["eval_set"]]
+        super().fit(columns, np.searchsorted(distinct, actual), **options)
+        self.label_values = None if np.array_equal(distinct, np.arange(len(distinct))) else distinct
         return self
 
     @property

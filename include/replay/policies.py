@@ -500,8 +500,8 @@ class Declared(Policy):
         before = accepted_before(fits, self.refused)
         first = first_test_partition(list(rows), self.spec, partition)
         test = [key for key in rows if key >= first]
-        seen = seen_partitions(self.spec, recipe, challenger, before, test) if before else []
-        seen_rows = tuple(len(rows[key].sampled) for key in seen)
+        both_fitted = seen_partitions(self.spec, recipe, challenger, before, test) if before else []
+        seen_rows = tuple(len(rows[key].sampled) for key in both_fitted)
         objective = self.spec.objective
 
         def losses(fit: Fit, partitions: Sequence[str] = newest) -> tuple[float, ...]:
@@ -511,9 +511,9 @@ class Declared(Policy):
         return replace(
             moved,
             seen_rows=seen_rows,
-            seen_now=losses(challenger, seen),
-            seen_before=losses(before, seen) if before else (),
-            seen_walk=walk_losses(self.walk(partition), recipe.name, seen, seen_rows),
+            seen_now=losses(challenger, both_fitted),
+            seen_before=losses(before, both_fitted) if before else (),
+            seen_walk=walk_losses(self.walk(partition), recipe.name, both_fitted, seen_rows),
             growth=growth(self.spec, recipe, challenger, before) if before else 0.0,
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),

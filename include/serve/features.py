@@ -49,8 +49,8 @@ class NewestFeatures:
         RequestRefused
             with 404 for a key that isn't in the partition.
         """
-        wanted = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
-        row_positions = [self.positions.get(key, -1) for key in wanted]
+        row_keys = list(zip(*(column.to_pylist() for column in keys.columns), strict=True))
+        row_positions = [self.positions.get(key, -1) for key in row_keys]
         if -1 in row_positions:
             row = row_positions.index(-1)
             names = ", ".join(keys.column_names)
@@ -58,7 +58,7 @@ class NewestFeatures:
                 404,
                 f"rows[{row}]",
                 required=f"a key ({names}) of partition {self.partition}",
-                found=", ".join(map(str, wanted[row]))[:200],
+                found=", ".join(map(str, row_keys[row]))[:200],
                 remedy="send the features with the request",
             )
         return self.table.take(row_positions)
@@ -113,10 +113,10 @@ def newest_features(lake: Lake, spec: UseCase, earlier: NewestFeatures | None) -
     )
     if earlier is not None and earlier.input_digests == input_digests:
         return earlier
-    known = rows_known_at(lake, spec, partition)
+    known_rows = rows_known_at(lake, spec, partition)
     states = {row["product"]: row for row in inputs if row["partition"] == partition}
-    missing = missing_sources(spec, partition, known, states)
-    table = compute_features(spec, known, [partition])
+    missing = missing_sources(spec, partition, known_rows, states)
+    table = compute_features(spec, known_rows, [partition])
     keys = zip(*(table[name].to_pylist() for name in spec.key), strict=True)
     return NewestFeatures(
         partition,

@@ -277,10 +277,10 @@ class Lake:
         """
         files = self._current_files(table)
         if files is not None and version in (None, files.version):
-            known = set(files.schema.names)
+            stored_names = set(files.schema.names)
             names = list(columns or files.schema.names)
             touched = files.select(where)
-            if known.issuperset({*names, *(where or {}), *order}) and small(touched):
+            if stored_names.issuperset({*names, *(where or {}), *order}) and small(touched):
                 rows = files.read(touched, where, list(dict.fromkeys([*names, *order])))
                 rows = share.filter(rows) if share else rows
                 rows = rows.sort_by([(name, "ascending") for name in order]) if order else rows

@@ -98,8 +98,8 @@ class Walks:
     def mean(self, recipe: str) -> float:
         """Return a recipe's mean loss per row over the partitions that it had a fit for, NaN without any."""
         losses = self.of(recipe)
-        known = ~np.isnan(losses)
-        return float(np.average(losses[known], weights=self.rows[known])) if known.any() else np.nan
+        is_known = ~np.isnan(losses)
+        return float(np.average(losses[is_known], weights=self.rows[is_known])) if is_known.any() else np.nan
 
 
 def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Array:

@@ -74,10 +74,10 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     names = recipe_names(spec)
     is_stored = cache(partial(artifacts.is_stored, lake))
     for partition, newest in newest_fits_by_partition(fits, names, partitions).items():
-        wanted = {
+        needed = {
             (as_of, fit.recipe_key, fit.model) for as_of in arrivals[partition] for fit in newest.values()
         }
-        missing = {model for _, _, model in wanted - stored[partition]}
+        missing = {model for _, _, model in needed - stored[partition]}
         if any(map(is_stored, missing)):
             due[partition] = newest
     keys = sorted(due)
@@ -103,7 +103,7 @@ def _publish(
     is_stored : whether a model is in the lake; a row stays as it is if it isn't.
     """
     partitions = list(due)
-    kept = {
+    without_model = {
         (key, fit.recipe_key)
         for key, fits in due.items()
         for fit in fits.values()
@@ -117,7 +117,7 @@ def _publish(
     earlier = lake.read(TABLE, {"partition": partitions})
     if earlier is not None:  # the walks of recipes that were declared before stay
         pairs = zip(earlier["partition"].to_pylist(), earlier["recipe_key"].to_pylist(), strict=True)
-        stays = [key not in own_keys or (partition, key) in kept for partition, key in pairs]
+        stays = [key not in own_keys or (partition, key) in without_model for partition, key in pairs]
         other = earlier.filter(pa.array(stays, pa.bool_()))
         table = pa.concat_tables([other.select(table.column_names).cast(schemas.WALKS), table])
     order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "recipe_key")]

@@ -68,9 +68,9 @@ def _inexact_keys(spec: UseCase) -> Iterator[Problem]:
 def _unknown_never_features(spec: UseCase) -> Iterator[Problem]:
     """Yield a warning for each name that forbids nothing, since no source has such a column."""
     columns = [name for source in spec.sources.values() for name in source.columns]
-    known = {name.lower() for name in columns}
+    names = {name.lower() for name in columns}
     for name in spec.problem.never_features:
-        if name.lower() not in known:
+        if name.lower() not in names:
             yield problem(
                 spec,
                 "problem.never_features",

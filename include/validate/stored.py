@@ -242,13 +242,13 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
         )
         return
     try:
-        known = labels(lake, spec, available, as_of=None)
+        labeled = labels(lake, spec, available, as_of=None)
     except SpecError as error:  # a label that isn't declared
         yield Problem(error)
         return
     rows = features(lake, spec, available)
     keys = [*spec.key, "partition"]
-    matching = rows.select(keys).join(known.filter(known[target].is_valid()), keys, join_type="inner")
+    matching = rows.select(keys).join(labeled.filter(labeled[target].is_valid()), keys, join_type="inner")
     share = matching.num_rows / max(rows.num_rows, 1)
     if share < MIN_LABELED:
         yield problem(
@@ -256,7 +256,7 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
             "labels",
             required,
             f"{matching.num_rows} labels of {rows.num_rows} rows of {available[0]} to {available[-1]}; "
-            f"{source} has {known.num_rows} rows, {known[target].null_count} of them without a label",
+            f"{source} has {labeled.num_rows} rows, {labeled[target].null_count} of them without a label",
             f"correct labels.sql, labels.delay or the key {', '.join(spec.key)} of {source}: it must be that "
             "of the rows to score",
             severity="warning" if matching.num_rows else "error",

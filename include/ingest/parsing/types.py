@@ -126,8 +126,8 @@ def _match(values: pa.Array, pattern: str) -> Converted:
 
 def _keep_valid(values: pa.Array, valid: pa.Array) -> Converted:
     """Return the valid values, else null, and which are invalid; a null is neither."""
-    kept = pc.if_else(pc.fill_null(valid, False), values, None)
-    return kept, to_mask(pc.invert(pc.fill_null(valid, True)))
+    valid_values = pc.if_else(pc.fill_null(valid, False), values, None)
+    return valid_values, to_mask(pc.invert(pc.fill_null(valid, True)))
 
 
 def _lost_values(before: pa.Array, after: pa.Array) -> Mask:

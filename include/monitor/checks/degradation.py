@@ -50,8 +50,8 @@ def check_requirements(context: PartitionContext) -> list[Finding]:
     matured = context.state.matured(partition) if requirements and context.champion else []
     partitions: list[str] = []
     if matured:
-        known = labels(context.lake, spec, matured, as_of=partition)
-        rows = predictions_with_labels(context.lake, spec, matured, known)
+        known_labels = labels(context.lake, spec, matured, as_of=partition)
+        rows = predictions_with_labels(context.lake, spec, matured, known_labels)
         model_on = serving_model(context.state.recipe_switches(partition))
         champions = pa.array([model_on(key) for key in matured], pa.string())
         champions = champions.take(pc.index_in(rows["partition"], value_set=pa.array(matured)))

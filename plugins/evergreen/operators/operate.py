@@ -69,8 +69,8 @@ class OperateOperator(EvergreenOperator):
     def _refuse_other_fields(form: Any) -> None:
         """Refuse an action with a field that it would ignore, such as a version in another field."""
         own = FIELDS[form["action"]]
-        given = [name for name, value in form.items() if str(value or "").strip()]
-        filled = [name for name in given if name not in ("action", "reason", *own)]
+        ignored = [name for name in form if name not in ("action", "reason", *own)]
+        filled = [name for name in ignored if str(form[name] or "").strip()]
         if filled:
             required = " and ".join(name.title() for name in ("why", *own))
             raise AirflowFailException(
