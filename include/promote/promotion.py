@@ -107,11 +107,8 @@ def set_baseline(lake: Lake, spec: UseCase, attempt: Row) -> str:
     row = ledger.record_switch(lake, decide_baseline)
     if row is None:
         return ""
-    why = (
-        ", since other baselines may have learned what leaked"
-        if bool(verdicts.failed_leakage_checks(attempt["checks"]))
-        else ""
-    )
+    leaks = verdicts.failed_leakage_checks(attempt["checks"])
+    why = ", since other baselines may have learned what leaked" if leaks else ""
     return f"{row['recipe']} serves as the baseline from {row['effective_from']} on{why}"
 
 
@@ -123,18 +120,16 @@ def baseline_rows(spec: UseCase, rows: Sequence[Row], attempt: Row, effective_fr
     rows : of `switches`, oldest first.
     attempt : as in `set_baseline`.
     """
-    evidence, is_leak = (
-        Evidence.from_json(attempt["evidence"]),
-        bool(verdicts.failed_leakage_checks(attempt["checks"])),
-    )
+    evidence = Evidence.from_json(attempt["evidence"])
+    leaks = verdicts.failed_leakage_checks(attempt["checks"])
     model, recipe = evidence.baseline_model, str(evidence.selection.get("baseline", ""))
-    if is_leak:
+    if leaks:
         model, recipe = str(evidence.selection.get("prior_model", "")), "prior"
     elif attempt["verdict"] == NOT_ENOUGH and evidence.recipe in [r.name for r in spec.training.baselines]:
         model, recipe = evidence.model, evidence.recipe
     serving = [(r["judged_on"], r["recipe"] == "prior") for r in rows if r["role"] == "baseline"]
     # of the same training, the prior takes over from a baseline that may have learned a leak
-    is_newer = (evidence.partition, is_leak) > max(serving, default=("", False))
+    is_newer = (evidence.partition, bool(leaks)) > max(serving, default=("", False))
     if ledger.live_champion(rows) is not None or not model or not is_newer:
         return None
     reason = f"there is no champion: {attempt['sentence']}"
