@@ -290,7 +290,7 @@ def test_a_wrong_label(lake: Lake, tmp_path: Path) -> None:
         labels(lake, wrong, ["2024-03-03"], as_of="2024-03-10")
 
 
-def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
+def test_training_set(lake: Lake, use: UseCase) -> None:
     """The training set is every row labeled by the partition, within the window, with the same features."""
     found = training_set(lake, use, "2024-03-10")
     assert sorted(set(found["partition"].to_pylist())) == PARTITIONS[:8]
@@ -302,11 +302,8 @@ def test_training_set(lake: Lake, use: UseCase, tmp_path: Path) -> None:
     for row in found.to_pylist():
         del row["late"]
         assert row == seen[row["partition"], row["depot"], row["parcel"]]
-    training = {
-        **{"window": 4, "baselines": [{"name": "prior", "estimator": "prior"}]},
-        "candidates": [{"name": "forest", "estimator": "random_forest"}],
-    }
-    short = training_set(lake, parcels.spec(tmp_path, training=training), "2024-03-10")
+    training = use.training.model_copy(update={"window": 4})  # fewer than the gate needs
+    short = training_set(lake, use.model_copy(update={"training": training}), "2024-03-10")
     assert sorted(set(short["partition"].to_pylist())) == ["2024-03-06", "2024-03-07", "2024-03-08"]
 
 
