@@ -39,7 +39,7 @@ from include.train.split import partitions_of
 log = logging.getLogger(__name__)
 TABLE = "fits"
 MARGIN = 60  # partitions before the test partitions whose fits may still be needed: labels that come late
-SHORT_WINDOWS = (90, 30)  # days that the variants of a recipe with a short memory are fitted on
+SHORT_WINDOWS = (90, 30, 10)  # days that the variants of a recipe with a short memory are fitted on
 
 
 FitId = tuple[str, str]
@@ -151,16 +151,16 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Recipe, ...]:
         return declared
     windows = [spec.clock.partitions_in(days) for days in SHORT_WINDOWS]  # a partition a day, or more
     longest = training.window or max(windows) + 1
-    variants = [
-        recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})
-        for window in windows
-        if window < longest
-        for recipe in declared
-        if (recipe.window is None or window < recipe.window) and (recipe.early_stopping or 0) < window
-    ]
-    names = {recipe.name for recipe in declared}
-    unnamed = [recipe.unnamed for recipe in declared]
-    return (*declared, *(v for v in variants if v.name not in names and v.unnamed not in unnamed))
+    result = [*declared]
+    for window in windows:
+        if not spec.labels.delay < window < longest:  # the newest partitions have no labels yet
+            continue
+        for recipe in declared:
+            if window < (recipe.window or longest) and (recipe.early_stopping or 0) < window:
+                variant = recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})
+                if all(variant.name != one.name and variant.unnamed != one.unnamed for one in result):
+                    result.append(variant)
+    return tuple(result)
 
 
 def recipes_by_name(spec: UseCase) -> dict[str, Recipe]:

@@ -202,7 +202,7 @@ def test_the_policies_differ_as_they_are_described(replayed: Replay) -> None:
     after = [s.partition for s in by_name["declared"].switches if not s.is_refresh and s.partition >= BREAK]
     assert BREAK < after[0] <= "2024-03-31"
     assert {switch.recipe for switch in by_name["reluctant"].switches} <= {
-        *("prior", "prior_90", "prior_30", "linear", "linear_90", "linear_30")
+        *("prior", "prior_90", "prior_30", "prior_10", "linear", "linear_90", "linear_30", "linear_10")
     }
 
 

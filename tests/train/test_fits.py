@@ -281,10 +281,10 @@ def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: Us
 
 
 def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCase) -> None:
-    """A variant has a shorter window than the recipe and the training, and isn't declared already."""
+    """A variant has a shorter window than the recipe and the training, and some labels, and is there once."""
     names = [recipe.name for recipe in recipes(spec)]
     assert names == ["prior", "linear", "boosting", "forest"]
-    windows = [f"{name}_{window}" for window in (90, 30) for name in names]
+    windows = [f"{name}_{window}" for window in (90, 30, 10) for name in names]
     assert [recipe.name for recipe in recipes(spec, short_memory=True)] == [*names, *windows]
     boosting = spec.training.candidates[0]
     declared = (boosting, boosting.model_copy(update={"name": "recent", "window": 30}))
@@ -292,12 +292,14 @@ def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCas
     short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
     assert [recipe.name for recipe in short] == [
         *("prior", "linear", "boosting", "recent"),
-        *("prior_30", "linear_30"),
+        *("prior_30", "linear_30", "prior_10", "linear_10", "boosting_10"),
     ]
+    late = spec.model_copy(update={"labels": spec.labels.model_copy(update={"delay": 10})})
+    assert [recipe.name for recipe in recipes(late, short_memory=True)] == [*names, *windows[:8]]
 
 
 def test_a_variant_is_longer_than_what_its_recipe_holds_out(spec: UseCase) -> None:
-    """Of a recipe whose rounds are chosen on 30 partitions none is fitted on 30."""
+    """Of a recipe whose rounds are chosen on 30 partitions none is fitted on 30 or fewer."""
     stopping = spec.training.candidates[0].model_copy(update={"early_stopping": 30})
     training = spec.training.model_copy(update={"candidates": (stopping,)})
     short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
