@@ -19,22 +19,23 @@ def test_a_partition_is_scored_in_shards_and_again_by_one_task(house: House) -> 
     loaded = house.run(f"{SHARDED}__history", "first_load", first=PARTITIONS[0], last=PARTITIONS[-5])
     assert loaded["state"] == "success"
     assert house.run(f"{SHARDED}__training", "first", partition=PARTITIONS[-5])["state"] == "success"
-    lake = house.lake(SHARDED)
-    for partition, task in ((PARTITIONS[-4], "score.shard"), (PARTITIONS[-3], "score.predict")):
-        fault = house.fault(f"killed_{task}", task)
-        fault.write_text("2")
-        assert house.run(BATCH, f"killed_{task}", partition=partition)["state"] == "success"
-        assert not fault.exists()
-        tasks = house.api.task_instances(BATCH, f"killed_{task}")
-        states = sorted((one["task_id"], one["state"]) for one in tasks if one["task_id"][:6] == "score.")
-        shards = [("score.shard", "success")] * 3
-        assert states == [("score.plan", "success"), ("score.predict", "success"), *shards]
+    lake, partition, run = house.lake(SHARDED), PARTITIONS[-4], "killed"
+    killed = ("score.shard", "score.predict")
+    for task in killed:
+        house.fault(run, task).write_text("2")
+    assert house.run(BATCH, run, partition=partition)["state"] == "success"
+    tasks = house.api.task_instances(BATCH, run)
+    states = sorted((one["task_id"], one["state"]) for one in tasks if one["task_id"][:6] == "score.")
+    shards = [("score.shard", "success")] * 3
+    assert states == [("score.plan", "success"), ("score.predict", "success"), *shards]
+    for task in killed:
+        assert not house.fault(run, task).exists()
         assert max(one["try_number"] for one in tasks if one["task_id"] == task) == 2
-        rows = lake.rows("predictions", {"partition": partition})
-        assert len(rows) == 40
-        assert {row["served_by"] for row in rows} == {"champion"}
-        before = clocks.state(lake)
-        assert house.run(BATCH, f"again_{task}", partition=partition)["state"] == "success"
-        assert house.states(BATCH, f"again_{task}")["score.shard"] == "skipped"
-        assert clocks.state(lake) == before
+    rows = lake.rows("predictions", {"partition": partition})
+    assert len(rows) == 40
+    assert {row["served_by"] for row in rows} == {"champion"}
+    before = clocks.state(lake)
+    assert house.run(BATCH, "again", partition=partition)["state"] == "success"
+    assert house.states(BATCH, "again")["score.shard"] == "skipped"
+    assert clocks.state(lake) == before
     assert lake.keys(PARTS) == []
