@@ -15,7 +15,7 @@ from include.features.labels import training_set
 from include.judge.judge import BLESSED, NOT_BLESSED, RUBBER_STAMPED, Verdict
 from include.spec import UseCase
 from include.train.fit import target
-from tests.judge.flights.conftest import PARTITION, Gate, Make, forest
+from tests.judge.flights.conftest import EARLIER, PARTITION, Gate, Make, forest
 
 pytestmark = pytest.mark.full
 
@@ -38,16 +38,16 @@ def test_a_refit_on_broken_labels_is_refused(second: Gate) -> None:
 
 def test_one_that_is_worse_for_a_group_is_refused(gate: Gate) -> None:
     """Better than the prior on average, but it has learned nonsense of one carrier: that slice blocks it."""
-    gate.spec = gate.declare(slices={"columns": ["carrier"], "automatic": False})
+    gate.spec = gate.declare(test=30, slices={"columns": ["carrier"], "automatic": False})
     verdict = gate.judge(flipped("MQ", 0.7))
     _refused(gate, verdict, "carrier = MQ loses")
     assert "planted" in [check.observed for check in verdict.checks if check.name == "recipe"]
 
 
-def test_one_that_is_too_slow_is_refused(gate: Gate) -> None:
+def test_one_that_is_too_slow_is_refused(second: Gate) -> None:
     """A requirement of latency is measured in a fresh process, a row at a time."""
-    gate.spec = gate.declare(serving=[{"metric": "p95_ms", "at_most": 1, "hard": True}])
-    _refused(gate, gate.judge(forest()), "required at most 1")
+    second.spec = second.declare(serving=[{"metric": "p95_ms", "at_most": 1, "hard": True}])
+    _refused(second, second.judge(forest(), EARLIER), "required at most 1")
 
 
 def test_one_that_cannot_be_loaded_is_refused(gate: Gate) -> None:
