@@ -23,6 +23,7 @@ from typing import Any
 from mlflow import MlflowClient
 from sqlalchemy.orm import configure_mappers
 
+from include.cli import stages
 from include.spec import load
 from include.storage.lake import Lake
 from tests.faults import clocks
@@ -189,10 +190,12 @@ class Rig:
         }
         runs = MlflowClient().search_runs([e.experiment_id for e in MlflowClient().search_experiments()])
         found["runs"] = sorted(run.info.status for run in runs)
-        clocks.partition(lake, spec, self.key)
+        following = spec.clock.shift(self.key, 1)  # from which the switch is in effect
+        for stage in ("ingest", "score"):
+            stages.run_stage(stage, lake, spec, [following], now=clocks.NOW)
         found["predictions"] = sorted(
             (row["store"], row["item"], row["prediction"], row["served_by"])
-            for row in lake.rows("predictions", {"partition": [self.key]})
+            for row in lake.rows("predictions", {"partition": [following]})
         )
         return found
 

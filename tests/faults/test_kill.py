@@ -80,6 +80,8 @@ def test_a_kill_before_any_write_and_a_rerun_leave_the_same_state(
     assert len(points) >= least, "too few writes were seen for this to prove anything"
     assert len(points) == untouched["writes"]
     assert killed["ended"] == -signal.SIGKILL
+    if what == "week":
+        assert {served_by for *_, served_by in untouched["state"]["predictions"]} == {"champion"}
     for point in (killed, *points):
         assert point["state"] == untouched["state"], f"killed before write {point['point']}"
 
