@@ -278,8 +278,9 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     if across:
         yield on_generated(
             "features of a partition that don't depend on which other partitions are computed with it",
-            f"other values of {', '.join(across)} if the partition before is computed too, as in a training",
-            "aggregate within a partition: group by partition or for_partition as well",
+            f"other values of {', '.join(across)} if the partition before or the next one is computed too, as "
+            "in a training",
+            "look at no rows of another for_partition: group by partition or for_partition as well",
         )
     if spec.features.entity and not (again or late or across):
         yield from _entity_problems(spec, partition)
@@ -397,7 +398,9 @@ def _dependent_features(
             return again, [], []
         if late := violations_of(spec, rows, partition):
             return [], late, []
-        return [], [], _differences(spec, pair, [partition], [before, partition])
+        # with the partition before, as in a training, and with the next one
+        alone = (_differences(spec, pair, [key], [before, partition]) for key in (partition, before))
+        return [], [], sorted({name for names in alone for name in names})
     except EvergreenError as error:
         if spec.features.python or texts == DIGITS or not error.found.startswith(TEXT_ERRORS):
             raise

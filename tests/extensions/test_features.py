@@ -173,7 +173,7 @@ def build(tables):
         ),
         (
             RELATION.replace("s.weight,", "s.weight / sum(s.weight) OVER () AS weight,"),
-            "other values of weight if the partition before is computed too",
+            "other values of weight if the partition before or the next one is computed too",
         ),
     ],
 )
