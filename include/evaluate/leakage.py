@@ -17,7 +17,13 @@ from numpy.typing import NDArray
 from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
-from include.judge.checks import ALL_FEATURES, LEAKAGE_CHECKS, MIN_CLASS_ROWS, SINGLE_FEATURE
+from include.judge.checks import (
+    ALL_FEATURES,
+    LEAKAGE_CHECKS,
+    LOSS_REDUCTION,
+    MIN_CLASS_ROWS,
+    SINGLE_FEATURE,
+)
 from include.judge.evidence import CHALLENGER, Evidence, Leakage, NewestScores
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
@@ -325,27 +331,36 @@ def loss_reduction(walk: Sequence[float], prior_walk: Sequence[float]) -> float 
     return 1 - sum(walk) / prior_loss if prior_loss else None
 
 
-def past_loss_reductions(lake: Lake, partition: str, objective: str = "") -> tuple[float, ...]:
+def past_loss_reductions(
+    lake: Lake, partition: str, objective: str = "", refused_until: str = ""
+) -> tuple[float, ...]:
     """Return the loss reductions of earlier partitions' newest attempts, oldest partition first.
 
     An attempt with another objective is left out: the same model removes another share of another loss. One
     that failed a leakage check, or had too little evidence for them, is left out unless an operator forced
     it. Otherwise a leak would be refused once and pass a week later.
+
+    Parameters
+    ----------
+    refused_until : attempts up to this partition count too if they only reduced the loss too far. Some weeks
+        are easier than others, and without an end to it no model would ever pass again.
     """
     reductions: dict[str, float] = {}
     for row in verdicts.attempts(lake):
-        if row["partition"] < partition and _is_comparable(row):
+        if row["partition"] < partition and _is_comparable(row, refused_until):
             earlier = _leakage(row)
             if earlier.loss_reduction is not None and earlier.objective in ("", objective):
                 reductions[row["partition"]] = earlier.loss_reduction
     return tuple(reductions[key] for key in sorted(reductions))
 
 
-def _is_comparable(row: Row) -> bool:
+def _is_comparable(row: Row, refused_until: str) -> bool:
     passed = {check.name: check.passed for check in checks_of(row["checks"])}
     if SINGLE_FEATURE in passed:
         passed.setdefault(ALL_FEATURES, True)  # earlier code didn't check it
-    return row["verdict"] == FORCED or all(passed.get(name) for name in LEAKAGE_CHECKS)
+    failed = [name for name in LEAKAGE_CHECKS if not passed.get(name)]
+    is_old = row["partition"] <= refused_until
+    return row["verdict"] == FORCED or not failed or (failed == [LOSS_REDUCTION] and is_old)
 
 
 def _leakage(row: Row) -> Leakage:

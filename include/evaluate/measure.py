@@ -185,6 +185,8 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
             spec, evaluation.recipe, fitted, rows, evaluation.partitions
         )
     walk = evaluation.walk_predictions[CHALLENGER]
+    # an attempt before shares no test partition with this one
+    refused_until = spec.clock.shift(evaluation.partition, -spec.training.test)
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
         all_features=leakage.all_feature_scores(spec, fitted, rows, walk),
@@ -192,7 +194,9 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
         shuffled_losses=shuffled_losses,
         constant_losses=constant_losses,
         loss_reduction=loss_reduction,
-        past_loss_reductions=leakage.past_loss_reductions(lake, evaluation.partition, spec.gate.objective),
+        past_loss_reductions=leakage.past_loss_reductions(
+            lake, evaluation.partition, spec.gate.objective, refused_until
+        ),
         too_few_rows=leakage.too_few_rows(spec, rows),
         objective=spec.gate.objective,
         copied_rows=leakage.copied_rows(spec, fitted, rows),

@@ -514,10 +514,15 @@ def test_far_more_than_ever_before_is_refused_and_a_little_more_is_not(lake: Lak
 
 
 def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> None:
-    """A refused leak is refused again a week later, until an operator forces it."""
+    """A refused leak is refused again a week later, until an operator forces it, or the weeks have passed.
+
+    An attempt that shares no test partition with a refused one has it in its history.
+    """
     for partition in WEEKS[:3]:
         attempt(lake, use, partition, 0.1)
     key = attempt(lake, use, WEEKS[3], 0.6)
+    late = leakage.past_loss_reductions(lake, WEEKS[4], refused_until=WEEKS[3])
+    assert late == pytest.approx((0.1, 0.1, 0.1, 0.6))
     assert leakage.past_loss_reductions(lake, WEEKS[4]) == pytest.approx((0.1, 0.1, 0.1))
     assert refused(lake, use, WEEKS[4], 0.6)
     verdicts.record_forced(lake, verdicts.attempt(lake, key), "ann", "the new source is honest")
