@@ -278,8 +278,8 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
     if across:
         yield on_generated(
             "features of a partition that don't depend on which other partitions are computed with it",
-            f"other values of {', '.join(across)} if the partition before or the next one is computed too, as "
-            "in a training",
+            f"other values of {', '.join(across)} if the partition before or the next one is computed too, "
+            "as in a training",
             "look at no rows of another for_partition: group by partition or for_partition as well",
         )
     if spec.features.entity and not (again or late or across):
