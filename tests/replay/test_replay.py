@@ -212,7 +212,7 @@ def test_a_switch_has_its_own_reason_if_a_training_refits_the_recipe_before_it_s
 ) -> None:
     """A replacement and a training fall on one Friday: what serves is the new fit, because of the first."""
     fridays = next(policy for policy in replayed.policies if policy.name == "fridays")
-    (switch,) = (switch for switch in fridays.switches if not switch.is_refresh)
+    switch, *_ = (switch for switch in fridays.switches if not switch.is_refresh)
     assert (switch.recipe, switch.fitted_on, switch.partition) == ("prior", "2024-03-29", "2024-03-30")
     assert "times the weight of linear" in switch.reason
 

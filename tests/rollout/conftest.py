@@ -158,13 +158,10 @@ TRAINED = "2024-03-12"
 
 
 def fit(warehouse: RolloutLake, partition: str = TRAINED) -> None:
-    """Fit every recipe as a training does."""
+    """Fit the declared recipes, as a training does before the relation changes."""
     rows = training_set(warehouse.lake, warehouse.spec, partition)
-    ensure_fits(
-        KnownRows(warehouse.lake, warehouse.spec, partition, rows),
-        partition,
-        recipes(warehouse.spec, short_memory=True),
-    )
+    known_rows = KnownRows(warehouse.lake, warehouse.spec, partition, rows)
+    ensure_fits(known_rows, partition, recipes(warehouse.spec))
 
 
 def partitions(warehouse: RolloutLake, first: str, last: str) -> list[str]:
