@@ -118,10 +118,10 @@ def all_features(context: CheckContext) -> Sequence[Check]:
     columns = sorted(facts.importance, key=lambda name: -facts.importance[name])[:MAX_COLUMN_NAMES]
     top = facts.importance[columns[0]] if columns else 0.0
     names = ", ".join(name for name in columns if facts.importance[name] >= IMPORTANT_SHARE * top > 0)
-    remedy = (
-        f"the columns with the largest permutation importance are {names or 'not known'}; if they are only "
-        "known after the decision, remove them from features in usecase.yaml"
+    which = (
+        f"the columns with the largest permutation importance are {names}; if they" if names else "if some"
     )
+    remedy = f"{which} are only known after the decision, remove them from features in usecase.yaml"
     scores = _with_newest(context, facts.leakage.all_features, facts.leakage.newest.all_features)
     return [_no_leak(context, ALL_FEATURES, scores, remedy)]
 

@@ -166,6 +166,11 @@ class PastRows:
             first = key_before(list(self.row_positions), partition, window) if spec.sparse else shifted
         return {key: part for key, part in self.labeled(partition).items() if key >= first}
 
+    def labeled_rows(self, row_positions: Sequence[RowPositions], actual: Sequence[Array]) -> pa.Table:
+        """Return features and target of rows by their positions in the table, of each partition's."""
+        rows = self.table.take(pa.array(np.concatenate(row_positions)))
+        return rows.append_column(self.spec.problem.target, pa.array(np.concatenate(actual)))
+
     def digest(self, partitions: Sequence[str]) -> str:
         """Return the digest of the rows of some partitions that a walk predicts."""
         return digest_json([[self.digests[key], len(self.row_positions[key])] for key in partitions])

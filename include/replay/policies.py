@@ -18,6 +18,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from include.errors import EvergreenError
+from include.evaluate.leakage import all_feature_scores, newest_scores, single_feature_scores, too_few_rows
 from include.evaluate.refit import (
     accepted_before,
     growth,
@@ -29,7 +30,7 @@ from include.evaluate.refit import (
 )
 from include.judge import checks
 from include.judge.context import CheckContext
-from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Losses, Refit
+from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Leakage, Losses, Refit
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
@@ -61,8 +62,8 @@ from include.score.fallback import canary_entities
 from include.spec import UseCase
 from include.spec.metrics import Objective
 from include.spec.stages import Recipe
-from include.stats.metrics import row_losses
-from include.train.fit import is_learnable
+from include.stats.metrics import all_metric_values, row_losses
+from include.train.fit import is_learnable, target
 from include.train.fits import (
     Fit,
     FitId,
@@ -84,7 +85,10 @@ from include.train.selection import (
 from include.train.split import first_test_partition, walk_origins
 from include.train.walks import memory
 
-GUARDS = (checks.recipe, checks.refit, checks.movement, checks.twin)  # beside `enough_partitions`
+GUARDS = (  # beside `enough_partitions`
+    *(checks.requirements, checks.single_feature, checks.all_features),
+    *(checks.recipe, checks.refit, checks.movement, checks.twin),
+)
 WORSE = 0.01  # relative increase of the loss with which a new fit still counts as not worse
 COMPARED = 28  # newest labeled partitions on which `NotWorse` compares
 
@@ -408,6 +412,8 @@ class Declared(Policy):
         unfit = [recipe.name for recipe in recipes(spec) if recipe.name not in fits]
         baseline = best_baseline(spec, walk, choice, unfit)
         challenger = fits[choice.recipe]
+        losses = self._walk_losses(walk, rows, partition, [choice.recipe, serving, baseline])
+        metrics, leakage = self._measure(challenger, rows, partition, losses.partitions)
         evidence = Evidence(
             usecase=spec.name,
             partition=partition,
@@ -418,19 +424,22 @@ class Declared(Policy):
             model=challenger.model,
             constant=outputs.label_constant(spec, np.concatenate([part.actual for part in rows.values()])),
             baseline_model=fits[baseline].model,
-            metrics={},
-            losses=self._walk_losses(walk, rows, partition, [choice.recipe, serving, baseline]),
+            metrics={CHALLENGER: metrics},
+            losses=losses,
             champion=str(champion["model"]) if champion else "",
             last_fitted=challenger.last_fitted,
             fitted=challenger.last_fitted,
             recipe=choice.recipe,
-            facts=Facts(refit=self._refit(challenger, champion, partition, rows) if champion else None),
+            facts=Facts(
+                leakage=leakage,
+                refit=self._refit(challenger, champion, partition, rows) if champion else None,
+            ),
             selection=asdict(Selection.from_walks(spec, walk, choice, serving, baseline)),
         )
         self.attempts[partition] = evidence
         context = CheckContext(evidence, spec.gate, champion is not None)
         missing = [check for check in checks.enough_partitions(context) if not check.passed]
-        refused = [check for guard in GUARDS for check in guard(context) if not check.passed]
+        refused = [c for guard in GUARDS for c in guard(context) if c.blocking and not c.passed]
         reason = "; ".join(check.sentence() for check in missing or refused)
         if refused and not missing:
             self.refused.add(challenger.id)
@@ -473,6 +482,38 @@ class Declared(Policy):
             tuple(own.partitions[index] for index in positions),
             tuple(int(own.rows[index]) for index in positions),
             {CHALLENGER: tuple(sums)},
+        )
+
+    def _measure(
+        self, challenger: Fit, rows: Mapping[str, Labels], partition: str, test: Sequence[str]
+    ) -> tuple[dict[str, float], Leakage]:
+        """Return the metrics of the challenger's walk on test partitions and the signs of a leak in them."""
+        spec, past = self.spec, self.past
+        if not test:
+            return {}, Leakage()
+        first = first_test_partition(list(rows), spec, partition)
+        fitted = [part for key, part in rows.items() if key < first]
+        judged = {key: rows[key] for key in test}
+        fitted_rows = past.labeled_rows(
+            [part.row_positions for part in fitted], [part.actual for part in fitted]
+        )
+        test_rows = past.labeled_rows(
+            [past.row_positions[key][part.sampled] for key, part in judged.items()],
+            [part.sampled_actual for part in judged.values()],
+        )
+        fits = self._accepted(challenger.recipe_key)
+        starts = [fit.partition for fit in fits]
+        walk = np.concatenate(
+            [
+                self.fits.predictions(fits[bisect_left(starts, key) - 1], [key])[0][part.sampled]
+                for key, part in judged.items()
+            ]
+        )
+        return all_metric_values(spec, target(spec, test_rows), walk), Leakage(
+            single_feature=single_feature_scores(spec, fitted_rows, test_rows),
+            all_features=all_feature_scores(spec, fitted_rows, test_rows, walk),
+            newest=newest_scores(spec, test_rows, walk),
+            too_few_rows=too_few_rows(spec, test_rows),
         )
 
     def _declined_change(self, partition: str, serving: str) -> str:

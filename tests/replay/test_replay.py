@@ -237,6 +237,36 @@ def test_refused_fits_are_listed_with_their_reasons(
     assert str(escape(refusal.reason)) in render_page(result)
 
 
+@pytest.mark.parametrize(
+    ("declared", "reason"),
+    [
+        ("leak: {alone: 0.6}", r"strongest single feature ROC-AUC 0\.\d+, required below 0\.6 "),
+        (
+            "requirements: [{metric: roc_auc, at_least: 0.99, hard: true}]",
+            r"roc_auc 0\.\d+, required at least 0\.99",
+        ),
+    ],
+    ids=["leak", "requirement"],
+)
+def test_models_that_the_gate_refuses_do_not_serve_in_a_replay(
+    declared: str, reason: str, lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A feature that gives the label away, or a metric below its requirement, leaves a baseline serving."""
+    spec = visits.usecase(
+        tmp_path / "strict", **SMALL, **{"min_partitions: 3": f"min_partitions: 3, {declared}"}
+    )
+    own = {name: policies_module.BUILT_IN[name] for name in ("declared", "never")}
+    monkeypatch.setattr(pipeline, "BUILT_IN", own)
+    result = replay(lake, spec, (), FIRST, "2024-03-20")
+    refusal, *_ = result.policies[0].refusals
+    assert refusal.partition == FIRST
+    assert re.match(reason, refusal.reason)
+    assert (refusal.recipe, {one.fit.recipe for one in result.policies[0].served if one}) == (
+        "linear",
+        {"prior"},
+    )
+
+
 def test_rows_that_were_known_only_after_the_decision_are_named(lake: Lake, spec: UseCase) -> None:
     """A time zone that was changed after the ingest puts each decision before its rows."""
     schedule = spec.schedule.model_copy(update={"timezone": "Pacific/Auckland"})
