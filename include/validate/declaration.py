@@ -7,13 +7,14 @@ from datetime import timedelta
 
 from include.spec import UseCase
 from include.spec.clock import day_of
-from include.spec.metrics import find_metric, is_custom_metric
+from include.spec.metrics import SERVING_METRICS, find_metric, greater_is_better, is_custom_metric
 from include.validate.problems import Problem, problem
 
 PARTITIONS = 60  # on which the days of features and labels are compared
 # kinds of sources that read a path for each partition; another kind may find the partition within one file
 PATH_PER_PARTITION = ("objects", "http")
 MAX_DELAY = 60  # partitions among which the fitting one is looked for
+BOUNDED_ABOVE = "coverage"  # more is better up to the quantile, so that any bound may be meant
 
 
 def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
@@ -29,6 +30,7 @@ def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[P
     yield from _early_labels(spec)
     yield from _other_days(spec, partitions)
     yield from _unreachable_bounds(spec)
+    yield from _reversed_bounds(spec)
     yield from _fallback(spec)
 
 
@@ -136,6 +138,28 @@ def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
         else:
             continue
         yield problem(spec, f"{path}: {rule.metric}", required, f"{rule.side} {rule.limit:g}", remedy)
+
+
+def _reversed_bounds(spec: UseCase) -> Iterator[Problem]:
+    """Yield a warning for each bound that a better model misses, unless it is one end of a band."""
+    rising = {metric.name for metric in SERVING_METRICS if metric.greater_is_better}
+    serving = [("gate.serving", rule) for rule in spec.gate.serving]
+    bounds = [
+        *((path, rule, greater_is_better(rule.metric, spec)) for path, rule in spec.requirements),
+        *((path, rule, rule.metric in rising) for path, rule in serving),
+    ]
+    sides = {(path, rule.metric, rule.side) for path, rule, _ in bounds}
+    for path, rule, is_rising in bounds:
+        side, better = ("at least", "more") if is_rising else ("at most", "less")
+        if rule.metric != BOUNDED_ABOVE and (path, rule.metric, side) not in sides:
+            yield problem(
+                spec,
+                f"{path}: {rule.metric}",
+                f"{side} a value, because {better} is better",
+                f"{rule.side} {rule.limit:g}, which a better model misses",
+                f"write `{side.replace(' ', '_')}: {rule.limit:g}`, or add that bound if a band is meant",
+                severity="warning",
+            )
 
 
 def _fallback(spec: UseCase) -> Iterator[Problem]:
