@@ -293,6 +293,11 @@ class Gate(Strict):
         return float(parameter) if name == "quantile_loss" else None
 
     @property
+    def needed_partitions(self) -> int:
+        """The labeled test partitions that a declaration must have room for."""
+        return max(self.min_partitions or MIN_PARTITIONS, 2 * self.block_partitions)
+
+    @property
     def holds_back_changes(self) -> bool:
         """Whether another recipe must first be proven, approved, tried, or judged by rules that block."""
         rules = (*self.requirements, *(self.fairness.requirements if self.fairness else ()))

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from include.extensions import CodeReference, is_reference, registered
 from include.references import digest_json
 from include.spec.clock import Clock, fires_a_year, is_frequent, time_of_day
-from include.spec.gate import MIN_PARTITIONS, Gate, MetricBound
+from include.spec.gate import Gate, MetricBound
 from include.spec.metrics import (
     COST,
     Objective,
@@ -590,7 +590,7 @@ class UseCase(Strict):
         """Refuse windows and patience that are too short, and fairness without selection rates."""
         gate = self.gate
         rollout, training, delay = gate.rollout, self.training, self.labels.delay
-        needed = max(gate.min_partitions or MIN_PARTITIONS, 2 * gate.block_partitions)
+        needed = gate.needed_partitions
         if training.test - delay < needed:
             raise ValueError(
                 f"training.test: at least {needed + delay}, because the gate needs {needed} partitions and "

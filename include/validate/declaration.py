@@ -31,6 +31,7 @@ def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[P
     yield from _other_days(spec, partitions)
     yield from _unreachable_bounds(spec)
     yield from _reversed_bounds(spec)
+    yield from _unreachable_test(spec)
     yield from _fallback(spec)
 
 
@@ -158,6 +159,26 @@ def _reversed_bounds(spec: UseCase) -> Iterator[Problem]:
                 f"{side} a value, because {better} is better",
                 f"{rule.side} {rule.limit:g}, which a better model misses",
                 f"write `{side.replace(' ', '_')}: {rule.limit:g}`, or add that bound if a band is meant",
+                severity="warning",
+            )
+
+
+def _unreachable_test(spec: UseCase) -> Iterator[Problem]:
+    """Yield a warning if half of the labeled partitions are never as many as the declared test ones."""
+    training, delay = spec.training, spec.labels.delay
+    spans = {"a longer training.window": training.window + 1} if training.window else {}  # and its own
+    if spec.end:
+        spans["a later schedule.end"] = len(spec.clock.keys(spec.start, spec.end))
+    hidden = 0 if spec.sparse else delay  # of a sparse spine, only partitions with rows count
+    for remedy, span in spans.items():
+        most = max((span - hidden) // 2, spec.gate.needed_partitions) + delay
+        if training.test > most:
+            yield problem(
+                spec,
+                "training.test",
+                f"at most {most}: half of the labeled ones of {span} partitions, and {delay} without labels",
+                str(training.test),
+                f"write `test: {most}`, or {remedy}",
                 severity="warning",
             )
 
