@@ -45,6 +45,7 @@ ROWS = 12  # of a source's partition, at most
 KEY_VALUES, OTHER_VALUES = 6, 2  # different values of a column of the key, and of another one
 MAX_BACK = 60  # earlier partitions that are generated, at most
 SEEDS = 2  # with each kind of texts, before a feature counts as one without a value
+CORRECTED = 99  # the seed of another revision
 FITTED, FITTED_PARTITIONS = 240, 30  # rows on which a recipe is fitted, and their partitions
 LETTERS, DIGITS = "abcdef", "123456"
 FIRST_HOUR = 8  # local hour of the first timestamp
@@ -260,7 +261,8 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
                 f"{error.required}, for any rows that the contracts and keys allow",
                 error.found,
                 "join on the whole key of the other source, or aggregate its rows first; keep rows without a "
-                "match by LEFT JOIN; if a column is unique, add it to the source's key",
+                "match by LEFT JOIN; if a column is unique, add it to the source's key; read known_<source>, "
+                "which has no replaced revisions",
             )
         return
     if late:
@@ -280,7 +282,8 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             "features of a partition that don't depend on which other partitions are computed with it",
             f"other values of {', '.join(across)} if the partition before or the next one is computed too, "
             "as in a training",
-            "look at no rows of another for_partition: group by partition or for_partition as well",
+            "look at no rows of another for_partition: group by for_partition as well, and rows of spine by "
+            "partition",
         )
     if spec.features.entity and not (again or late or across):
         yield from _entity_problems(spec, partition)
@@ -392,7 +395,8 @@ def _dependent_features(
         if the features can't be computed.
     """
     before = spec.clock.shift(partition, -1)
-    rows, pair = (generate(spec, partition, first=first, texts=texts) for first in ("", before))
+    rows = generate(spec, partition, texts=texts)
+    pair = _corrected(spec, generate(spec, partition, first=before, texts=texts), before, texts)
     try:
         if again := _differences(spec, rows, [partition], [partition], exactly=True):
             return again, [], []
@@ -405,6 +409,25 @@ def _dependent_features(
         if spec.features.python or texts == DIGITS or not error.found.startswith(TEXT_ERRORS):
             raise
         return _dependent_features(spec, partition, DIGITS)
+
+
+def _corrected(
+    spec: UseCase, rows: Mapping[str, pa.Table], partition: str, texts: str
+) -> dict[str, pa.Table]:
+    """Return the rows with a correction of a partition's, known right after its decision."""
+    others = generate(spec, partition, texts=texts, recurring=CORRECTED)
+    new = {"revision": 1, "known_at": spec.clock.decision_time(partition) + timedelta(microseconds=1)}
+    tables = {}
+    for name, source in spec.sources.items():
+        pairs = zip(*(_rows_of(one[name], partition) for one in (rows, others)), strict=False)
+        revision = [{**other, **{key: row[key] for key in source.key}, **new} for row, other in pairs]
+        table = pa.concat_tables([rows[name], pa.Table.from_pylist(revision, rows[name].schema)])
+        tables[name] = spill.sort_rows(table, ("partition", "revision", *source.key))
+    return tables
+
+
+def _rows_of(rows: pa.Table, partition: str) -> list[dict[str, Any]]:
+    return [row for row in rows.to_pylist() if row["partition"] == partition]
 
 
 def _entity_problems(spec: UseCase, partition: str) -> list[Problem]:
