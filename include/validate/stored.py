@@ -28,6 +28,7 @@ from include.validate.problems import Problem, problem, problems_of
 CHECKED = 3  # newest partitions on whose data the features are checked
 WINDOW = 28  # newest partitions over which columns and labels are looked at
 ENOUGH_PARTITIONS, ENOUGH_ROWS = 8, 100  # for statements about a column
+ENOUGH_IDS = 30  # rows of two partitions or more, in which a category that never repeats is an id
 MAX_CATEGORIES = 254  # that `include.train.recipes.coded_columns` tells apart
 MIN_LABELED = 0.5  # share of rows that have a label
 QUARANTINED = 3  # rules of the quarantine that a message shows
@@ -193,12 +194,14 @@ def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str])
 def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
     """Yield numbers that never vary, and categories that hardly repeat."""
     rows = features(lake, spec, window)
-    if len(window) < ENOUGH_PARTITIONS or rows.num_rows < ENOUGH_ROWS:
+    if len(window) < 2 or rows.num_rows < ENOUGH_IDS:
         return
+    is_enough = len(window) >= ENOUGH_PARTITIONS and rows.num_rows >= ENOUGH_ROWS
+    most = min(MAX_CATEGORIES, rows.num_rows // 2) if is_enough else rows.num_rows - 1
     basis = f"{rows.num_rows} rows of {window[0]} to {window[-1]}"
     for name in spec.features.columns:
         values = pc.count_distinct(rows[name]).as_py()
-        if name in spec.features.categorical and values > min(MAX_CATEGORIES, rows.num_rows // 2):
+        if name in spec.features.categorical and values > most:
             yield problem(
                 spec,
                 f"features.categorical: {name}",
@@ -209,7 +212,7 @@ def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterat
                 "features.categorical",
                 severity="warning",
             )
-        elif name in spec.features.numeric and values == 1 and not rows[name].null_count:
+        elif is_enough and name in spec.features.numeric and values == 1 and not rows[name].null_count:
             yield problem(
                 spec,
                 f"features.numeric: {name}",

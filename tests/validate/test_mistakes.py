@@ -70,6 +70,22 @@ def test_one_stored_partition_can_be_chosen(
     assert f"run ingest weekly_sales --partition {weeks[WEEKS]}`" in answer["wrong"][0]
 
 
+@pytest.mark.full
+def test_an_id_as_a_category_is_found_in_two_partitions(
+    stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each of its 80 values is there once, which says enough; one partition, in which a key is, doesn't."""
+    monkeypatch.setenv("EVERGREEN_LAKE", str(stored))
+    folder, weeks = write_usecase(tmp_path, "sales"), world.partitions(2)
+    ticket = "strftime(spine.week, '%j') || spine.store || spine.item AS ticket, spine.store,"
+    change(folder / "features.sql", "spine.store,", ticket)
+    change(folder / "usecase.yaml", "[store, item, promoted]", "[store, item, promoted, ticket]")
+    assert validate(folder, "--data", "--partition", weeks[0])[1]["problems"] == []
+    (problem,) = validate(folder, "--data", "--partition", weeks[1])[1]["problems"]
+    assert problem["subject"] == "weekly_sales: features.categorical: ticket"
+    assert problem["found"] == f"80 in 80 rows of {weeks[0]} to {weeks[1]}"
+
+
 def sentence(problem: dict[str, Any]) -> str:
     """Return a problem's message."""
     return "{subject}: expected {required}, but found {found} ({where}); {remedy}".format(**problem)
