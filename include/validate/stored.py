@@ -288,8 +288,24 @@ def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]
         yield problem(
             spec, subject, "values that differ", f"{distinct.pop():g} in all {basis}", "correct labels.sql"
         )
+    elif not codes:
+        yield from _distant_constant(spec, values, basis)
     elif spec.problem.kind == "binary":
         yield from _rate_problems(spec, float(pc.mean(values).as_py()), basis)
+
+
+def _distant_constant(spec: UseCase, values: Any, basis: str) -> Iterator[Problem]:
+    """Yield a warning if the constant is further from all labels than these are from one another."""
+    low, high = pc.min_max(values).as_py().values()
+    if not 2 * low - high <= spec.scoring.constant <= 2 * high - low:
+        yield problem(
+            spec,
+            "scoring.constant",
+            f"a prediction among the labels, {low:g} to {high:g} in {basis}",
+            f"{spec.scoring.constant:g}",
+            f"write one in the unit of labels.sql, such as `constant: {pc.mean(values).as_py():.4g}`",
+            severity="warning",
+        )
 
 
 def _rate_problems(spec: UseCase, rate: float, basis: str) -> Iterator[Problem]:
