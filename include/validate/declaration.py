@@ -28,6 +28,7 @@ def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[P
     yield from _inexact_keys(spec)
     yield from _unknown_never_features(spec)
     yield from _early_labels(spec)
+    yield from _never_labels(spec, partitions)
     yield from _other_days(spec, partitions)
     yield from _unreachable_bounds(spec)
     yield from _reversed_bounds(spec)
@@ -92,6 +93,21 @@ def _early_labels(spec: UseCase) -> Iterator[Problem]:
             "1 or more, so that a label isn't known before it is predicted",
             f"0: {spec.labels.source} of the same partition is known at the decision",
             "write how many partitions later the label is known, as `delay: 1` under labels",
+        )
+
+
+def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+    """Yield a problem if no label ever comes before the end, or a warning if none does in the first year."""
+    source, first = spec.labels.source, spec.clock.shift(spec.start, spec.labels.delay)
+    last = spec.end or spec.clock.shift(first, len(partitions))
+    if not spec.partitions(source, first, last):
+        yield problem(
+            spec,
+            "labels.source",
+            f"a partition of {source} with labels, from {first} to {last}",
+            f"none: sources.{source}.start is {spec.sources[source].start or spec.schedule.start}",
+            f"correct sources.{source}.start, schedule.end or labels.delay",
+            severity="error" if spec.end else "warning",
         )
 
 
