@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
 from include.spec import UseCase
-from include.spec.clock import day_of
+from include.spec.clock import day_of, time_of_day
 from include.spec.metrics import SERVING_METRICS, find_metric, greater_is_better, is_custom_metric
 from include.validate.problems import Problem, problem
 
@@ -27,6 +27,7 @@ def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[P
     yield from _fixed_paths(spec)
     yield from _inexact_keys(spec)
     yield from _unknown_never_features(spec)
+    yield from _early_training(spec)
     yield from _early_labels(spec)
     yield from _never_labels(spec, partitions)
     yield from _other_days(spec, partitions)
@@ -83,6 +84,20 @@ def _unknown_never_features(spec: UseCase) -> Iterator[Problem]:
                 "correct the name, or remove it",
                 severity="warning",
             )
+
+
+def _early_training(spec: UseCase) -> Iterator[Problem]:
+    """Yield a warning if a training begins before its partition's rows and labels are ingested."""
+    batch, training = spec.schedule.batch, spec.schedule.training
+    if not spec.clock.sub_daily and time_of_day(training) <= time_of_day(batch):
+        yield problem(
+            spec,
+            "schedule.training",
+            f"a time after {time_of_day(batch)}, when schedule.batch begins to ingest the day's partition",
+            f"{time_of_day(training)}, so that a training lacks the labels that come with it",
+            "write a later hour, by which the partition is done",
+            severity="warning",
+        )
 
 
 def _early_labels(spec: UseCase) -> Iterator[Problem]:
