@@ -109,6 +109,19 @@ def test_the_last_bits_of_sums_are_no_mistake(tmp_path: Path) -> None:
     assert "round what adds up floats" in problem["remedy"]
 
 
+@pytest.mark.full
+def test_a_lookback_of_more_than_a_year_is_looked_at(tmp_path: Path) -> None:
+    """The partition that is generated has its whole lookback, also in the schedule's second year."""
+    folder = write_usecase(tmp_path, "sales")
+    year_ago = (
+        "(SELECT max(k.price) FROM known_sales k WHERE k.for_partition = spine.partition AND k.ago = 54 "
+        "AND k.store = spine.store AND k.item = spine.item) AS price,"
+    )
+    change(folder / "features.sql", "spine.price,", year_ago)
+    change(folder / "usecase.yaml", "lookback: 4", "lookback: 54")
+    assert validate(folder)[1]["problems"] == []
+
+
 def test_a_key_may_be_a_time(tmp_path: Path) -> None:
     """Recipes are fitted on generated rows whose key is of any type that a column may have."""
     folder = write_usecase(tmp_path, "sales")
