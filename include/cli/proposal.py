@@ -32,6 +32,8 @@ MAX_CATEGORIES = 254  # that the estimators tell apart
 TINY = 1e-9  # a span below which a column counts as constant zero
 RECURRING = 0.5  # share of rows whose key was there before, from which a key has a past
 FEWEST = 4  # outcomes of a mean
+# for each season the feature that says where in it a row is, its function in SQL, and what 1 is
+SEASONS = {"week": ("weekday", "isodow", "Monday"), "year": ("month_of_year", "month", "January")}
 TEST = (8, 28)  # partitions that judge, at least and at most
 OUTCOMES = "outcomes"  # the folder of the outcomes' own files
 
@@ -206,13 +208,11 @@ class Proposal:
                 proposed[column.name] = ("categorical", f"CAST({sql} AS VARCHAR) AS {column.name}", "boolean")
             elif column.type == "string" and count <= min(MAX_CATEGORIES, self.sample.rows.num_rows // 2):
                 proposed[column.name] = ("categorical", sql, f"sample: {count} different values")
-        if self.schedule.a_week > 1 and "weekday" not in self._columns_of_sample:
+        name, function, first = SEASONS[self.schedule.season]
+        if self.schedule.length > 1 and name not in self._columns_of_sample:
             time = self.sample.columns[self.time].name
-            proposed["weekday"] = (
-                "numeric",
-                f"isodow(spine.{time}) AS weekday",
-                "from the time, 1 is Monday",
-            )
+            sql, why = f"{function}(spine.{time}) AS {name}", f"from the time, 1 is {first}"
+            proposed[name] = ("numeric", sql, why)
         return proposed
 
     def _why_no_feature(self, name: str) -> str:
@@ -233,20 +233,21 @@ class Proposal:
         if self.kind == "multiclass":
             return {}
         target, label = self._target.name, f"CAST({self.label} AS DOUBLE)"
-        week, count = self.schedule.a_week - 1, self.lookback + 1
+        season, ago, count = self.schedule.season, self.schedule.length - 1, self.lookback + 1
         mean = f"sum({label}) FILTER (ago < {count}) / nullif(count({label}) FILTER (ago < {count}), 0)"
         past = {f"{target}_mean_{count}": (mean, f"mean of the last {count} outcomes")}
         if self.recurs:
             past[f"{target}_last"] = (f"max({label}) FILTER (ago = 0)", "the last known value")
-            if week > 0:
-                past[f"{target}_week_ago"] = (f"max({label}) FILTER (ago = {week})", "the same day last week")
+            if ago > 0:
+                what = f"the same {'day' if season == 'week' else 'month'} last {season}"
+                past[f"{target}_{season}_ago"] = (f"max({label}) FILTER (ago = {ago})", what)
         # the sample may have a column of this name
         return {f"{name}_" if name in self._columns_of_sample else name: one for name, one in past.items()}
 
     @property
     def lookback(self) -> int:
         """Return how many earlier partitions the SQL reads."""
-        return max(self.schedule.a_week, FEWEST) - 1
+        return max(self.schedule.length, FEWEST) - 1
 
     def features(self, kind: str) -> list[str]:
         """Return the names of the numeric or the categorical features."""

@@ -10,7 +10,8 @@ from include.spec.clock import Clock
 
 HOUR, TRAINING_HOUR = 6, 8
 SUNDAY = 7  # of ISO's weekdays
-SEEN = 2  # weeks, from which a schedule of some days of the week is proposed
+YEAR = 12  # months
+SEEN = 2  # weeks or years, from which a schedule of some of their days or months is proposed
 ENOUGH = 0.5  # share of its partitions that have rows
 
 
@@ -22,14 +23,15 @@ class SampleSchedule:
     ----------
     days, training : the last three fields of the crons.
     what : the days' pattern, as a comment continues "sample: 40 days"; empty for each day.
-    a_week : partitions of a week; 0 if they are further apart.
+    season, length : ``week`` or ``year``, and its partitions; 1 if it has one, or wasn't seen.
     step : days from one partition to the next; 0 if it isn't always the same.
     """
 
     days: str
     training: str
     what: str
-    a_week: int
+    season: str
+    length: int
     step: int
 
     @property
@@ -38,7 +40,7 @@ class SampleSchedule:
         return Clock(f"0 {HOUR} {self.days}", "UTC")
 
 
-EACH_DAY = SampleSchedule("* * *", "* * 0", "", 7, 1)
+EACH_DAY = SampleSchedule("* * *", "* * 0", "", "week", 7, 1)
 
 
 def schedule_of(days: Sequence[str]) -> SampleSchedule:
@@ -53,20 +55,25 @@ def schedule_of(days: Sequence[str]) -> SampleSchedule:
     proposed = [EACH_DAY]
     if len(weekdays) == 1:
         cron = f"* * {_cron_weekdays(weekdays)}"
-        proposed.append(SampleSchedule(cron, cron, ", all on the same day of the week", 1, 7))
+        proposed.append(SampleSchedule(cron, cron, ", all on the same day of the week", "week", 1, 7))
     elif len(days) >= SEEN * len(weekdays):
         some = SampleSchedule(
             f"* * {_cron_weekdays(weekdays)}",
             f"* * {_cron_weekdays(weekdays[-1:])}",
             f", on {len(weekdays)} days of the week",
+            "week",
             len(weekdays),
             0,
         )
         if len(days) >= ENOUGH * len(some.clock.keys(days[0], days[-1])):
             proposed.append(some)
     if len(days_of_month) == 1:
-        cron = f"{days_of_month.pop()} * *"
-        proposed.append(SampleSchedule(cron, cron, ", all on the same day of the month", 0, 0))
+        months = sorted({one.month for one in dates})
+        is_seen = len(days) >= SEEN * len(months)
+        some_months = ",".join(map(str, months)) if is_seen and len(months) < YEAR else "*"
+        cron = f"{days_of_month.pop()} {some_months} *"
+        what = ", all on the same day of the month"
+        proposed.append(SampleSchedule(cron, cron, what, "year", len(months) if is_seen else 1, 0))
     return min(proposed, key=lambda one: len(one.clock.keys(days[0], days[-1])))
 
 

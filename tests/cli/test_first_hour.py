@@ -259,14 +259,16 @@ def days_of(cron: str, first: str = "2024-01-01", last: str = "2024-03-31") -> l
         (days_of("* * 1-6"), "* * 1-6"),
         (days_of("* * 0,2-6"), "* * 2,3,4,5,6,0"),
         (days_of("1 * *"), "1 * *"),
-        (days_of("15 */3 *", last="2025-12-31"), "15 * *"),
+        (days_of("15 */3 *", last="2025-12-31"), "15 1,4,7,10 *"),
+        (days_of("15 */3 *", last="2025-09-30"), "15 * *"),  # one quarter was seen once
+        (days_of("1 * *", last="2024-06-30"), "1 * *"),
         (days_of("* * 1-5")[:5], "* * *"),  # a weekend wasn't seen
         (days_of("*/11 * *"), "* * *"),
         (["2024-01-01"], "* * *"),
     ],
 )
 def test_the_schedule_is_that_of_the_days(days: list[str], cron: str) -> None:
-    """Days of the week or of the month are recognized, holidays or not; any others are those of each day."""
+    """Days of the week or of months are recognized, holidays or not; any others are those of each day."""
     assert schedule_of(days).days == cron
 
 
@@ -275,7 +277,9 @@ def test_the_schedule_is_that_of_the_days(days: list[str], cron: str) -> None:
     ("days", "seasons"),
     [
         (days_of("* * 1-5")[:20] + days_of("* * 1-5")[21:45], ["mean_5", "last", "week_ago"]),
-        (days_of("1 * *", last="2025-12-31"), ["mean_4", "last"]),
+        (days_of("1 * *", last="2025-11-30"), ["mean_4", "last"]),  # one month was seen once
+        (days_of("1 * *", last="2025-12-31"), ["mean_12", "last", "year_ago"]),
+        (days_of("15 */3 *", last="2025-12-31"), ["mean_4", "last", "year_ago"]),
     ],
 )
 def test_files_of_weekdays_and_of_months_are_found(
