@@ -101,6 +101,20 @@ def kind_text(kind: str) -> str:
     return "restored" if kind == ROLLED_BACK else kind
 
 
+def superseded_from(row: Row, rows: Sequence[Row]) -> str:
+    """Return the partition from which a later switch has the role of a switch; empty if none has it.
+
+    It isn't after the switch's own partition if that switch never took effect.
+
+    Parameters
+    ----------
+    rows : `switches`. One of the champion ends a challenger's trial.
+    """
+    roles = {row["role"], "champion"} if row["role"] == "challenger" else {row["role"]}
+    later = (other for other in rows if other["role"] in roles and other["switch"] > row["switch"])
+    return min((str(other["effective_from"]) for other in later), default="")
+
+
 def in_effect(rows: Sequence[Row], partition: str) -> list[Row]:
     """Return the switches that had taken effect by a partition."""
     return [row for row in rows if row["effective_from"] <= partition]

@@ -611,6 +611,21 @@ def test_a_version_shows_its_verdicts_and_when_it_served(client: year.Client) ->
     assert "It was never judged itself: it was deployed with version 10." in words(answer)
 
 
+def test_a_switch_that_another_overtook_hides_no_period(copied: Lake, client: year.Client) -> None:
+    """Of two switches before the next partition the first never took effect, and each page says so."""
+    before, newest = ledger.champions(ledger.switches(copied))[-2:]
+    start = newest["effective_from"]
+    back = {"kind": ledger.ROLLED_BACK, "by": "ann", "reason": "no better", "effective_from": start}
+    ledger.record_switch(copied, lambda _: [{**before, **back}])
+    ledger.record_switch(copied, lambda _: [{**newest, "kind": "forced", "by": "ann", "reason": "it was"}])
+    served = f"champion from {before['effective_from']} until before {start}, refreshed"
+    assert row_of(client.get("/compare/year"), before["version"])[-1] == served
+    assert f"{start} never in effect restored ann" in words(
+        client.get(f"/compare/year?a={before['version']}&b={newest['version']}")
+    )
+    assert words(client.get("/usecase/year")).count("restored never in effect ann no better") == 1
+
+
 def test_versions_are_listed_to_choose_from(client: year.Client) -> None:
     """Without both, every version and every baseline can be chosen, the newest first."""
     answer = client.get("/compare/year?a=10")

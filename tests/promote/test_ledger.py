@@ -66,6 +66,17 @@ def test_each_partition_has_the_newest_switch_in_effect(lake: Lake) -> None:
     assert served.baseline["switch"] == 2
 
 
+def test_a_switch_holds_until_the_first_partition_of_any_later_one() -> None:
+    """A later one may begin earlier, and one of the champion ends a challenger's trial."""
+    rows = [
+        _row(1, "a", "2013-03-01"),
+        _row(2, "b", "2013-03-04", "shadow", role="challenger"),
+        _row(3, "c", "2013-03-09"),
+        _row(4, "a", "2013-03-07", "rolled back"),
+    ]
+    assert [ledger.superseded_from(row, rows) for row in rows] == ["2013-03-07"] * 3 + [""]
+
+
 def test_a_model_that_was_rolled_back_from_is_nobodys_fallback(lake: Lake) -> None:
     """After a rollback the fallback is the one before, and a second rollback goes further back."""
     _write(lake, _row(1, "a", "2013-03-01"), _row(2, "b", "2013-03-05"), _row(3, "c", "2013-03-09"))

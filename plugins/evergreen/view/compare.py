@@ -69,7 +69,7 @@ def compare(request: Request, opened: Opened, a: str = "", b: str = "") -> HTMLR
         a=a,
         b=b,
         versions=[
-            (version, _periods(version, switches)[-1:])
+            (version, _last_role(version, switches))
             for version in sorted(versions.values(), key=lambda one: one.partition, reverse=True)
         ],
         **(comparison(lake, spec, *chosen) if chosen else {"sides": []}),
@@ -292,16 +292,18 @@ def _verdicts(lake: Lake, spec: UseCase, version: Version) -> list[Row]:
 
 def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
     """Return when a version had a role: each switch to it, and the partition from which another had it."""
-    from include.promote.ledger import kind_text
+    from include.promote.ledger import kind_text, superseded_from
 
     periods = []
     for row in version.switches:
-        later = [
-            other["effective_from"]
-            for other in switches
-            if other["role"] == row["role"] and other["switch"] > row["switch"]
-        ]
         own = {name: row[name] for name in ("role", "effective_from", "by", "reason")}
-        until = later[0] if later else ""
-        periods.append({**own, "kind": kind_text(row["kind"]), "until": until})
+        until = superseded_from(row, switches)
+        took_effect = not until or until > row["effective_from"]
+        periods.append({**own, "kind": kind_text(row["kind"]), "until": until, "took_effect": took_effect})
     return periods
+
+
+def _last_role(version: Version, switches: Sequence[Row]) -> list[Row]:
+    """Return the newest period that took effect, else the newest; nothing of a version without a role."""
+    periods = _periods(version, switches)
+    return sorted(periods, key=lambda period: period["took_effect"])[-1:]

@@ -115,7 +115,11 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
         if row["role"] == "champion" and row["version"] not in offered:
             row["restorable"] = True
             offered.add(row["version"])
-    return rows[::-1][:MAX_SWITCHES]
+    shown = rows[::-1][:MAX_SWITCHES]
+    for row in shown:
+        until = ledger.superseded_from(row, switches)
+        row["took_effect"] = not until or until > row["effective_from"]
+    return shown
 
 
 def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
