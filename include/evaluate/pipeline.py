@@ -102,7 +102,7 @@ def evaluate(lake: Lake, spec: UseCase, partition: str, run_id: str, *, registry
     walk_predictions = _walk_predictions(lake, spec, record, test)
     champion = _load_champion(lake, spec, record)
     rows = _evaluation_rows(spec, record, challenger, training_rows, test, walk_predictions, champion)
-    facts = gather_facts(lake, spec, rows)
+    facts = replace(gather_facts(lake, spec, rows), labeled=len(partitions_of(training_rows)))
     if champion.digest and rows.rows.num_rows:
         known_rows = KnownRows(lake, spec, partition, training_rows)
         facts = replace(facts, refit=measure_refit(known_rows, record, champion.digest, champion.last_fitted))

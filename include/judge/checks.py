@@ -65,10 +65,15 @@ def enough_partitions(context: CheckContext) -> Sequence[Check]:
     if partitions >= needed or (alternative and partitions >= 2 and rows >= ENOUGH_ROWS):
         return [Check(name, required, observed, True)]
     serves = "the champion" if context.has_champion else "a baseline"
-    note = (
-        f"at most half of the labeled partitions are test partitions: {2 * needed} labeled ones are enough, "
-        f"and until then {serves} serves"
-    )
+    labeled = context.evidence.facts.labeled
+    if labeled is not None and labeled >= 2 * needed:
+        note = f"{labeled} partitions have labels, but too few of the newest; {serves} serves until more have"
+    else:
+        there_are = "" if labeled is None else f" and there are {labeled}"
+        note = (
+            f"at most half of the labeled partitions are test partitions: {2 * needed} labeled ones are "
+            f"enough{there_are}, and until then {serves} serves"
+        )
     return [Check(name, required, observed, False, note)]
 
 

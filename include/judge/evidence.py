@@ -231,6 +231,7 @@ class Facts:
     refit_loss : the mean loss on the test partitions of the deployed model, which was fitted on them as well.
     refit : None without a champion.
     onnx : None unless the gate requires it.
+    labeled : how many partitions of the training rows have labels; None in older evidence.
     """
 
     rival: str = ""
@@ -245,6 +246,7 @@ class Facts:
     refit_loss: float | None = None
     refit: Refit | None = None
     onnx: OnnxFile | None = None
+    labeled: int | None = None
 
 
 SCHEMA = 4

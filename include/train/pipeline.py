@@ -23,7 +23,7 @@ import pyarrow as pa
 from sklearn.pipeline import Pipeline
 
 from include.environment import code_version
-from include.errors import EvergreenError
+from include.errors import EvergreenError, InsufficientData
 from include.features.build import require_timely_spine
 from include.features.labels import matured, training_set
 from include.features.windows import window_start
@@ -51,7 +51,7 @@ from include.train.fits import (
 from include.train.recipes import flat_parameters
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit, refresh_instead
-from include.train.split import partitions_of, split, walk_origins
+from include.train.split import first_test_partition, partitions_of, split, walk_origins
 
 
 @dask_engine.keep_started()
@@ -88,6 +88,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     if not run:
         _require_rows(lake, spec, partition, rows)
         require_learnable_labels(spec, partition, rows)
+        _require_test_rows(spec, partition, rows)
         try:
             with registry.recording(spec.name, attempt.key, f"{spec.name} {partition}") as own_run:
                 attempt.fill(own_run)
@@ -106,6 +107,20 @@ def _require_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> 
     first = window_start(lake, spec, partition)
     partitions = [key for key in matured(lake, spec, partition) if key >= first]
     require_timely_spine(lake, spec, f"training on {partition}", partitions)
+
+
+def _require_test_rows(spec: UseCase, partition: str, rows: pa.Table) -> None:
+    """Refuse a training so far beyond the newest labels that no test partition could have any."""
+    labeled = partitions_of(rows)
+    first = first_test_partition(labeled, spec, partition)
+    if len(labeled) > 1 and labeled[-1] < first:
+        newest = spec.clock.shift(labeled[-1], spec.labels.delay)
+        raise InsufficientData(
+            f"{spec.name}: training on {partition}",
+            required=f"labels of a test partition, {first} or later",
+            found=f"the newest labels of {labeled[-1]}",
+            remedy=f"train on {newest}, or run the partitions until {partition} first",
+        )
 
 
 @dataclass(frozen=True)

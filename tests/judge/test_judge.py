@@ -441,6 +441,22 @@ def test_too_few_partitions_are_a_verdict_of_their_own(count: int) -> None:
         assert [c.name for c in verdict.checks if c.passed is None] == list(GATE_CHECKS)
 
 
+@pytest.mark.parametrize(
+    ("labeled", "note"),
+    [
+        (2 * ENOUGH - 1, f"{2 * ENOUGH} labeled ones are enough and there are {2 * ENOUGH - 1}, and until"),
+        (2 * ENOUGH, f"{2 * ENOUGH} partitions have labels, but too few of the newest; "),
+    ],
+)
+def test_too_few_test_partitions_of_many_labeled_ones_are_not_for_want_of_history(
+    labeled: int, note: str
+) -> None:
+    """Where labels are missing at the end, more history wouldn't help, and the verdict doesn't claim so."""
+    few = np.arange(ENOUGH - 1) * 0.01
+    record = _with_facts(evidence(losses(few, few + 1, prior=few + 2)), labeled=labeled)
+    assert note in _judge(record, champion=False).sentence
+
+
 def test_a_leak_that_is_measured_on_too_few_partitions_is_a_warning() -> None:
     """The sentence names it, no check counts as failed, and one without a leak isn't mentioned."""
     short = losses(np.arange(5) * 0.01, np.arange(5) * 0.01 + 1, prior=np.arange(5) * 0.01 + 2)

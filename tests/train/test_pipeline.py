@@ -23,7 +23,7 @@ from pydantic import TypeAdapter, ValidationError
 from sklearn.pipeline import Pipeline
 
 from evergreen.operators.train import AblateOperator, TrainOperator
-from include.errors import EvergreenError, SpecError
+from include.errors import EvergreenError, InsufficientData, SpecError
 from include.features.labels import training_set
 from include.judge.judge import BLESSED
 from include.models import artifacts, outputs
@@ -131,6 +131,16 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
         assert registry.get(ref.id, fitted.path, fitted.digest) == data
         estimator = artifacts.deserialize(data, fitted.digest)
         assert digest_bytes(artifacts.predict(estimator, test, spec).tobytes()) == fitted.predictions
+
+
+def test_a_training_beyond_the_newest_labels_is_refused(
+    spec: UseCase, lake: Lake, registry: Registry
+) -> None:
+    """None of its test partitions could have labels; it leaves no run and names what may be trained on."""
+    remedy = f"train on {PARTITION}, or run the partitions until 2024-06-01 first"
+    with pytest.raises(InsufficientData, match=rf"but found the newest labels of 2024-03-28; {remedy}"):
+        train(lake, spec, "2024-06-01", registry=registry)
+    assert runs(registry) == []
 
 
 @pytest.mark.full
