@@ -164,7 +164,9 @@ def record_silence(
             required="an open alert",
             found=found,
             where=f"{lake.uri}/tables/findings",
-            remedy=f"name one as the alerts page does, such as {next(iter(names), 'data: weather')}",
+            remedy=f"name one as the alerts page does, such as {next(iter(names))}"
+            if names
+            else "there is nothing to do until the alerts page lists one",
         )
     check, subject = names[alert]
     row = {"check": check, "subject": subject, "action": action, "until": until, "by": by, "at": at}

@@ -169,6 +169,8 @@ def test_the_ledger_has_one_row_per_request(lake: Lake) -> None:
 
 def test_only_a_named_person_silences_an_open_alert(lake: Lake) -> None:
     """A refusal names what is open, the field that is missing or the schedule, and records nothing."""
+    with pytest.raises(EvergreenError, match=r"found no open alert .*; there is nothing to do until"):
+        act("acknowledge", STOPS)
     monitored(lake, DAYS[0], STOPS)
     with pytest.raises(
         EvergreenError, match="expected an open alert, but found open or silenced ones: data: stops"
