@@ -38,6 +38,13 @@ class EvergreenError(Exception):
         text += f" ({self.where})" if self.where else ""
         return f"{text}; {self.remedy}" if self.remedy else text
 
+    def problem_first(self) -> str:
+        """Return the message with what was found and the remedy first, where only its beginning is shown."""
+        required = "" if self.found else self.required
+        text = str(EvergreenError(self.subject, required=required, found=self.found, remedy=self.remedy))
+        text += f"; expected {self.required}" if required != self.required else ""
+        return f"{text} ({self.where})" if self.where else text
+
     def __reduce__(self) -> tuple[object, ...]:
         """Keep the fields when the error is pickled between processes."""
         return _rebuild, (type(self), self.subject, self.required, self.found, self.where, self.remedy)

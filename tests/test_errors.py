@@ -28,6 +28,22 @@ def test_parts_that_are_not_there_leave_no_trace() -> None:
     assert str(errors.SpecError("subject", remedy="do it")) == "subject; do it"
 
 
+@pytest.mark.parametrize(
+    ("fields", "text"),
+    [
+        ({"required": "this", "found": "that", "where": "here", "remedy": "do it"},
+         "subject: found that; do it; expected this (here)"),
+        ({"required": "this", "where": "here", "remedy": "do it"}, "subject: expected this; do it (here)"),
+        ({"found": "that", "remedy": "do it"}, "subject: found that; do it"),
+    ],
+)  # fmt: skip
+def test_where_only_the_beginning_is_shown_the_problem_and_the_remedy_come_first(
+    fields: dict[str, str], text: str
+) -> None:
+    """What was expected may be long, and an address helps least."""
+    assert errors.SpecError("subject", **fields).problem_first() == text
+
+
 def test_every_kind_says_when_it_is_raised() -> None:
     """Each kind of error has a description of its own, so that the module can be used as a map."""
     described = [(vars(kind).get("__doc__") or "").strip() for kind in KINDS]

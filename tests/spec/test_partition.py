@@ -197,10 +197,13 @@ def test_a_history_loads_nothing_of_the_future_and_its_note_says_so(weekly: UseC
 
 
 def test_a_history_that_no_dialog_refused_is_refused_by_its_first_task(weekly: UseCase) -> None:
-    """So is one that the command line started; the reason is left for the run's note."""
+    """So is one that the command line started; the run's note begins with the problem and the remedy."""
     tasks, left = planned("2024-02-05", "2024-01-01")
     assert tasks == []
-    assert "the two swapped" in left[REFUSAL]
+    subject, remedy = "weekly_sales/2024-02-05 to 2024-01-01", "choose 2024-01-01 as the first and 2024-02-05"
+    assert left[REFUSAL].startswith(
+        f"{subject}: found the two swapped; {remedy} as the last; expected a first"
+    )
 
 
 def test_the_note_of_a_history_has_what_was_loaded_by_source() -> None:

@@ -133,7 +133,9 @@ class EvergreenOperator(BaseTaskOperator):
             yield
         except (AirflowFailException, errors.EvergreenError) as error:
             self.log.error("%s", error)
-            context["ti"].xcom_push(REFUSAL, str(error))
+            cause = error.__cause__ or error  # Airflow's pages show the first line of a note
+            text = cause.problem_first() if isinstance(cause, errors.EvergreenError) else str(error)
+            context["ti"].xcom_push(REFUSAL, text)
             raise
 
     def defer_until_deadline(self, spec: UseCase, partition: str) -> None:
