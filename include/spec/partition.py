@@ -8,15 +8,12 @@ from include.errors import PartitionError
 from include.spec.usecase import UseCase
 
 
-def missing_partition() -> PartitionError:
+def missing_partition(spec: UseCase) -> PartitionError:
     """Return the error of a run that has no partition."""
-    return PartitionError(
-        "partition",
-        required="a partition",
-        found="nothing",
-        remedy="trigger again and fill in Partition, such as 2013-03-01 or 2013-03-01T0500Z; a date field "
-        "sends nothing for a day that doesn't exist, such as 2013-02-31",
-    )
+    remedy = f"trigger again and fill in Partition, such as {spec.clock.example}"
+    if not spec.clock.sub_daily:  # whose field is a date
+        remedy += "; a date field sends nothing for a day that doesn't exist, such as 2013-02-31"
+    return PartitionError("partition", required="a partition", found="nothing", remedy=remedy)
 
 
 def check_partition(spec: UseCase, key: str, now: datetime) -> None:
@@ -50,7 +47,7 @@ def check_partition(spec: UseCase, key: str, now: datetime) -> None:
     near = [min(max(valid, first), last) for valid in (before, after)] if first <= last else []
     choice = f"choose {' or '.join(dict.fromkeys(near))}" if near else f"wait for the first, {first}"
     if near and spec.end is not None and key > spec.end:  # not the last one: no switch would follow it
-        choice = f"choose the next, at most {last}"
+        choice = f"choose the next one that hasn't run, at most {last}"
     until = f"to {schedule.end}" if schedule.end else "on"
     raise PartitionError(
         f"{spec.name}/{key}",

@@ -85,10 +85,11 @@ class UseCaseTimetable(CronPartitionTimetable):
 
     def _decode_partition_date(self, partition_key: str) -> datetime:
         """Return the point in time of a partition; raise InvalidPartitionKeyError if it isn't valid."""
-        if partition_key == NO_PARTITION:
-            raise InvalidPartitionKeyError(str(missing_partition()))
         try:
-            check_partition(load(self.usecase), partition_key, datetime.now(UTC))
+            spec = load(self.usecase)
+            if partition_key == NO_PARTITION:
+                raise missing_partition(spec)
+            check_partition(spec, partition_key, datetime.now(UTC))
         except EvergreenError as error:
             raise InvalidPartitionKeyError(str(error)) from None
         if self.partitions.sub_daily:

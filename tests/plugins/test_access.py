@@ -97,7 +97,10 @@ def test_a_backfill_outside_the_schedule_is_refused(
     for path in ("/api/v2/backfills/dry_run", "/api/v2/backfills"):
         answer = site.ask(path, method="POST", json=body, headers=headers["user"])
         assert answer.status_code == 422, path
-        assert "one after schedule.end; choose the next, at most 2013-12-30" in answer.json()["detail"]
+        assert (
+            "one after schedule.end; choose the next one that hasn't run, at most 2013-12-30"
+            in answer.json()["detail"]
+        )
     runs = site.ask("/api/v2/dags/flight_delay__batch/dagRuns", headers=headers["user"]).json()["dag_runs"]
     assert "backfill" not in {run["run_type"] for run in runs}
 

@@ -18,9 +18,9 @@ from include.spec.clock import Clock
 DAY = {"earliest": datetime(2013, 3, 10, tzinfo=UTC), "latest": datetime(2013, 3, 10, 23, 59, tzinfo=UTC)}
 
 
-def timetable(cron: str = "0 18 * * *") -> UseCaseTimetable:
-    """Return flight_delay's timetable after a way through Airflow's database."""
-    made = UseCaseTimetable(cron, timezone="America/New_York", usecase="flight_delay")
+def timetable(cron: str = "0 18 * * *", usecase: str = "flight_delay") -> UseCaseTimetable:
+    """Return a timetable, flight_delay's by default, after a way through Airflow's database."""
+    made = UseCaseTimetable(cron, timezone="America/New_York", usecase=usecase)
     return UseCaseTimetable.deserialize(made.serialize())
 
 
@@ -47,14 +47,24 @@ def test_what_is_no_partition_is_refused(key: str) -> None:
         timetable().resolve_partition_date(key)
 
 
-def test_an_empty_partition_is_refused_as_nothing() -> None:
-    """The form shows which field to fill in, and that a browser sends nothing for a day like 2013-02-31."""
-    sentence = (
-        r"expected a partition, but found nothing; .* fill in Partition.*"
-        r"sends nothing for a day that doesn't exist"
-    )
+@pytest.mark.parametrize(
+    ("usecase", "remedy"),
+    [
+        (
+            "flight_delay",
+            "2013-03-01; a date field sends nothing for a day that doesn't exist.*",
+        ),
+        ("hourly_rides", "2013-03-01T0500Z"),
+    ],
+)
+def test_an_empty_partition_is_refused_as_nothing(
+    usecase: str, remedy: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The form shows which field to fill in, and with what; a date field may have been filled in vain."""
+    monkeypatch.setenv("EVERGREEN_USECASES", str(Path(__file__).parents[1] / "usecases"))
+    sentence = f"expected a partition, but found nothing; .* fill in Partition, such as {remedy}$"
     with pytest.raises(InvalidPartitionKeyError, match=sentence):
-        timetable().resolve_partition_date(NO_PARTITION)
+        timetable(usecase=usecase).resolve_partition_date(NO_PARTITION)
 
 
 @pytest.mark.parametrize(

@@ -93,7 +93,7 @@ def test_before_the_first_decision_there_is_nothing_to_choose(weekly: UseCase) -
         ("2024-03-01T0405Z", ""),
         (
             "2024-03-01T0505Z",
-            "one after schedule.end; choose the next, at most 2024-03-01T0405Z, or",
+            "one after schedule.end; choose the next one that hasn't run, at most 2024-03-01T0405Z, or",
         ),
         ("2024-02-29", "expected a UTC minute such as 2013-03-01T0500Z, but found '2024-02-29'"),
     ],

@@ -215,7 +215,7 @@ def partition_of(context: Context, spec: UseCase) -> str:
             remedy="leave the form's field empty",
         )
     if not (run_key or form_key):
-        raise missing_partition()
+        raise missing_partition(spec)
     partition = str(run_key or form_key)
     if context["dag_run"].run_type != "scheduled":
         check_partition(spec, partition, datetime.now(UTC))
