@@ -113,7 +113,7 @@ def _early_labels(spec: UseCase) -> Iterator[Problem]:
 
 def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
     """Yield a problem if no label ever comes before the end, or a warning if none does in the first year."""
-    source, first = spec.labels.source, spec.clock.shift(spec.start, spec.labels.delay)
+    source, first = spec.labels.source, spec.clock.shift(partitions[0], spec.labels.delay)
     last = spec.end or spec.clock.shift(first, len(partitions))
     if not spec.partitions(source, first, last):
         yield problem(
