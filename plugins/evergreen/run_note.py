@@ -1,4 +1,4 @@
-"""The listener that sets the note of an `operate` or history run: what it did, or why it is red.
+"""The listener that appends to a run's note what it did, or why it is red.
 
 A task can't write its run's note. So it leaves the sentence in its XCom, and the scheduler, which calls this
 listener, copies it. Every process imports this module with the plugin, so it must stay light.
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # the XComs' keys; the last two are of a history's tasks: what was clipped, and what a task has loaded
 REFUSAL, RESULT, CLIPPED, LOADED = "refusal", "return_value", "clipped", "loaded"
 MAX_NOTE = 1000  # characters, a limit of Airflow's API
+# the tasks whose results say what came of a run
+OUTCOMES = {"batch": ("score.predict", "monitor.check"), "training": ("judge.decide", "promote.switch")}
 
 
 @hookimpl
@@ -36,19 +38,26 @@ def on_dag_run_success(dag_run: DagRun, msg: str) -> None:
 
 def _append(dag_run: DagRun, key: str) -> None:
     usecase, _, kind = dag_run.dag_id.rpartition("__")
-    if kind not in ("operate", "history") or usecase not in names():  # a DAG of others may end so too
+    if (
+        kind not in ("operate", "history", *OUTCOMES) or usecase not in names()
+    ):  # a DAG of others may end so too
         return
     from airflow.models.xcom import XComModel
     from sqlalchemy.orm import object_session
 
     if (session := object_session(dag_run)) is None:
         return
-    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id)
+    tasks = OUTCOMES.get(kind, ())
+    query = XComModel.get_many(run_id=dag_run.run_id, dag_ids=dag_run.dag_id, task_ids=tasks or None)
     rows: Iterable[Any] = session.scalars(query)
-    stored = [(row.key, XComModel.deserialize_value(row)) for row in rows]
-    sentences = (
-        history_note(stored) if kind == "history" else [_sentence(v) for name, v in stored if name == key]
-    )
+    stored = [(row.task_id, row.key, XComModel.deserialize_value(row)) for row in rows]
+    if kind == "history":
+        sentences = history_note((name, value) for _, name, value in stored)
+    elif tasks:  # of a red run too, as far as it came
+        results = {task: value for task, name, value in stored if name == RESULT}
+        sentences = [_sentence(results[task]) for task in tasks if task in results]
+    else:
+        sentences = [_sentence(value) for _, name, value in stored if name == key]
     dag_run.note = "\n".join(filter(None, (dag_run.note, *sentences)))[:MAX_NOTE]
 
 

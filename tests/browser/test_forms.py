@@ -66,10 +66,14 @@ def test_the_form_refuses_a_range_that_is_swapped(house: House, person: Person, 
 
 
 def test_a_training_from_the_form_is_of_its_partition(house: House, person: Person, champion: str) -> None:
-    """Its partition is its partition key, and the champion it makes is in the ledger."""
+    """Its partition is its partition key, its note says what came of it, and the ledger has its champion."""
     run = house.api.get_run(TRAINING, champion)
     assert run is not None
-    assert (run["partition_key"], run["note"]) == (CHAMPION, f"Partition {CHAMPION}")
+    assert run["partition_key"] == CHAMPION
+    note, verdict, switch = run["note"].splitlines()
+    assert note == f"Partition {CHAMPION}"
+    assert verdict.startswith("rubber-stamped: no champion to compare with")
+    assert switch.startswith("v1 promoted")
     assert [row[:2] for row in _champions(house)] == [("1", "promoted")]
 
 
@@ -188,5 +192,6 @@ def test_a_roll_back_to_no_champion_is_refused(house: House, person: Person, cha
     assert person.outcome(run) == "Failed"
     sentence = "expected a version that was champion, but found v9, which never was"
     person.read_log("operate", sentence)
-    assert sentence in house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
+    note = house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
+    assert "rollback: found v9, which never was; choose one of v1, v2 as the version" in note
     assert _champions(house) == before
