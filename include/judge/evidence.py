@@ -161,8 +161,8 @@ class Leakage:
     past_loss_reductions : the same of the use case's earlier attempts with this objective, oldest first.
     too_few_rows : class, or else the target, -> its number of test rows, if there are too few of them to
         judge a feature; for a class, the smaller of its own rows and all others.
-    all_features : model -> the same score of the models that use all features: the challenger and a linear
-        one.
+    all_features : model -> the same score of the models that use all features: the challenger, and of ours
+        a linear one and one of trees.
     objective : whose loss is reduced; empty in evidence of earlier code.
     copied_rows : how many test rows have the features and the label of a row before them; 0 in evidence of
         earlier code.

@@ -278,17 +278,27 @@ def test_a_strong_and_honest_model_is_no_leak(
     assert max(context.evidence.facts.leakage.all_features.values()) > 0.85
 
 
-def test_what_the_challenger_alone_finds_counts(use: UseCase) -> None:
-    """A label that no linear model learns, as of equal signs, is found by a challenger that does."""
+def equal_signs(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Return a label that no linear model learns."""
+    return distance * earlier > 0
 
-    def equal_signs(distance: np.ndarray, earlier: np.ndarray, random: np.random.Generator) -> np.ndarray:
-        return distance * earlier > 0
 
-    boosting = Recipe(name="boosting", estimator="hist_gradient_boosting")
-    context = measured(use, boosting, equal_signs)
-    assert context.evidence.facts.leakage.all_features["a linear model"] < 0.6
+def test_a_leak_that_the_recipe_does_not_learn_is_found(use: UseCase) -> None:
+    """A code that is read with another one is none to a linear recipe, which serves what it saw of it."""
+    linear = Recipe(name="logistic", estimator="logistic_regression")
+    context = measured(use, linear, equal_signs)
+    scores = context.evidence.facts.leakage.all_features
+    assert max(scores["a linear model"], scores["challenger"]) < 0.6
     (check,) = all_features(context)
-    assert (check.passed, check.note.split(";")[0]) == (False, "challenger")
+    assert (check.passed, check.note.split(";")[0]) == (False, "a model of trees")
+
+
+def test_what_the_challenger_alone_finds_counts(use: UseCase) -> None:
+    """What none of our models learns is a leak too if the challenger's predictions are the labels."""
+    fitted, test = (together(use, 600, seed, lambda d, e, r: r.random(len(d)) > 0.5) for seed in (1, 2))
+    scores = leakage.all_feature_scores(use, fitted, test, target(use, test))
+    assert scores.pop("challenger") == 1
+    assert max(scores.values()) < 0.6
 
 
 def test_too_few_rows_of_a_class_are_no_ground_to_refuse_a_model(use: UseCase) -> None:
@@ -302,6 +312,7 @@ def test_too_few_rows_of_a_class_are_no_ground_to_refuse_a_model(use: UseCase) -
     assert leakage.all_feature_scores(use, fitted, least, np.full(least.num_rows, 0.5)) == {
         "challenger": 0.5,
         "a linear model": pytest.approx(1, abs=0.02),
+        "a model of trees": pytest.approx(1, abs=0.05),
     }
 
 
