@@ -228,3 +228,15 @@ def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, 
         performance_by(own, use, "day", first=week[1], last=week[0])
     with pytest.raises(NotPublished, match=f"those from {week[0]} to {week[5]}"):
         performance_by(own, use, "day", first=week[7])
+
+
+def test_what_is_overdue_for_longer_than_is_looked_back_is_named(week: list[str]) -> None:
+    """The note says since when no labels came at least; of one partition it says one."""
+    overdue = [
+        overdue_labels(week[1:3], [], [], 1).note,
+        overdue_labels(week[:2], week[:1], week[:1], 1).note,
+    ]
+    assert overdue == [
+        f"labels of at least 2 scored partitions are overdue: none came for {week[1]} or later",
+        f"labels of 1 scored partition are overdue: none came since those of {week[0]}",
+    ]
