@@ -48,8 +48,8 @@ NO_LAKE = {"init", "validate", "schema", "contract", "--help"}
 QUESTIONS = {
     "kind": "Kind of problem (binary, regression, multiclass)",
     "target": "Column to predict",
-    "key": "Columns that identify a row within a day, separated by commas",
     "time": "Column with each row's date",
+    "key": "Columns that identify a row within a day, separated by commas",
 }
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
@@ -139,7 +139,12 @@ def init(  # noqa: PLR0913 - one parameter for each option
     kind: Annotated[str, typer.Option("--kind", help="binary, regression or multiclass.")] = "",
     target: Annotated[str, typer.Option("--target", help="The sample's column to predict.")] = "",
     key: Annotated[
-        str, typer.Option("--key", help="The columns that identify a row within a day, as store,item.")
+        str,
+        typer.Option(
+            "--key",
+            help="The columns that identify a row within a day, as store,item. Default: --time, if no two "
+            "rows have the same.",
+        ),
     ] = "",
     time: Annotated[str, typer.Option("--time", help="The column with each row's date.")] = "",
     split: Annotated[
@@ -165,7 +170,7 @@ def init(  # noqa: PLR0913 - one parameter for each option
     """
     from include.cli.scaffold import PYTHON_TEMPLATE, TEMPLATE, scaffold, scaffold_sample
 
-    answers = {"kind": kind, "target": target, "key": key, "time": time}
+    answers = {"kind": kind, "target": target, "time": time, "key": key}
     if python and sample is not None:
         remedy = "propose one from the sample, and copy from another one with --python what you need"
         raise SpecError("init", required="--python or --sample", found="both", remedy=remedy)
@@ -176,8 +181,11 @@ def init(  # noqa: PLR0913 - one parameter for each option
             text = "A sample file (.csv, .parquet, .jsonl), or empty for the template"
             sample = Path(answer) if (answer := typer.prompt(text, default="", show_default=False)) else None
         if sample is not None:
-            typer.echo(f"Its columns: {', '.join(read_sample(sample).columns)}")
-            answers = {option: text or typer.prompt(QUESTIONS[option]) for option, text in answers.items()}
+            rows = read_sample(sample)
+            typer.echo(f"Its columns: {', '.join(rows.columns)}")
+            for option, question in QUESTIONS.items():
+                default = rows.key_of_series(answers["time"]) or None if option == "key" else None
+                answers[option] = answers[option] or typer.prompt(question, default=default)
             if split is None:
                 text = "A folder to write one file for each day to, or empty if there are such files"
                 split = (

@@ -152,6 +152,11 @@ class Proposal:
         return repeated >= RECURRING * sum(day > self.partitions[0] for day in self.days)
 
     @property
+    def is_series(self) -> bool:
+        """Return whether no day has two rows."""
+        return len(self.partitions) == len(self.days)
+
+    @property
     def _columns_of_sample(self) -> set[str]:
         return {column.name for column in self.sample.columns.values()}
 
@@ -236,7 +241,7 @@ class Proposal:
         season, ago, count = self.schedule.season, self.schedule.length - 1, self.lookback + 1
         mean = f"sum({label}) FILTER (ago < {count}) / nullif(count({label}) FILTER (ago < {count}), 0)"
         past = {f"{target}_mean_{count}": (mean, f"mean of the last {count} outcomes")}
-        if self.recurs:
+        if self.recurs or self.is_series:
             past[f"{target}_last"] = (f"max({label}) FILTER (ago = 0)", "the last known value")
             if ago > 0:
                 what = f"the same {'day' if season == 'week' else 'month'} last {season}"

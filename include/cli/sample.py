@@ -108,6 +108,11 @@ class Sample:
         result: list[str] = days.to_pylist()
         return result
 
+    def key_of_series(self, time: str) -> str:
+        """Return the column of the time as the key, if no two rows have the same day; else an empty text."""
+        days = self.days(time) if time in self.columns else []
+        return time if days and len(set(days)) == len(days) else ""
+
 
 def read_sample(path: Path, reserved: tuple[str, ...] = ()) -> Sample:
     """Read a CSV, Parquet or JSON lines file.

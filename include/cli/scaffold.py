@@ -92,7 +92,7 @@ def scaffold_sample(
     ----------
     path : of the sample.
     split : a folder for the sample's rows, one file for each day; None leaves the sample as it is.
-    key : names of columns, separated by commas.
+    key : names of columns, separated by commas; by default the time's, if no two rows have the same day.
 
     Raises
     ------
@@ -102,10 +102,11 @@ def scaffold_sample(
     from include.cli.proposal import Proposal
     from include.cli.sample import read_sample
 
-    names = tuple(part.strip() for part in key.split(",") if part.strip())
     # predictions of classes have a column of this name, beside the features
     reserved = ("label",) if kind == "multiclass" and target != "label" else ()
-    proposal = Proposal(name, read_sample(path, reserved), kind, target, names, time)
+    sample = read_sample(path, reserved)
+    names = tuple(part.strip() for part in key.split(",") if part.strip())
+    proposal = Proposal(name, sample, kind, target, names or (sample.key_of_series(time),), time)
     folder = new_folder(name, parent)
     if split is not None:
         try:

@@ -303,6 +303,18 @@ def test_files_of_weekdays_and_of_months_are_found(
 
 
 @pytest.mark.full
+def test_a_series_needs_no_key(tmp_path: Path) -> None:
+    """The date identifies its only row of a month, and the outcomes before it are of the same series."""
+    days = days_of("1 * *", last="2026-12-31")
+    series = pa.table({"month": days, "scripts": [str(number % 12) for number in range(len(days))]})
+    sample, flags = write(series, tmp_path / "series.csv"), ("--kind", "regression", "--target", "scripts")
+    spec = read(init(tmp_path, sample, *flags, "--time", "month") / "usecase.yaml")
+    assert problems(spec.folder) == []
+    assert spec.key == ("month",)
+    assert spec.features.numeric == ("month_of_year", "scripts_mean_12", "scripts_last", "scripts_year_ago")
+
+
+@pytest.mark.full
 def test_a_sample_with_gaps_is_daily_and_says_so(tmp_path: Path) -> None:
     """Whoever reads the schedule learns how many of its days would be without a file."""
     sample = write(shop("regression", days_of("*/11 * *")), tmp_path / "sample.csv")
@@ -365,6 +377,9 @@ def test_on_a_terminal_it_asks_for_what_is_not_given(tmp_path: Path, monkeypatch
     )
     assert problems(folder) == []
     assert len(list((tmp_path / "days").rglob("*.csv"))) == 120
+    series = write(pa.table({"day": days_of("* * *"), "sold": ["1"] * 91}), tmp_path / "series.csv")
+    folder = init(tmp_path / "c", series, answers=f"{series}\nregression\nsold\nday\n\n\n")
+    assert read(folder / "usecase.yaml").key == ("day",)  # what an empty answer stands for
     template = init(tmp_path / "b", COFFEE, answers="\n")
     assert "items" in yaml.safe_load((template / "usecase.yaml").read_text())["sources"]
 
