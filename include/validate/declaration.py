@@ -114,7 +114,7 @@ def _early_labels(spec: UseCase) -> Iterator[Problem]:
 def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
     """Yield a problem if no label ever comes before the end, or a warning if none does in the first year."""
     source, first = spec.labels.source, spec.clock.shift(partitions[0], spec.labels.delay)
-    last = spec.end or spec.clock.shift(first, len(partitions))
+    last = spec.schedule.end or spec.clock.shift(first, len(partitions))
     if not spec.partitions(source, first, last):
         yield problem(
             spec,
@@ -122,7 +122,7 @@ def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]
             f"a partition of {source} with labels, from {first} to {last}",
             f"none: sources.{source}.start is {spec.sources[source].start or spec.schedule.start}",
             f"correct sources.{source}.start, schedule.end or labels.delay",
-            severity="error" if spec.end else "warning",
+            severity="error" if spec.schedule.end else "warning",
         )
 
 
@@ -198,8 +198,8 @@ def _unreachable_test(spec: UseCase) -> Iterator[Problem]:
     """Yield a warning if half of the labeled partitions are never as many as the declared test ones."""
     training, delay = spec.training, spec.labels.delay
     spans = {"a longer training.window": training.window + 1} if training.window else {}  # and its own
-    if spec.end:
-        spans["a later schedule.end"] = len(spec.clock.keys(spec.start, spec.end))
+    if spec.schedule.end:
+        spans["a later schedule.end"] = len(spec.clock.keys(spec.schedule.start, spec.schedule.end))
     hidden = 0 if spec.sparse else delay  # of a sparse spine, only partitions with rows count
     for remedy, span in spans.items():
         most = max((span - hidden) // 2, spec.gate.needed_partitions) + delay
