@@ -323,10 +323,13 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
     if partition < newest:
         return f"not promoted: it was evaluated on {partition}, but a champion was already on {newest}"
     history = ledger.champion_history(ledgers.switches)
-    live, rival = history[-1]["model"] if history else "", json.loads(attempt["evidence"])["champion"]
+    evidence, live = json.loads(attempt["evidence"]), history[-1]["model"] if history else ""
+    rival = evidence["champion"]
     if live != rival:
         judged_against, serving = (_champion_name(ledgers.switches, model) for model in (rival, live))
         return f"superseded: judged against {judged_against}, but {serving} serves: train again"
+    if live and (evidence["model"], evidence["recipe"]) == (live, history[-1]["recipe"]):
+        return f"nothing new: it is the model that serves as v{history[-1]['version']}"
     challenger = challenger_on_trial(ledgers.switches, history[-1]) if history else None
     if challenger is not None:
         version, since = challenger["version"], challenger["effective_from"]

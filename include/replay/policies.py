@@ -6,6 +6,7 @@ checks it has those of `GUARDS`, and a person's approval counts as given at once
 
 from __future__ import annotations
 
+import json
 import math
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
@@ -412,6 +413,7 @@ class Declared(Policy):
         unfit = [recipe.name for recipe in recipes(spec) if recipe.name not in fits]
         baseline = best_baseline(spec, walk, choice, unfit)
         challenger = fits[choice.recipe]
+        prior_model = next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), "")
         losses = self._walk_losses(walk, rows, partition, [choice.recipe, serving, baseline])
         metrics, leakage = self._measure(challenger, rows, partition, losses.partitions)
         evidence = Evidence(
@@ -433,8 +435,11 @@ class Declared(Policy):
             facts=Facts(
                 leakage=leakage,
                 refit=self._refit(challenger, champion, partition, rows) if champion else None,
+                labeled=len(rows),
             ),
-            selection=asdict(Selection.from_walks(spec, walk, choice, serving, baseline)),
+            selection=asdict(
+                replace(Selection.from_walks(spec, walk, choice, serving, baseline), prior_model=prior_model)
+            ),
         )
         self.attempts[partition] = evidence
         context = CheckContext(evidence, spec.gate, champion is not None)
@@ -449,7 +454,7 @@ class Declared(Policy):
             "partition": partition,
             "verdict": NOT_ENOUGH if missing else NOT_BLESSED if refused else BLESSED,
             "evidence": evidence.to_json(),
-            "checks": "[]",
+            "checks": json.dumps([asdict(check) for check in missing or refused]),
             "sentence": reason,
         }
         effective_from = spec.clock.shift(partition, 1)

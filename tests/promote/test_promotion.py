@@ -289,6 +289,20 @@ def test_a_verdict_about_another_champion_is_superseded(
     assert [row["outcome"] for row in status.attempts(lake, weekly)] == ["", "", "", ""]
 
 
+def test_the_model_that_serves_is_not_promoted_again(
+    lake: Lake, weekly: UseCase, attempt: Attempt, registry: Registry
+) -> None:
+    """A training without new labels fits the same model: the ledger doesn't call it a fresh one."""
+    first = attempt(1, FIRST)
+    judge_and_record(lake, weekly, first)
+    promote(lake, weekly, _key(first), registry=registry)
+    again = attempt(1, SECOND, champion=1)
+    assert judge_and_record(lake, weekly, again).verdict == BLESSED
+    promotion = promote(lake, weekly, _key(again), registry=registry)
+    assert (promotion.switch, promotion.blocker) == (None, "nothing new: it is the model that serves as v1")
+    assert [row["version"] for row in ledger.champions(ledger.switches(lake))] == ["1"]
+
+
 def test_what_cannot_be_judged_is_refused(lake: Lake, weekly: UseCase, attempt: Attempt) -> None:
     """No evidence, or evidence of another declaration, is an error and no verdict."""
     with pytest.raises(NotPublished, match=r"run the training of that partition again, .*evaluate\.measure"):
