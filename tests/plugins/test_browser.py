@@ -150,6 +150,16 @@ def test_on_a_phone_each_cell_is_a_line_behind_its_heading(site: Site, page: Pag
     assert why.evaluate("cell => getComputedStyle(cell, '::before').content") == "none"
 
 
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_live_charts_are_shown_down_to_the_last(site: Site, page: Page, width: int) -> None:
+    """Their frame is as high as they are, also where they are scrolled sideways."""
+    page.set_viewport_size({"width": width, "height": 800})
+    page.goto(f"{site.url}/evergreen/usecase/year")
+    page.locator("iframe.live").scroll_into_view_if_needed()
+    charts = page.frame_locator("iframe.live").locator("figure svg")
+    assert charts.evaluate("svg => svg.getBoundingClientRect().bottom < innerHeight + 1")
+
+
 def test_a_report_in_its_frame_has_the_colors_of_airflow(site: Site, page: Page) -> None:
     """Airflow's theme wins over the system's, although the frame can't read it."""
     page.emulate_media(color_scheme="light")
