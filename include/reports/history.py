@@ -40,7 +40,7 @@ BELOW: dict[str, Any] = {"loc": "upper left", "bbox_to_anchor": (0, 0), "ncols":
 CHECKS = tuple(check.name for check in registry.CHECKS)
 MAX_EPISODES = 200  # in each table
 MAX_DRIFT_LABELS = 8
-PANEL_HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.3)  # inches
+PANEL_HEIGHTS = (2.4, 1.5, 1.5, 1.5, 2.9)  # inches
 MIN_DRIFT = 0.01  # lowest value on the logarithmic axis
 CHART_TITLE = "the year"  # from which the chart's ids are derived
 
@@ -95,7 +95,7 @@ class History:
     metric, limit : the first required metric, and the limit beyond which it is too low or too high.
     realized : that metric by partition.
     estimated : its estimate before labels arrived, with a 90 % interval, by partition.
-    largest_drift : by partition, the column with the largest population stability index, and the index.
+    largest_drift : by partition, the column that drifted furthest for its limit, and by which multiple of it.
     alarms : rows of `findings`.
     training_requests : partitions whose monitoring requested a training.
     verdicts : partition and verdict of each training.
@@ -257,10 +257,11 @@ def _estimated_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dic
 
 
 def _largest_drift(lake: Lake, partitions: Sequence[str]) -> dict[str, tuple[str, float]]:
-    rows = _rows(lake, "drift", {"measure": "psi"}, ["partition", "column", "value"], partitions)
-    rows = [row for row in rows if row["value"] is not None]
-    ranked = sorted(rows, key=lambda row: (row["partition"], row["value"], row["column"]))
-    return {row["partition"]: (row["column"], row["value"]) for row in ranked}
+    columns = ["partition", "subject", "value", "threshold"]
+    rows = _rows(lake, "findings", {"check": DRIFT}, columns, partitions)
+    rows = [row for row in rows if row["value"] is not None and row["threshold"]]
+    multiples = sorted((row["partition"], row["value"] / row["threshold"], row["subject"]) for row in rows)
+    return {partition: (column, multiple) for partition, multiple, column in multiples}
 
 
 def _weeks(sums: Mapping[str, Any], partitions: Sequence[str]) -> Iterable[Week]:
@@ -336,7 +337,8 @@ def draw_panels(history: History) -> str:
             for row in history.switches:
                 style = "-" if row["role"] == "champion" else ":"
                 width = 0.3 if row["kind"] == ledger.REFRESHED else 0.8
-                panel.axvline(_day(row["effective_from"]), color=NEW, linestyle=style, linewidth=width)
+                day = _day(row["effective_from"])
+                panel.axvline(day, color=NEW, linestyle=style, linewidth=width, zorder=1)  # below the marks
         _label_switches(panels[0], history)
         panels[-1].set_xlim(_day(history.partitions[0]) - 2, _day(history.partitions[-1]) + 2)
         axis = panels[-1].xaxis
@@ -388,15 +390,16 @@ def _panel_metric(axes: Axes, history: History) -> None:
 
 
 def _panel_drift(axes: Axes, history: History) -> None:
-    """Draw the largest stability index of any column, and label the columns that lead for longest."""
-    axes.set_title("largest population stability index of any column, and the column")
+    """Draw the largest drift of any column, beside its limit, and label the columns that lead for longest."""
+    axes.set_title("largest drift of any column, as a multiple of its limit, and the column")
     drift = history.largest_drift
     if not drift:
         return
     partitions = sorted(drift)
     values = [drift[partition][1] for partition in partitions]
     axes.plot(axis_times(partitions), values, color=SOFT, linewidth=1)
-    axes.set(yscale="log", ylim=(max(min(values), MIN_DRIFT) * 0.8, max(*values, MIN_DRIFT) * 4))
+    axes.axhline(1, color=BAD, linestyle="--", linewidth=0.8)
+    axes.set(yscale="log", ylim=(max(min(*values, 1), MIN_DRIFT) * 0.8, max(*values, 1) * 4))
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
     axes.yaxis.set_major_formatter("{x:g}")
     axes.yaxis.set_minor_formatter(NullFormatter())
@@ -421,7 +424,7 @@ def _panel_alarms(axes: Axes, history: History) -> None:
     for position, check in enumerate(CHECKS):
         days = axis_times(sorted(history.alarmed(check)))
         color, alpha = (SOFT, 0.5) if check == DRIFT else (BAD, 1)
-        axes.plot(days, [position] * len(days), "|", color=color, alpha=alpha, ms=8)
+        axes.plot(days, [position] * len(days), "|", color=color, alpha=alpha, ms=8, mew=1.5)
     requests = axis_times(history.training_requests)
     axes.plot(requests, [len(CHECKS)] * len(requests), "|", color=INK, ms=8)
     for partition, verdict in history.verdicts:

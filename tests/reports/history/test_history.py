@@ -36,6 +36,28 @@ def alarm(lake: Lake, partition: str, subject: str, note: str = "planted") -> No
     lake.publish("findings", made, {"partition": partition})
 
 
+def drifted(lake: Lake, partition: str, subject: str, value: float, threshold: float | None) -> None:
+    """Add a finding of a column's drift to a partition's findings."""
+    row = {"partition": partition, "check": "drift", "subject": subject, "value": value,
+           "threshold": threshold, "outcome": "ok", "note": "planted"}  # fmt: skip
+    there = lake.rows("findings", {"partition": partition})
+    made = pa.Table.from_pylist([*there, row], schema=schemas.FINDINGS)
+    lake.publish("findings", made, {"partition": partition})
+
+
+def test_drift_is_drawn_as_a_multiple_of_the_limit_that_decided(lake: Lake, use: UseCase) -> None:
+    """A column far from its reference may be within its limit, and one without a limit has no multiple."""
+    newest = partitions(use)[-1]
+    drifted(lake, newest, "noisy", 500.0, 1000.0)
+    drifted(lake, newest, "unlimited", 900.0, None)
+    drifted(lake, newest, "drifted", 90.0, 2.0)
+    history = read_history(lake, use)
+    assert history.largest_drift[newest] == ("drifted", 45.0)
+    axes = Figure().subplots()
+    drawing._panel_drift(axes, history)
+    assert [1.0, 1.0] in [list(line.get_ydata()) for line in axes.lines]  # the limit
+
+
 @pytest.mark.full
 def test_the_same_lake_gives_the_same_bytes(lake: Lake, use: UseCase) -> None:
     """The page is the same each time it is drawn."""
@@ -67,9 +89,7 @@ def test_the_page_fetches_and_runs_nothing(lake: Lake, use: UseCase) -> None:
 def test_what_the_tables_hold_is_escaped(lake: Lake, use: UseCase) -> None:
     """A script in an alarm's subject or note, or in a column's name, is escaped."""
     alarm(lake, partitions(use)[3], PLANTED, PLANTED)
-    drift = lake.rows("drift", {"partition": partitions(use)[3]})
-    made = [{**row, "column": PLANTED, "value": 99.0} for row in drift[:1]]
-    lake.publish("drift", pa.Table.from_pylist(made, schema=schemas.DRIFT), {"partition": partitions(use)[3]})
+    drifted(lake, partitions(use)[3], PLANTED, 99.0, 1.0)
     _, html = draw_history(lake, use)
     assert "<script" not in html
     assert html.count("&lt;script&gt;") >= 2
