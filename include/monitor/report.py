@@ -76,9 +76,10 @@ def _with_charts(
     current, rows, rebuilt = window_sample(context.lake, spec, partition, context.window)
     columns = _columns_to_draw(spec, drift, sample, current)
     text = (
-        f"The charts are drawn from samples: {current.num_rows} of the {rows} rows of "
-        f"{rebuilt} partition(s) up to {partition}, and {sample.num_rows} of the {sampled_rows} "
-        "rows of the partitions that the model was fitted on, with predictions of held-out rows. They show "
+        f"The charts are drawn from samples: {current.num_rows:,} of the {rows:,} rows of "
+        f"{rebuilt} partition{'s' * (rebuilt != 1)} up to {partition}, and {sample.num_rows:,} of the "
+        f"{sampled_rows:,} rows of the partitions that the model was fitted on, rows without a label among "
+        "them, with predictions of held-out rows. They show "
         f"{len(columns)} of {len(drift)} columns: the predictions and the columns nearest to their "
         "thresholds. Evidently judges the sample by a fixed threshold. Evergreen's findings below use all "
         "rows, and account for how far the training's own partitions are apart."

@@ -97,7 +97,7 @@ def withdraw(lake: Lake, spec: UseCase, partition: str, by: str, reason: str, *,
             required="a partition with published rows",
             found="nothing",
             where=lake.uri,
-            remedy="`status` lists the partitions",
+            remedy="the use case's page and `status` list the partitions",
         )
     for key in partitions:
         _remove(lake, key)

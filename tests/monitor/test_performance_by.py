@@ -165,7 +165,8 @@ def test_a_day_whose_labels_are_all_null_is_no_alarm(week: list[str]) -> None:
     """One canceled day, or two, is no alarm, however few partitions performance is judged on."""
     outcomes = [overdue_labels(week[:n], week[:n], week[:1], 1).outcome for n in range(1, 5)]
     assert outcomes == ["ok", "ok", "ok", "alarm"]
-    assert overdue_labels(week[:2], week[:1], week[:1], 1).outcome == "alarm"
+    finding = overdue_labels(week[:2], week[:1], week[:1], 1)
+    assert (finding.outcome, finding.note[:36]) == ("alarm", "labels of 1 scored partition is over")
 
 
 def test_labels_that_come_a_season_later_are_realized(own: Lake, sliced: UseCase, week: list[str]) -> None:
@@ -238,5 +239,5 @@ def test_what_is_overdue_for_longer_than_is_looked_back_is_named(week: list[str]
     ]
     assert overdue == [
         f"labels of at least 2 scored partitions are overdue: none came for {week[1]} or later",
-        f"labels of 1 scored partition are overdue: none came since those of {week[0]}",
+        f"labels of 1 scored partition is overdue: none came since those of {week[0]}",
     ]

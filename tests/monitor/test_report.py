@@ -29,10 +29,10 @@ def page(lake: Lake, use: UseCase, week: list[str]) -> str:
 @pytest.mark.full
 def test_a_page_says_that_it_is_a_sample(page: str, lake: Lake, use: UseCase, week: list[str]) -> None:
     """The page's own text has the sample's size and the rows that it is of, on both sides."""
-    shown = f"drawn from samples: 200 of the 240 rows of 2 partition(s) up to {week[1]}, and 200 of the "
+    shown = f"drawn from samples: 200 of the 240 rows of 2 partitions up to {week[1]}, and 200 of the "
     assert (
-        shown + f"{machines.fitted_rows(lake, use)} rows of the partitions that the model was fitted on"
-        in page
+        shown + f"{machines.fitted_rows(lake, use):,} rows of the partitions that the model was fitted on, "
+        "rows without a label among them" in page
     )
     assert page.index("drawn from samples") < page.index("drawDashboard")
 

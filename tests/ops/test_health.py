@@ -31,7 +31,7 @@ ALARM = {"check": "performance", "subject": "r2", "outcome": "alarm", "note": "0
 OVERDUE = ALARM | {
     "check": "labels",
     "subject": "overdue",
-    "note": "labels of 3 scored partition(s) are overdue",
+    "note": "labels of 3 scored partitions are overdue",
 }
 
 
@@ -71,7 +71,7 @@ def facts(**changed: Any) -> dict[str, Any]:
             "blind",
             "labels of 3 partitions, 2024-03-04 to 2024-03-18, are overdue",
         ),
-        ({"findings": [OVERDUE]}, "blind", "The labels of 3 scored partition(s) are overdue."),
+        ({"findings": [OVERDUE]}, "blind", "The labels of 3 scored partitions are overdue."),
         ({"findings": [ALARM]}, "degraded", "r2: 0.1, required at least 0.3"),
         ({"findings": [ALARM | {"check": "drift"}]}, "fresh", "Version 3 serves"),
         ({"partitions": rows(("sales", MONDAYS[-1]))}, "degraded", "2024-03-25 has no data of sales"),

@@ -202,7 +202,8 @@ def check_distribution(
     alarm = value > threshold
     side = "beyond" if alarm else "within"
     text, bound = figure_and_limit(value, threshold, 3)
-    note = f"{name}: {NAMES[measure]} {text} over {width} partition(s) is {side} {which}, {bound}"
+    over = f"{width} partition{'s' * (width != 1)}"
+    note = f"{name}: {NAMES[measure]} {text} over {over} is {side} {which}, {bound}"
     return Finding("drift", name, value, threshold, "alarm" if alarm else "ok", note)
 
 

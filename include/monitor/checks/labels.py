@@ -61,12 +61,10 @@ def overdue_labels(
         return Finding("labels", "overdue", None, window, "not enough", "no labels are due yet")
     note = f"labels are known up to partition {last}"
     if late:
-        partitions = f"scored partition{'s' * (len(late) != 1)}"
-        note = f"labels of {len(late)} {partitions} are overdue: none came since those of {last}"
+        are = "scored partitions are" if len(late) != 1 else "scored partition is"
+        note = f"labels of {len(late)} {are} overdue: none came since those of {last}"
         if not last:  # no older partitions are looked at
-            note = (
-                f"labels of at least {len(late)} {partitions} are overdue: none came for {scored[0]} or later"
-            )
+            note = f"labels of at least {len(late)} {are} overdue: none came for {scored[0]} or later"
     if unmatched:
         note += f"; what came for {len(unmatched)} of them labels no row: all is null or has other keys"
     outcome: Outcome = "alarm" if len(late) >= limit else "ok"
