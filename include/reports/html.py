@@ -100,6 +100,8 @@ def percent(share: float | None, sign: bool = False, limit: float | None = None)
         return "—"
     style = "{:+.#%}" if sign else "{:.#%}"
     text = style.replace("#", "1").format(share)
+    if 0 < share < 0.0005:  # 0.0 % would look like none
+        text = style.replace(".#%", ".1g").format(100 * share) + "%"
     if limit is not None:
         text, _ = formatting.figure_and_limit(share, limit, 1, style)
     return text.replace("%", " %")
