@@ -190,6 +190,7 @@ def test_a_champion_that_a_rollback_restored_is_not_called_rolled_back(
     ledger.record_switch(copied, lambda _: [{**before, **back, "effective_from": bad["effective_from"]}])
     text = words(client.get("/usecase/year"))
     assert "restored by ann, serves" in text
+    assert 'title="a rollback: it was champion before">restored' in client.get("/usecase/year").text
     assert f"It serves again: version {bad['version']} was rolled back." in text
     assert f"{before['recipe']} {bad['version']} restored ann no better" in text
     periods = f"champion {bad['effective_from']} still restored ann no better"
