@@ -27,6 +27,7 @@ from include.promote import ledger
 from include.reports.charts import BAD, DRAWING, GOOD, INK, NEW, OLD, SETTINGS, SOFT, axis_times, svg
 from include.reports.html import templates
 from include.reports.text import text_table
+from include.reports.wording import metric_label
 from include.spec import UseCase
 from include.spec.clock import time_of
 from include.stats.intervals import gain_bounds
@@ -353,7 +354,7 @@ def _pooled(history: History) -> str:
 def _panel_losses(axes: Axes, history: History) -> None:
     """Draw the loss per row by week, with the baseline."""
     axes.set_title(
-        f"{history.spec.gate.objective} per row, by {_pooled(history)}",
+        f"{metric_label(history.spec.gate.objective)} per row, by {_pooled(history)}",
         pad=10 if not history.switches else 48,
     )
     days = axis_times(week.middle for week in history.weeks)
@@ -367,7 +368,8 @@ def _panel_losses(axes: Axes, history: History) -> None:
 
 def _panel_gain(axes: Axes, history: History) -> None:
     """Draw how much lower the loss per row was than the baseline's, by week."""
-    axes.set_title(f"{history.spec.gate.objective} gain per row over the baseline, by {_pooled(history)}")
+    objective = metric_label(history.spec.gate.objective)
+    axes.set_title(f"{objective} gain per row over the baseline, by {_pooled(history)}")
     days = axis_times(week.middle for week in history.weeks)
     _plot_band(axes, days, [week.gain for week in history.weeks], NEW, "")
     axes.axhline(0, color=SOFT, linewidth=0.8)
@@ -375,7 +377,7 @@ def _panel_gain(axes: Axes, history: History) -> None:
 
 def _panel_metric(axes: Axes, history: History) -> None:
     """Draw the realized and the estimated metric by partition."""
-    axes.set_title(f"{history.metric}, by partition")
+    axes.set_title(f"{metric_label(history.metric)}, by partition")
     days, realized = axis_times(history.realized), list(history.realized.values())
     axes.plot(days, realized, ".", color=NEW, markersize=4, label="realized")
     if estimates := list(history.estimated.values()):

@@ -290,6 +290,14 @@ def test_a_history_loaded_far_ahead_leaves_the_last_partitions_on_the_page(
     assert list(dict.fromkeys(shown)) == year.KEYS[:-15:-1]
 
 
+@pytest.mark.parametrize("page", ["/", "/usecase/year", "/live/year", f"/partition/year/{year.KEYS[-5]}"])
+def test_a_metric_is_spelled_alike_on_every_page(client: year.Client, page: str) -> None:
+    """In words, as a sentence has it; the declaration's name has underscores."""
+    text = client.get(page).text
+    assert "roc auc" in text
+    assert "roc_auc" not in text
+
+
 # the partition
 
 
