@@ -88,7 +88,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     if not run:
         _require_rows(lake, spec, partition, rows)
         require_learnable_labels(spec, partition, rows)
-        _require_test_rows(spec, partition, rows)
+        _require_test_rows(lake, spec, partition, rows)
         try:
             with registry.recording(spec.name, attempt.key, f"{spec.name} {partition}") as own_run:
                 attempt.fill(own_run)
@@ -109,16 +109,18 @@ def _require_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> 
     require_timely_spine(lake, spec, f"training on {partition}", partitions)
 
 
-def _require_test_rows(spec: UseCase, partition: str, rows: pa.Table) -> None:
-    """Refuse a training so far beyond the newest labels that no test partition could have any."""
+def _require_test_rows(lake: Lake, spec: UseCase, partition: str, rows: pa.Table) -> None:
+    """Refuse a training so far beyond the newest data that it has no test partition.
+
+    Labels that stopped coming refuse none: the spine's partitions are there, and the verdict says what lacks.
+    """
     labeled = partitions_of(rows)
-    first = first_test_partition(labeled, spec, partition)
-    if len(labeled) > 1 and labeled[-1] < first:
-        newest = spec.clock.shift(labeled[-1], spec.labels.delay)
+    first, newest = first_test_partition(labeled, spec, partition), lake.published(spec.features.spine)[-1]
+    if len(labeled) > 1 and newest < first:
         raise InsufficientData(
             f"{spec.name}: training on {partition}",
-            required=f"labels of a test partition, {first} or later",
-            found=f"the newest labels of {labeled[-1]}",
+            required=f"data of a test partition, {first} or later",
+            found=f"the newest of {newest}",
             remedy=f"train on {newest}, or run the partitions until {partition} first",
         )
 

@@ -133,12 +133,10 @@ def test_challenger_is_the_newest_fit_of_the_recipe_that_the_walks_choose(
         assert digest_bytes(artifacts.predict(estimator, test, spec).tobytes()) == fitted.predictions
 
 
-def test_a_training_beyond_the_newest_labels_is_refused(
-    spec: UseCase, lake: Lake, registry: Registry
-) -> None:
-    """None of its test partitions could have labels; it leaves no run and names what may be trained on."""
+def test_a_training_beyond_the_newest_data_is_refused(spec: UseCase, lake: Lake, registry: Registry) -> None:
+    """None of its test partitions has rows; it leaves no run and names what may be trained on."""
     remedy = f"train on {PARTITION}, or run the partitions until 2024-06-01 first"
-    with pytest.raises(InsufficientData, match=rf"but found the newest labels of 2024-03-28; {remedy}"):
+    with pytest.raises(InsufficientData, match=rf"but found the newest of {PARTITION}; {remedy}"):
         train(lake, spec, "2024-06-01", registry=registry)
     assert runs(registry) == []
 
