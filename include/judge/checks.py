@@ -49,7 +49,7 @@ REFIT_TOLERANCE = 0.01  # relative increase of the loss
 TWIN_TOLERANCE = 0.01  # relative increase of the loss
 ONNX_TOLERANCE = 1e-9  # of a prediction in double precision, relative to those above 1
 # How many times the odds over all test partitions those of the newest are, to be more than luck or a day
-# unlike others: at 3 times, an honest model of the flights was refused for a weekend after a snow storm.
+# unlike others: at 3 times, an honest model was refused for a quiet day after a stormy one.
 NEWEST_ODDS = 10
 MIN_ODDS = 0.1  # so that a history of useless models doesn't block the first real progress
 
