@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from math import floor, log10
@@ -232,6 +233,17 @@ class Proposal:
             "under numeric"
         )
 
+    def _left_out(self) -> Iterator[str]:
+        """Yield a comment on each text that is no feature, since it has too many values for a category."""
+        for original, column in self.sample.columns.items():
+            is_other = original not in (self.target, self.time, *self.key)
+            if is_other and column.type == "string" and column.name not in self._current:
+                values = f"{len(column.values)} different values are too many for a category"
+                yield (
+                    f"-- {column.name} is no feature: {values}.\n"
+                    "-- What was known of its earlier rows may be one, such as their number or mean label.\n"
+                )
+
     @cached_property
     def _past(self) -> dict[str, tuple[str, str]]:
         """Return each feature of earlier labels: its SQL over `known_outcomes`, and what it is."""
@@ -271,7 +283,7 @@ class Proposal:
         head = (
             "-- One row for each row of the spine. `known_outcomes` has what was known at its decision.\n"
             "-- `ago` counts the partitions back, and `ago = 0` is about the partition before.\n"
-        )
+        ) + "".join(self._left_out())
         if not self._past:
             return f"{head}SELECT\n{_without_last_comma(selected)}\nFROM spine\n"
         group = ["for_partition", *(self._names if self.recurs else [])]
