@@ -56,6 +56,10 @@ def _append(dag_run: DagRun, key: str) -> None:
     elif tasks:  # of a red run too, as far as it came
         results = {task: value for task, name, value in stored if name == RESULT}
         sentences = [_sentence(results[task]) for task in tasks if task in results]
+        # a switch says why, in the verdict's words
+        sentences = [
+            one for one in sentences if not any(one in other and one != other for other in sentences)
+        ]
     else:
         sentences = [_sentence(value) for _, name, value in stored if name == key]
     dag_run.note = "\n".join(filter(None, (dag_run.note, *sentences)))[:MAX_NOTE]

@@ -45,14 +45,14 @@ def test_a_run_of_another_teams_dag_keeps_its_note(
 @pytest.mark.parametrize("ended", [on_dag_run_success, on_dag_run_failed])
 @pytest.mark.parametrize(
     ("kind", "note"),
-    [("training", "mine\nblessed\nv2 promoted"), ("batch", "mine\n40 by the champion")],
+    [("training", "mine\nv2 promoted: blessed"), ("batch", "mine\n40 by the champion")],
 )
 def test_the_note_of_a_partition_or_training_has_its_outcome(
     ended: Callable[..., None], kind: str, note: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the order of the tasks, also of a red run as far as it came; other tasks' results aren't in it."""
+    """Also of a red run as far as it came; the verdict isn't repeated, nor are other tasks' results in it."""
     results = {
-        "promote.switch": "v2 promoted",
+        "promote.switch": "v2 promoted: blessed",
         "score.predict": "40 by the champion",
         "train.fit": "three fits",
         "judge.decide": "blessed",
