@@ -42,9 +42,8 @@ Array = NDArray[np.float64]
 # Rows of a class from which the newest partitions are scored alone. They are fewer than all test rows, so a
 # strong honest feature is more often beyond the limit by luck.
 MIN_NEWEST_ROWS = 100
-MAX_FITTED_ROWS = (
-    20_000  # for a single feature's tree, enough for sixteen leaves, and the models of all features
-)
+# for a single feature's tree, enough for sixteen leaves, and for the models of all features
+MAX_FITTED_ROWS = 20_000
 MAX_DEPTH = 4
 # few rounds of fast learning: a leak is learned at once, and every training pays for it
 TREES = ("hist_gradient_boosting", {"max_iter": 20, "learning_rate": 0.5})

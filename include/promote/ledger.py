@@ -104,8 +104,6 @@ def kind_text(kind: str) -> str:
 def superseded_from(row: Row, rows: Sequence[Row]) -> str:
     """Return the partition from which a later switch has the role of a switch; empty if none has it.
 
-    It isn't after the switch's own partition if that switch never took effect.
-
     Parameters
     ----------
     rows : `switches`. One of the champion ends a challenger's trial.
@@ -113,6 +111,11 @@ def superseded_from(row: Row, rows: Sequence[Row]) -> str:
     roles = {row["role"], "champion"} if row["role"] == "challenger" else {row["role"]}
     later = (other for other in rows if other["role"] in roles and other["switch"] > row["switch"])
     return min((str(other["effective_from"]) for other in later), default="")
+
+
+def took_effect(row: Row, until: str) -> bool:
+    """Return whether a switch took effect before ``until``, which is its `superseded_from`."""
+    return not until or until > str(row["effective_from"])
 
 
 def in_effect(rows: Sequence[Row], partition: str) -> list[Row]:

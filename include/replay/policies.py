@@ -413,7 +413,6 @@ class Declared(Policy):
         unfit = [recipe.name for recipe in recipes(spec) if recipe.name not in fits]
         baseline = best_baseline(spec, walk, choice, unfit)
         challenger = fits[choice.recipe]
-        prior_model = next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), "")
         losses = self._walk_losses(walk, rows, partition, [choice.recipe, serving, baseline])
         metrics, leakage = self._measure(challenger, rows, partition, losses.partitions)
         evidence = Evidence(
@@ -438,7 +437,7 @@ class Declared(Policy):
                 labeled=len(rows),
             ),
             selection=asdict(
-                replace(Selection.from_walks(spec, walk, choice, serving, baseline), prior_model=prior_model)
+                Selection.from_walks(spec, walk, choice, fits, serving=serving, baseline=baseline)
             ),
         )
         self.attempts[partition] = evidence

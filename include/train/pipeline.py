@@ -228,10 +228,9 @@ class TrainingAttempt:
             challenger=model,
             baseline=baseline_model,
             selection=replace(
-                Selection.from_walks(spec, walk, choice, serving, baseline),
+                Selection.from_walks(spec, walk, choice, fits, serving=serving, baseline=baseline),
                 failed={name: str(error) for name, error in failures.items()},
                 champion=self.champion_model,
-                prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
             ),
         )
         self._publish_monitoring_baselines(record, estimator, test)

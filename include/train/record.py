@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
@@ -13,6 +14,7 @@ from include.judge import evidence
 from include.models import artifacts
 from include.models.outputs import Constant
 from include.spec import UseCase
+from include.train.fits import Fit, recipes
 from include.train.selection import Choice, Walks, has_relation_changed, proven_gain
 
 SCHEMA = 3
@@ -83,8 +85,17 @@ class Selection:
     champion: str | None = None
 
     @classmethod
-    def from_walks(cls, spec: UseCase, walk: Walks, choice: Choice, serving: str, baseline: str) -> Selection:
-        """Return the selection that a choice among the walks' recipes leads to."""
+    def from_walks(
+        cls,
+        spec: UseCase,
+        walk: Walks,
+        choice: Choice,
+        fits: Mapping[str, Fit],
+        *,
+        serving: str,
+        baseline: str,
+    ) -> Selection:
+        """Return the selection that a choice among the walks' recipes leads to; fits are the training's."""
         gain = None
         if serving in walk.recipes and choice.recipe != serving:
             gain = proven_gain(spec, walk, choice.recipe, serving)
@@ -99,6 +110,7 @@ class Selection:
             partitions=len(walk.partitions),
             gain=gain if gain and np.isfinite(gain).all() else None,
             relation_changed=has_relation_changed(spec, walk),
+            prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
         )
 
 

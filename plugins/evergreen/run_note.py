@@ -38,9 +38,8 @@ def on_dag_run_success(dag_run: DagRun, msg: str) -> None:
 
 def _append(dag_run: DagRun, key: str) -> None:
     usecase, _, kind = dag_run.dag_id.rpartition("__")
-    if (
-        kind not in ("operate", "history", *OUTCOMES) or usecase not in names()
-    ):  # a DAG of others may end so too
+    # a DAG of others may end so too
+    if kind not in ("operate", "history", *OUTCOMES) or usecase not in names():
         return
     from airflow.models.xcom import XComModel
     from sqlalchemy.orm import object_session

@@ -292,14 +292,14 @@ def _verdicts(lake: Lake, spec: UseCase, version: Version) -> list[Row]:
 
 def _periods(version: Version, switches: Sequence[Row]) -> list[Row]:
     """Return when a version had a role: each switch to it, and the partition from which another had it."""
-    from include.promote.ledger import kind_text, superseded_from
+    from include.promote.ledger import kind_text, superseded_from, took_effect
 
     periods = []
     for row in version.switches:
         own = {name: row[name] for name in ("role", "effective_from", "by", "reason")}
         until = superseded_from(row, switches)
-        took_effect = not until or until > row["effective_from"]
-        periods.append({**own, "kind": kind_text(row["kind"]), "until": until, "took_effect": took_effect})
+        own |= {"kind": kind_text(row["kind"]), "until": until, "took_effect": took_effect(row, until)}
+        periods.append(own)
     return periods
 
 

@@ -117,8 +117,7 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
             offered.add(row["version"])
     shown = rows[::-1][:MAX_SWITCHES]
     for row in shown:
-        until = ledger.superseded_from(row, switches)
-        row["took_effect"] = not until or until > row["effective_from"]
+        row["took_effect"] = ledger.took_effect(row, ledger.superseded_from(row, switches))
     return shown
 
 
