@@ -95,6 +95,7 @@ class PartitionState:
         `requests_since`; empty if none are.
     decision : the decision so far; None for a partition that is yet to be decided, or wasn't monitored.
     has_rows : whether it has rows to score. Only partitions of a sparse spine may have none.
+    recipe : the champion's recipe. A refit changes the model, not the recipe.
     """
 
     key: str
@@ -106,6 +107,7 @@ class PartitionState:
     requests_since: str = ""
     decision: Decision | None = None
     has_rows: bool = True
+    recipe: str = ""
 
 
 def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
@@ -288,12 +290,13 @@ def _request(history: Sequence[PartitionState], spec: UseCase, kind: str, why: s
 def _streaks(history: Sequence[PartitionState], check: str) -> dict[str, int]:
     """Return for each subject in alarm on the newest partition for how many partitions in a row it has been.
 
-    A partition that another model served ends the streak.
+    A partition that another recipe served ends the streak. A refit doesn't, or weekly refits would let no
+    streak grow beyond a week.
     """
     streaks: Counter[str] = Counter()
     lasting = {alarm.subject for alarm in history[-1].alarms}
     for partition in reversed(history):
-        if partition.model != history[-1].model:
+        if partition.recipe != history[-1].recipe:
             break
         lasting &= {alarm.subject for alarm in partition.alarms if alarm.check == check}
         streaks.update(lasting)
@@ -424,6 +427,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
                 requests_since=requests_since(spec, in_effect, key) if key in with_rows else "",
                 decision=decisions.get(key, UNDECIDED) if is_monitored else None,
                 has_rows=key in with_rows,
+                recipe=str(serving["recipe"]) if serving else "",
             )
         )
     return history

@@ -74,13 +74,16 @@ def test_what_does_not_last_asks_for_no_training(use: UseCase, history: list[Fou
     assert {decision.cause for decision in told(use, history)} == {""}
 
 
-def test_another_models_partitions_are_none_of_a_streak(use: UseCase) -> None:
-    """What the champion before did says nothing of this one."""
+def test_a_streak_lasts_over_refits_but_not_over_recipes(use: UseCase) -> None:
+    """A recipe that is bad after each refit lacks something, and what another recipe did says nothing of it."""
     alarms = tuple(found("performance"))
-    history = [PartitionState("a", "old", alarms), PartitionState("b", CHAMPION, alarms)]
+    history = [
+        PartitionState("a", "old", alarms, recipe="boosting"),
+        PartitionState("b", CHAMPION, alarms, recipe="boosting"),
+    ]
     spec = use.model_copy(update={"retraining": Retraining(consecutive=2)})
-    assert decide(history, spec).cause == ""
-    assert decide([replace(history[0], model=CHAMPION), history[1]], spec).cause != ""
+    assert decide(history, spec).cause == "degraded-0123456789ab-b"
+    assert decide([replace(history[0], recipe="logistic"), history[1]], spec).cause == ""
 
 
 def test_a_partition_without_rows_ends_no_streak(use: UseCase) -> None:
