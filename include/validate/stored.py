@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import log
 from typing import Any
@@ -24,6 +25,7 @@ from include.spec.gate import MetricBound
 from include.storage.lake import Lake
 from include.storage.schedule import changed_schedule
 from include.validate.problems import Problem, problem, problems_of
+from include.validate.query import compared_texts
 
 CHECKED = 3  # newest partitions on whose data the features are checked
 WINDOW = 28  # newest partitions over which columns and labels are looked at
@@ -192,19 +194,26 @@ def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str])
 
 
 def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
-    """Yield numbers that never vary, and categories that hardly repeat."""
+    """Yield features that never vary, and categories that hardly repeat.
+
+    One that lacks some values, or a category, varies often enough in rows to come; unless the SQL looks for a
+    text that no row has, as a misspelt one.
+    """
     rows = features(lake, spec, window)
     if len(window) < 2 or rows.num_rows < ENOUGH_IDS:
         return
     is_enough = len(window) >= ENOUGH_PARTITIONS and rows.num_rows >= ENOUGH_ROWS
     most = min(MAX_CATEGORIES, rows.num_rows // 2) if is_enough else rows.num_rows - 1
     basis = f"{rows.num_rows} rows of {window[0]} to {window[-1]}"
-    for name in spec.features.columns:
-        values = pc.count_distinct(rows[name]).as_py()
-        if name in spec.features.categorical and values > most:
+    distinct = {name: pc.count_distinct(rows[name]).as_py() for name in spec.features.columns}
+    absent = _absent_texts(lake, spec, window) if is_enough and 1 in distinct.values() else []
+    for name, values in distinct.items():
+        is_category = name in spec.features.categorical
+        subject = f"features.{'categorical' if is_category else 'numeric'}: {name}"
+        if is_category and values > most:
             yield problem(
                 spec,
-                f"features.categorical: {name}",
+                subject,
                 f"at most {MAX_CATEGORIES} categories, beyond which the rare ones count as one, and of which "
                 "each has some rows",
                 f"{values} in {basis}",
@@ -212,15 +221,34 @@ def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterat
                 "features.categorical",
                 severity="warning",
             )
-        elif is_enough and name in spec.features.numeric and values == 1 and not rows[name].null_count:
+        elif is_enough and values == 1 and (absent or not (is_category or rows[name].null_count)):
+            value = pc.min(rows[name]).as_py()
+            of_rows = f"where it has a value, of {basis}" if rows[name].null_count else f"in all of {basis}"
+            texts = f"; no row has {', '.join(absent)}, with which the SQL compares" if absent else ""
             yield problem(
                 spec,
-                f"features.numeric: {name}",
-                "a number that varies",
-                f"{rows[name][0].as_py():g} in all of {basis}",
-                f"correct it in {spec.features_file.name}, or remove it from features.numeric and the SELECT",
+                subject,
+                "a category that varies" if is_category else "a number that varies",
+                f"{value if is_category else format(value, 'g')} {of_rows}{texts}",
+                f"correct it in {spec.features_file.name}, or remove it from "
+                f"{subject.partition(':')[0]} and the SELECT",
                 severity="warning",
             )
+
+
+def _absent_texts(lake: Lake, spec: UseCase, window: Sequence[str]) -> list[str]:
+    """Return what the SQL compares columns with and no row has, as ``queue = 'billling'``."""
+    texts, stored = compared_texts(spec.sql), defaultdict[str, set[str]](set)
+    for rows in point_in_time.read_sources(lake, spec, window).values() if texts else ():
+        for name in rows.column_names:
+            if name.lower() in texts:
+                stored[name.lower()].update(pc.unique(rows[name].cast(pa.string()).drop_null()).to_pylist())
+    return [
+        f"{name} = {text!r}"
+        for name, values in stored.items()
+        for text in dict.fromkeys(texts[name])
+        if values and text not in values
+    ]
 
 
 # labels
