@@ -529,8 +529,14 @@ class UseCase(Strict):
         shares = value if isinstance(value, dict) and set(value) == set(classes) else {}
         if not shares or min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-9:
             example = f"{{{', '.join(f'{name}: 0.…' for name in classes)}}}"
+            here = value if isinstance(value, dict) else {}
+            unmatched = [
+                f"{name} is only in problem.classes" for name in classes if here and name not in here
+            ]
+            unmatched += [f"{name} only in scoring.constant" for name in here if name not in classes]
             raise ValueError(
                 f"scoring.constant: each class's probability, together 1, as {example}, but found {text}"
+                f"{'; ' * bool(unmatched)}{', '.join(unmatched)}"
             )
         for name in ("label", *self.problem.outputs):
             if name in (*self.key, *self.features.columns):

@@ -210,6 +210,13 @@ def test_a_partition_of_too_many_other_classes_is_refused(
     declare: Callable[..., UseCase], lake: Lake, shop: Path, connect: Connect
 ) -> None:
     """Beyond the tolerance the partition is refused; the note names the classes, what came, and both keys."""
+
+    def misspelt(raw: dict[str, Any]) -> None:
+        classes(raw)
+        raw["labels"]["sql"] = f"replace({raw['labels']['sql']}, 'milk', 'mlik')"
+
+    (found,) = ingest(lake, declare(misspelt), "sales", [PARTITION], connect)
+    assert ", where the label is 'mlik', and milk a class" in found.note
     (found,) = ingest(lake, declare(classes), "sales", [PARTITION], connect)
     assert found.outcome == "refused"
     assert "problem.classes(one of coffee, milk, tea) of item in 8 rows, such as 'soap'" in found.note

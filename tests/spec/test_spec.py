@@ -528,7 +528,12 @@ WRONG_CLASSES = [
     ("problem.classes", ["early", "on time", "late"], "'on time' is no valid class name"),
     ("problem.kind", "binary", "classes: only a multiclass problem declares them, but found kind binary"),
     ("scoring.constant", 0.3, "scoring.constant: each class's probability, together 1, as {early: 0.…"),
-    ("scoring.constant", {"early": 0.5, "late": 0.5}, "found early 0.5, late 0.5"),
+    ("scoring.constant", {"early": 0.5, "late": 0.5}, "late 0.5; on_time is only in problem.classes"),
+    (
+        "problem.classes",
+        ["early", "on_tme", "late"],
+        "; on_tme is only in problem.classes, on_time only in scoring.constant",
+    ),
     ("scoring.constant", {"early": 0.5, "on_time": 0.5, "late": 0.5}, "found early 0.5, on_time 0.5, late"),
     ("scoring.constant", {"early": 1.5, "on_time": -0.5, "late": 0}, "found early 1.5, on_time -0.5"),
     (

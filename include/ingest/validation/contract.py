@@ -20,6 +20,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import partial
 from typing import Any
 
@@ -262,7 +263,14 @@ class _Validation:
         undeclared = np.zeros(len(passed), bool)
         for span, label in _labels(spill.filter_rows(typed, pa.array(passed)), self.spec):
             other = pc.and_(label.is_valid(), pc.invert(pc.is_in(label, value_set=declared)))
-            undeclared[positions[span]] = np.asarray(other, bool)
+            rows, names = positions[span][np.asarray(other, bool)], label.filter(other)
+            undeclared[rows] = True
+            _, first = np.unique(self.rows.snapshot_indices(rows), return_index=True)
+            for index in first.tolist():  # as in `_check_hours`
+                name = names[index].as_py()
+                near = [f", and {one} a class" for one in get_close_matches(name, classes, 1)]
+                key = (rule, tuple(columns), int(rows[index]))
+                self.quarantine.explanations[key] = f"the label is {name!r}{''.join(near)}"
         self.quarantine.add(undeclared, rule, *columns)
 
     # what becomes of each snapshot
