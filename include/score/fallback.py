@@ -198,18 +198,19 @@ def predict_with_fallback(
     ModelError
         when a model fails, unless ``skip_failing``.
     """
-    skipped: list[str] = []
+    skipped: dict[str, list[str]] = {}  # the names of steps by their reason
     for step in steps:
         reason = step.unavailable
         if not reason:
             try:
                 values = predict_step(lake, spec, rows, step, load)
-                return StepPredictions(step, "; ".join(skipped), values)
+                texts = (f"{', '.join(names)}: {why}" for why, names in skipped.items())
+                return StepPredictions(step, "; ".join(texts), values)
             except ModelError as error:
                 if not skip_failing:
                     raise
                 reason = str(error)
-        skipped.append(f"{step.name}: {reason}")
+        skipped.setdefault(reason, []).append(step.name)
     raise AssertionError("the last step is a constant and can always serve")
 
 

@@ -135,7 +135,7 @@ def test_a_source_that_is_missing_counts_by_key_as_in_batch(lake: Lake, use: Use
     served = service(lake, use)
     (by_key,), (by_features,) = predictions(served, KEY), predictions(served, FEATURES)
     assert by_key["served_by"] == "baseline"
-    assert by_key["reason"] == "champion v2: roads is unavailable; previous v1: roads is unavailable"
+    assert by_key["reason"] == "champion v2, previous v1: roads is unavailable"
     assert (by_features["served_by"], by_features["reason"]) == ("champion", "")
 
 
@@ -143,7 +143,7 @@ def test_before_the_first_model_the_constant_serves(lake: Lake, use: UseCase) ->
     """It is the declaration's, as in batch scoring."""
     (answer,) = predictions(service(lake, use), FEATURES)
     assert (answer["prediction"], answer["served_by"], answer["version"]) == (0.25, "constant", "")
-    assert answer["reason"].startswith("champion: no model had been promoted")
+    assert answer["reason"].startswith("champion, previous, baseline: no model had been promoted")
 
 
 def test_a_model_that_cannot_be_loaded_leaves_the_next_one(
