@@ -85,7 +85,7 @@ def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
     excess = np.concatenate([np.full(20, -0.1), np.full(5, WORSE)])
     finding = degradation.above_reference(use, live(excess), "constant", walk(-0.1))
     assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the constant")
-    assert "+0.2 a row beyond the reference over 5 matured partitions" in finding.note
+    assert " a row, 0.2 more than the 0.65 of the reference over 5 matured partitions, 2" in finding.note
     assert finding.value is not None
     assert finding.threshold is not None
     assert finding.value >= finding.threshold
@@ -201,7 +201,7 @@ def test_the_losses_of_a_recipe_count_across_its_refits(quick: Lake, use: UseCas
         context = PartitionContext(quick, use, PublishedState(quick, use, week[-1]), week[-1])
         findings = {finding.subject: finding for finding in degradation.check_losses(context)}
         assert set(findings) == {"log_loss against the constant", "log_loss against its walk"}
-        outcomes[kind] = findings["log_loss against the constant"].note.split(",")[0]
+        outcomes[kind] = findings["log_loss against the constant"].note.split(",")[1]
     assert outcomes[REFRESHED].endswith("over 8 matured partitions")
     assert outcomes[PROMOTED].endswith("over 4 matured partitions")
 

@@ -178,11 +178,14 @@ def judge_excess(
     # what came before the evidence was last zero doesn't count
     zeros = np.flatnonzero(evidence == 0)
     rise = slice(int(zeros[-1]) + 1 if value and len(zeros) else 0, None)
-    excess = live.sums[rise].sum() - limits.ratio * live.reference[rise].sum()
     rows, keys = live.rows[rise].sum(), [partitions[index] for index in judged[rise]]
+    # a test of whether a rate is lower has both with the other sign
+    mean, reference = (abs(float(sums[rise].sum())) / rows for sums in (live.sums, live.reference))
+    ordinary = limits.ratio * reference
     outcome: Outcome = "alarm" if value >= limits.level else "ok"
     text, level = figure_and_limit(value, limits.level, 3)
-    expected = f"{limits.ratio:.3g} times the reference" if own else "the reference"
-    note = f"{excess / rows:+.3g} a row beyond {expected} over {len(keys)} matured partitions, {keys[0]} to "
-    note += f"{keys[-1]}, {int(rows):,} rows; evidence {text}, an alarm from {level}"
+    expected = f"that was ordinary ({limits.ratio:.3g} times the reference)" if own else "of the reference"
+    difference = f"{abs(mean - ordinary):.3g} {'more' if mean >= ordinary else 'less'}"
+    note = f"{mean:.3g} a row, {difference} than the {ordinary:.3g} {expected} over {len(keys)} matured "
+    note += f"partitions, {keys[0]} to {keys[-1]}, {int(rows):,} rows; evidence {text}, an alarm from {level}"
     return Finding(*finding, value, limits.level, outcome, note)
