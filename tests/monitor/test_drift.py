@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -226,6 +227,27 @@ def test_a_record_of_one_value_per_partition_is_an_alarm_only_the_third_time_in_
         rows = [partition(values, str(place)) for place, values in enumerate(window)]
         assert drift.check_unseen("c", learned, profiled(record), RULES, [], rows).outcome == outcome
     assert drift.check_unseen("c", learned, profiled(record), RULES).outcome == "alarm"
+
+
+@pytest.mark.parametrize(
+    ("values", "trend"),
+    [
+        (range(20), "risen"),
+        (range(0, -20, -1), "fallen"),
+        ([0, 9, 2, 8, 3, 20, 21, 22], ""),
+        ([7, 8, 20, 21, 22], ""),
+    ],
+)
+def test_an_alarm_of_a_counter_says_what_ends_it(values: Sequence[int], trend: str) -> None:
+    """Each partition is beyond those before it, and each reference too: so the alert would come for ever."""
+    rows = [partition([float(value)] * 50, f"{place:02}") for place, value in enumerate(values)]
+    known = column([float(value) for value in values[:2]] * 100)
+    finding = drift.check_unseen("c", known, profiled([float(values[-1])] * 50), RULES, rows[:-3], rows[-3:])
+    assert finding.outcome == "alarm"
+    assert (f"it has {trend} on each of the last 6 partitions, as a counter does" in finding.note) == bool(
+        trend
+    )
+    assert ("make the feature a difference or a ratio, or acknowledge" in finding.note) == bool(trend)
 
 
 def test_a_season_is_no_alarm() -> None:

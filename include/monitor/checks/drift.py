@@ -43,6 +43,7 @@ ALPHA = 0.001  # chance of an alarm by the noise of independent rows alone, for 
 # above these shares a partition is in alarm, whatever the reference had
 ALWAYS_MISSING, ALWAYS_UNSEEN = 0.5, 0.95
 BROKEN_SHARE = 0.5  # a partition with more unfamiliar values than this makes none of them familiar
+MIN_TREND = 6  # partitions, each further than the one before, that a counter has and a season seldom
 IN_A_ROW = 3  # unfamiliar partitions from which a column with one value in each is in alarm
 BASE_PARTITIONS = 3  # the oldest of the familiar partitions, which have no earlier ones to be compared with
 MIN_WINDOWS = 5  # of the reference, from which its own spread can be measured
@@ -292,6 +293,11 @@ def check_unseen(
         beyond = [(_unfamiliar_share(reference, profile, values) or 0.0) > threshold for profile in last]
         alarm = len(beyond) == required and all(beyond)
         note += f"; it ordinarily has one value per partition, so {required} such in a row are an alarm"
+    if alarm and (trend := _trend(name, (*familiar, *window))):
+        note += (
+            f"; it has {trend} on each of the last {MIN_TREND} partitions, as a counter does, so this will "
+        )
+        note += "last: make the feature a difference or a ratio, or acknowledge the alert"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
@@ -302,6 +308,15 @@ def _partition_threshold(declared: float, own: NDArray[np.float64] | None, alway
     """
     reached = float(own.max()) if own is not None and len(own) >= MIN_WINDOWS else 0.0
     return max(declared, min(reached, always))
+
+
+def _trend(name: str, rows: Sequence[Row]) -> str:
+    """Return in which direction a column's median has moved on each of the last partitions; empty if not."""
+    last = list({row["partition"]: row for row in rows if row["kind"] == "numeric"}.values())[-MIN_TREND:]
+    steps = np.diff([merge_profiles([row])[name].quantiles([0.5])[0] for row in last])
+    if len(last) < MIN_TREND or not ((steps > 0).all() or (steps < 0).all()):
+        return ""
+    return "risen" if steps[0] > 0 else "fallen"
 
 
 def _common_values(partition: Profile, stray: float) -> PartitionValues:
