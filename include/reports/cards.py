@@ -8,9 +8,18 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown, percent
+from include.reports.html import (
+    Line,
+    Section,
+    Table,
+    escape_markdown,
+    figure,
+    markdown,
+    metric_label,
+    percent,
+)
 from include.reports.verdict_data import AttemptData
-from include.reports.wording import TITLES, action_rule, constant_text, metric_label, rival_name
+from include.reports.wording import TITLES, action_rule, constant_text, rival_name
 from include.spec.source import Source
 from include.train.fits import recipes_by_name
 

@@ -23,8 +23,9 @@ from numpy.typing import NDArray
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from include.judge.evidence import CHALLENGER
+from include.reports.html import metric_label
 from include.reports.verdict_data import AttemptData, ScoredTestRows
-from include.reports.wording import metric_label, model_name, rival_name
+from include.reports.wording import model_name, rival_name
 from include.spec.clock import time_of
 from include.stats.intervals import Gain
 from include.stats.metrics import confusion, top_class

@@ -25,9 +25,8 @@ from include.monitor import registry
 from include.monitor.losses import loss_sums
 from include.promote import ledger
 from include.reports.charts import BAD, DRAWING, GOOD, INK, NEW, OLD, SETTINGS, SOFT, axis_times, svg
-from include.reports.html import templates
+from include.reports.html import metric_label, templates
 from include.reports.text import text_table
-from include.reports.wording import metric_label
 from include.spec import UseCase
 from include.spec.clock import time_of
 from include.stats.intervals import gain_bounds

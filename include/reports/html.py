@@ -1,4 +1,4 @@
-"""Sections, tables and cells, the content that pages render as HTML and cards as Markdown; number formats."""
+"""Sections, tables and cells, which pages render as HTML and cards as Markdown; formats of text."""
 
 from __future__ import annotations
 
@@ -75,6 +75,11 @@ class Section:
 def number_cell(text: str) -> Cell:
     """Return the cell of a number."""
     return Cell(text, number=True)
+
+
+def metric_label(name: str) -> str:
+    """Return a metric's or an objective's name as words: ``log loss``."""
+    return name.replace("_", " ")
 
 
 def figure(value: float | None) -> str:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from include.export.pipeline import Export
 from include.models.encoding import MISSING
-from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown
-from include.reports.wording import action_rule, better_direction, metric_label
+from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown, metric_label
+from include.reports.wording import action_rule, better_direction
 from include.spec import UseCase
 from include.train.fits import recipes_by_name
 

@@ -28,6 +28,7 @@ from include.reports.html import (
     Tone,
     escape_markdown,
     figure,
+    metric_label,
     number_cell,
     percent,
     signed,
@@ -41,7 +42,6 @@ from include.reports.wording import (
     constant_text,
     headline,
     loss_unit,
-    metric_label,
     model_name,
 )
 from include.spec import UseCase

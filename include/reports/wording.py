@@ -12,7 +12,7 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOTES, RUBBER_STAMPED
 from include.models import outputs
 from include.promote.ledger import PROMOTED, REFRESHED, REPLACED, ROLLED_BACK, Row
-from include.reports.html import Tone, figure, figure_pair, percent
+from include.reports.html import Tone, figure, figure_pair, metric_label, percent
 from include.reports.verdict_data import AttemptData
 from include.spec import Problem, UseCase
 from include.spec.metrics import SERVING_METRICS, greater_is_better
@@ -90,11 +90,6 @@ def rival_name(attempt: AttemptData) -> str:
 def model_name(model: str) -> str:
     """Return a model's name in the losses as words: ``baseline prior``."""
     return model.replace(":", " ")
-
-
-def metric_label(name: str) -> str:
-    """Return a metric's or an objective's name as words: ``log loss``."""
-    return name.replace("_", " ")
 
 
 def better_direction(metric: str, spec: UseCase) -> str:

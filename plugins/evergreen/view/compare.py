@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from evergreen.view.access import Opened
 from evergreen.view.html import page
+from include.reports.html import metric_label
 from include.reports.paths import page_path
 from include.spec.metrics import greater_is_better
 
@@ -128,7 +129,7 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
         names = f"{second.name} compared with {first.name}, by their recipes' walks"
         chart = difference_chart(
             names,
-            f"{objective.replace('_', ' ')} saved per row",
+            f"{metric_label(objective)} saved per row",
             difference["partitions"],
             difference["gains"],
             difference["gain"],
@@ -136,7 +137,7 @@ def comparison(lake: Lake, spec: UseCase, first: Version, second: Version) -> di
         )
     return {
         "sides": sides,
-        "objective": objective.replace("_", " "),
+        "objective": metric_label(objective),
         "unit": spec.objective.unit.format(target=spec.problem.target),
         "same_recipe": all(recipe_keys) and recipe_keys[0] == recipe_keys[1],
         "difference": difference,

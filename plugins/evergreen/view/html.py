@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 
 from evergreen.links import PREFIX
 from include.errors import EvergreenError, StoreUnavailable
-from include.reports.html import figure, percent, template_environment
+from include.reports.html import figure, metric_label, percent, template_environment
 from include.spec import load
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ SCRIPT_DIGESTS = [
 ]
 
 templates = template_environment(TEMPLATES)
-templates.filters |= {"figure": figure, "percent": percent}
+templates.filters |= {"figure": figure, "metric_label": metric_label, "percent": percent}
 
 
 def page(request: Request, template: str, *, status: int = 200, **values: Any) -> HTMLResponse:
