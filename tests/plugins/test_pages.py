@@ -181,6 +181,16 @@ def test_the_age_stands_behind_the_champion_and_not_behind_the_version_of_a_roll
     assert re.search(r"serves from \S+ on, \d+ partitions? old; a rollback returns to version 51\b", text)
 
 
+def test_a_model_on_trial_is_named_with_what_its_trial_means(copied: Lake, client: year.Client) -> None:
+    """The words are the glossary's: shadow, canary and watch."""
+    champion = ledger.live_champion(ledger.switches(copied))
+    assert champion is not None
+    challenger = {"role": "challenger", "kind": "shadow", "version": "77"}
+    ledger.record_switch(copied, lambda _: [{**champion, **challenger}])
+    text = client.get("/usecase/year").text
+    assert '<small title="it scores every row without serving it">on trial: shadow of v77 against v52' in text
+
+
 def test_a_champion_that_a_rollback_restored_is_not_called_rolled_back(
     copied: Lake, client: year.Client
 ) -> None:
