@@ -147,7 +147,7 @@ def _rollout(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime
     newest = max(served_partitions(lake), default="")
     due = [key for key in partitions if key >= newest] or partitions[-1:]
     if skipped := len(partitions) - len(due):
-        reason = f"only the newest served partition takes steps, and that is {newest}"
+        reason = f"the rollout advances only on the newest scored partition, {newest}"
         log.warning("%s: rollout skips %d of %d partitions: %s", spec.name, skipped, len(partitions), reason)
     yield from (advance(lake, spec, partition, registry=Registry) for partition in due)
 

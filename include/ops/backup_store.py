@@ -224,7 +224,7 @@ class StoreLock:
             raise StoreUnavailable(
                 f"{self.store.uri}/{self.key}",
                 required=f"a heartbeat of this lock every {HEARTBEAT} s",
-                found=f"none for {LOST} s, so others may have begun",
+                found=f"none for {LOST} s, so another backup may have started",
                 remedy="run it again; it reuses what was written",
             )
 

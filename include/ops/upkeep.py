@@ -24,7 +24,7 @@ from include.score.shards import PARTS
 from include.spec import UseCase
 from include.storage import predicates
 from include.storage.lake import Lake
-from include.storage.merging import LEDGERS
+from include.storage.merging import LEDGERS, NO_CLEANUP
 from include.storage.store_errors import retry_commit, translate_store_errors
 from include.train.fits import read_fits, recent_models
 
@@ -126,7 +126,12 @@ def compact(lake: Lake, table: str) -> tuple[int, int]:
     for where in _small_partitions(opened):
         rows = predicates.run_query(opened, predicates.select("*", where, ["partition"]))
         write_deltalake(
-            opened, rows, mode="overwrite", predicate=predicates.condition(where), target_file_size=FILE_BYTES
+            opened,
+            rows,
+            mode="overwrite",
+            predicate=predicates.condition(where),
+            target_file_size=FILE_BYTES,
+            post_commithook_properties=NO_CLEANUP,
         )
     after = set(opened.file_uris())
     return len(before - after), len(after - before)

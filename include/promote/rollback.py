@@ -89,7 +89,7 @@ def _target(lake: Lake, spec: UseCase, rows: list[Row], to: str | None, instead_
     raise NotPublished(
         f"{spec.name}: rollback",
         required="a version that was champion" if to else "a champion before the live one",
-        found=f"{f'v{to}' if to.isdigit() else repr(to)}, which never was" if to else versions,
+        found=f"{f'v{to}' if to.isdigit() else repr(to)}, which was never champion" if to else versions,
         where=f"{lake.uri}/tables/switches",
         remedy=remedy,
     )
@@ -107,7 +107,7 @@ def _require_served(lake: Lake, spec: UseCase, live: Row) -> None:
             found=f"none, and the rollback to v{live['version']} by {live['by']} serves from "
             f"{live['effective_from']} on",
             where=f"{lake.uri}/tables/switches",
-            remedy=f"leave it if v{live['version']} shall serve; otherwise repeat this with the version",
+            remedy=f"do nothing if v{live['version']} should serve; otherwise repeat this with the version",
         )
 
 

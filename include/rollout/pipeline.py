@@ -81,7 +81,7 @@ def advance(
     served = ledger.served_partitions(lake)
     table = f"{lake.uri}/tables/switches"
     if served and partition < served[-1]:
-        note = f"only the newest served partition takes steps, and that is {served[-1]}"
+        note = f"the rollout advances only on the newest scored partition, {served[-1]}"
         return Ref(table, partition, note=note)
     if spec.end and spec.clock.shift(partition, 1) > spec.end:
         note = f"no step is taken after the schedule's last partition: schedule.end is {spec.schedule.end}"

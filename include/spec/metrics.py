@@ -301,7 +301,7 @@ def validate_objective(kind: str, objective: str) -> None:
     if is_complete and (not at or _NUMBER.fullmatch(parameter)):
         return
     valid = ", ".join(f"{e.name}@<{e.parameter}>" if e.parameter else e.name for e in entries.values())
-    form = "; what follows an @ is as 0.25, in (0, 1)" if "@" in valid else ""
+    form = "; after an @ comes a number between 0 and 1, such as 0.25" if "@" in valid else ""
     raise ValueError(f"{objective!r} doesn't fit {kind}; use {valid}{form}")
 
 
@@ -322,8 +322,8 @@ def validate_metric(kind: str, metric: str, classes: tuple[str, ...] = ()) -> No
         if not at or fits:
             return
     valid = ", ".join(f"{m.name}@<{m.parameter}>" if m.parameter else m.name for m in metrics.values())
-    form = f"is one of {', '.join(classes)}" if classes else "is as 0.25, in (0, 1)"
-    raise ValueError(f"{metric!r} is no metric of {kind}; use {valid}; what follows an @ {form}")
+    form = f"one of {', '.join(classes)}" if classes else "a number between 0 and 1, such as 0.25"
+    raise ValueError(f"{metric!r} isn't a {kind} metric; use {valid}; after an @ comes {form}")
 
 
 def metric_names(spec: UseCase) -> tuple[str, ...]:

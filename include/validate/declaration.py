@@ -127,11 +127,30 @@ def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]
 
 
 def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
-    """Yield a warning if the labels are about another day than the features, by the days of both sources."""
+    """Yield a warning if the labels are about another day than the features, by the days of both sources.
+
+    If a day has several partitions, about another partition.
+    """
     spine, labels = spec.sources[spec.features.spine], spec.sources[spec.labels.source]
-    if spec.clock.sub_daily or spec.features.spine == spec.labels.source or not (spine.day and labels.day):
+    if spec.features.spine == spec.labels.source or not (spine.day and labels.day):
         return
     delay = spec.labels.delay
+    if spec.clock.sub_daily:
+        moved, aligned = delay + labels.offset - spine.offset, spine.offset - labels.offset
+        number = f"{abs(moved)} partition{'s' * (abs(moved) != 1)}"
+        remedy = f"write `delay: {aligned}` under labels, or " if aligned > 0 else "write "
+        remedy += f"`offset: {spine.offset - delay}` under sources.{spec.labels.source}"
+        if moved < 0 or (moved and not spec.horizon):
+            yield problem(
+                spec,
+                "labels.delay",
+                f"labels about the partition of the features, which `offset` of {spec.features.spine} and "
+                f"{spec.labels.source} and `delay` declare in partitions, not in hours",
+                f"labels of {number} {'after' if moved > 0 else 'before'} it",
+                f"{remedy}; leave it if the label is about another time",
+                severity="warning",
+            )
+        return
     for key, late in list(zip(partitions, partitions[delay:], strict=False))[:PARTITIONS]:
         features_day = day_of(key) + timedelta(days=spine.offset)
         labels_day = day_of(late) + timedelta(days=labels.offset)

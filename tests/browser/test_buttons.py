@@ -91,7 +91,7 @@ def test_a_refusal_is_shown_with_its_reason(house: House, person: Person, histor
     button.locator("input[name=reason]").fill("a slip")
     button.get_by_role("button").click()
     expect(button.locator("output")).to_contain_text(
-        "rollback: found v9, which never was; choose one of v1, v2 as the version"
+        "rollback: found v9, which was never champion; choose one of v1, v2 as the version"
     )
     expect(button.get_by_role("button")).to_be_enabled()
     assert _champions(house) == before

@@ -190,8 +190,8 @@ def test_a_roll_back_to_no_champion_is_refused(house: House, person: Person, cha
     before = _champions(house)
     run = person.trigger(OPERATE, action="roll back", version="9", reason="a slip")
     assert person.outcome(run) == "Failed"
-    sentence = "expected a version that was champion, but found v9, which never was"
+    sentence = "expected a version that was champion, but found v9, which was never champion"
     person.read_log("operate", sentence)
     note = house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
-    assert "rollback: found v9, which never was; choose one of v1" in note
+    assert "rollback: found v9, which was never champion; choose one of v1" in note
     assert _champions(house) == before

@@ -158,7 +158,10 @@ def test_labels_that_label_no_row_are_an_alarm(
     outcomes = [said(own, sliced, partition)["overdue"] for partition in week[2:7]]
     assert [f.value for f in outcomes] == [0, 1, 2, 3, 4]
     assert [f.outcome for f in outcomes] == ["ok", "ok", "ok", "alarm", "alarm"]
-    assert outcomes[-1].note.endswith("what came for 4 of them labels no row: all is null or has other keys")
+    assert outcomes[-1].note.endswith(
+        "label rows arrived for 4 of them, but none labels a scored row: "
+        "the label is null, or the key differs"
+    )
 
 
 def test_a_day_whose_labels_are_all_null_is_no_alarm(week: list[str]) -> None:

@@ -75,7 +75,7 @@ def test_what_does_not_last_asks_for_no_training(use: UseCase, history: list[Fou
 
 
 def test_a_streak_lasts_over_refits_but_not_over_recipes(use: UseCase) -> None:
-    """A recipe that is bad after each refit lacks something, and what another recipe did says nothing of it."""
+    """A recipe that stays bad lacks something; what another recipe did says nothing of it."""
     alarms = tuple(found("performance"))
     history = [
         PartitionState("a", "old", alarms, recipe="boosting"),

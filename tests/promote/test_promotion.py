@@ -425,10 +425,10 @@ def test_a_rollback_that_cannot_serve_is_refused(
     _three(lake, weekly, attempt, registry)
     version = lake.version("switches")
     with pytest.raises(
-        NotPublished, match=r"found v7, which never was .*; choose one of v1, v2, v3 as the version$"
+        NotPublished, match=r"found v7, which was never champion .*; choose one of v1, v2, v3 as the version$"
     ):
         rollback(lake, weekly, "7", "ann", "slow")
-    with pytest.raises(NotPublished, match=r"found 'abc', which never was"):
+    with pytest.raises(NotPublished, match=r"found 'abc', which was never champion"):
         rollback(lake, weekly, "vabc", "ann", "slow")
     for by, reason in (("", "slow"), ("ann", " ")):
         with pytest.raises(EvergreenError, match="a name and a reason"):

@@ -163,7 +163,7 @@ def test_partitions_that_run_again_take_no_step_twice(depot: Make) -> None:
         made.partition(partition)
     assert {name: made.lake.rows(name) for name in before} == before
     note = advance(made.lake, made.spec, "2024-03-15").note
-    assert note == "only the newest served partition takes steps, and that is 2024-03-20"
+    assert note == "the rollout advances only on the newest scored partition, 2024-03-20"
     for attempt in verdicts.attempts(made.lake):
         promote(made.lake, made.spec, attempt["key"], registry=made.registry)
     assert made.lake.rows("switches") == before["switches"]

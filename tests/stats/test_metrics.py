@@ -293,7 +293,7 @@ def test_what_is_always_measured_may_be_declared(kind: str) -> None:
 )
 def test_a_name_that_is_no_metric_is_refused(metric: str) -> None:
     """An unknown family, a parameter that is missing, out of range, spelled otherwise or not taken."""
-    with pytest.raises(ValueError, match=r"is no metric of binary; use roc_auc, .*precision@<threshold>"):
+    with pytest.raises(ValueError, match=r"isn't a binary metric; use roc_auc, .*precision@<threshold>"):
         validate_metric("binary", metric)
 
 

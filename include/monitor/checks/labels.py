@@ -66,7 +66,8 @@ def overdue_labels(
         if not last:  # no older partitions are looked at
             note = f"labels of at least {len(late)} {are} overdue: none came for {scored[0]} or later"
     if unmatched:
-        note += f"; what came for {len(unmatched)} of them labels no row: all is null or has other keys"
+        note += f"; label rows arrived for {len(unmatched)} of them, but none labels a scored row: "
+        note += "the label is null, or the key differs"
     outcome: Outcome = "alarm" if len(late) >= limit else "ok"
     return Finding("labels", "overdue", len(late), limit, outcome, note)
 

@@ -330,7 +330,7 @@ def test_one_who_was_taken_for_dead_closes_no_backup(
 
     monkeypatch.setattr(write, "_dump_databases", asleep)
     lake = a_lake(tmp_path, 1)
-    with pytest.raises(StoreUnavailable, match="others may have begun"):
+    with pytest.raises(StoreUnavailable, match="another backup may have started"):
         copy(lake, store, 1)
     assert backup_store.backup_names(store) == names
 
@@ -350,7 +350,7 @@ def test_a_pruner_that_was_stopped_for_long_removes_nothing_more(
         return sweep(place, stay, lock)
 
     monkeypatch.setattr(pruning, "_remove_unreferenced", stopped)
-    with pytest.raises(StoreUnavailable, match="others may have begun"):
+    with pytest.raises(StoreUnavailable, match="another backup may have started"):
         prune(store, 1)
     assert len(sound(store)) == 2
 
