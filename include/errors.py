@@ -20,6 +20,8 @@ class EvergreenError(Exception):
     remedy : what the reader can do.
     """
 
+    retryable = True  # False where a retry with the same input fails in the same way
+
     def __init__(
         self, subject: str, *, required: str = "", found: str = "", where: str = "", remedy: str = ""
     ) -> None:
@@ -59,13 +61,17 @@ def _rebuild(
 class SpecError(EvergreenError):
     """The declaration of a use case is invalid."""
 
+    retryable = False
+
 
 class PartitionError(EvergreenError):
     """A partition key is missing or not on the schedule."""
 
+    retryable = False
+
 
 class SourceUnavailable(EvergreenError):
-    """A source did not answer or has no data yet; a retry may help."""
+    """A source did not answer or has no data yet."""
 
 
 class CircuitOpen(SourceUnavailable):
@@ -73,47 +79,63 @@ class CircuitOpen(SourceUnavailable):
 
 
 class PartitionRefused(EvergreenError):
-    """A source's data violates its contract; a retry with the same bytes won't help."""
+    """A source's data violates its contract."""
+
+    retryable = False
 
 
 class StoredDataError(EvergreenError):
-    """What is stored is missing or damaged; restoring it helps, a retry doesn't."""
+    """What is stored is missing or damaged; restoring it helps."""
+
+    retryable = False
 
 
 class NotPublished(EvergreenError):
     """A stage needs a partition that isn't published."""
 
+    retryable = False
+
 
 class InsufficientData(EvergreenError):
-    """There are too few partitions, or labels in them, yet; more data resolves this, a retry doesn't."""
+    """There are too few partitions, or labels in them, yet; more data resolves this."""
+
+    retryable = False
 
 
 class MissingMetric(EvergreenError):
     """The gate requires a metric that the evaluation doesn't have."""
 
+    retryable = False
+
 
 class ModelError(EvergreenError):
     """A stored model can't be loaded, or differs from the ledger's record."""
+
+    retryable = False
 
 
 class TrainingOutdated(EvergreenError):
     """The declaration or the data changed since a training; only another training helps."""
 
+    retryable = False
+
 
 class StoreUnavailable(EvergreenError):
-    """The lake can't be read or written now; a retry may help."""
+    """The lake can't be read or written now."""
 
 
 class ClusterUnavailable(EvergreenError):
-    """A Dask cluster doesn't answer, or has lost a worker in the middle of a fit; a retry may help."""
+    """A Dask cluster doesn't answer, or has lost a worker in the middle of a fit."""
 
 
 class MeasurementFailed(EvergreenError):
-    """A check of the gate had no result because of the state of the machine; a retry may help."""
+    """A check of the gate had no result because of the state of the machine."""
 
 
 class BackupError(EvergreenError):
     """A backup is damaged, or its address or that of the restore can't be used."""
+
+    retryable = False
 
 
 class StaleDecision(EvergreenError):
@@ -126,6 +148,8 @@ class ConcurrentCommit(StaleDecision):
 
 class SettingError(EvergreenError):
     """An environment setting (address, account, secret) is missing or invalid."""
+
+    retryable = False
 
 
 def unstable(subject: str, inputs: str, attempts: int) -> EvergreenError:

@@ -169,7 +169,7 @@ def _train(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) 
         verdict = judge_and_record(lake, spec, evidence.id)
         attempt = attempt_key_of(evidence.id)
         draw_verdict(lake, spec, attempt, registry)
-        yield Ref(f"{lake.uri}/tables/attempts", partition, attempt, note=verdict.sentence)
+        yield Ref(attempt, partition, note=verdict.sentence)
         promotion = promote(lake, spec, attempt, registry=registry)
         if promotion.switch is None:
             draw_blocked(lake, spec, attempt, registry)

@@ -14,7 +14,6 @@ import pytest
 from sklearn.dummy import DummyClassifier
 from sklearn.pipeline import Pipeline
 
-from evergreen.operators.base import NON_RETRYABLE
 from include.errors import MeasurementFailed
 from include.evaluate import serving
 from include.judge.evidence import ServingTest
@@ -149,7 +148,7 @@ def test_a_process_that_the_machine_ends_or_delays_is_no_result(
     monkeypatch.setattr(serving, "TIMEOUT", 2.0 if how == "hangs" else 60.0)
     with pytest.raises(MeasurementFailed, match=f"expected predictions, but found {found}; .*clear"):
         doomed(clinic, how, monkeypatch)
-    assert MeasurementFailed not in NON_RETRYABLE
+    assert MeasurementFailed.retryable
 
 
 @pytest.mark.full

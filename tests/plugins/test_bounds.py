@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from evergreen.operators import base
 from evergreen.view.html import guarded
 from evergreen.view.quality import MAX_QUARANTINED, quarantined_rows
 from evergreen.view.usecase import state
-from include.errors import StoreUnavailable
 from include.spec import load
 from include.storage.lake import Lake
 from tests.plugins.counting import Counting
@@ -61,8 +59,3 @@ def test_a_store_that_is_down_is_said_without_its_own_words(lake: Counting) -> N
     tear(lake, "partitions")
     error = guarded("weekly_sales", state)["error"]
     assert error == "The lake could not be read; the api-server's log says more."
-
-
-def test_a_store_that_is_down_is_worth_another_try() -> None:
-    """Airflow's retries are for an outage: no operator takes it for final."""
-    assert not issubclass(StoreUnavailable, base.NON_RETRYABLE)

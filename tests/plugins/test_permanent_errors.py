@@ -15,7 +15,8 @@ from airflow.sdk.exceptions import AirflowFailException
 
 from evergreen import operators
 from evergreen.operators.base import BaseTaskOperator, EvergreenOperator
-from include.errors import StoredDataError
+from include import errors
+from include.errors import EvergreenError, StoredDataError
 
 REF = {"id": "evaluations/0.json", "partition": "2024-03-04"}
 KEYWORDS: dict[str, Any] = {"run": REF, "evidence": REF, "verdict": REF, "hours": 1.0}
@@ -85,3 +86,20 @@ def test_damaged_stored_data_fails_a_task_at_once() -> None:
         BaseTaskOperator(task_id="t").fail_without_retry(),
     ):
         raise StoredDataError("shop", remedy="restore the object from a backup")
+
+
+def test_only_what_may_pass_by_itself_is_retried() -> None:
+    """An outage, a late source, a busy machine, another process that was first, and what has no class."""
+    classes = {
+        one for one in vars(errors).values() if inspect.isclass(one) and issubclass(one, EvergreenError)
+    }
+    assert {one.__name__ for one in classes if one.retryable} == {
+        "CircuitOpen",
+        "ClusterUnavailable",
+        "ConcurrentCommit",
+        "EvergreenError",
+        "MeasurementFailed",
+        "SourceUnavailable",
+        "StaleDecision",
+        "StoreUnavailable",
+    }

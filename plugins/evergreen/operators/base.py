@@ -32,21 +32,6 @@ if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
-# a retry with the same input fails in the same way; Airflow's retries are for all other errors
-NON_RETRYABLE = (
-    errors.SpecError,
-    errors.PartitionError,
-    errors.PartitionRefused,
-    errors.StoredDataError,
-    errors.NotPublished,
-    errors.InsufficientData,
-    errors.MissingMetric,
-    errors.TrainingOutdated,
-    errors.ModelError,
-    errors.BackupError,
-    errors.SettingError,
-)
-
 
 def task_doc(operator: type) -> str:
     """Return an operator's documentation as Markdown, without its parameters."""
@@ -69,7 +54,9 @@ class BaseTaskOperator(BaseOperator):
         """Fail the task without retries, with a one-sentence message, if a retry can't help."""
         try:
             yield
-        except NON_RETRYABLE as error:
+        except errors.EvergreenError as error:
+            if error.retryable:
+                raise
             raise AirflowFailException(str(error)) from error
 
     def to_xcom(self, ref: Any) -> dict[str, Any]:
