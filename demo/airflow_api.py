@@ -82,9 +82,8 @@ class AirflowApi:
         *,
         partition_key: str | None = None,
         run_id: str | None = None,
-        logical_date: str | None = None,
     ) -> Json:
-        """Start a run by hand and return it.
+        """Start a run by hand, which has no logical date, and return it.
 
         Parameters
         ----------
@@ -94,10 +93,8 @@ class AirflowApi:
             For a DAG with a partitioned timetable.
         run_id : str, optional
             Airflow refuses a second run of the same id.
-        logical_date : str, optional
-            ISO 8601; none by default, as for a partitioned run.
         """
-        body = {"conf": conf or {}, "logical_date": logical_date, "partition_key": partition_key}
+        body = {"conf": conf or {}, "logical_date": None, "partition_key": partition_key}
         return self.call(
             "POST", f"/dags/{dag_id}/dagRuns", json=body | ({"dag_run_id": run_id} if run_id else {})
         )
@@ -112,9 +109,9 @@ class AirflowApi:
         path = f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}"
         return _wait(lambda: [self.call("GET", path)], f"{dag_id} {run_id}", timeout, watch)[0]
 
-    def clear_run(self, dag_id: str, run_id: str, *, only_failed: bool = True) -> None:
-        """Clear the run's tasks, or only the failed ones and those after them."""
-        body = {"dry_run": False, "only_failed": only_failed}
+    def clear_run(self, dag_id: str, run_id: str) -> None:
+        """Clear the run's failed tasks and those after them."""
+        body = {"dry_run": False, "only_failed": True}
         self.call("POST", f"/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/clear", json=body)
 
     def backfill(
