@@ -119,7 +119,7 @@ def test_an_old_partition_replaces_nobody_and_a_rerun_nobody_twice(broken: Rollo
     """The newest partition acts once, however often it runs, and says each time what it did."""
     score(broken.lake, broken.spec, "2024-03-17")
     publish_performance(broken.lake, broken.spec, PublishedState(broken.lake, broken.spec, "2024-03-17"))
-    assert "only the newest served partition" in advance(broken.lake, broken.spec, "2024-03-16").note
+    assert "only on the newest scored partition" in advance(broken.lake, broken.spec, "2024-03-16").note
     assert len(kinds(broken)) == 1
     first, again = (advance(broken.lake, broken.spec, "2024-03-17") for _ in range(2))
     assert (first.rows, again) == (1, first)
