@@ -142,13 +142,13 @@ def _monitor(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime
 def _rollout(lake: Lake, spec: UseCase, partitions: Sequence[str], now: datetime) -> Iterator[Ref]:
     from include.models.registry import Registry
     from include.promote.ledger import served_partitions
-    from include.rollout.pipeline import advance
+    from include.rollout.pipeline import advance, not_newest_text
 
     newest = max(served_partitions(lake), default="")
     due = [key for key in partitions if key >= newest] or partitions[-1:]
     if skipped := len(partitions) - len(due):
-        reason = f"the rollout advances only on the newest scored partition, {newest}"
-        log.warning("%s: rollout skips %d of %d partitions: %s", spec.name, skipped, len(partitions), reason)
+        text = "%s: rollout skips %d of %d partitions: %s"
+        log.warning(text, spec.name, skipped, len(partitions), not_newest_text(newest))
     yield from (advance(lake, spec, partition, registry=Registry) for partition in due)
 
 

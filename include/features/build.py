@@ -255,12 +255,12 @@ def _spine_keys(engine: duckdb.DuckDBPyConnection, keys: pa.Schema) -> pa.Table:
 
 
 def _sql_error(spec: UseCase, error: Exception) -> SpecError:
-    found, instead = " ".join(str(error).split()), ""
+    message, alternative = " ".join(str(error).split()), ""
     read = re.findall(r"\b(?:from|join)\s+(\w+)", spec.sql, re.IGNORECASE)
     views = [f"known_{name}" for name in spec.sources if name in read]
-    if views and re.search(r'column (named )?"(for_partition|decision_time|ago)"', found):
-        instead = f"read {' or '.join(views)}, which has for_partition, decision_time and ago; or "
-    return _features_error(spec, "one SELECT that DuckDB can run", found, instead)
+    if views and re.search(r'column (named )?"(for_partition|decision_time|ago)"', message):
+        alternative = f"read {' or '.join(views)}, which has for_partition, decision_time and ago; or "
+    return _features_error(spec, "one SELECT that DuckDB can run", message, alternative)
 
 
 def _result_error(spec: UseCase, error: Exception) -> SpecError:
@@ -271,14 +271,14 @@ def _result_error(spec: UseCase, error: Exception) -> SpecError:
     return _features_error(spec, required, " ".join(str(error).split()))
 
 
-def _features_error(spec: UseCase, required: str, found: str, instead: str = "") -> SpecError:
+def _features_error(spec: UseCase, required: str, found: str, alternative: str = "") -> SpecError:
     return SpecError(
         f"{spec.name}: features",
         required=required,
         found=found,
         where=str(spec.features_file),
-        remedy=f"{instead}correct the {'Python' if spec.features.python else 'SQL'}, or features.numeric and "
-        "features.categorical in usecase.yaml",
+        remedy=f"{alternative}correct the {'Python' if spec.features.python else 'SQL'}, or "
+        "features.numeric and features.categorical in usecase.yaml",
     )
 
 

@@ -59,6 +59,11 @@ class RolloutStep:
     reason: str
 
 
+def not_newest_text(newest: str) -> str:
+    """Return why an older partition than the newest scored one takes no step."""
+    return f"the rollout advances only on the newest scored partition, {newest}"
+
+
 def advance(
     lake: Lake, spec: UseCase, partition: str, *, registry: Callable[[], Registry] | None = None
 ) -> Ref:
@@ -81,7 +86,7 @@ def advance(
     served = ledger.served_partitions(lake)
     table = f"{lake.uri}/tables/switches"
     if served and partition < served[-1]:
-        note = f"the rollout advances only on the newest scored partition, {served[-1]}"
+        note = not_newest_text(served[-1])
         return Ref(table, partition, note=note)
     if spec.end and spec.clock.shift(partition, 1) > spec.end:
         note = f"no step is taken after the schedule's last partition: schedule.end is {spec.schedule.end}"

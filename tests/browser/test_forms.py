@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import date
 
@@ -193,5 +194,7 @@ def test_a_roll_back_to_no_champion_is_refused(house: House, person: Person, cha
     sentence = "expected a version that was champion, but found v9, which was never champion"
     person.read_log("operate", sentence)
     note = house.api.call("GET", f"/dags/{OPERATE}/dagRuns/{run}")["note"]
-    assert "rollback: found v9, which was never champion; choose one of v1" in note
+    assert re.search(
+        r"rollback: found v9, which was never champion; choose one of v1(, v\d+)* as the version", note
+    )
     assert _champions(house) == before

@@ -215,8 +215,8 @@ def test_a_partition_of_too_many_other_classes_is_refused(
         classes(raw)
         raw["labels"]["sql"] = f"replace({raw['labels']['sql']}, 'milk', 'mlik')"
 
-    (found,) = ingest(lake, declare(misspelt), "sales", [PARTITION], connect)
-    assert ", where the label is 'mlik', and milk a class" in found.note
+    (refused,) = ingest(lake, declare(misspelt), "sales", [PARTITION], connect)
+    assert ", where the label is 'mlik', and milk a class" in refused.note
     (found,) = ingest(lake, declare(classes), "sales", [PARTITION], connect)
     assert found.outcome == "refused"
     assert "problem.classes(one of coffee, milk, tea) of item in 8 rows, such as 'soap'" in found.note

@@ -528,7 +528,11 @@ WRONG_CLASSES = [
     ("problem.classes", ["early", "on time", "late"], "'on time' is no valid class name"),
     ("problem.kind", "binary", "classes: only a multiclass problem declares them, but found kind binary"),
     ("scoring.constant", 0.3, "scoring.constant: each class's probability, together 1, as {early: 0.…"),
-    ("scoring.constant", {"early": 0.5, "late": 0.5}, "late 0.5; on_time is only in problem.classes"),
+    (
+        "scoring.constant",
+        {"early": 0.5, "late": 0.5},
+        "found early 0.5, late 0.5; on_time is only in problem.classes",
+    ),
     (
         "problem.classes",
         ["early", "on_tme", "late"],

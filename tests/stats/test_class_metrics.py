@@ -140,7 +140,8 @@ def test_a_class_that_is_not_declared_is_refused(metric: str) -> None:
     """What follows the @ is a declared class, by its own spelling, and only where one is taken."""
     with pytest.raises(
         ValueError,
-        match=r"isn't a multiclass metric; use accuracy, .*recall@<class>.* one of early, on_time, late",
+        match=r"isn't a multiclass metric; use accuracy, .*recall@<class>.*"
+        r"; after an @ comes one of early, on_time, late",
     ):
         validate_metric("multiclass", metric, CLASSES)
 

@@ -294,10 +294,8 @@ def check_unseen(
         alarm = len(beyond) == required and all(beyond)
         note += f"; it ordinarily has one value per partition, so {required} such in a row are an alarm"
     if alarm and (trend := _trend(name, (*familiar, *window))):
-        note += (
-            f"; it has {trend} on each of the last {MIN_TREND} partitions, as a counter does, so this will "
-        )
-        note += "last: make the feature a difference or a ratio, or acknowledge the alert"
+        note += f"; it has {trend} on each of the last {MIN_TREND} partitions, as a counter does, so this "
+        note += "will last: make the feature a difference or a ratio, or acknowledge the alert"
     return Finding("unseen", name, share, threshold, "alarm" if alarm else "ok", note)
 
 
