@@ -26,6 +26,7 @@ from include.errors import ModelError
 from include.export.graph import DOUBLE, FLOAT, Graph
 from include.export.trees import Tree, write_trees
 from include.train.options import LogTarget
+from include.train.recent_intercept import ShiftedClassifier, ShiftedRegressor
 from include.train.recipes import ColumnPlusConstant
 
 LINKS = {"IdentityLink": "Identity", "LogLink": "Exp", "LogitLink": "Sigmoid", "MultinomialLogit": "Softmax"}
@@ -173,17 +174,21 @@ def _forest_tree(tree: Any, number: int, target: int) -> Tree:
     )
 
 
-def write_transformed(graph: Graph, model: TransformedTargetRegressor, matrix: str) -> str:
-    """Return the prediction of a regressor that was fitted on a transformed target, in the target's unit."""
-    if type(model.regressor_) not in MATRIX_MODELS:
-        found = type(model.regressor_).__name__
+def _write_inner(graph: Graph, model: Any, source: str) -> str:
+    """Write the model that another one contains."""
+    if (write := MODELS.get(type(model))) is None:
         raise ModelError(
             "ONNX",
-            required="a regressor with a converter",
-            found=found,
+            required="a model with a converter",
+            found=type(model).__name__,
             remedy="serve a recipe with another estimator, or write a converter in include/export/models.py",
         )
-    value = MATRIX_MODELS[type(model.regressor_)](graph, model.regressor_, matrix)
+    return write(graph, model, source)
+
+
+def write_transformed(graph: Graph, model: TransformedTargetRegressor, matrix: str) -> str:
+    """Return the prediction of a regressor that was fitted on a transformed target, in the target's unit."""
+    value = _write_inner(graph, model.regressor_, matrix)
     for _, step in reversed(model.transformer_.steps):
         if isinstance(step, LogTarget):
             value = graph.add("Exp", graph.add("Min", value, graph.constant(step.highest_ + 1)))
@@ -194,12 +199,33 @@ def write_transformed(graph: Graph, model: TransformedTargetRegressor, matrix: s
     return value
 
 
+def write_shifted_classifier(graph: Graph, model: ShiftedClassifier, source: str) -> str:
+    """Return the probabilities of a classifier with another intercept."""
+    probabilities, factors = _write_inner(graph, model.model, source), np.exp(model.shift)
+    if len(factors) == 2:
+        second = graph.add("Mul", probabilities, graph.constant(float(factors[1])))
+        first = graph.add("Sub", graph.constant(1.0), probabilities)
+        first = graph.add("Mul", first, graph.constant(float(factors[0])))
+        return graph.add("Div", second, graph.add("Add", first, second))
+    weighted = graph.add("Mul", probabilities, graph.constant(factors[None, :]))
+    return graph.add(
+        "Div", weighted, graph.add("ReduceSum", weighted, graph.constant([1], np.int64), keepdims=1)
+    )
+
+
+def write_shifted_regressor(graph: Graph, model: ShiftedRegressor, source: str) -> str:
+    """Return the value of a regressor with another intercept."""
+    value = graph.add("Mul", _write_inner(graph, model.model, source), graph.constant(float(model.factor)))
+    return graph.add("Add", value, graph.constant(float(model.shift)))
+
+
 Write = Callable[[Graph, Any, str], str]  # from the graph, the model, and its matrix or any input
 # these take the features as they are
 FEATURE_MODELS: dict[type, Write] = {
     DummyClassifier: write_constant,
     DummyRegressor: write_constant,
     ColumnPlusConstant: write_rule,
+    ShiftedRegressor: write_shifted_regressor,  # of a rule
 }
 # these take the matrix of a `ColumnTransformer`
 MATRIX_MODELS: dict[type, Write] = {
@@ -212,4 +238,7 @@ MATRIX_MODELS: dict[type, Write] = {
     RandomForestClassifier: write_forest,
     RandomForestRegressor: write_forest,
     TransformedTargetRegressor: write_transformed,
+    ShiftedClassifier: write_shifted_classifier,
+    ShiftedRegressor: write_shifted_regressor,
 }
+MODELS: dict[type, Write] = {**FEATURE_MODELS, **MATRIX_MODELS}

@@ -38,6 +38,8 @@ FORMATS: dict[Format, tuple[str, ...]] = {
     "skops": (
         "include.train.options.LogTarget",
         "include.train.python_estimators.Adapter",
+        "include.train.recent_intercept.ShiftedClassifier",
+        "include.train.recent_intercept.ShiftedRegressor",
         "include.train.recipes.ColumnPlusConstant",
         "functools.partial",  # gradient boosting stores its input check as one; its parts are checked as well
         "numpy.dtype",

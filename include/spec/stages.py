@@ -117,6 +117,12 @@ class Recipe(Strict):
     half_life: int | None = added_field(
         None, ge=1, description="partitions in which a row's weight falls to half; null: all weigh the same"
     )
+    recent_intercept: int | None = added_field(
+        None,
+        ge=1,
+        description="newest labeled partitions on which a fitted model's intercept is fitted again, so that "
+        "it follows a level that moves, such as a season, while the rest has learned from all rows",
+    )
     monotone: dict[str, Literal[-1, 1]] = added_field(
         {}, description="numeric features with which the prediction may only rise (1) or only fall (-1)"
     )

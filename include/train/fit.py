@@ -35,6 +35,12 @@ from include.storage import spill
 from include.train import dask_engine
 from include.train.options import LogTarget
 from include.train.python_estimators import estimator_code
+from include.train.recent_intercept import (
+    ShiftedClassifier,
+    ShiftedRegressor,
+    fit_class_shift,
+    fit_value_shift,
+)
 from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import partitions_of
 
@@ -148,6 +154,8 @@ def _fit_with_options(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: 
     estimator = _fit_all(spec, candidate, rows, actual)
     if candidate.calibration:
         estimator = _calibrate(spec, candidate, rows, actual, estimator)
+    if candidate.recent_intercept:
+        estimator = _with_recent_intercept(spec, candidate, rows, actual, estimator)
     if chosen:
         estimator.chosen_ = chosen
     if spec.problem.classes:
@@ -336,3 +344,21 @@ def _calibrate(
     (mapping,) = calibrated.calibrated_classifiers_
     mapping.estimator, calibrated.estimator = estimator[-1], None  # skops would store the model twice
     return Pipeline([*estimator.steps[:-1], ("model", calibrated)])
+
+
+def _with_recent_intercept(
+    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
+) -> Pipeline:
+    """Return a pipeline whose intercept was fitted again on the newest partitions."""
+    first = partitions_of(rows)[-(candidate.recent_intercept or 0) :][0]
+    newest = np.asarray(pc.greater_equal(rows["partition"], first))
+    labels, values = actual[newest], artifacts.model_input(rows.filter(pa.array(newest)), spec)
+    *steps, (name, model) = estimator.steps
+    if spec.problem.codes:
+        codes = np.searchsorted(estimator.classes_, labels)
+        shift = fit_class_shift(estimator.predict_proba(values), codes)
+        return Pipeline([*steps, (name, ShiftedClassifier(model, shift))])
+    offset = 1.0 if candidate.target else 0.0 if spec.gate.objective == "poisson_deviance" else None
+    predicted = np.asarray(estimator.predict(values), dtype=np.float64)
+    factor, added = fit_value_shift(spec.objective, labels, predicted, offset=offset)
+    return Pipeline([*steps, (name, ShiftedRegressor(model, factor, added))])

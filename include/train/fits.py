@@ -156,7 +156,8 @@ def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Recipe, ...]:
         if not spec.labels.delay < window < longest:  # the newest partitions have no labels yet
             continue
         for recipe in declared:
-            if window < (recipe.window or longest) and (recipe.early_stopping or 0) < window:
+            least = max(recipe.early_stopping or 0, recipe.recent_intercept or 0)
+            if least < window < (recipe.window or longest):
                 variant = recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})
                 if all(variant.name != one.name and variant.unnamed != one.unnamed for one in result):
                     result.append(variant)

@@ -92,6 +92,7 @@ def validate_options(spec: UseCase, candidate: Recipe, entry: Estimator, valid: 
         "calibration": _calibration_problems(spec, candidate, entry),
         "target": _target_problems(spec, candidate, entry),
         "half_life": _half_life_problems(candidate, entry),
+        "recent_intercept": _recent_intercept_problems(spec, candidate),
         "monotone": _monotone_problems(spec, candidate, entry),
         "early_stopping": _early_stopping_problems(spec, candidate, entry),
         "external_memory": _external_memory_problems(candidate),
@@ -156,6 +157,14 @@ def _log_links(candidate: Recipe) -> list[tuple[str, str]]:
 def _half_life_problems(candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.learns:
         yield "an estimator that is fitted on weighted rows", candidate.estimator, REMOVE
+
+
+def _recent_intercept_problems(spec: UseCase, candidate: Recipe) -> Iterator[Problem]:
+    count, window = candidate.recent_intercept or 0, candidate.window or spec.training.window
+    if candidate.estimator == "prior":
+        yield "a recipe that learns more than the level", "prior", f"{REMOVE}, or declare window"
+    if window and count >= window:
+        yield f"fewer than the window of {window} partitions", str(count), "name fewer partitions"
 
 
 def _monotone_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:

@@ -220,11 +220,36 @@ def test_a_model_of_the_logarithm_predicts_in_the_unit(estimator: str) -> None:
         assert np.isnan(predict_onnx(to_onnx(pipeline, spec), infinite, spec)).all()
 
 
+@pytest.mark.parametrize(
+    ("kind", "estimator", "options"),
+    [
+        ("binary", "logistic_regression", {}),
+        ("multiclass", "hist_gradient_boosting", {}),
+        ("regression", "random_forest", {}),
+        ("regression", "ridge", {"target": "log1p"}),
+        ("regression", "rule", {"params": {"column": "distance"}}),
+    ],
+)
+def test_a_recent_intercept_is_written(kind: str, estimator: str, options: dict[str, Any]) -> None:
+    """The file shifts predictions as the model does, and differs from that without the option."""
+    spec = declare(kind)
+    rows = labeled_rows(spec, 200)
+    keys = pa.array([f"2024-01-{1 + place // 20:02d}" for place in range(rows.num_rows)])
+    rows = rows.append_column("partition", keys)
+    plain, recent = (
+        fit_recipe(spec, Recipe(name="tried", estimator=estimator, **options, **more), rows)
+        for more in ({}, {"recent_intercept": 2})
+    )
+    values = predict_onnx(to_onnx(recent, spec), rows, spec)
+    assert largest_difference(values, artifacts.predict(recent, rows, spec)) <= ONNX_TOLERANCE
+    assert largest_difference(values, artifacts.predict(plain, rows, spec)) > 1e-3
+
+
 def test_a_transformed_model_without_a_converter_is_refused() -> None:
     """The error names it."""
     spec, rows = declare("regression"), labeled_rows(declare("regression"), 200)
     candidate = Recipe(name="tried", estimator="xgboost", params={"n_estimators": 2}, target="log1p")
-    with pytest.raises(ModelError, match="expected a regressor with a converter, but found XGBoostRegressor"):
+    with pytest.raises(ModelError, match="expected a model with a converter, but found XGBoostRegressor"):
         to_onnx(fit_recipe(spec, candidate, rows), spec)
 
 

@@ -67,9 +67,9 @@ def cases() -> list[Any]:
     found: list[Any] = []
     for kind, names in LEARNERS.items():
         for name in names:
-            every: list[dict[str, Any]] = [{"half_life": 5}]
+            every: list[dict[str, Any]] = [{"half_life": 5}, {"recent_intercept": 5}]
             if kind == "regression":
-                every += [{"target": "log1p"}]
+                every += [{"target": "log1p"}, {"target": "log1p", "recent_intercept": 5}]
             else:
                 every += [{"calibration": "isotonic"}, {"calibration": "sigmoid", "half_life": 5}]
             if name in BOOSTING:
@@ -172,6 +172,51 @@ def test_a_half_life_lets_new_partitions_weigh_more(name: str, clinic: Rows) -> 
         for options in ({}, {"half_life": 2})
     ]
     assert means[0] + 10 < means[1]
+
+
+def raised(spec: UseCase, rows: pa.Table, since: str) -> pa.Table:
+    """Return rows whose labels from a partition on are of another level, whatever their features."""
+    new, random = np.asarray(pc.greater_equal(rows["partition"], since)), np.random.default_rng(3)
+    labels = target(spec, rows)
+    if not spec.problem.codes:
+        return with_target(spec, rows, np.where(new, labels + 50, labels))
+    moved = new & (random.random(rows.num_rows) < 0.6)
+    return with_target(spec, rows, np.where(moved, max(spec.problem.codes), labels))
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [("binary", {}), ("multiclass", {}), ("regression", {}), ("regression", {"target": "log1p"})],
+)
+def test_a_recent_intercept_follows_a_level_that_has_moved(
+    kind: str, options: dict[str, Any], clinic: Rows
+) -> None:
+    """A linear model of all rows predicts the average level; with the option, that of the newest ones."""
+    spec, rows = clinic(kind)
+    rows = raised(spec, with_target(spec, rows, np.abs(target(spec, rows))), "2024-03-18")
+    seen, unseen = later(spec, rows, "2024-03-24")
+    name = "ridge" if kind == "regression" else "logistic_regression"
+    plain, recent = (
+        fit_recipe(spec, recipe(name, **options, **more), seen) for more in ({}, {"recent_intercept": 5})
+    )
+    assert loss(spec, recent, unseen) < 0.9 * loss(spec, plain, unseen)
+    if spec.problem.classes:
+        assert artifacts.predict(recent, unseen, spec).sum(axis=1) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("kind", ["binary", "regression"])
+def test_few_recent_rows_hardly_move_the_intercept(kind: str, clinic: Rows) -> None:
+    """One row of another level is no evidence of one."""
+    spec, rows = clinic(kind)
+    first = rows.filter(pc.equal(rows["partition"], partitions_of(rows)[-1])).slice(0, 1)
+    older, _ = later(spec, rows, partitions_of(rows)[-1])
+    rows = pa.concat_tables([older, with_target(spec, first, [1.0 if kind == "binary" else 500.0])])
+    name = "ridge" if kind == "regression" else "logistic_regression"
+    values = [
+        artifacts.predict(fit_recipe(spec, recipe(name, **options), rows), older, spec)
+        for options in ({}, {"recent_intercept": 1})
+    ]
+    assert np.abs(values[1] - values[0]).max() < (0.05 if kind == "binary" else 25)
 
 
 @pytest.mark.parametrize("sign", [1, -1])
@@ -342,6 +387,7 @@ def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path
         {"calibration": "sigmoid"},
         {"calibration": "isotonic"},
         {"half_life": 3},
+        {"recent_intercept": 3},
         {"monotone": {"distance": 1}},
         {"early_stopping": 3},
         {"external_memory": 1000},

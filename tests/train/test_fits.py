@@ -298,12 +298,15 @@ def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCas
     assert [recipe.name for recipe in recipes(late, short_memory=True)] == [*names, *windows[:8]]
 
 
-def test_a_variant_is_longer_than_what_its_recipe_holds_out(spec: UseCase) -> None:
-    """Of a recipe whose rounds are chosen on 30 partitions none is fitted on 30 or fewer."""
-    stopping = spec.training.candidates[0].model_copy(update={"early_stopping": 30})
-    training = spec.training.model_copy(update={"candidates": (stopping,)})
+@pytest.mark.parametrize("option", ["early_stopping", "recent_intercept"])
+def test_a_variant_is_longer_than_the_partitions_that_its_recipe_takes_apart(
+    option: str, spec: UseCase
+) -> None:
+    """Of a recipe with an option of 30 newest partitions none is fitted on 30 or fewer."""
+    own = spec.training.candidates[0].model_copy(update={option: 30})
+    training = spec.training.model_copy(update={"candidates": (own,)})
     short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
-    assert [recipe.name for recipe in short if recipe.early_stopping] == ["boosting", "boosting_90"]
+    assert [recipe.name for recipe in short if getattr(recipe, option)] == ["boosting", "boosting_90"]
 
 
 def test_a_recipe_is_what_its_fit_depends_on(tmp_path: Path) -> None:

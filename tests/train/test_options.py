@@ -56,6 +56,18 @@ REFUSED: dict[str, tuple[str, str, dict[str, Any], str]] = {
         {"params": {"column": "distance"}, "half_life": 3},
         r"half_life: expected an estimator that is fitted on weighted rows, but found rule",
     ),
+    "the prior's intercept": (
+        "binary",
+        "prior",
+        {"recent_intercept": 7},
+        r"recent_intercept: expected a recipe that learns more than the level.*found prior.*declare window",
+    ),
+    "an intercept of the whole window": (
+        "binary",
+        "logistic_regression",
+        {"recent_intercept": 7, "window": 7},
+        r"recent_intercept: expected fewer than the window of 7 partitions, but found 7",
+    ),
     "a forest's constraint": (
         "binary",
         "random_forest",
