@@ -392,6 +392,9 @@ training:
 {self._baselines()}  candidates:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 100, min_samples_leaf: 20}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 100, min_samples_leaf: 5}}}}
+    # boosting again, with a level that follows the newest partitions: a season or a trend
+    - {{name: boosting_level, estimator: hist_gradient_boosting, params: {{max_iter: 100, min_samples_leaf: 20}},
+       recent_intercept: 14}}
 
 gate:
   objective: {"squared_error" if self.kind == "regression" else "log_loss"}
