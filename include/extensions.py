@@ -153,7 +153,7 @@ class CodeReference:
         # a package may define a class in one of its modules, and name it in another
         prefix = module if is_own else module.partition(".")[0]
         if not any(name.startswith(f"{prefix}.") for name in names):
-            return set()  # without an import: what is wrong with this module is no problem of other models
+            return set()  # without an import: what is wrong with this module isn't a problem of other models
         declared_in = getattr(self.load(), "__module__", module)
         modules = {module, *([declared_in] if declared_in.startswith(f"{prefix}.") else [])}
         return set(names) & {

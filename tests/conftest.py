@@ -40,7 +40,7 @@ for variable in list(os.environ):
         del os.environ[variable]
 os.environ["EVERGREEN_TESTS"] = "1"  # one setting of ours keeps the command line away from a demo that is up
 
-# a busy machine is no failure, and a failure must come again
+# a busy machine isn't a failure, and a failure must come again
 settings.register_profile("evergreen", deadline=None, derandomize=True, max_examples=50)
 settings.load_profile("evergreen")
 

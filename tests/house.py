@@ -28,7 +28,7 @@ from tests.warm import stand_in
 ROOT = Path(__file__).parents[1]
 WEEKS = 24
 HOURS = 24 * 42  # of the taxis
-PATIENCE = 240  # seconds: other tests run beside these, and a busy machine is no failure
+PATIENCE = 240  # seconds: other tests run beside these, and a busy machine isn't a failure
 SPARSE = "sparse_rides"
 STORY, LATE, FORMS, BUTTONS = "weekly_story", "weekly_late", "weekly_forms", "weekly_buttons"
 SHARDED, WORKERS, EVENTS = "weekly_sharded", "weekly_workers", "weekly_events"

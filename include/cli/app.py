@@ -225,7 +225,7 @@ def verify(
     """Recompute the stored digests of raw bytes, snapshots, partitions and models, and compare them.
 
     Nothing is fetched, fitted or scored again. The exit code is 1 if a digest differs. Stale partitions,
-    which were computed from older inputs or code, are listed and are no error; nor are those that were
+    which were computed from older inputs or code, are listed but aren't an error; nor are those that were
     computed from rows that were erased since.
     """
     from include.ops.verify import verify as recompute_digests

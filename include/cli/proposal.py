@@ -222,25 +222,25 @@ class Proposal:
         return proposed
 
     def _why_no_feature(self, name: str) -> str:
-        """Return the comment on a column that is no feature, if it is a number of the key."""
+        """Return the comment on a column that isn't a feature, if it is a number of the key."""
         column = next((one for one in self.sample.columns.values() if one.name == name), None)
         if column is None or column.type not in ("integer", "number"):
             return ""
         count = len(column.values)
-        values = f"{count} different values" if count > MAX_CATEGORIES else "values that are no even steps"
+        values = f"{count} different values" if count > MAX_CATEGORIES else "values not in even steps"
         return (
             f"  -- no feature: a number of the key with {values}, like an id; if it isn't one, add {name} "
             "under numeric"
         )
 
     def _left_out(self) -> Iterator[str]:
-        """Yield a comment on each text that is no feature, since it has too many values for a category."""
+        """Yield a comment on each text that isn't a feature, since it has too many values for a category."""
         for original, column in self.sample.columns.items():
             is_other = original not in (self.target, self.time, *self.key)
             if is_other and column.type == "string" and column.name not in self._current:
                 values = f"{len(column.values)} different values are too many for a category"
                 yield (
-                    f"-- {column.name} is no feature: {values}.\n"
+                    f"-- {column.name} isn't a feature: {values}.\n"
                     "-- What was known of its earlier rows may be one, such as their number or mean label.\n"
                 )
 

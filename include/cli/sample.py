@@ -180,7 +180,7 @@ def _read_json(path: Path) -> pa.Table:
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
     if not all(isinstance(row, dict) for row in rows):
-        raise ValueError("lines that are no objects")
+        raise ValueError("lines that aren't objects")
     names = dict.fromkeys(name for row in rows for name in row)
     return pa.table({name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names})
 

@@ -96,7 +96,7 @@ def _compute_labels(
         engine.register("label_partitions", pa.table(pairs, schema=_LABEL_PARTITIONS))
         key = ", ".join(f'"{column}"' for column in spec.key)
         label = f"CAST(({spec.labels.sql}) AS {'VARCHAR' if spec.problem.classes else 'DOUBLE'})"
-        if not spec.problem.classes:  # as for features: 0 / 0 is no number, and 1 / 0 none that can be fitted
+        if not spec.problem.classes:  # as for features: 0 / 0 isn't a number, and 1 / 0 can't be fitted
             label = f"CASE WHEN isfinite({label}) THEN {label} END"
         # the SQL consists of quoted names, the spec's own expression, and moments that the clock computed
         sql = f"""SELECT {key}, spine_partition AS partition, {label} AS "{spec.problem.target}"

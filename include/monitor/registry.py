@@ -25,7 +25,7 @@ class MonitoringCheck:
     run : returns the check's findings of one partition; each has this name.
     alerts : whether an alarm notifies anyone.
     cause : the name under ``retraining.when`` by which a lasting alarm requests a training; empty if it never
-        does. A broken feed is no cause: a model that learned from it would be as broken.
+        does. A broken feed isn't a cause: a model that learned from it would be as broken.
     quiet : partitions after an alert in which the same alarm isn't sent again.
     quiets_all_subjects : whether one alert quiets every subject of the check, not only its own.
     """

@@ -145,7 +145,7 @@ def record_silence(
     EvergreenError
         when the person or the reason is missing, or that alert is neither open nor was ever silenced.
     PartitionError
-        when ``until`` is no partition of the schedule.
+        when ``until`` isn't a partition of the schedule.
     """
     action = MUTED if until else ACKNOWLEDGED
     require_person_and_reason(f"{spec.name}: an alert to be {action}", by, reason)

@@ -221,7 +221,7 @@ class ErasureResult:
 
 def _model_lines(models: Sequence[FittedModel]) -> list[str]:
     return [
-        f"fitted on these rows: {f'v{m.version}' if m.version else 'a fit that is no version'}, model "
+        f"fitted on these rows: {f'v{m.version}' if m.version else 'a fit without a version'}, model "
         f"{m.model[:12]} of the training {m.partition}{', which serves' if m.serves else ''}; a training "
         "replaces it"
         for m in models

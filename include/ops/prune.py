@@ -160,7 +160,7 @@ def newest_copies(manifests: Mapping[str, Manifest]) -> dict[str, str]:
 
 
 def surplus_backups(manifests: Mapping[str, Manifest], keep: int) -> list[str]:
-    """Return the backups whose every part has ``keep`` newer copies; an empty part is no copy of anything."""
+    """Return the backups whose every part has ``keep`` newer copies; an empty part isn't a copy."""
     copies: Counter[str] = Counter()
     old: list[str] = []
     for name in sorted(manifests, reverse=True):

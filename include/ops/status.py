@@ -148,7 +148,7 @@ def performance(lake: Lake, spec: UseCase) -> Row:
         for partition in sorted(newest)[-RECENT:]
     }
     metrics = sorted({metric for values in partitions.values() for metric in values})
-    # an objective such as squared_error is no metric, but its kind's first one is
+    # an objective such as squared_error isn't a metric, but its kind's first one is
     names = (spec.gate.objective, *default_metrics(spec.problem.kind))
     first = next((name for name in names if name in metrics), spec.gate.objective)
     compared = [metric for metric in metrics if metric.endswith(f":{first}")]

@@ -60,7 +60,7 @@ class PolicyResult:
     losses : sum of the row losses by partition, shape (n,).
     served : what served each partition, None for the constant, shape (n,).
     ages : partitions since the training of the model that served, NaN for the constant, shape (n,).
-    switches : oldest first; the first model is none.
+    switches : oldest first; the first model isn't one.
     refusals : the fits that the guards refused, oldest first.
     worse_than_prior : partitions on which what served lost more than the prior.
     difference : mean loss per row less that of the policy ``never``, and its 90 % interval; None without a

@@ -42,7 +42,7 @@ def day_of(key: str) -> date:
 def time_of(key: str) -> datetime:
     """Return what a key says without its schedule: midnight of its date, or its UTC minute, both naive.
 
-    Two keys of one schedule are as far apart as these times. Raises a PartitionError if it is no key.
+    Two keys of one schedule are as far apart as these times. Raises a PartitionError if it isn't a key.
     """
     if not (isinstance(key, str) and MINUTE_KEY.fullmatch(key)):
         return datetime.combine(day_of(key), time())

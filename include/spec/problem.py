@@ -19,7 +19,7 @@ def _class_name(value: Any) -> Any:
     text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(text, str) or not re.fullmatch(CLASS_NAME, text):
         raise ValueError(
-            f"{value!r} is no valid class name: columns and metrics are named after it, so use letters, "
+            f"{value!r} isn't a valid class name: columns and metrics are named after it, so use letters, "
             "digits, _ and - (quote yes, no, on and off), and use that name in labels.sql"
         )
     return text
@@ -33,7 +33,7 @@ def _costs(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     if wrong := [name for name in value if isinstance(name, bool) or not isinstance(name, str | int)]:
-        raise ValueError(f"{wrong[0]!r} is no valid name: quote yes, no, on and off")
+        raise ValueError(f"{wrong[0]!r} isn't a valid name: quote yes, no, on and off")
     return {str(name): _costs(inner) for name, inner in value.items()}
 
 

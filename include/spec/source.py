@@ -239,8 +239,8 @@ class BaseSource(Strict):
     )
     sparse: bool = added_field(
         False,
-        description="a partition without data is no fault: it has no rows. Of the spine: windows count only "
-        "partitions that have rows",
+        description="a partition without data isn't a fault: it has no rows. Of the spine: windows count "
+        "only partitions that have rows",
     )
     timezone_override: Zone | None = added_field(
         None,
@@ -296,7 +296,7 @@ class BaseSource(Strict):
             other = self.columns.get(column.agrees_with)
             if other is None or other.type != "hhmm" or other.hashed:
                 raise ValueError(
-                    f"columns.{name}.agrees_with: {column.agrees_with!r} is no hhmm column of the source"
+                    f"columns.{name}.agrees_with: {column.agrees_with!r} isn't an hhmm column of the source"
                 )
             if column.type != "timestamp" or column.hashed:
                 raise ValueError(

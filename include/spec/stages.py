@@ -76,9 +76,9 @@ class Features(Strict):
         for name, columns in self.groups.items():
             unknown = [column for column in columns if column not in self.columns]
             if unknown or not columns:
-                invalid = ", ".join(unknown) or "nothing"
+                wrong = f"{', '.join(unknown)} isn't a feature" if unknown else "it is empty"
                 features = ", ".join(self.columns)
-                raise ValueError(f"groups.{name}: {invalid} is no feature; there are {features}")
+                raise ValueError(f"groups.{name}: {wrong}; there are {features}")
         return self
 
 

@@ -308,7 +308,7 @@ class UseCase(Strict):
 
     @property
     def sparse(self) -> bool:
-        """Whether partitions without a row to score are no fault, so that windows don't count them."""
+        """Whether partitions without a row to score aren't a fault, so that windows don't count them."""
         return self.sources[self.features.spine].sparse
 
     @property
@@ -515,7 +515,7 @@ class UseCase(Strict):
             )
 
     def _outputs_fit(self) -> None:
-        """Refuse a constant that is no prediction, and features with the name of a predictions column."""
+        """Refuse a constant that isn't a prediction, and features with the name of a predictions column."""
         value, classes = self.scoring.constant, self.problem.classes
         if self.problem.costs and "action" in (*self.key, *self.features.columns):
             raise ValueError("features: 'action' is a column of the predictions; use another name")
@@ -568,7 +568,7 @@ class UseCase(Strict):
             for column in recipe.monotone:
                 if column not in self.features.numeric:
                     raise ValueError(
-                        f"training.{recipe.name}.monotone: {column!r} is no numeric feature; there are "
+                        f"training.{recipe.name}.monotone: {column!r} isn't a numeric feature; there are "
                         f"{', '.join(self.features.numeric) or 'none'}"
                     )
         self._entity_fits()
@@ -583,7 +583,7 @@ class UseCase(Strict):
         for column in self.features.entity:
             if column not in available:
                 raise ValueError(
-                    f"features.entity: {column!r} is no column of strings or integers of "
+                    f"features.entity: {column!r} isn't a column of strings or integers of "
                     f"{self.features.spine}; there are {', '.join(available) or 'none'}"
                 )
         if self.scoring.shards > 1 and not self.features.entity:

@@ -52,7 +52,7 @@ TABLE_CONFIGURATION = {
 RESTORING = "restore_unfinished.txt"  # the key of the object that a restore writes first and removes last
 UNFINISHED = re.compile(r".+#\d+")  # the name of an object's file in a folder until it is whole
 CACHED, CACHED_BYTES = 8, 4 << 20  # results, and the most bytes of one; see `Lake.cached`
-# `partition` is no partition column of Delta: hundreds of small files a year took longer to open than to
+# `partition` isn't a partition column of Delta: hundreds of small files a year took longer to open than to
 # read. Files are pruned by the bounds of that column instead, and replacing a partition rewrites only its
 # file.
 DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarantine": ["source"]}

@@ -270,7 +270,7 @@ def _search(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> 
     for index, point in enumerate(points):
         try:
             losses[index] = loss(point)
-        except (ValueError, ModelError) as error:  # a fit that diverges is no choice, and no reason to stop
+        except (ValueError, ModelError) as error:  # a fit that diverges isn't a choice, and no reason to stop
             log.warning("%s: skipped parameters %s of %s: %s", spec.name, point, candidate.name, error)
             errors.append(error)
     if not losses:

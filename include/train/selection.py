@@ -112,7 +112,7 @@ def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str
 
     Parameters
     ----------
-    min_gain : a loss of a recipe that is no baseline counts 1 + ``min_gain`` times, so it only replaces a
+    min_gain : a loss of a recipe that isn't a baseline counts 1 + ``min_gain`` times, so it only replaces a
         baseline if its loss is lower by that share.
     """
     if not walks.losses.size:

@@ -240,7 +240,7 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
             spec,
             f"features.numeric: {', '.join(texts)}",
             "numbers",
-            f"texts in the result of {spec.features.sql}: one that is no number would leave the partition "
+            f"texts in the result of {spec.features.sql}: one that isn't a number would leave the partition "
             "without predictions",
             "write TRY_CAST(… AS DOUBLE), which is null for such a text, or declare them under categorical",
             where=file,

@@ -25,7 +25,7 @@ REACH = {
     "COMPARE_GREATERTHAN": 1,
     "COMPARE_GREATERTHANOREQUALTO": 0,
 }
-# parts of a node that select or order rows, and that are no part of its value
+# parts of a node that select or order rows, and that aren't part of its value
 NO_VALUE = (
     *("where_clause", "from_table", "group_expressions", "having", "qualify", "modifiers", "cte_map"),
     *("partitions", "orders", "order_bys", "filter", "filter_expr"),

@@ -68,7 +68,7 @@ def with_partition(body: bytes, form: str | None, task: str | None) -> bytes:
             if isinstance(fields.get(name), str):
                 fields[name] = fields[name].strip()  # a pasted key may have a space
         partition, key = fields.get("partition"), request.get("partition_key")
-        # what is no text becomes one, which is no partition: the timetable refuses it
+        # what isn't a text becomes one, which isn't a partition: the timetable refuses it
         bounds = [str(fields.get(name) or "") for name in ("first", "last")]
     except (ValueError, AttributeError, RecursionError):
         return body  # Airflow reports the error

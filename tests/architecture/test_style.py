@@ -26,7 +26,7 @@ CLOCK_READERS = {
     "include/cli/backups.py": "a backup is named by the moment at which somebody asked for it",
     "include/ops/prune.py": "a backup dated in the future is refused",
     "include/ops/upkeep.py": "a model that was stored recently stays",
-    "include/ingest/breaker.py": "how to treat a source now is no part of any result",
+    "include/ingest/breaker.py": "how to treat a source now isn't part of any result",
 }
 
 # these pages put text into SQL, each for its reason; every other value is bound

@@ -9,7 +9,7 @@ from playwright.sync_api import FrameLocator, Locator, Page, expect
 
 from demo.home import Home
 
-PATIENCE = 120_000  # milliseconds: other tests run beside these, and a busy machine is no failure
+PATIENCE = 120_000  # milliseconds: other tests run beside these, and a busy machine isn't a failure
 FINAL = re.compile("^(Success|Failed)$")
 
 

@@ -145,7 +145,7 @@ def test_main_ends_with_the_error_in_this_process_too(
 
 
 def test_status_of_an_empty_lake_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A use case that has nothing yet is no error."""
+    """A use case that has nothing yet isn't an error."""
     monkeypatch.setenv("EVERGREEN_LAKE", str(tmp_path))
     done = CliRunner().invoke(app, ["status", "flight_delay"])
     assert done.exit_code == 0
@@ -911,7 +911,7 @@ def test_rollback_without_a_champion_is_refused(
 
 
 def test_a_log_gets_a_line_for_each_tenth_of_the_progress(capsys: pytest.CaptureFixture[str]) -> None:
-    """Where stderr is no terminal, nothing is drawn in place."""
+    """Where stderr isn't a terminal, nothing is drawn in place."""
     for completed in range(1, 173):
         show_progress("fits", completed, 172)
     lines = capsys.readouterr().err.splitlines()

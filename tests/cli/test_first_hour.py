@@ -115,7 +115,7 @@ def test_what_is_proposed_is_valid(kind: str, ending: str, tmp_path: Path) -> No
         "no_": "string",
     }
     assert "note_free" not in spec.features.columns  # each row has another text
-    assert "-- note_free is no feature: 160 different values are too many" in spec.sql
+    assert "-- note_free isn't a feature: 160 different values are too many" in spec.sql
     assert spec.sources["outcomes"].part_format == {"jsonl": "json"}.get(ending, ending)
 
 

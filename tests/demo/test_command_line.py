@@ -30,7 +30,7 @@ def include(folder: Path, *arguments: str, **settings: str) -> subprocess.Comple
 def test_the_command_line_uses_the_demo_that_is_up(stack: Stack, home: Home, tmp_path: Path) -> None:
     """Status reads the demo's lake and says whose it is; a shell's own settings win; no secret is printed.
 
-    A machine's certificates are no such setting.
+    A machine's certificates aren't such a setting.
     """
     (tmp_path / ".evergreen").symlink_to(home.root)
 
@@ -93,7 +93,7 @@ def test_a_demo_that_is_down_is_named_beside_the_lacking_setting(killed: bool, t
 
 
 def test_settings_that_others_may_write_are_not_taken(stack: Stack, home: Home, tmp_path: Path) -> None:
-    """A file that isn't private is no demo's, whatever it holds."""
+    """A file that isn't private doesn't count as a demo's, whatever it holds."""
     secrets = tmp_path / ".evergreen" / "secrets"
     secrets.mkdir(parents=True)
     (secrets / "environment.json").write_text((home.root / "secrets" / "environment.json").read_text())

@@ -52,7 +52,7 @@ def test_another_shell_restarts_nothing(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_a_server_with_old_settings_is_restarted(stack: Stack, home: Home) -> None:
-    """Being alive and ready is not enough; and the note of the settings is no secret in clear."""
+    """Being alive and ready is not enough; and the note of the settings holds no secret in clear."""
     pids = pid_file(home, "weather")
     noted = json.loads(pids.read_text())
     pids.write_text(json.dumps(noted | {"digest": "of other settings"}))

@@ -111,7 +111,7 @@ def send(port: int, *messages: str) -> None:
 
 
 def test_a_line_becomes_a_document(bulk: Bulk, tmp_path: Path) -> None:
-    """Airflow's JSON has its fields, what is no JSON is a message as it is, and the whole line stays."""
+    """Airflow's JSON has its fields, what isn't JSON is a message as it is, and the whole line stays."""
     line = '{"event": "a \\"quoted\\" text", "level": "error", "dag_id": "sales__batch", "count": {"n": 1}}'
     port = free_port()
     with collector(tmp_path, bulk, port):

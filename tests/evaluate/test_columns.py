@@ -22,7 +22,7 @@ HOURS = (-6, -1, 2)  # from a partition's decision to when each revision of its 
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory: pytest.TempPathFactory) -> UseCase:
-    """The clinic, where the place of a visit is no feature."""
+    """The clinic, where the place of a visit isn't a feature."""
     features = {", categorical: [place]": ""}
     return visits.usecase(tmp_path_factory.mktemp("columns"), **features)
 

@@ -421,7 +421,7 @@ def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Reci
 
 
 def test_a_recipe_of_another_level_gains_nothing_by_it(use: UseCase) -> None:
-    """Balanced class weights predict one half; a rate that rose to one half is no leak."""
+    """Balanced class weights predict one half; a rate that rose to one half isn't a leak."""
     balanced = LINEAR.model_copy(update={"params": {"class_weight": "balanced"}})
     fitted, test = rows(use, 1200, 1), rows(use, 1200, 2, rate=0.6)
     assert not gained(use, balanced, fitted, test)

@@ -202,7 +202,7 @@ def test_no_exception_gets_out(clinic: Ward, error: BaseException) -> None:
 
 
 def test_nan_on_what_is_missing_is_a_finding(clinic: Ward) -> None:
-    """A missing value that comes out as NaN is no prediction."""
+    """A missing value that comes out as NaN isn't a prediction."""
     cases = failures(clinic, lambda rows: rows["earlier"].to_numpy() * 0 + 0.2)
     assert set(cases) == {"earlier missing", "all features missing"}
     assert "finite predictions" in cases["earlier missing"]
@@ -249,7 +249,7 @@ def test_a_type_may_be_refused_in_a_sentence_only(clinic: Ward) -> None:
 
 
 def test_without_rows_nothing_is_measured(clinic: Ward) -> None:
-    """No rows are no finding, and the gate says that they are missing."""
+    """Without rows there is no finding, and the gate says that they are missing."""
     none = replace(clinic, rows=clinic.rows.slice(0, 0), actual=clinic.actual[:0])
     assert measure(none, clinic.fit()) == {}
 

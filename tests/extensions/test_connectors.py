@@ -118,7 +118,7 @@ def test_reading_a_declaration_does_not_import_it(tmp_path: Path) -> None:
     ],
 )
 def test_validate_checks_its_own_keys(old: str, new: str, problem: str, tmp_path: Path) -> None:
-    """A key that is missing, unknown or wrong, and something that is no source."""
+    """A key that is missing, unknown or wrong, and something that isn't a source."""
     (sentence,) = errors(declare(tmp_path, old=old, new=new))
     assert problem in sentence
 

@@ -215,7 +215,7 @@ def test_what_a_prediction_raises_names_the_line(lake: Lake, declare: Declare, e
     ],
 )  # fmt: skip
 def test_validate_refuses_what_cannot_be_fitted(declare: Declare, recipe: str, problem: str) -> None:
-    """An unknown parameter, something that is no estimator, or a name that nobody registered."""
+    """An unknown parameter, something that isn't an estimator, or a name that nobody registered."""
     try:
         (found,) = errors(declare({BOOSTING: recipe}, my_model=MY_MODEL))
     except SpecError as error:
@@ -233,7 +233,7 @@ def test_validate_refuses_what_cannot_be_fitted(declare: Declare, recipe: str, p
 def test_validate_refuses_a_model_that_could_not_serve(
     declare: Declare, old: str, new: str, problem: str
 ) -> None:
-    """One with a function among its attributes can't be loaded again; a text is no probability."""
+    """One with a function among its attributes can't be loaded again; a text isn't a probability."""
     spec = declare(OWN, my_model=MY_MODEL.replace(old, new))
     (only,) = errors(spec)
     assert problem in only

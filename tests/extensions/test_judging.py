@@ -144,7 +144,7 @@ def test_a_gate_check_blocks(declare: Declare) -> None:
     ],
 )
 def test_a_check_that_returns_no_check_is_refused(declare: Declare, old: str, new: str, problem: str) -> None:
-    """What can't be recorded is no verdict."""
+    """What can't be recorded isn't a verdict."""
     spec = own(declare, checks=CHECKS.replace(old, new))
     record = evidence(losses([0.5] * 10, None, prior=[0.7] * 10))
     with pytest.raises(SpecError, match=r"gate\.checks: expected a function of a CheckContext") as caught:

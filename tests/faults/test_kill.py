@@ -94,7 +94,7 @@ STEPS: dict[str, list[tuple[list[str], dict[str, str], set[str]]]] = {
         ([CHAMPION, "promoted", "2"], {"champion": "2", "previous": "1"}, {"champion 1", "canary 2"}),
     ],
     "back": [([CHAMPION, "rolled back", "2"], {"champion": "2"}, {"champion 3"})],
-    # a fit of another recipe than the version's is no version of the registry
+    # a fit of another recipe than the version's isn't a version of the registry
     "broken": [([CHAMPION, "replaced", "3"], {}, {"champion 3"})],
 }
 

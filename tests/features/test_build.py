@@ -174,7 +174,7 @@ def test_the_order_of_the_sql_makes_no_difference(lake: Lake, use: UseCase, tmp_
 
 
 def test_no_value(lake: Lake, tmp_path: Path) -> None:
-    """What isn't a finite number is no value."""
+    """What isn't a finite number is a missing value."""
     wrong = parcels.spec(tmp_path, parcels.SQL.replace("s.weight,", "'nan'::DOUBLE + s.parcel AS weight,"))
     assert features(lake, wrong, ["2024-03-05"])["weight"].null_count == 12
     wrong = parcels.spec(tmp_path, parcels.SQL.replace("s.weight,", "'infinity'::DOUBLE AS weight,"))

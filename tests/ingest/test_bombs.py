@@ -245,7 +245,7 @@ def test_an_honest_file_is_read_however_it_is_written(
 def test_decimals_that_are_written_as_bytes_are_read(
     shop: Path, lake: Lake, declare: Declare, connect: Connect, tmp_path: Path
 ) -> None:
-    """Avro's writer writes them so: they are no texts, whatever their pages look like."""
+    """Avro's writer writes them so: they aren't texts, whatever their pages look like."""
     day = shop / "sales" / f"{PARTITION}.csv"
     table = pyarrow.csv.read_csv(
         day,

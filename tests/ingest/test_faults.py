@@ -383,8 +383,8 @@ def test_a_refusal_for_times_that_disagree_says_which_times(
 @pytest.mark.parametrize(
     ("column", "agrees_with", "sentence"),
     [
-        ("week", "closes", "columns.week.agrees_with: 'closes' is no hhmm column of the source"),
-        ("week", "units", "columns.week.agrees_with: 'units' is no hhmm column of the source"),
+        ("week", "closes", "columns.week.agrees_with: 'closes' isn't an hhmm column of the source"),
+        ("week", "units", "columns.week.agrees_with: 'units' isn't an hhmm column of the source"),
         ("units", "opens", "columns.units.agrees_with: only a timestamp has one, but found integer"),
     ],
 )

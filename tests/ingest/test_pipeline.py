@@ -202,7 +202,7 @@ def test_the_first_fetch_wins(lake: Lake, spec: UseCase, shop: Path, connect: Co
 def test_the_first_fetch_wins_when_both_had_asked(
     lake: Lake, spec: UseCase, shop: Path, connect: Connect
 ) -> None:
-    """A fetch that comes back after another was kept, with other bytes, is no revision."""
+    """A fetch that comes back after another was kept, with other bytes, isn't a revision."""
 
     def overtaken(name: str) -> Endpoint:
         ingest(lake, spec, "sales", PARTITIONS[:1], connect)
@@ -414,7 +414,7 @@ def test_an_unavailable_source_takes_nothing_back(
 
 
 def test_a_partition_that_the_schedule_lacks_is_refused(lake: Lake, spec: UseCase, connect: Connect) -> None:
-    """A Tuesday is no partition of a weekly clock, and a source that isn't declared is named."""
+    """A Tuesday isn't a partition of a weekly clock, and a source that isn't declared is named."""
     with pytest.raises(PartitionError, match=r"2024-01-02.*the next is 2024-01-08"):
         ingest(lake, spec, "sales", ["2024-01-02"], connect)
     with pytest.raises(SpecError, match=r"source 'sale'.*one of sales"):

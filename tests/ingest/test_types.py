@@ -1,4 +1,4 @@
-"""Text becomes values: units, clock changes, midnight, and what is no value at all."""
+"""Text becomes values: units, clock changes, midnight, and what isn't a value at all."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ OVERRIDE = {"timezone_override": "America/New_York"}
 
 
 def test_an_override_replaces_the_offset_of_a_text() -> None:
-    """A local time with Z behind it is read as local; what is no time at all is still invalid."""
+    """A local time with Z behind it is read as local; what isn't a time at all is still invalid."""
     texts = ["2013-01-01T10:00:00Z", "2013-07-01 10:00+00:00", "2013-07-01 10:00", "2013-07-01", "10:00Z"]
     typed, bad = read({"at": texts}, {"at": {"type": "timestamp"}}, **OVERRIDE)
     hours = [(1, 15), (7, 14), (7, 14), (7, 4)]

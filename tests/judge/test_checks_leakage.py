@@ -131,7 +131,7 @@ def test_a_recipe_that_learns_from_shuffled_labels_is_refused() -> None:
 
 
 def test_no_gain_at_all_is_none() -> None:
-    """Losses equal to the prior's are no gain."""
+    """Losses equal to the prior's aren't a gain."""
     assert only(shuffled_labels(case(noise(0.0)))).passed
 
 

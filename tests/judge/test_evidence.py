@@ -66,7 +66,7 @@ def test_partitions_come_once_and_in_order() -> None:
     [("forest", "a", True), ("ridge", "a", False), ("forest", "", False), ("", "a", False)],
 )
 def test_a_refresh_is_a_fit_of_the_recipe_that_serves(serving: str, champion: str, refresh: bool) -> None:
-    """Of another recipe, or without a champion, it is no refresh."""
+    """Of another recipe, or without a champion, it isn't a refresh."""
     record = evidence(losses([1.0]), champion=champion, selection=selection(serving))
     assert record.is_refresh == refresh
 

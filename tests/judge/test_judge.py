@@ -499,7 +499,7 @@ def test_a_block_spans_at_most_half_of_the_partitions() -> None:
 
 @pytest.mark.parametrize("last", ["", "2013-02-01", "2013-02-05"])
 def test_rows_that_were_fitted_are_no_evidence(last: str) -> None:
-    """A test partition that a model was, or may have been, fitted on is no evidence."""
+    """A test partition that a model was, or may have been, fitted on isn't evidence."""
     verdict = _judge(_good(last_fitted=last))
     assert verdict.verdict == NOT_ENOUGH
     assert _failed(verdict) == ["first test partition"]

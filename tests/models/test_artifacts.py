@@ -228,7 +228,7 @@ def test_arrays_are_parsed_by_one_thread_at_a_time(data: bytes, monkeypatch: pyt
 
 
 def test_no_rows_give_no_predictions(spec: UseCase) -> None:
-    """A partition without rows to score is no error."""
+    """A partition without rows to score isn't an error."""
     predictions = artifacts.predict(pipeline(spec), rows(0), spec)
     assert (predictions.shape, predictions.dtype) == ((0,), np.float64)
 

@@ -88,7 +88,7 @@ def spec(folder: Path, **changes: str) -> UseCase:
 
 
 def day(partition: str) -> tuple[list[dict[str, Any]], list[float | None]]:
-    """Return a partition's readings, and the minutes that each machine stood still: None is no label."""
+    """Return a partition's readings, and the minutes that each machine stood still (None: no label)."""
     number = (np.datetime64(partition) - np.datetime64(FIRST)).astype(int)
     random = np.random.default_rng([3, number + 1000])
     warm = random.normal(0, 3)  # all machines of a day share its weather

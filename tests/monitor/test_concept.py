@@ -179,7 +179,7 @@ def test_a_regression_expects_what_the_test_partitions_lost(use: UseCase) -> Non
 
 @pytest.mark.parametrize("missing", [[], ["by_class"]], ids=["all columns", "a table of earlier code"])
 def test_classes_expect_what_their_probabilities_say(missing: list[str], tmp_path: Path) -> None:
-    """Harder rows alone are no alarm of several classes either: both sides are read class by class."""
+    """Harder rows alone aren't an alarm of several classes either: both sides are read class by class."""
     spec = visits.usecase(tmp_path, "multiclass")
     lake, random, rows = Lake(spec.name, str(tmp_path / "lake")), np.random.default_rng(10), []
     champion = {"model": "m", "effective_from": keys(90)[30], "attempt": "a", "kind": "promoted"}
@@ -214,7 +214,7 @@ def test_classes_expect_what_their_probabilities_say(missing: list[str], tmp_pat
 
 
 def test_the_test_rows_of_the_training_are_the_measure(quick: Lake, use: UseCase, week: list[str]) -> None:
-    """Without the rows of its evidence the finding says so; with them a sound champion is no alarm."""
+    """Without the rows of its evidence the finding says so; with them a sound champion isn't an alarm."""
     champion = quick.rows("switches")[0]
     for partition in week[:2]:
         score(quick, use, partition)

@@ -54,7 +54,7 @@ def test_a_feature_that_was_constant_before_is_no_alarm() -> None:
 
 
 def test_few_values_and_few_partitions_are_not_enough() -> None:
-    """One row less, or one partition less, than a judgment needs is no alarm, nor evidence against one."""
+    """One row less, or one partition less, than a judgment needs isn't an alarm, nor evidence against one."""
     few = [0.0] * (LEAST_VALUES - 1)
     assert outcome([VARIED] * 20, [], few) == "not enough"
     assert outcome([VARIED] * 20, [few, VARIED], ZERO) == "alarm"

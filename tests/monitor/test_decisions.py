@@ -178,7 +178,7 @@ def test_an_alarm_that_was_mended_is_told_no_more(rules: UseCase, week: list[str
 def test_a_champion_that_went_is_the_decision_of_its_partition(
     rules: UseCase, week: list[str], tmp_path: Path, kind: str, decision: str, does: str
 ) -> None:
-    """Whoever did it: the partition from which on it holds says so, once; a refresh is no news."""
+    """Whoever did it: the partition from which on it holds says so, once; a refresh isn't news."""
     lake = opened(tmp_path, week)
     switch(lake, kind=kind, effective_from=week[2], reason="loses more", recipe="ridge")
     for partition in week[1:4]:

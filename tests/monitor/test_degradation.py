@@ -119,14 +119,14 @@ def test_a_single_wild_partition_is_no_alarm(use: UseCase) -> None:
 
 
 def test_an_alarm_ends_soon_after_its_cause(use: UseCase) -> None:
-    """After a hundred partitions above the prior, a week as before is no alarm any more."""
+    """After a hundred partitions above the prior, a week as before isn't an alarm any more."""
     excess = np.concatenate([np.full(100, 0.5), np.full(7, -0.2)])
     assert degradation.above_reference(use, live(excess[:100]), "constant", walk(-0.2)).outcome == "alarm"
     assert degradation.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
 
 
 def test_a_lost_advantage_is_detected_though_the_prior_is_no_better(use: UseCase) -> None:
-    """A model that no longer beats the constant is no alarm against it, but one against its walk."""
+    """A model that no longer beats the constant isn't an alarm against it, but one against its walk."""
     excess = 0.02 * common_course("independent", 30, np.random.default_rng(2))
     past = walk(-0.2)
     assert degradation.above_reference(use, live(excess), "constant", past).outcome == "ok"
@@ -142,7 +142,7 @@ def test_a_broken_month_in_the_walk_leaves_the_test_its_power(use: UseCase) -> N
 
 
 def test_a_partition_of_few_rows_counts_little(use: UseCase) -> None:
-    """Ten partitions of three rows each are no evidence, where sixty rows would be an alarm."""
+    """Ten partitions of three rows each aren't evidence, where sixty rows would be an alarm."""
     assert (
         degradation.above_reference(use, live(np.full(10, WORSE), 3), "constant", walk(-0.1)).outcome == "ok"
     )

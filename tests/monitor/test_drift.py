@@ -144,7 +144,7 @@ def test_a_constant_column_that_changes_is_seen() -> None:
 
 
 def test_a_warm_partition_is_expected_and_another_unit_is_not() -> None:
-    """What a partition of the reference reached beyond the others is no alarm.
+    """What a partition of the reference reached beyond the others isn't an alarm.
 
     A partition wholly beyond all is.
     """
@@ -169,7 +169,7 @@ def test_new_categories_are_seen() -> None:
 def test_more_categories_than_are_listed_are_new_only_if_the_known_ones_cannot_be_among_them(
     known: int, unknown: int, outcome: str
 ) -> None:
-    """A few unknown among many known ones are no alarm; a column of five that fills with ids is one."""
+    """A few unknown among many known ones aren't an alarm; a column of five that fills with ids is one."""
     names = [f"shop {number}" for number in range(known + unknown)]
     random = np.random.default_rng(0)
     reference, current = column(names[:known] * 10), profiled(list(random.permutation(names * 10)))
@@ -253,7 +253,7 @@ def test_an_alarm_of_a_counter_says_what_ends_it(values: Sequence[int], trend: s
 def test_a_season_is_no_alarm() -> None:
     """Partitions that grow warmer by a little each are known one after the other.
 
-    And the warmest is no alarm.
+    And the warmest isn't an alarm.
     """
     warm = [partition([20 + n / 8 + v / 10 for v in range(100)], f"{n:02}") for n in range(28)]
     current = profiled([23.5 + v / 10 for v in range(100)])

@@ -106,7 +106,7 @@ def test_the_order_of_watching_makes_no_difference(own: Lake, sliced: UseCase, w
 
 
 def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """The same content again is no revision; what came twice in one file is told, or is an alarm."""
+    """The same content again isn't a revision; what came twice in one file is told, or is an alarm."""
     machines.watch(own, sliced, week[3])
     before = machines.state(own)
     machines.stops(own, sliced, week[2])
@@ -119,7 +119,7 @@ def test_labels_that_come_again_change_nothing(own: Lake, sliced: UseCase, week:
 
 
 def test_one_label_of_ten_may_come_twice_or_be_revised(own: Lake, sliced: UseCase, week: list[str]) -> None:
-    """As many rows as the contract tolerates regardless of their share are no alarm."""
+    """As many rows as the contract tolerates regardless of their share aren't an alarm."""
     rows = [{"machine": machine, "minutes": 0.0} for machine in range(10)]
     machines.publish(own, sliced, "stops", week[3], rows, duplicates=1)
     duplicates = said(own, sliced, week[3])["duplicates"]
@@ -165,7 +165,7 @@ def test_labels_that_label_no_row_are_an_alarm(
 
 
 def test_a_day_whose_labels_are_all_null_is_no_alarm(week: list[str]) -> None:
-    """One canceled day, or two, is no alarm, however few partitions performance is judged on."""
+    """One canceled day, or two, isn't an alarm, however few partitions performance is judged on."""
     outcomes = [overdue_labels(week[:n], week[:n], week[:1], 1).outcome for n in range(1, 5)]
     assert outcomes == ["ok", "ok", "ok", "alarm"]
     finding = overdue_labels(week[:2], week[:1], week[:1], 1)
@@ -222,7 +222,7 @@ def test_slices_are_the_declared_ones(own: Lake, sliced: UseCase, week: list[str
 
 
 def test_what_cannot_be_shown_is_said(own: Lake, use: UseCase, sliced: UseCase, week: list[str]) -> None:
-    """Nothing known yet is no row; no slice, no such group, an empty or a turned range are errors."""
+    """Without labels there is no row; no slice, no such group, an empty or a turned range are errors."""
     assert performance_by(own, sliced, "week", as_of=week[1]) == []
     with pytest.raises(EvergreenError, match=r"gate\.slices\.columns"):
         performance_by(own, use, "slice")

@@ -236,7 +236,7 @@ def test_partitions_in_any_order_leave_the_same(
 def test_a_late_partition_repeats_every_later_one_that_depends_on_it(
     quick: Lake, in_order: dict[str, str], use: UseCase, week: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However many they are, such as a day's quarters of an hour, that is no input that keeps changing."""
+    """However many they are, such as a day's quarters of an hour, that isn't an input that keeps changing."""
     run(quick, use, *week[1:5])
     monkeypatch.setattr(pipeline, "MAX_ATTEMPTS", 2)
     run(quick, use, week[0])

@@ -98,7 +98,7 @@ def test_a_partition_without_rows_ends_no_streak(use: UseCase) -> None:
 
 @pytest.mark.parametrize(("kind", "check"), [("drifted", "drift"), ("concept", "concept")])
 def test_a_cause_asks_only_where_it_is_declared(use: UseCase, kind: Any, check: str) -> None:
-    """Drift is no degradation and a change of concept may be borne: each asks where the spec says so."""
+    """Drift isn't degradation and a change of concept may be borne: each asks where the spec says so."""
     partitions = [found(check, "temp")] * 5
     assert {decision.cause for decision in told(use, partitions)} == {""}
     asked = told(use, partitions, when=("degraded", kind), consecutive=2)
@@ -261,7 +261,7 @@ def test_a_refit_of_the_recipe_that_replaced_it_asks_no_sooner(use: UseCase) -> 
 
 
 def test_a_replacement_requests_trainings_for_a_week_and_as_long_as_a_baseline_serves(use: UseCase) -> None:
-    """For another recipe the scheduled trainings are enough; one that a training chose is no replacement."""
+    """For another recipe scheduled trainings are enough; one that a training chose isn't a replacement."""
 
     def since_when(*switches: tuple[str, str]) -> tuple[str, ...]:
         """Return the answers within a week of the last switch, which is on 4 March, and after that week."""

@@ -105,7 +105,7 @@ def test_a_damaged_model_leaves_the_features_reference(lake: Lake, use: UseCase)
 
 
 def test_an_outage_keeps_no_reference(lake: Lake, use: UseCase) -> None:
-    """A model that can't be reached now is no damaged one: what is kept once waits for it."""
+    """A model that can't be reached now isn't damaged: what is kept once waits for it."""
     folder = Path(lake.uri.removeprefix("file://"))
     (folder / "models").rename(folder / "away")
     (folder / "models").write_text("no folder")

@@ -1,4 +1,4 @@
-"""Partitions without data are no fault of a sparse source: sixty days of which half have no rows."""
+"""Partitions without data aren't a fault of a sparse source: sixty days of which half have no rows."""
 
 from __future__ import annotations
 

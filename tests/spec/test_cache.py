@@ -118,7 +118,7 @@ def test_what_others_could_write_to_is_neither_read_nor_written(
 
 
 def test_a_damaged_file_is_parsed_again(file: Path, temporary: Path) -> None:
-    """A file that is no JSON, as after a full disk, is replaced."""
+    """A file that isn't JSON, as after a full disk, is replaced."""
     first = read(file)
     (stored,) = temporary.glob("*/*.json")
     stored.write_text("{")

@@ -63,7 +63,7 @@ def test_weekly_keys_are_the_days_on_which_the_cron_fires() -> None:
 
 
 def test_a_day_without_a_partition_is_refused_with_the_next_one() -> None:
-    """A Tuesday is no key of a weekly clock, and the error says which day is."""
+    """A Tuesday isn't a key of a weekly clock, and the error says which day is."""
     with pytest.raises(PartitionError, match=r"2024-01-02.*found none on that day, the next is 2024-01-08"):
         WEEKLY.decision_time("2024-01-02")
 
@@ -72,7 +72,7 @@ def test_a_day_without_a_partition_is_refused_with_the_next_one() -> None:
     "key", ["", "yesterday", "2013-02-29", "2013-3-1", "20130301", "2013-W09-5", None, 20130301]
 )
 def test_what_is_no_date_is_refused_with_the_remedy(key: str) -> None:
-    """A key that is no date is refused in a sentence that says what to give."""
+    """A key that isn't a date is refused in a sentence that says what to give."""
     with pytest.raises(
         PartitionError, match=r"expected a date such as .*found .*; give a partition of the schedule"
     ):

@@ -228,9 +228,9 @@ WRONG = [
     (
         "features.groups.plane",
         ["seats", "wings"],
-        "features: groups.plane: wings is no feature; there are depart",
+        "features: groups.plane: wings isn't a feature; there are depart",
     ),
-    ("features.groups.plane", [], "features: groups.plane: nothing is no feature; there are"),
+    ("features.groups.plane", [], "features: groups.plane: it is empty; there are"),
     ("features.sql", "other.sql", "features.sql: a file beside it, but found other.sql missing"),
     ("features.sql", "../../secret.sql", "a file within the use case's folder, but found ../../secret.sql"),
     ("folder", "/etc", "an unknown key: folder"),
@@ -523,9 +523,9 @@ WRONG_CLASSES = [
     (
         "problem.classes",
         ["early", True, "late"],
-        "True is no valid class name: columns and metrics are named after",
+        "True isn't a valid class name: columns and metrics are named after",
     ),
-    ("problem.classes", ["early", "on time", "late"], "'on time' is no valid class name"),
+    ("problem.classes", ["early", "on time", "late"], "'on time' isn't a valid class name"),
     ("problem.kind", "binary", "classes: only a multiclass problem declares them, but found kind binary"),
     ("scoring.constant", 0.3, "scoring.constant: each class's probability, together 1, as {early: 0.…"),
     (

@@ -52,7 +52,7 @@ def got(watched: Composed, port: str, path: str) -> Any:
 
 
 def test_prometheus_scrapes_airflow_as_its_own_viewer(watched: Composed) -> None:
-    """The scrape succeeds with a token of the user `prometheus`, who is no admin, and brings the gauges."""
+    """The scrape succeeds with a token of the user `prometheus`, not an admin, and brings the gauges."""
 
     def target() -> Any:
         found = got(watched, "PROMETHEUS_PORT", "/api/v1/targets")["data"]["activeTargets"]

@@ -151,7 +151,7 @@ def test_strangers_are_refused(stack: Composed) -> None:
 
 def test_no_secret_is_written_anywhere(stack: Composed) -> None:
     """No secret is in the lake, a task's log, a container's output or Airflow's database."""
-    # who signs a request names his key, which is no secret by itself
+    # who signs a request names his key, which isn't a secret by itself
     secrets = [
         value for name, value in stack.secrets.items() if not name.endswith("_KEY") or "FERNET" in name
     ]

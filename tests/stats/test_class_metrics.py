@@ -101,7 +101,7 @@ def test_the_likeliest_class_is_the_first_of_two_alike() -> None:
 
 
 def test_calibration_is_that_of_the_likeliest_class() -> None:
-    """Sure by 0.8 and right in 8 of 10 rows is no error; right in 5 of 10 it is 0.3."""
+    """Sure by 0.8 and right in 8 of 10 rows isn't an error; right in 5 of 10 it is 0.3."""
     said = np.tile([0.8, 0.15, 0.05], (10, 1))
     for right, error in ((8, 0.0), (5, 0.3)):
         actual = np.array([0.0] * right + [2.0] * (10 - right))

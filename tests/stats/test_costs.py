@@ -80,7 +80,7 @@ WRONG: list[tuple[Any, tuple[str, ...], str]] = [
     ({0: {"wait": 0, "warn": 1}, 1: {"wait": 5}}, (), "costs.1: at least two actions, the same ones"),
     ({0: {"wait": 0}, 1: {"wait": 5}}, (), r"the same ones as of the first label \(wait\), but found wait"),
     ({0: {}, 1: {}}, (), "costs.0: at least two actions, .*, but found none"),
-    ({0: {True: 0, "warn": 1}, 1: {"wait": 5, "warn": 1}}, (), "True is no valid name: quote yes"),
+    ({0: {True: 0, "warn": 1}, 1: {"wait": 5, "warn": 1}}, (), "True isn't a valid name: quote yes"),
     ({0: {"wait": 0, "warn": 1}, 1: {"wait": 1, "warn": 1}}, (), "found warn, which never costs less"),
     ({0: {"wait": 0, "call": 0}, 1: {"wait": 1, "call": 1}}, (), "found wait, which never costs less"),
 ]  # fmt: skip

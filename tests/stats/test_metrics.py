@@ -194,7 +194,7 @@ def test_poisson_deviance_is_that_of_scikit_learn(pairs: list[tuple[float, float
 
 
 def test_a_label_below_0_has_no_poisson_deviance() -> None:
-    """It is no count, so the metric is missing; a prediction below 0 has a large one."""
+    """It isn't a count, so the metric is missing; a prediction below 0 has a large one."""
     with pytest.raises(MissingMetric, match="labels of at least 0"):
         metric_value("poisson_deviance", np.array([-1.0, 2.0]), np.array([1.0, 1.0]))
     assert metric_value("poisson_deviance", np.array([3.0]), np.array([-2.0])) > 100

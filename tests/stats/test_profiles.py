@@ -55,7 +55,7 @@ def test_of_nothing() -> None:
 
 
 def test_of_missing_values_alone() -> None:
-    """A column of nulls is all missing, and a NaN or an infinity is no value either."""
+    """A column of nulls is all missing, and a NaN or an infinity isn't a value either."""
     assert profile([None, None]).missing_share == 1.0
     found = profile([1.0, None, math.nan, math.inf])
     assert (found.count, found.missing, found.mean, found.high) == (4, 3, 1.0, 1.0)

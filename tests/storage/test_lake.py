@@ -198,7 +198,7 @@ USES: dict[str, Callable[[Lake], object]] = {
 
 @pytest.mark.parametrize("use", USES)
 def test_a_store_that_does_not_answer_is_named(use: str, tmp_path: Path) -> None:
-    """Each way to use a lake that is no folder says where it is and what to do, and may be tried again."""
+    """Each way to use a lake that isn't a folder says where it is and what to do, and may be tried again."""
     (tmp_path / "file").write_text("no folder")
     with pytest.raises(StoreUnavailable, match=r"python -m include doctor") as caught:
         USES[use](Lake("usecase", str(tmp_path / "file")))

@@ -74,7 +74,7 @@ def test_a_bytes_digest_is_sha_256() -> None:
 
 
 def test_a_json_digest_ignores_the_order_of_keys_and_refuses_nan() -> None:
-    """Order within a mapping says nothing; within a list it does; NaN is no value to be equal to."""
+    """Order within a mapping says nothing; within a list it does; NaN isn't a value to be equal to."""
     assert digest_json({"a": 1, "b": [1, 2]}) == digest_json({"b": [1, 2], "a": 1})
     assert digest_json({"a": [1, 2]}) != digest_json({"a": [2, 1]})
     with pytest.raises(ValueError, match="not JSON compliant"):

@@ -108,7 +108,7 @@ def test_a_table_in_files_is_chosen_and_sorted_as_in_memory(
     )
     by = [data.draw(st.sampled_from([str(n) for n in range(len(KINDS) - 1) if n != 5])), "row"]
     assert spill.spill_table(table.schema, table.to_batches()).equals(table.combine_chunks()) or _nan(table)
-    table = table.drop_columns(["5"])  # NaN is no value that is equal to itself
+    table = table.drop_columns(["5"])  # NaN isn't a value that is equal to itself
     assert spill.filter_rows(table, mask).equals(table.filter(mask))
     assert spill.sort_rows(table, by).equals(table.sort_by([(name, "ascending") for name in by]))
 

@@ -112,7 +112,7 @@ def test_costs_that_are_not_declared_can_not_be_counted(
 
 
 def test_a_regression_is_told_its_own_objectives(tmp_path: Path) -> None:
-    """Costs of actions are no objective of a regression, whatever is declared."""
+    """Costs of actions aren't an objective of a regression, whatever is declared."""
     with pytest.raises(SpecError, match="'cost' doesn't fit regression; use squared_error"):
         visits.usecase(tmp_path, "regression", **{"objective: squared_error": "objective: cost"})
 

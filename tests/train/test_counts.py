@@ -94,7 +94,7 @@ def test_a_quantile_is_exceeded_by_its_share_of_the_labels(clinic: Path, registr
         covered[row["recipe"]].append(json.loads(row["metrics"])["coverage"])
     for name in ("prior", "boosting", "forest"):
         assert np.mean(covered[name]) == pytest.approx(0.9, abs=0.12)
-    assert np.mean(covered["linear"]) < 0.7  # the mean is no such quantile
+    assert np.mean(covered["linear"]) < 0.7  # the mean isn't such a quantile
 
     mean = spec.model_copy(update={"gate": spec.gate.model_copy(update={"objective": "squared_error"})})
     prior = spec.training.baselines[0]

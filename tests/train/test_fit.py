@@ -358,7 +358,7 @@ def test_batches_from_a_file_give_the_model_of_few_rows_and_leave_no_file(
     assert max(sizes) <= in_memory
     assert artifacts.serialize(estimator) == artifacts.serialize(whole)
     assert list(tmp_path.iterdir()) == []
-    # a server that another test left running is no matter of this one, whenever it is collected
+    # a server that another test left running doesn't concern this one, whenever it is collected
     mine = [warning for warning in recwarn if not issubclass(warning.category, ResourceWarning)]
     assert [str(warning.message) for warning in mine] == []
 
@@ -367,7 +367,7 @@ def test_batches_from_a_file_give_the_model_of_few_rows_and_leave_no_file(
 def test_the_prior_is_fitted_without_reading_the_features(
     kind: str, clinic: Rows, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A training set that is larger than memory is no matter to it, and it is the same model."""
+    """A training set that is larger than memory is fitted too, and it is the same model."""
     spec, rows = clinic(kind)
     prior = spec.training.baselines[0]
     read = fit.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))

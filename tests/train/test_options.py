@@ -207,7 +207,7 @@ def test_a_constraint_on_a_column_that_is_no_number_is_refused_with_those_that_a
         "params: {n_estimators: 10, min_samples_leaf: 5}": "params: {}",
     }
     with pytest.raises(
-        SpecError, match=r"training\.forest\.monotone: 'place' is no numeric feature.*distance, earlier"
+        SpecError, match=r"training\.forest\.monotone: 'place' isn't a numeric feature.*distance, earlier"
     ):
         visits.usecase(tmp_path, **declared)
 

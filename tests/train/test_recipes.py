@@ -74,7 +74,7 @@ def test_each_recipe_survives_storage_and_what_it_never_saw(kind: str, name: str
 
 @pytest.mark.parametrize(("kind", "name"), PAIRS)
 def test_column_without_any_value_can_be_fitted(kind: str, name: str, tmp_path: Path) -> None:
-    """A numeric or categorical column that is empty all through training is no error."""
+    """A numeric or categorical column that is empty all through training isn't an error."""
     spec = visits.usecase(tmp_path, kind)
     empty = rows(100, [None]).set_column(0, "distance", pa.nulls(100, pa.float64()))
     empty = empty.append_column(spec.problem.target, pa.array(came(spec, 100)))

@@ -358,7 +358,7 @@ def test_what_stands_in_keeps_serving_where_the_gate_holds_back_another_recipe(
 
 
 def test_a_serving_baseline_is_replaced_only_if_another_baseline_beats_it(spec: UseCase) -> None:
-    """A baseline is no rival of itself."""
+    """A baseline isn't a rival of itself."""
     fine = walk(prior=[1.0] * 24, linear=[0.9] * 24, boosting=[0.3] * 24)
     assert choose_replacement(spec, fine, "linear") is None
     broken = walk(prior=[1.0] * 24, linear=[0.5] * 10 + [3.0] * 14, boosting=[0.3] * 24)

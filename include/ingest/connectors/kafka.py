@@ -50,8 +50,8 @@ class KafkaSource(BaseSource):
 def open_source(source: KafkaSource, endpoint: Endpoint) -> Fetcher:
     """Return a function that reads a partition's messages: a part for each of the topic's partitions.
 
-    A part is named by the offsets of its first and last message, as ``rides-0@120..179.json``. A tombstone is
-    no row. A message that isn't a JSON object is logged, and is a row of nulls, which the contract
+    A part is named by the offsets of its first and last message, as ``rides-0@120..179.json``. A tombstone
+    isn't a row. A message that isn't a JSON object is logged, and is a row of nulls, which the contract
     quarantines: otherwise it would refuse its partition for good, because a topic can't be corrected.
 
     Raises

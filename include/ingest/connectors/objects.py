@@ -93,7 +93,7 @@ def open_source(source: ObjectsSource, endpoint: Endpoint) -> Fetcher:
 
 
 def _matching(request: Request, path: str, list_files: ListFiles) -> list[str]:
-    """Return the paths that match one with ``*``, in order; a name that begins with a dot is no match.
+    """Return the paths that match one with ``*``, in order; a name that begins with a dot isn't a match.
 
     Raises
     ------

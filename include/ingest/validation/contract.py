@@ -257,7 +257,7 @@ class _Validation:
         words = set(re.findall(r"\w+", self.spec.labels.sql.lower()))
         columns = [name for name in typed.column_names if name.lower() in words] or self.declared.key
         rule = f"{CLASS_RULE}(one of {', '.join(classes)})"
-        # what is quarantined already may be no valid input of the SQL
+        # what is quarantined already may not be valid input of the SQL
         passed = ~(self.quarantine.mask | self.dropped)
         positions = np.flatnonzero(passed)
         undeclared = np.zeros(len(passed), bool)

@@ -158,7 +158,7 @@ def judge_excess(
     finding : its check and its subject.
     partitions : those of ``live``. One without a reference, which is NaN, doesn't count.
     past : shows what is ordinary.
-    own : whether the past's ratio to the reference is no change; otherwise the reference mustn't be exceeded.
+    own : whether the past's ratio to the reference counts as no change; otherwise the reference is the limit.
     sides : how many tests share the declared rate of false alarms.
 
     Returns

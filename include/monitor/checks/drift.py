@@ -302,7 +302,7 @@ def check_unseen(
 def _partition_threshold(declared: float, own: NDArray[np.float64] | None, always: float) -> float:
     """Return one partition's threshold: the declared one, or what the training's own partitions reached.
 
-    Their highest share was no fault, so it is tolerated up to ``always``.
+    Their highest share wasn't a fault, so it is tolerated up to ``always``.
     """
     reached = float(own.max()) if own is not None and len(own) >= MIN_WINDOWS else 0.0
     return max(declared, min(reached, always))

@@ -137,7 +137,7 @@ class EvergreenOperator(BaseTaskOperator):
     def add_event_metadata(self, context: Context, name: str, lake: Lake, table: str, ref: Ref) -> None:
         """Add partition, rows, digest and the table's version to the event of a product's asset.
 
-        Nothing is added in a DAG where the asset is no outlet of this task. OpenLineage gets the product too.
+        Nothing is added in a DAG where the asset isn't an outlet of this task. OpenLineage gets it too.
         """
         if lineage.is_enabled():
             self.published.append(lineage.describe(lake, name, table, ref))
