@@ -20,7 +20,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.monitor.checks.drift import check_distribution
-from include.monitor.reference import LearnedColumn
+from include.monitor.reference import ReferenceColumn
 from include.spec.stages import Monitoring
 from include.stats import profiles
 from include.stats.drift_measures import Binning, measure_drift
@@ -52,7 +52,7 @@ def judged(sides: list[dict[str, profiles.Profile]]) -> list[str]:
     """Return the columns in alarm; every measure is computed as well, as each partition does."""
     found = []
     for name, reference in sides[0].items():
-        column = LearnedColumn(reference, Binning.of(reference))
+        column = ReferenceColumn(reference, Binning.of(reference))
         measure_drift(column.binning, reference, sides[1][name])
         if check_distribution(name, column, sides[1][name], 1, Monitoring()).outcome == "alarm":
             found.append(name)

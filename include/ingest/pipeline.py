@@ -35,10 +35,10 @@ from include.ingest.erasure import erase_new, filter_parts
 from include.ingest.parsing.parse import parse
 from include.ingest.parsing.types import clean_text
 from include.ingest.publish import (
+    current_partitions,
     lineage,
     publish_validated,
     split_sorted,
-    up_to_date,
     validated_digest,
 )
 from include.ingest.snapshots import manifest_keys, read_parts, snapshots, store_snapshot
@@ -153,10 +153,10 @@ class _IngestRun:
         self._check_arguments()
         require_schedule(self.lake, self.spec)
         erasures = read_erasures(self.lake)
-        known_now = self._published_partitions() if self.refetch else set[str]()
+        keys_known_now = self._published_partitions() if self.refetch else set[str]()
         stored = {} if self.refetch else manifest_keys(self.lake, self.source, self.partitions)
         missing = [one for one in self.partitions if one not in stored]
-        errors = self._fetch(missing, known_now | self._late_partitions(missing), erasures)
+        errors = self._fetch(missing, keys_known_now | self._late_partitions(missing), erasures)
         outcomes = self._publish_until_stable(errors)
         while self.lake.version(ERASURES_TABLE) != erasures.version:  # rows were erased meanwhile
             erasures = erase_new(self.lake, self.spec, self.source, self.partitions)
@@ -224,20 +224,20 @@ class _IngestRun:
     # fetch
 
     def _fetch(
-        self, partitions: Sequence[str], known_now: set[str], erasures: Erasures
+        self, partitions: Sequence[str], keys_known_now: set[str], erasures: Erasures
     ) -> dict[str, EvergreenError]:
         """Fetch and store partitions, and return the error of each that could not be fetched.
 
         Parameters
         ----------
-        known_now : those whose content is known from now on, and not as the spec declares.
+        keys_known_now : those whose content is known from now on, and not as the spec declares.
         """
         if not partitions:
             return {}
         declared = self.spec.sources[self.source]
         fetcher = open_source(declared, self.connect(declared.connection))
         breaker = Breaker(self.lake, self.source, declared.fetch)
-        fetch_one = partial(self._fetch_one, fetcher, breaker, known_now, erasures)
+        fetch_one = partial(self._fetch_one, fetcher, breaker, keys_known_now, erasures)
         # the first one alone: if the circuit is open it is the probe, whose success admits the others
         results = [fetch_one(partitions[0])]
         with ThreadPoolExecutor(THREADS) as pool:
@@ -246,7 +246,7 @@ class _IngestRun:
         return {partition: error for partition, error in pairs if error is not None}
 
     def _fetch_one(
-        self, fetcher: Fetcher, breaker: Breaker, known_now: set[str], erasures: Erasures, partition: str
+        self, fetcher: Fetcher, breaker: Breaker, keys_known_now: set[str], erasures: Erasures, partition: str
     ) -> EvergreenError | None:
         partition_request = request(self.spec, self.source, partition)
         try:
@@ -262,15 +262,15 @@ class _IngestRun:
             return error
         breaker.record_success()
         parts = filter_parts(erasures, self.spec, self.source, partition, parts)
-        known_at = partial(self._known_at, partition, partition in known_now)
+        known_at = partial(self._known_at, partition, partition in keys_known_now)
         store_snapshot(
             self.lake, self.spec, self.source, partition, parts, known_at, add_revision=self.refetch
         )
         return None
 
-    def _known_at(self, partition: str, known_now: bool) -> datetime:
+    def _known_at(self, partition: str, is_known_now: bool) -> datetime:
         """Return when a new revision is known: now, or as the spec declares."""
-        if self.now is not None and known_now:
+        if self.now is not None and is_known_now:
             return self.now
         return self.spec.clock.local(
             self.arrived_on or partition, self.spec.sources[self.source].available_at
@@ -297,7 +297,7 @@ class _IngestRun:
     ) -> list[Outcome]:
         """Bring the tables up to date with the stored snapshots, and return the outcomes."""
         before = self._partition_rows()
-        current = up_to_date(self.lake, self.spec, self.source, before, stored)
+        current = current_partitions(self.lake, self.spec, self.source, before, stored)
         outdated = {
             partition: revisions for partition, revisions in stored.items() if partition not in current
         }

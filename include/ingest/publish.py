@@ -88,7 +88,7 @@ def publish_validated(
         lake.publish("partitions", pa.Table.from_pylist(ordered, schema=PARTITIONS), where)
 
 
-def up_to_date(
+def current_partitions(
     lake: Lake,
     spec: UseCase,
     source: str,

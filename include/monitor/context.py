@@ -12,7 +12,7 @@ from typing import Any
 
 from include.monitor import reference
 from include.monitor.losses import LossSeries, loss_series
-from include.monitor.reference import LearnedColumn, Reference
+from include.monitor.reference import Reference, ReferenceColumn
 from include.monitor.state import PublishedState
 from include.spec import UseCase
 from include.stats import profiles
@@ -65,7 +65,7 @@ class ColumnComparison:
     newest : its profile in the partition alone; of the labels, over the window.
     """
 
-    reference: LearnedColumn
+    reference: ReferenceColumn
     window: Profile
     width: int
     newest: Profile

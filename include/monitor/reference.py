@@ -31,8 +31,8 @@ from include.train.monitoring_baselines import champion_profiles
 
 
 @dataclass(frozen=True)
-class LearnedColumn:
-    """A column as the serving model learned it.
+class ReferenceColumn:
+    """A column as the serving model saw it in training.
 
     Parameters
     ----------
@@ -65,7 +65,7 @@ class Reference:
     rows : how many rows the sample was drawn from.
     """
 
-    columns: dict[str, LearnedColumn]
+    columns: dict[str, ReferenceColumn]
     sample: pa.Table | None
     rows: int
 
@@ -92,11 +92,11 @@ def read(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> Refer
     return Reference(columns, sample, int(counts["rows"]))
 
 
-def _column(profile: Profile, counts: dict[str, Any] | None) -> LearnedColumn:
+def _column(profile: Profile, counts: dict[str, Any] | None) -> ReferenceColumn:
     if counts is None:
-        return LearnedColumn(profile, Binning.of(profile))
+        return ReferenceColumn(profile, Binning.of(profile))
     names = counts["names"]
-    return LearnedColumn(
+    return ReferenceColumn(
         profile,
         Binning(tuple(counts["edges"]), None if names is None else tuple(names)),
         partitions=np.array(counts["counts"], dtype=np.float64),

@@ -209,12 +209,12 @@ def _backup(
     objects: dict[str, Objects] = {}
     for lake in lakes:
         versions[lake.name] = consistent_versions(lake)
-        keys = objects_of_versions(lake.marks(), versions[lake.name])
+        keys = objects_of_versions(lake.sizes_and_etags(), versions[lake.name])
         objects[lake.name] = _copy_objects(lake, keys, store, previous.get(lake.name, {}), sizes)
     databases, missing, failed = _dump_databases(store, connect, sizes)
     if artifacts:
         folder = open_address(artifacts)
-        objects[""] = _copy_objects(folder, folder.marks(), store, previous.get("", {}), sizes)
+        objects[""] = _copy_objects(folder, folder.sizes_and_etags(), store, previous.get("", {}), sizes)
     else:
         missing.append(f"MLflow's artifacts ({ARTIFACTS} isn't set)")
     at = lakes[0].uri.rpartition("/")[0] if lakes else ""
@@ -285,7 +285,7 @@ def consistent_versions(lake: Lake) -> dict[str, int]:
     )
 
 
-def objects_of_versions(marks: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, str]:
+def objects_of_versions(sizes_and_etags: Mapping[str, str], versions: Mapping[str, int]) -> dict[str, str]:
     """Return the objects of a lake whose tables have these versions, without replays' fits and shards.
 
     Of a table's log these are the commits up to its version. The pointer to the newest checkpoint isn't one
@@ -300,12 +300,12 @@ def objects_of_versions(marks: Mapping[str, str], versions: Mapping[str, int]) -
         commit = COMMITTED.fullmatch(log[2])
         return commit is not None and int(commit[1]) <= versions.get(log[1], -1)
 
-    return {key: mark for key, mark in marks.items() if belongs(key)}
+    return {key: size_and_etag for key, size_and_etag in sizes_and_etags.items() if belongs(key)}
 
 
 def _copy_objects(
     source: Lake,
-    marks: Mapping[str, str],
+    sizes_and_etags: Mapping[str, str],
     store: Lake,
     previous: Mapping[str, Sequence[str]],
     sizes: dict[str, int],
@@ -314,15 +314,17 @@ def _copy_objects(
 
     Parameters
     ----------
-    marks : the size and ETag of each object of the source, by key.
+    sizes_and_etags : of each object of the source, by key.
     previous : the objects of an earlier backup.
     sizes : the sizes of the store's objects, by key.
     """
 
     def copy_object(key: str) -> tuple[str, tuple[str, str]]:
-        digest, mark = previous.get(key, ("", ""))
-        if mark == marks[key] and sizes.get(backup_store.object_key(digest)) == int(mark.split()[0]):
-            return key, (digest, mark)
+        digest, copied = previous.get(key, ("", ""))
+        if copied == sizes_and_etags[key]:
+            size = int(copied.split()[0])
+            if sizes.get(backup_store.object_key(digest)) == size:
+                return key, (digest, copied)
         data = source.get(key)
         if data is None:
             raise StoreUnavailable(
@@ -331,10 +333,10 @@ def _copy_objects(
                 found="none",
                 remedy="it was removed during the backup: back up again when no upkeep runs",
             )
-        etag = marks[key].partition(" ")[2]  # the object may have been replaced since
+        etag = sizes_and_etags[key].partition(" ")[2]  # the object may have been replaced since
         return key, (backup_store.store_object(store, data, sizes), f"{len(data)} {etag}")
 
-    return dict(backup_store.map_concurrently(copy_object, sorted(marks)))
+    return dict(backup_store.map_concurrently(copy_object, sorted(sizes_and_etags)))
 
 
 def _dump_databases(

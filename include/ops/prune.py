@@ -139,8 +139,8 @@ def _refuse_future(store: Lake, newest: str) -> None:
 
 def _damaged_objects(manifest: Manifest, stored: Mapping[str, int]) -> int:
     """Return how many objects are missing or have another size; the size of a dump isn't recorded."""
-    marks = [mark for objects in manifest.objects.values() for mark in objects.values()]
-    expected = {digest: int(mark.split()[0]) for digest, mark in marks}
+    copies = [copy for objects in manifest.objects.values() for copy in objects.values()]
+    expected = {digest: int(size_and_etag.split()[0]) for digest, size_and_etag in copies}
     sizes = {
         digest: stored.get(backup_store.object_key(digest)) for digest in manifest.digests(manifest.objects)
     }

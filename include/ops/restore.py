@@ -138,11 +138,11 @@ def _require_safe(name: str) -> str:
 
 
 def _require_empty(target: Lake, setting: str) -> None:
-    if marks := target.marks():
+    if objects := target.sizes_and_etags():
         raise BackupError(
             target.uri,
             required="an empty address to restore to",
-            found=f"{len(marks):,} objects, such as {min(marks)}",
+            found=f"{len(objects):,} objects, such as {min(objects)}",
             remedy=f"set {setting} to another address; remove these objects only if an interrupted restore "
             "left them" + ("; unset it to leave the artifacts as they are" if setting == ARTIFACTS else ""),
         )

@@ -84,7 +84,7 @@ from include.train.selection import (
     refresh_instead,
 )
 from include.train.split import first_test_partition, walk_origins
-from include.train.walks import memory
+from include.train.walks import walk_window
 
 GUARDS = (  # beside `enough_partitions`
     *(checks.requirements, checks.single_feature, checks.all_features),
@@ -262,7 +262,7 @@ class Policy:
 
     def walk(self, until: str) -> Walks:
         """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
-        objective, counts, oldest = self.spec.objective, self.past.counts, memory(self.spec)
+        objective, counts, oldest = self.spec.objective, self.past.counts, walk_window(self.spec)
         accepted = {key: self._accepted(key) for key in self.names}
         accepted = {key: fits for key, fits in accepted.items() if fits}
         starts = {key: [fit.partition for fit in fits] for key, fits in accepted.items()}

@@ -256,7 +256,7 @@ def find_metric(metric: str, *, multiclass: bool = False) -> Metric:
 
 def is_custom_metric(metric: str) -> bool:
     """Return whether a name is one of a use case's own metric, or of a package's."""
-    return _is_own(metric, METRICS, "metrics")
+    return _is_user_defined(metric, METRICS, "metrics")
 
 
 def greater_is_better(metric: str, spec: UseCase) -> bool:
@@ -279,10 +279,10 @@ def find_objective(objective: str) -> Objective:
 
 def is_custom_objective(objective: str) -> bool:
     """Return whether a name is one of a use case's own objective, or of a package's."""
-    return _is_own(objective, OBJECTIVES, "objectives")
+    return _is_user_defined(objective, OBJECTIVES, "objectives")
 
 
-def _is_own(name: str, built_in: Sequence[Metric | Objective], kind: str) -> bool:
+def _is_user_defined(name: str, built_in: Sequence[Metric | Objective], kind: str) -> bool:
     names = {entry.name for entry in built_in}
     return is_reference(name) or (name.partition("@")[0] not in names and name in registered(kind))
 

@@ -25,10 +25,10 @@ from include.stats.drift_measures import psi
 
 Array = NDArray[np.float64]
 WEEK, YEAR = 7, 364  # days
-LEAST_SCORES = 14  # of a column, from which its spread is measured
+MIN_SCORES = 14  # of a column, from which its spread is measured
 WEEKS_AROUND = 8  # how many weeks away a week of the resampled year may be drawn
 YEARS = 20  # resampled years: the limit's own noise is then below that of two months of partitions
-LEAST_SPREAD = 0.2  # of a column's logarithms, because that of few partitions may be zero by chance
+MIN_SPREAD = 0.2  # of a column's logarithms, because that of few partitions may be zero by chance
 BISECTIONS = 30  # of the height
 # share of the tolerable rate that is used: a season to come is wilder than those in the past
 # (docs/explanation/drift-and-alarms.md)
@@ -130,9 +130,9 @@ def alarm_limits(
     for name in names:
         scores = np.log(break_scores(counts[name], rules.past)[rules.past :])
         scores = scores[np.isfinite(scores)]
-        if len(scores) >= LEAST_SCORES:  # a column that is mostly missing has no spread
+        if len(scores) >= MIN_SCORES:  # a column that is mostly missing has no spread
             middle[name] = float(np.median(scores))
-            spread[name] = max(float(np.quantile(scores, 0.9)) - middle[name], LEAST_SPREAD)
+            spread[name] = max(float(np.quantile(scores, 0.9)) - middle[name], MIN_SPREAD)
     if not middle:
         return None
     years = resample_years(partitions, rules.past + YEAR // WEEK * week, YEARS, seed, week=week)

@@ -30,9 +30,9 @@ ALLOWANCE = 0.5  # ordinary deviations by which partitions may exceed what is or
 TOLERATED = 0.05  # share of the reference's mean by which they may exceed it besides: a season may do that
 MAX_STEP = 4.0  # ordinary deviations that a partition counts: a single wild one isn't an alarm
 MAX_EVIDENCE = 1.5  # times the alarm level, so that an alarm ends soon after its cause
-LEAST_DEVIATION = 0.01  # in units of the reference's mean
+MIN_DEVIATION = 0.01  # in units of the reference's mean
 DISCRETE_STEPS = 1.166  # see `alarm_level`
-LEAST_LEVEL = 4.0  # of an alarm: a normal tail says little about less
+MIN_LEVEL = 4.0  # of an alarm: a normal tail says little about less
 MAX_CORRELATION = 0.6
 SMALLEST = 1e-12  # deviation, so that equal models can be compared
 CAUTION = 0.1  # chance that the deviation is larger than the bound that counts as ordinary
@@ -113,7 +113,7 @@ def loss_limits(past: PairedSums | None, live: PairedSums, alarms: float, *, own
     ratio = float(basis.sums.sum() / basis.reference.sum()) if own and basis.reference.any() else 1.0
     months = np.array_split(basis.excess(ratio) * np.minimum(basis.rows / rows, 1.0), max(n // MONTH, 1))
     if past is not None and n >= MONTH:
-        deviation = max(long_run_deviation(months), LEAST_DEVIATION * size, SMALLEST)
+        deviation = max(long_run_deviation(months), MIN_DEVIATION * size, SMALLEST)
     else:
         share = math.hypot(ROW_DEVIATION / math.sqrt(rows), PARTITION_DEVIATION)
         deviation = max(share * size, SMALLEST)
@@ -123,7 +123,7 @@ def loss_limits(past: PairedSums | None, live: PairedSums, alarms: float, *, own
         mean = max(float(np.concatenate(months).mean()) + reach, *(float(month.mean()) for month in months))
         null = min(mean / deviation, ALLOWANCE if own else 0.0)
     allowance = max(null + ALLOWANCE, 0.0)
-    level = max(alarm_level(allowance - null, 1 / alarms), LEAST_LEVEL)
+    level = max(alarm_level(allowance - null, 1 / alarms), MIN_LEVEL)
     return LossLimits(ratio, deviation, size, allowance + TOLERATED * size / deviation, level, rows)
 
 

@@ -28,9 +28,9 @@ Counts = NDArray[np.float64]
 DECILES = tuple(share / 10 for share in range(1, 10))
 RARE = 0.01  # categories with a smaller share of the reference are counted together
 # standard deviation that a constant reference is given, so that a distance from it is finite; as in Evidently
-LEAST_STD = 0.001
+MIN_STD = 0.001
 SKETCH_ERROR = 3.5 / (1 << LG_ITEMS)  # of a category's count, as a share of all values, at most
-MOST_UNCERTAIN = 0.5  # share of values of which it can't be told whether their categories are new
+MAX_UNCERTAIN = 0.5  # share of values of which it can't be told whether their categories are new
 BY_KIND = {
     "numeric": ("psi", "js", "ks", "wasserstein", "missing"),
     "categorical": ("psi", "js", "new", "vanished", "missing"),
@@ -137,7 +137,7 @@ def wasserstein(reference: Profile, current: Profile) -> float:
     """Return the Wasserstein distance in the reference's standard deviations, ≥ 0.0; both need values."""
     edges = np.union1d(reference.points, current.points)
     distance = np.abs(_cdf(reference, edges) - _cdf(current, edges))[:-1]
-    return float((distance * np.diff(edges)).sum()) / (reference.std or LEAST_STD)
+    return float((distance * np.diff(edges)).sum()) / (reference.std or MIN_STD)
 
 
 def new_category_share(
@@ -159,7 +159,7 @@ def new_category_share(
     new = float(present - sum(count for name, count in counts.items() if name in categories)) / present
     # the counts of a full sketch are lower bounds: each category may have up to its error more, listed or not
     uncertain = min((present - sum(counts.values())) / present, len(categories) * SKETCH_ERROR)
-    return new - uncertain if uncertain < MOST_UNCERTAIN else None
+    return new - uncertain if uncertain < MAX_UNCERTAIN else None
 
 
 BINNED = {"psi": psi, "js": js}  # the measures that need only counts

@@ -586,14 +586,14 @@ class Lake:
         ----------
         after : only keys that come after this one, without listing the others.
         """
-        return sorted(self.marks(prefix, after))
+        return sorted(self.sizes_and_etags(prefix, after))
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Return the size in bytes of each object below a prefix."""
-        return {key: int(mark.split()[0]) for key, mark in self.marks(prefix).items()}
+        return {key: int(both.split()[0]) for key, both in self.sizes_and_etags(prefix).items()}
 
     @translate_store_errors
-    def marks(self, prefix: str = "", after: str | None = None) -> dict[str, str]:
-        """Return the size and ETag of each object below a prefix; the mark changes when the bytes do."""
+    def sizes_and_etags(self, prefix: str = "", after: str | None = None) -> dict[str, str]:
+        """Return the size and ETag of each object below a prefix; one of them changes when the bytes do."""
         pages = obstore.list(self._store, prefix=validate_key(prefix) if prefix else None, offset=after)
         return {str(entry["path"]): f"{entry['size']} {entry['e_tag']}" for page in pages for entry in page}

@@ -43,14 +43,14 @@ from include.train.split import partitions_of
 
 log = logging.getLogger(__name__)
 TABLE = "walks"
-MEMORY = 400  # partitions of the walks that a decision looks at, whatever the lake's age
-MEMORY_DAYS = 60  # and at least these days, where a day has several partitions
+WINDOW = 400  # partitions of the walks that a decision looks at, whatever the lake's age
+WINDOW_DAYS = 60  # and at least these days, where a day has several partitions
 BLOCK = 60  # partitions whose rows are held at once
 
 
-def memory(spec: UseCase) -> int:
+def walk_window(spec: UseCase) -> int:
     """Return how many of the newest partitions of the walks a decision looks at."""
-    return max(MEMORY, spec.clock.partitions_in(MEMORY_DAYS), spec.training.test + spec.labels.delay)
+    return max(WINDOW, spec.clock.partitions_in(WINDOW_DAYS), spec.training.test + spec.labels.delay)
 
 
 def extend(lake: Lake, spec: UseCase, until: str) -> None:
@@ -63,7 +63,7 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     fits = accepted_fits(lake)
     if not fits:
         return
-    first = max(fits[0].partition, partition_before(lake, spec, until, memory(spec)))
+    first = max(fits[0].partition, partition_before(lake, spec, until, walk_window(spec)))
     partitions = [key for key in matured(lake, spec, until) if key > first]
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
@@ -257,7 +257,7 @@ def predict_walk(
 def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     """Return the walks of the declared recipes as known on a partition, the newest of its `memory`."""
     names = recipe_names(spec)
-    first = partition_before(lake, spec, until, memory(spec))
+    first = partition_before(lake, spec, until, walk_window(spec))
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     where = {"partition": spec.clock.keys(first, until)}
     for row in lake.rows(TABLE, where, ["partition", "known", "recipe_key", "rows", "loss"]):

@@ -1,4 +1,4 @@
-"""The style's rules, each a function from a page's text to what breaks it: nothing, if the page is well."""
+"""The style's rules, each a function from a file's text to what breaks it: nothing, if the file is well."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "m
 RUNS_CODE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
 FLIGHT_WORDS = re.compile(r"flight|carrier|tailnum|airport|airline", re.IGNORECASE)
 SQL = re.compile(r"\s*(SELECT|INSERT|UPDATE|DELETE|CREATE|DROP|ALTER|WITH|COPY|ATTACH|SET|PRAGMA)\s")
-# put together here so that this page does not hold what it forbids
+# put together here so that this file does not hold what it forbids
 REGISTRIES = tuple(
     ".".join(parts)
     for parts in (
@@ -27,7 +27,7 @@ REGISTRIES = tuple(
 
 
 def imported(text: str) -> set[str]:
-    """Return the dotted name of every module a page imports, also inside functions and by a literal name."""
+    """Return the dotted name of every module a file imports, also inside functions and by a literal name."""
     return set(_imported(ast.parse(text)))
 
 
@@ -49,18 +49,18 @@ def _imported(tree: ast.AST) -> Iterator[str]:
 
 
 def imports_of(text: str, *packages: str) -> list[str]:
-    """Return what a page imports from the packages."""
+    """Return what a file imports from the packages."""
     return sorted(name for name in imported(text) if name.split(".")[0] in packages)
 
 
 def beyond_spec(text: str) -> list[str]:
-    """Return what a page imports from include that is not include.spec."""
+    """Return what a file imports from include that is not include.spec."""
     found = imports_of(text, "include")
     return [name for name in found if name != "include" and not f"{name}.".startswith("include.spec.")]
 
 
 def other_usecases(text: str, own: str) -> list[str]:
-    """Return the use cases that a page of the use case ``own`` imports, relatively or by their name."""
+    """Return the use cases that a file of the use case ``own`` imports, relatively or by their name."""
     found = []
     for name in imported(text):
         parts = name.split(".")
@@ -137,7 +137,7 @@ def reads_clock(text: str) -> list[str]:
 
 
 def error_kinds(texts: Iterable[str]) -> set[str]:
-    """Return the names of EvergreenError and of the classes in the pages that derive from it."""
+    """Return the names of EvergreenError and of the classes in the files that derive from it."""
     classes = [node for text in texts for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ClassDef)]
     kinds, count = {"EvergreenError"}, 0
     while count < len(kinds):

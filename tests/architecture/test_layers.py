@@ -11,75 +11,75 @@ from pathlib import Path
 import pytest
 
 from tests.architecture import rules
-from tests.architecture.tree import HEAVY, ROOT, pages
+from tests.architecture.tree import HEAVY, ROOT, python_files
 
-DAGS, PLUGINS, INCLUDE = pages("dags"), pages("plugins"), pages("include")
-# a DAG page is read every few seconds: what it brings beyond `import airflow.sdk`, page by page
+DAGS, PLUGINS, INCLUDE = python_files("dags"), python_files("plugins"), python_files("include")
+# a DAG file is read every few seconds: what it brings beyond `import airflow.sdk`, file by file
 PARSE = """
 import json, runpy, sys
 import airflow.sdk
 heavy, found = set(sys.argv[1].split(",")), {}
-for page in sys.argv[2:]:
+for file in sys.argv[2:]:
     before = heavy & set(sys.modules)
-    runpy.run_path(page)
-    found[page] = sorted((heavy & set(sys.modules)) - before)
+    runpy.run_path(file)
+    found[file] = sorted((heavy & set(sys.modules)) - before)
 print(json.dumps(found))
 """
 LIGHT = ("spec", "errors", "spec.clock", "references", "environment", "cli.app", "__main__")
 
 
-def text(page: str) -> str:
-    """Return a page's text."""
-    return (ROOT / page).read_text()
+def text(file: str) -> str:
+    """Return a file's text."""
+    return (ROOT / file).read_text()
 
 
-@pytest.mark.parametrize("page", INCLUDE)
-def test_include_runs_without_airflow(page: str) -> None:
+@pytest.mark.parametrize("file", INCLUDE)
+def test_include_runs_without_airflow(file: str) -> None:
     """No module in include/ imports airflow, a DAG, a plugin, the demo or a test, however late."""
     above = ("airflow", "dags", "plugins", "evergreen", "demo", "tests", "benchmarks")
-    assert rules.imports_of(text(page), *above) == []
+    assert rules.imports_of(text(file), *above) == []
 
 
-@pytest.mark.parametrize("page", PLUGINS)
-def test_plugins_know_nothing_above_them(page: str) -> None:
+@pytest.mark.parametrize("file", PLUGINS)
+def test_plugins_know_nothing_above_them(file: str) -> None:
     """No plugin imports a DAG, the demo or a test."""
-    assert rules.imports_of(text(page), "dags", "demo", "tests", "benchmarks") == []
+    assert rules.imports_of(text(file), "dags", "demo", "tests", "benchmarks") == []
 
 
-@pytest.mark.parametrize("page", DAGS)
-def test_a_dag_page_reads_the_spec_and_nothing_else_of_include(page: str) -> None:
-    """A DAG page imports from include only include.spec: it wires, the operators work."""
-    assert rules.beyond_spec(text(page)) == []
+@pytest.mark.parametrize("file", DAGS)
+def test_a_dag_file_reads_the_spec_and_nothing_else_of_include(file: str) -> None:
+    """A DAG file imports from include only include.spec: it wires, the operators work."""
+    assert rules.beyond_spec(text(file)) == []
 
 
-@pytest.mark.parametrize("page", [p for p in INCLUDE if p.startswith("include/usecases/")])
-def test_use_cases_do_not_know_one_another(page: str) -> None:
+@pytest.mark.parametrize("file", [p for p in INCLUDE if p.startswith("include/usecases/")])
+def test_use_cases_do_not_know_one_another(file: str) -> None:
     """A use case imports no other one."""
-    assert rules.other_usecases(text(page), page.split("/")[2]) == []
+    assert rules.other_usecases(text(file), file.split("/")[2]) == []
 
 
 @pytest.fixture(scope="module")
 def parsed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[str]]:
-    """Return which heavy modules each DAG page loaded, in one process that had only airflow.sdk."""
+    """Return which heavy modules each DAG file loaded, in one process that had only airflow.sdk."""
     home = tmp_path_factory.mktemp("airflow")
     path = os.pathsep.join([str(ROOT), str(ROOT / "plugins")])
     return _loads(PARSE, ",".join(HEAVY), *DAGS, AIRFLOW_HOME=str(home), PYTHONPATH=path)
 
 
-@pytest.mark.parametrize("page", DAGS)
-def test_a_dag_page_is_parsed_without_heavy_libraries(page: str, parsed: dict[str, list[str]]) -> None:
-    """Parsing a DAG page loads none of the libraries that only tasks need."""
-    assert parsed[page] == []
+@pytest.mark.parametrize("file", DAGS)
+def test_a_dag_file_is_parsed_without_heavy_libraries(file: str, parsed: dict[str, list[str]]) -> None:
+    """Parsing a DAG file loads none of the libraries that only tasks need."""
+    assert parsed[file] == []
 
 
 def test_the_parse_check_sees_a_heavy_import(tmp_path: Path) -> None:
-    """A page that imports a heavy library through another module is found out."""
+    """A file that imports a heavy library through another module is found out."""
     (tmp_path / "innocent.py").write_text("import pyarrow\n")
-    page = tmp_path / "page.py"
-    page.write_text("import innocent\n")
+    file = tmp_path / "file.py"
+    file.write_text("import innocent\n")
     bare = PARSE.replace("import airflow.sdk\n", "")
-    found = _loads(bare, ",".join(HEAVY), str(page), PYTHONPATH=str(tmp_path))
-    assert found == {str(page): ["pyarrow"]}
+    found = _loads(bare, ",".join(HEAVY), str(file), PYTHONPATH=str(tmp_path))
+    assert found == {str(file): ["pyarrow"]}
 
 
 def test_light_pages_stay_light() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.architecture.tree import ROOT, pages
+from tests.architecture.tree import ROOT, python_files
 
 MEANINGLESS = frozenset(
     {
@@ -25,7 +25,7 @@ REMAINING: dict[str, frozenset[str]] = {
 
 
 def declared(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the line and the name of each function, class, parameter, field and column of a page.
+    """Yield the line and the name of each function, class, parameter, field and column of a file.
 
     A column is a keyword of ``_schema(name=type)``, or a pair of a name and a ``pa`` type.
     """
@@ -50,22 +50,22 @@ def _is_field(node: ast.AST) -> bool:
 
 
 def meaningless(text: str) -> list[tuple[int, str]]:
-    """Return the meaningless names of a page with their lines, whatever their case and outer underscores."""
+    """Return the meaningless names of a file with their lines, whatever their case and outer underscores."""
     names = set(declared(text))
     return sorted((line, name) for line, name in names if name.lower().strip("_") in MEANINGLESS)
 
 
-def package_of(page: str) -> str:
-    """Return a page's package: ``include/monitor``, or ``include`` for a module at the top."""
-    return "/".join(page.split("/")[:-1][:2])
+def package_of(file: str) -> str:
+    """Return a file's package: ``include/monitor``, or ``include`` for a module at the top."""
+    return "/".join(file.split("/")[:-1][:2])
 
 
 def offenders() -> dict[str, list[tuple[str, int, str]]]:
-    """Return the page, the line and the name of each meaningless name, by package."""
+    """Return the file, the line and the name of each meaningless name, by package."""
     by_package: dict[str, list[tuple[str, int, str]]] = {}
-    for page in pages("include", "plugins", "dags"):
-        for line, name in meaningless((ROOT / page).read_text()):
-            by_package.setdefault(package_of(page), []).append((page, line, name))
+    for file in python_files("include", "plugins", "dags"):
+        for line, name in meaningless((ROOT / file).read_text()):
+            by_package.setdefault(package_of(file), []).append((file, line, name))
     return by_package
 
 
@@ -76,9 +76,9 @@ def test_names_explain_themselves() -> None:
     for package, names in sorted(by_package.items()):
         print(f"  {package}: {len(names)}")
     new = [
-        f"{page}:{line} {name}"
+        f"{file}:{line} {name}"
         for package, names in by_package.items()
-        for page, line, name in names
+        for file, line, name in names
         if name not in REMAINING.get(package, ())
     ]
     assert new == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from tests.architecture import rules
-from tests.architecture.tree import ROOT, pages
+from tests.architecture.tree import ROOT, python_files
 
 BASE = frozenset({"errors", "environment", "references"})  # modules at the bottom count as one package
 
@@ -21,18 +21,18 @@ def imports_by_package(texts: Mapping[str, str]) -> dict[str, set[str]]:
 
     Parameters
     ----------
-    texts : the text of each page by its path, such as ``include/spec/clock.py``.
+    texts : the text of each file by its path, such as ``include/spec/clock.py``.
     """
     graph: dict[str, set[str]] = {}
-    for page, text in texts.items():
-        package = package_of(page.removesuffix(".py").replace("/", "."))
+    for file, text in texts.items():
+        package = package_of(file.removesuffix(".py").replace("/", "."))
         imported = {package_of(name) for name in rules.imports_of(text, "include")}
         graph.setdefault(package, set()).update(imported & _packages(texts) - {package})
     return graph
 
 
 def _packages(texts: Iterable[str]) -> set[str]:
-    return {package_of(page.removesuffix(".py").replace("/", ".")) for page in texts}
+    return {package_of(file.removesuffix(".py").replace("/", ".")) for file in texts}
 
 
 def find_cycle(graph: Mapping[str, set[str]]) -> list[str]:
@@ -54,8 +54,8 @@ def find_cycle(graph: Mapping[str, set[str]]) -> list[str]:
 
 
 def tree() -> dict[str, str]:
-    """Return the text of each page of include/ by its path."""
-    return {page: (ROOT / page).read_text() for page in pages("include")}
+    """Return the text of each file of include/ by its path."""
+    return {file: (ROOT / file).read_text() for file in python_files("include")}
 
 
 def test_no_cycle_between_the_packages_of_include() -> None:
@@ -68,12 +68,12 @@ def test_no_cycle_between_the_packages_of_include() -> None:
 def test_the_check_sees_a_planted_cycle() -> None:
     """An import of a higher package is found, also inside a function or through a third package."""
     planted = "def advance():\n    from include.cli.stages import run_stage\n    return run_stage\n"
-    for page in ("include/storage/lake.py", "include/monitor/pipeline.py"):
+    for file in ("include/storage/lake.py", "include/monitor/pipeline.py"):
         texts = tree()
-        texts[page] += planted
+        texts[file] += planted
         cycle = find_cycle(imports_by_package(texts))
         assert cycle[0] == cycle[-1]
-        assert {package_of(page.replace("/", ".")), "cli"} <= set(cycle)
+        assert {package_of(file.replace("/", ".")), "cli"} <= set(cycle)
 
 
 def test_the_check_sees_a_planted_cycle_of_a_base_module() -> None:

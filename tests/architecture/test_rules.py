@@ -1,4 +1,4 @@
-"""Each rule's checker finds what it is for: a planted violation, and none in the same page put right."""
+"""Each rule's checker finds what it is for: a planted violation, and none in the same file put right."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PLANTED: dict[str, tuple[Rule, str, str]] = {
         "import importlib\nimportlib.import_module('airflow.sdk')",
         "import importlib\nimportlib.import_module('json')",
     ),
-    "a DAG page that works": (
+    "a DAG file that works": (
         rules.beyond_spec,
         "from include.storage.lake import Lake",
         "from include.spec import load\nimport include.spec.load",
     ),
-    "a DAG page that works, from the package": (
+    "a DAG file that works, from the package": (
         rules.beyond_spec,
         "from include import lake",
         "from include import spec",

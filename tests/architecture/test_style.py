@@ -12,11 +12,11 @@ from importlib import metadata
 import pytest
 
 from tests.architecture import rules
-from tests.architecture.tree import ROOT, files, pages
+from tests.architecture.tree import ROOT, files, python_files
 
-DAGS, PLUGINS, INCLUDE = pages("dags"), pages("plugins"), pages("include")
-SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *pages("demo", "benchmarks")]
-# these pages may ask for the time, each for its reason
+DAGS, PLUGINS, INCLUDE = python_files("dags"), python_files("plugins"), python_files("include")
+SHIPPED = [*DAGS, *PLUGINS, *INCLUDE, *python_files("demo", "benchmarks")]
+# these files may ask for the time, each for its reason
 CLOCK_READERS = {
     "include/cli/app.py": "what a person asks for is asked now: the knowledge time of what a source changed",
     "include/cli/inspect.py": "a trial's last partition is the newest now",
@@ -29,7 +29,7 @@ CLOCK_READERS = {
     "include/ingest/breaker.py": "how to treat a source now isn't part of any result",
 }
 
-# these pages put text into SQL, each for its reason; every other value is bound
+# these files put text into SQL, each for its reason; every other value is bound
 SQL_WRITERS = {
     "include/storage/predicates.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
@@ -69,22 +69,22 @@ HANDED_OUT = {
 }
 
 
-def text(page: str) -> str:
-    """Return a page's text."""
-    return (ROOT / page).read_text()
+def text(file: str) -> str:
+    """Return a file's text."""
+    return (ROOT / file).read_text()
 
 
 def test_there_are_pages_to_judge() -> None:
-    """The rules below look at pages of each layer, so that none of them passes for want of pages."""
+    """The rules below look at files of each layer, so that none of them passes for want of files."""
     assert DAGS
     assert PLUGINS
     assert INCLUDE
 
 
-@pytest.mark.parametrize("page", [p for p in SHIPPED if not p.endswith("__init__.py")])
-def test_nothing_runs_code_that_came_as_data(page: str) -> None:
+@pytest.mark.parametrize("file", [p for p in SHIPPED if not p.endswith("__init__.py")])
+def test_nothing_runs_code_that_came_as_data(file: str) -> None:
     """No pickle, eval, shell or unsafe YAML loader in what is shipped."""
-    assert rules.runs_code(text(page)) == []
+    assert rules.runs_code(text(file)) == []
 
 
 def test_names_are_nouns_and_not_drawers() -> None:
@@ -106,7 +106,7 @@ def british(text: str) -> list[str]:
 
 def test_words_are_spelled_the_american_way() -> None:
     """One spelling, so that a search finds a name; locks and images aren't ours to spell."""
-    others = ("requirements", "docs/images/", "tests/architecture/test_style.py")  # this page has examples
+    others = ("requirements", "docs/images/", "tests/architecture/test_style.py")  # this file has examples
     ours = [name for name in files() if not name.startswith(others)]
     texts = {name: (ROOT / name).read_bytes().decode("utf-8", "replace") for name in ours}
     assert {name: words for name in texts if (words := british(texts[name]))} == {}
@@ -127,24 +127,24 @@ def test_only_its_own_folder_knows_the_demos_use_case() -> None:
     assert {name: words for name in texts if (words := rules.flight_words(texts[name]))} == {}
 
 
-@pytest.mark.parametrize("page", INCLUDE)
-def test_include_asks_for_the_time_only_where_it_may(page: str) -> None:
-    """Nothing in include/ reads the wall clock, but for the pages listed here, which do."""
-    assert (rules.reads_clock(text(page)) != []) == (page in CLOCK_READERS)
+@pytest.mark.parametrize("file", INCLUDE)
+def test_include_asks_for_the_time_only_where_it_may(file: str) -> None:
+    """Nothing in include/ reads the wall clock, but for the files listed here, which do."""
+    assert (rules.reads_clock(text(file)) != []) == (file in CLOCK_READERS)
 
 
-@pytest.mark.parametrize("page", [*DAGS, *PLUGINS, *INCLUDE])
-def test_no_value_is_pasted_into_sql_but_where_it_may(page: str) -> None:
-    """Values are bound; only the pages listed here write SQL, which do."""
-    assert (rules.pasted_sql(text(page)) != []) == (page in SQL_WRITERS)
+@pytest.mark.parametrize("file", [*DAGS, *PLUGINS, *INCLUDE])
+def test_no_value_is_pasted_into_sql_but_where_it_may(file: str) -> None:
+    """Values are bound; only the files listed here write SQL, which do."""
+    assert (rules.pasted_sql(text(file)) != []) == (file in SQL_WRITERS)
 
 
 def test_each_error_names_a_remedy() -> None:
     """Each error tells what to do, but for those listed here, which don't."""
     ours = [p for p in (*INCLUDE, *PLUGINS) if not p.startswith("include/usecases/_template")]
     kinds = rules.error_kinds(map(text, ours))
-    calls = [(page, call) for page in ours for call in rules.without_remedy(text(page), kinds)]
-    assert [(page, call) for page, call in calls if not call.startswith(tuple(WITHOUT_REMEDY))] == []
+    calls = [(file, call) for file in ours for call in rules.without_remedy(text(file), kinds)]
+    assert [(file, call) for file, call in calls if not call.startswith(tuple(WITHOUT_REMEDY))] == []
     assert [one for one in WITHOUT_REMEDY if not any(call.startswith(one) for _, call in calls)] == []
 
 
@@ -168,7 +168,7 @@ def test_each_requirement_has_a_reason_and_is_locked(name: str) -> None:
 
 
 def unrequired(text: str, requirements: Collection[str]) -> list[str]:
-    """Return the imports of a page that are neither the standard library's, ours, nor of a requirement."""
+    """Return the imports of a file that are neither the standard library's, ours, nor of a requirement."""
     own = {"include", "plugins", "dags", "evergreen"}
     modules = {name.partition(".")[0] for name in rules.imported(text)} - own - sys.stdlib_module_names - {""}
     # an extra may not be installed here, and then its name tells
@@ -186,9 +186,9 @@ def test_what_is_imported_is_required() -> None:
     chosen = {*rules.requirements(text("requirements.in"))}
     chosen |= {rules.canonical(requirement) for extra in extras for requirement in extra}
     shipped = [
-        page for page in (*DAGS, *PLUGINS, *INCLUDE) if not page.rpartition("/")[2].startswith("test_")
+        file for file in (*DAGS, *PLUGINS, *INCLUDE) if not file.rpartition("/")[2].startswith("test_")
     ]
-    assert {page: names for page in shipped if (names := unrequired(text(page), chosen))} == {}
+    assert {file: names for file in shipped if (names := unrequired(text(file), chosen))} == {}
 
 
 def test_an_import_of_another_packages_requirement_is_seen() -> None:

@@ -1,4 +1,4 @@
-"""What a DAG's tasks wait for, read from the pages as Airflow reads them."""
+"""What a DAG's tasks wait for, read from the files as Airflow reads them."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Wired = Callable[..., DAG]
 
 @pytest.fixture
 def wired(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Wired:
-    """Read a clock's page with the weekly use case, where something may be declared otherwise."""
+    """Read a clock's file with the weekly use case, where something may be declared otherwise."""
 
     def act(clock: str, *planted: tuple[str, str]) -> DAG:
         file = shutil.copytree(WEEKLY, tmp_path / "weekly_sales") / "usecase.yaml"

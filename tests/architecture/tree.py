@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[2]
 HEAVY = ("pandas", "sklearn", "mlflow", "evidently", "great_expectations", "deltalake", "duckdb", "pyarrow")
 
 
-def pages(*folders: str) -> list[str]:
+def python_files(*folders: str) -> list[str]:
     """Return the Python files below the folders, as paths from the root."""
     return sorted(
         name for name in files() if name.endswith(".py") and any(name.startswith(f"{f}/") for f in folders)

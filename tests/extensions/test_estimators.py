@@ -31,7 +31,7 @@ from include.train.pipeline import train
 from include.train.recipes import learns
 from include.train.record import PATH, TrainingRecord
 from include.validate.pipeline import errors
-from tests.architecture.tree import ROOT, pages
+from tests.architecture.tree import ROOT, python_files
 from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare
 from tests.train import visits
 
@@ -275,9 +275,9 @@ def served_by(lake: Lake, spec: UseCase, partition: str) -> set[tuple[str, str]]
 def test_every_model_is_loaded_with_its_use_case() -> None:
     """Whoever loads a model says whose it is, or the use case's own estimators could not be loaded there."""
     without = []
-    for page in pages("include", "plugins"):
-        for node in ast.walk(ast.parse((ROOT / page).read_text())):
+    for file in python_files("include", "plugins"):
+        for node in ast.walk(ast.parse((ROOT / file).read_text())):
             name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             if name in {"artifacts.load_model", "artifacts.deserialize"} and len(node.args) != 3:  # type: ignore[attr-defined]
-                without.append(f"{page}:{node.lineno}")  # type: ignore[attr-defined]
+                without.append(f"{file}:{node.lineno}")  # type: ignore[attr-defined]
     assert without == []

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from include.monitor.checks.constant import LEAST_PARTITIONS, LEAST_VALUES, check_constant
+from include.monitor.checks.constant import MIN_PARTITIONS, MIN_VALUES, check_constant
 from include.monitor.pipeline import monitor
-from include.monitor.reference import LearnedColumn
+from include.monitor.reference import ReferenceColumn
 from include.score.pipeline import score
 from include.spec import UseCase
 from include.stats.drift_measures import Binning
@@ -20,12 +20,12 @@ from tests.monitor.machines import partition, profiled
 VARIED, ZERO = [0.0, 1.0] * 50, [0.0] * 100
 
 
-def learned(values: list[list[Any]]) -> LearnedColumn:
+def learned(values: list[list[Any]]) -> ReferenceColumn:
     """Return a reference of these partitions' values."""
     profile = profiled([value for one in values for value in one])
     counts = np.array([[len(one), 0] for one in values], dtype=float)
     distinct = np.array([len(set(one)) for one in values])
-    return LearnedColumn(profile, Binning.of(profile), partitions=counts, distinct=distinct)
+    return ReferenceColumn(profile, Binning.of(profile), partitions=counts, distinct=distinct)
 
 
 def outcome(reference: list[list[Any]], earlier: list[list[Any]], newest: list[Any]) -> str:
@@ -39,7 +39,7 @@ def test_a_feature_that_turns_constant_stays_an_alarm_also_in_a_later_reference(
     varied: list[Any], constant: list[Any]
 ) -> None:
     """The partitions that are constant up to this one make it no more ordinary."""
-    reference = [varied] * LEAST_PARTITIONS
+    reference = [varied] * MIN_PARTITIONS
     assert outcome(reference, [], varied) == "ok"
     assert outcome(reference, [], constant) == "alarm"
     assert outcome(reference, [varied] * 20 + [constant] * 8, constant) == "alarm"
@@ -55,10 +55,10 @@ def test_a_feature_that_was_constant_before_is_no_alarm() -> None:
 
 def test_few_values_and_few_partitions_are_not_enough() -> None:
     """One row less, or one partition less, than a judgment needs isn't an alarm, nor evidence against one."""
-    few = [0.0] * (LEAST_VALUES - 1)
+    few = [0.0] * (MIN_VALUES - 1)
     assert outcome([VARIED] * 20, [], few) == "not enough"
     assert outcome([VARIED] * 20, [few, VARIED], ZERO) == "alarm"
-    nearly_enough = [VARIED] * (LEAST_PARTITIONS - 1)
+    nearly_enough = [VARIED] * (MIN_PARTITIONS - 1)
     assert outcome(nearly_enough, nearly_enough, ZERO) == "not enough"
 
 

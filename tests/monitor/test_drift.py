@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.monitor.checks import drift
-from include.monitor.reference import LearnedColumn
+from include.monitor.reference import ReferenceColumn
 from include.spec.stages import Monitoring
 from include.stats import drift_measures
 from include.stats.drift_measures import Binning
@@ -22,10 +22,10 @@ from tests.monitor.machines import partition, profiled
 RULES = Monitoring()
 
 
-def column(values: list[Any]) -> LearnedColumn:
+def column(values: list[Any]) -> ReferenceColumn:
     """Return a reference that isn't known by partition."""
     of = profiled(values)
-    return LearnedColumn(of, Binning.of(of))
+    return ReferenceColumn(of, Binning.of(of))
 
 
 def test_psi_is_the_sum_over_the_bins() -> None:
@@ -94,7 +94,7 @@ def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
     partitions = np.array(
         [np.bincount(cut.bin_indexes(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
     )
-    known = LearnedColumn(
+    known = ReferenceColumn(
         of, cut, partitions.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35)
     )
     one_partition = profiled([3.0] * 50)
@@ -149,7 +149,7 @@ def test_a_warm_partition_is_expected_and_another_unit_is_not() -> None:
     A partition wholly beyond all is.
     """
     of = profiled([float(v) for v in range(1000)])
-    known = LearnedColumn(of, Binning.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
+    known = ReferenceColumn(of, Binning.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
     warm = profiled([500.0] * 75 + [2000.0] * 25)
     assert drift.check_unseen("c", column([float(v) for v in range(1000)]), warm, RULES).outcome == "alarm"
     assert drift.check_unseen("c", known, warm, RULES).outcome == "ok"
@@ -216,7 +216,7 @@ def test_a_record_of_one_value_per_partition_is_an_alarm_only_the_third_time_in_
     of = profiled([value for one in usual for value in one])
     counts = np.full((20, 1), 50.0)
     distinct = np.array([len(set(one)) for one in usual])
-    learned = LearnedColumn(of, Binning.of(of), partitions=counts, distinct=distinct)
+    learned = ReferenceColumn(of, Binning.of(of), partitions=counts, distinct=distinct)
     record = [99.0] * 50
     for window, outcome in (
         ([usual[3], usual[4], record], new),
@@ -281,7 +281,7 @@ def test_a_rise_of_missing_values_is_seen() -> None:
     assert drift.check_missing("c", column(usual), profiled([None] * 2 + [1.0] * 3), RULES).outcome == "ok"
     assert drift.check_missing("c", column(usual), profiled([None] * 25 + [1.0] * 75), RULES).outcome == "ok"
     of = profiled(usual)
-    stormy = LearnedColumn(of, Binning.of(of), missing=np.array([0.0, 0.6, 0.1, 0.2, 0.1]))
+    stormy = ReferenceColumn(of, Binning.of(of), missing=np.array([0.0, 0.6, 0.1, 0.2, 0.1]))
     assert drift.check_missing("c", stormy, profiled([None] * 40 + [1.0] * 60), RULES).outcome == "ok"
     assert drift.check_missing("c", stormy, profiled([None] * 100), RULES).outcome == "alarm"
 
@@ -289,7 +289,7 @@ def test_a_rise_of_missing_values_is_seen() -> None:
 def test_what_looks_back_to_partitions_without_rows_is_missing_in_whole_partitions_without_an_alarm() -> None:
     """Where a fifth of the reference's partitions were so, five in a row alarm; without a window one does."""
     of = profiled([None] * 200 + [1.0] * 800)
-    resting = LearnedColumn(of, Binning.of(of), missing=np.array([0.0, 0.0, 1.0, 0.0, 0.0]))
+    resting = ReferenceColumn(of, Binning.of(of), missing=np.array([0.0, 0.0, 1.0, 0.0, 0.0]))
     gap, usual = (partition([value] * 100, str(number)) for number, value in enumerate((None, 1.0)))
     rules = RULES.model_copy(update={"window": 7})
 

@@ -12,11 +12,11 @@ from collections.abc import Sequence
 
 from include.monitor.context import PartitionContext, Row
 from include.monitor.findings import Finding
-from include.monitor.reference import LearnedColumn
+from include.monitor.reference import ReferenceColumn
 from include.stats.profiles import Profile, merge_profiles
 
-LEAST_VALUES = 30  # of a partition, since a few rows may be equal by chance
-LEAST_PARTITIONS = 10  # before the column became constant
+MIN_VALUES = 30  # of a partition, since a few rows may be equal by chance
+MIN_PARTITIONS = 10  # before the column became constant
 
 
 def check_constant_features(context: PartitionContext) -> list[Finding]:
@@ -29,7 +29,7 @@ def check_constant_features(context: PartitionContext) -> list[Finding]:
     ]
 
 
-def check_constant(name: str, column: LearnedColumn, partition: Profile, earlier: Sequence[Row]) -> Finding:
+def check_constant(name: str, column: ReferenceColumn, partition: Profile, earlier: Sequence[Row]) -> Finding:
     """Judge whether a partition's values are all equal, and no earlier partition's were.
 
     Parameters
@@ -37,28 +37,28 @@ def check_constant(name: str, column: LearnedColumn, partition: Profile, earlier
     earlier : the column's rows of `profiles` in the last weeks' partitions, oldest first.
     """
     values = partition.count - partition.missing
-    if values < LEAST_VALUES:
-        note = f"{name} has {values} values in the partition, required {LEAST_VALUES}"
+    if values < MIN_VALUES:
+        note = f"{name} has {values} values in the partition, required {MIN_VALUES}"
         return Finding("constant", name, None, None, "not enough", note)
     if not partition.is_constant:
         return Finding("constant", name, 0.0, 0.0, "ok", f"{name} has more than one value")
-    both = constant_partitions(column, earlier, LEAST_VALUES)
+    both = constant_partitions(column, earlier, MIN_VALUES)
     reference, last_weeks = (_before_last_run(constant) for constant in both)
     # some partitions may be in both
     compared = max(len(reference), len(last_weeks))
     note = f"{name} has one value in all {values:,} rows that have any"
-    is_never_varied = not compared and max(map(len, both)) >= LEAST_PARTITIONS
+    is_never_varied = not compared and max(map(len, both)) >= MIN_PARTITIONS
     if any(reference) or any(last_weeks) or is_never_varied:
         return Finding("constant", name, 1.0, None, "ok", f"{note}, as in earlier partitions")
-    if compared < LEAST_PARTITIONS:
-        note += f"; {compared} earlier partitions to compare, required {LEAST_PARTITIONS}"
+    if compared < MIN_PARTITIONS:
+        note += f"; {compared} earlier partitions to compare, required {MIN_PARTITIONS}"
         return Finding("constant", name, 1.0, None, "not enough", note)
     note += f"; each of {len(reference)} partitions of the reference and {len(last_weeks)} of the last weeks "
     note += "had several"
     return Finding("constant", name, 1.0, 0.0, "alarm", note)
 
 
-def is_ordinarily_constant(column: LearnedColumn, earlier: Sequence[Row]) -> bool:
+def is_ordinarily_constant(column: ReferenceColumn, earlier: Sequence[Row]) -> bool:
     """Return whether most partitions of the reference and the last weeks have one value of a column."""
     reference, last_weeks = constant_partitions(column, earlier, 1)
     constant = [*reference, *last_weeks]
@@ -66,7 +66,7 @@ def is_ordinarily_constant(column: LearnedColumn, earlier: Sequence[Row]) -> boo
 
 
 def constant_partitions(
-    column: LearnedColumn, earlier: Sequence[Row], least: int
+    column: ReferenceColumn, earlier: Sequence[Row], least: int
 ) -> tuple[list[bool], list[bool]]:
     """Return whether each partition of the reference, and of ``earlier``, has one value, oldest first.
 

@@ -30,7 +30,7 @@ from scipy import stats
 from include.monitor.checks.constant import is_ordinarily_constant
 from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
 from include.monitor.findings import Finding
-from include.monitor.reference import LearnedColumn, Reference
+from include.monitor.reference import Reference, ReferenceColumn
 from include.spec.stages import Monitoring
 from include.stats import drift_measures
 from include.stats.drift_measures import BINNED, NAMES, Counts, psi
@@ -181,7 +181,7 @@ class PartitionValues(NamedTuple):
 
 
 def check_distribution(
-    name: str, column: LearnedColumn, window: Profile, width: int, rules: Monitoring
+    name: str, column: ReferenceColumn, window: Profile, width: int, rules: Monitoring
 ) -> Finding:
     """Judge a column's distribution over a window of ``width`` partitions."""
     reference, current = column.binning.profile_counts(column.profile), column.binning.profile_counts(window)
@@ -209,7 +209,7 @@ def check_distribution(
 
 
 def check_missing(
-    name: str, column: LearnedColumn, partition: Profile, rules: Monitoring, window: Sequence[Row] = ()
+    name: str, column: ReferenceColumn, partition: Profile, rules: Monitoring, window: Sequence[Row] = ()
 ) -> Finding:
     """Judge the rise of the missing share in one partition, by the threshold and by binomial noise.
 
@@ -246,7 +246,7 @@ def check_missing(
 
 def check_unseen(
     name: str,
-    column: LearnedColumn,
+    column: ReferenceColumn,
     partition: Profile,
     rules: Monitoring,
     familiar: Sequence[Row] = (),

@@ -193,7 +193,7 @@ def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, di
 def _walks(lake: Lake, spec: UseCase, recipe_keys: Iterable[str]) -> dict[str, dict[str, Row]]:
     """Return each recipe's walk by partition as known now, the newest partitions, ascending."""
     from include.storage.lake import newest_known
-    from include.train.walks import TABLE, memory
+    from include.train.walks import TABLE, walk_window
 
     columns = ["partition", "known", "recipe_key", "model", "rows", "loss"]
     rows = lake.rows(TABLE, {"recipe_key": sorted(recipe_keys)}, columns)
@@ -201,7 +201,7 @@ def _walks(lake: Lake, spec: UseCase, recipe_keys: Iterable[str]) -> dict[str, d
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
     for (partition, key), row in sorted(newest_known(predicted, "partition", "recipe_key").items()):
         walks[key][partition] = row
-    return {key: dict(list(walk.items())[-memory(spec) :]) for key, walk in walks.items()}
+    return {key: dict(list(walk.items())[-walk_window(spec) :]) for key, walk in walks.items()}
 
 
 def _mean(losses: Losses) -> Row | None:

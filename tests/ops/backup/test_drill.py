@@ -176,7 +176,7 @@ def test_a_damaged_object_is_named_and_nothing_is_written(
     shutil.rmtree(home.folder / "lake")
     with pytest.raises(BackupError, match=f"{name}/{victim}"):
         restore(store, done.name)
-    assert home.lake.marks() == {}
+    assert home.lake.sizes_and_etags() == {}
 
 
 def test_dumps_that_cannot_be_written_leave_no_restore_unfinished(
@@ -188,7 +188,7 @@ def test_dumps_that_cannot_be_written_leave_no_restore_unfinished(
     (tmp_path / "a file").write_text("")
     with pytest.raises(BackupError, match=r"--dumps: expected a folder .*a file.*; name another folder"):
         restore(store, done.name, dumps=tmp_path / "a file")
-    assert home.lake.marks() == {}
+    assert home.lake.sizes_and_etags() == {}
     output = restore(store, done.name, dumps=tmp_path / "a folder")
     assert any(f"copy '{tmp_path}/a folder/mlflow.sqlite' over" in line for line in output)
 
@@ -202,7 +202,7 @@ def test_a_damaged_manifest_is_refused_and_another_one_named(
     shutil.rmtree(home.folder / "lake")
     with pytest.raises(BackupError, match=f"found other bytes.*another one: {first.name}"):
         restore(store, second.name)
-    assert home.lake.marks() == {}
+    assert home.lake.sizes_and_etags() == {}
     restore(store, first.name)
     assert copy(home, store, 2).copied == 0
 
