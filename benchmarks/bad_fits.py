@@ -198,7 +198,7 @@ def judge(
     ]
     facts = Facts(leakage=leakage, refit=refit, unseen_shares=shares[0], champion_unseen_shares=shares[1])
     refused = _refused(spec, facts, walk, test)
-    if not refused and kind != "honest":  # of honest data, the fit before is the twin
+    if not refused and kind != "honest":  # of honest data, the previous fit is the twin
         newest = clock.shift(sunday, -7 - spec.labels.delay)
         week = data.between(rows, newest, sunday)
         twin = data.losses(data.fit(damaged.filter(pc.less_equal(damaged["partition"], newest))), week)

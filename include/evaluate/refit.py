@@ -92,7 +92,7 @@ def measure_refit(known_rows: KnownRows, record: TrainingRecord, champion: str, 
 def _seen_by_both(
     known_rows: KnownRows, recipe: Recipe, fits: Sequence[Fit], refused: Collection[FitId]
 ) -> dict[str, Any]:
-    """Return the losses of the newest fit and the recipe's fit before on test rows that both have seen."""
+    """Return the losses of the newest fit and the recipe's previous fit on test rows that both have seen."""
     before = accepted_before(fits, refused)
     if before is None or not artifacts.is_stored(known_rows.lake, before.model):
         return {}
@@ -126,7 +126,7 @@ def walk_losses(
 
 
 def growth(spec: UseCase, recipe: Recipe, fit: Fit, before: Fit) -> float:
-    """Return by what share a row's weight in a recipe's fit fell since the fit before; 0 if it didn't.
+    """Return by what share a row's weight in a recipe's fit fell since the previous fit; 0 if it didn't.
 
     More rows share the weight, and with a half-life older rows lose theirs to newer ones.
     """

@@ -191,7 +191,7 @@ def suspected_leaks(context: CheckContext) -> dict[str, Check]:
 def shuffled_labels(context: CheckContext) -> Sequence[Check]:
     """Fitted on shuffled labels, the recipe is no better than a constant."""
     losses, shuffled_losses = context.evidence.losses, context.evidence.facts.leakage.shuffled_losses
-    required = "not shown to be > 0"
+    required = "lower bound at most 0"
     # of the same constant as the shuffled labels': the prior's walk follows the label rate
     constant = context.evidence.facts.leakage.constant_losses or losses.sums.get(f"{BASELINE_PREFIX}prior")
     if constant is None:
@@ -366,7 +366,7 @@ def recipe(context: CheckContext) -> Sequence[Check]:
 
 
 def refit(context: CheckContext) -> Sequence[Check]:
-    """On test rows that both have seen, the new fit isn't shown to lose more than its recipe's fit before."""
+    """On test rows that both saw, the new fit isn't shown to lose more than the recipe's previous fit."""
     measured = context.evidence.facts.refit
     if measured is None or len(measured.seen_rows) < partitions_needed(1) or not any(measured.seen_rows):
         return []
@@ -374,10 +374,10 @@ def refit(context: CheckContext) -> Sequence[Check]:
     text, limit_text, passed = _excess_loss(
         *excess, REFIT_TOLERANCE, context.gate, _increase_by_growth(measured)
     )
-    name = "loss over the fit before, on rows that both have seen"
+    name = "loss over the previous fit, on rows that both have seen"
     share = f"{100 * REFIT_TOLERANCE:g} %"
     required = (
-        f"not shown to be > {limit_text}, {share} of its loss plus what is expected as old rows weigh less"
+        f"lower bound at most {limit_text}, {share} of its loss plus what is expected as old rows weigh less"
     )
     return [_unless_changed(context, Check(name, required, text, passed, DATA_REMEDY))]
 
@@ -413,7 +413,7 @@ def _unless_changed(context: CheckContext, check: Check) -> Check:
 
 
 def movement(context: CheckContext) -> Sequence[Check]:
-    """The fit's predictions moved from its recipe's fit before no further than earlier fits moved."""
+    """The fit's predictions moved from the recipe's previous fit no further than earlier fits moved."""
     measured = context.evidence.facts.refit
     if measured is None or measured.moved is None or len(measured.past_moves) < MIN_PAST_MOVES:
         return []
@@ -449,7 +449,7 @@ def twin(context: CheckContext) -> Sequence[Check]:
     excess = (measured.twin, measured.serving, measured.rows)
     text, limit_text, passed = _excess_loss(*excess, TWIN_TOLERANCE, context.gate)
     name = "loss of a twin over the serving model"
-    required = f"not shown to be > {limit_text} on the newest {len(measured.rows)} partitions"
+    required = f"lower bound at most {limit_text} on the newest {len(measured.rows)} partitions"
     return [Check(name, required, text, passed)]
 
 

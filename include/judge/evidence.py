@@ -187,7 +187,7 @@ class Refit:
 
     Parameters
     ----------
-    moved : root mean square distance of its predictions from those of its recipe's fit before, on rows that
+    moved : root mean square distance of its predictions from those of the recipe's previous fit, on rows that
         neither was fitted on; None for a recipe's first fit.
     past_moves : the same of the recipe's earlier fits, oldest first.
     rows : labeled rows of the newest partitions, which the serving model wasn't fitted on, shape (n,).
@@ -196,11 +196,11 @@ class Refit:
         predict them.
     refused : the same of a fit of the recipe that was refused since the last accepted one, on the newest
         of these partitions, which it wasn't fitted on; empty if there is none.
-    seen_rows : rows of the test partitions that the fit and its recipe's fit before were both fitted on,
+    seen_rows : rows of the test partitions that the fit and the recipe's previous fit were both fitted on,
         shape (m,).
     seen_now, seen_before : sums of the losses on them by partition of the two, shape (m,).
     seen_walk : the same of the recipe's walk, whose fits hadn't seen them; None where there was no fit yet.
-    growth : by what share a row's weight in the fit fell since the fit before, from 0 to 1: more rows share
+    growth : by what share a row's weight in the fit fell since the previous fit, from 0 to 1: more rows share
         it, and with a half-life rows age.
     """
 

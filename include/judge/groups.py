@@ -74,13 +74,13 @@ def _worst_pair(pairs: Sequence[Pair], requirement: Requirement) -> tuple[Pair, 
         broken = [pair for pair in pairs if pair.figure.low > limit]
         worst = max(broken or pairs, key=lambda pair: pair.figure.value)
         low, limit_text = figure_and_limit(worst.figure.low, limit)
-        required, interval = f"not shown to be > {limit_text}", f"[{low}, inf)"
+        required, interval = f"lower bound at most {limit_text}", f"[{low}, inf)"
     else:
         assert requirement.at_least is not None  # a requirement has exactly one of the two
         broken = [pair for pair in pairs if pair.figure.high < requirement.at_least]
         worst = min(broken or pairs, key=lambda pair: pair.figure.value)
         high, limit_text = figure_and_limit(worst.figure.high, requirement.at_least)
-        required, interval = f"not shown to be < {limit_text}", f"(-inf, {high}]"
+        required, interval = f"upper bound at least {limit_text}", f"(-inf, {high}]"
     return worst, required, f"{worst.figure.value:.4g} {interval}", not broken
 
 

@@ -232,7 +232,7 @@ FITS = _schema(
     data=_S,  # digest of the rows that it was fitted on
     rows=_I,
     last_fitted=_S,  # the newest partition among those rows
-    moved=_F,  # root mean square distance from the recipe's fit before, on rows that neither was fitted on
+    moved=_F,  # root mean square distance from the recipe's previous fit, on rows that neither was fitted on
 )
 # what each recipe's newest fit before a partition lost on that partition, as known on the partition that
 # brought its labels and on each later one that changed them

@@ -56,7 +56,7 @@ class Fit:
     model : digest of the model, which is in the lake.
     data : digest of the rows that it was fitted on.
     rows, last_fitted : the number of these rows, and their last partition.
-    moved : root mean square distance of its predictions from those of the recipe's fit before, on the rows
+    moved : root mean square distance of its predictions from those of the recipe's previous fit, on the rows
         from ``last_fitted`` to ``partition``, which neither was fitted on; None for a recipe's first fit, or
         if there is no such row, or one of the two can't predict them.
     """
@@ -239,7 +239,7 @@ def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None
 
 
 def refused_fits(lake: Lake) -> set[FitId]:
-    """Return the fits that the gate refused, and that nobody forced: a walk goes on with the fit before.
+    """Return the fits that the gate refused, and that nobody forced: a walk goes on with the previous fit.
 
     An equal model of another training is another fit: a rule of thumb is the same in most trainings.
     """

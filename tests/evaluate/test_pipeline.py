@@ -131,7 +131,7 @@ def test_again_gives_the_same_bytes(clinic: Clinic) -> None:
 def test_a_refresh_is_compared_with_the_fit_that_serves(
     clinic: Clinic, promote: Callable[[str, str], None]
 ) -> None:
-    """There is no rival recipe, but a twin on the newest partition and the distance from the fit before."""
+    """There is no rival recipe, but a twin on the newest partition and the distance from the previous fit."""
     promote(PARTITION, clinic.run)
     serving = record(clinic)
     visits.fill(clinic.lake, clinic.spec, NEXT_PARTITION, NEXT_PARTITION)

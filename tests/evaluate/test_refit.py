@@ -243,7 +243,7 @@ def test_a_champion_that_needs_a_removed_feature_leaves_the_twin_out(
 
 
 def test_both_fits_are_measured_on_test_rows_that_they_have_seen(lake: Lake, spec: UseCase) -> None:
-    """These are the test partitions up to the last one that the fit before was fitted on."""
+    """These are the test partitions up to the last one that the previous fit was fitted on."""
     refit = measured(lake, spec, NOW)
     assert refit.seen_rows == ()
     longer = spec.model_copy(update={"training": spec.training.model_copy(update={"test": 21})})

@@ -246,7 +246,7 @@ CHECKS: dict[str, tuple[Evidence, str]] = {
     "no gain": (_proven(float("nan")), "gain over ridge"),
     "a fit that is worse on what both have seen": (
         _with_facts(_good(), refit=replace(HONEST_REFIT, seen_now=_scaled(1.05))),
-        "loss over the fit before, on rows that both have seen",
+        "loss over the previous fit, on rows that both have seen",
     ),
     "predictions that moved too far": (
         _with_facts(_good(), refit=replace(HONEST_REFIT, moved=0.3)),
@@ -292,7 +292,7 @@ def test_a_proof_is_required_of_another_recipe_only() -> None:
 
 
 def test_a_fit_may_lose_a_little_more_on_what_both_have_seen() -> None:
-    """What is within 1 % of the fit before, or what chance explains, refuses no fit."""
+    """What is within 1 % of the previous fit, or what chance explains, refuses no fit."""
     unsteady = tuple(loss + 8 * math.cos(math.pi * place) + 2 for place, loss in enumerate(SERVING))
     for losses_now in (_scaled(1.009), _scaled(0.8), unsteady):
         assert _judge(_with_facts(_good(), refit=replace(HONEST_REFIT, seen_now=losses_now))).promotes
@@ -374,7 +374,7 @@ def test_what_cannot_be_compared_refuses_nothing(refit: Refit | None) -> None:
         (replace(HONEST_REFIT, moved=0.3), "movement of the predictions"),
         (
             replace(HONEST_REFIT, seen_now=_scaled(1.05)),
-            "loss over the fit before, on rows that both have seen",
+            "loss over the previous fit, on rows that both have seen",
         ),
     ],
 )
@@ -396,7 +396,7 @@ def test_a_twin_is_refused_only_if_it_is_shown_to_be_worse() -> None:
     unsteady = tuple(loss + 8 * np.cos(np.pi * place) + 2 for place, loss in enumerate(SERVING))
     assert _judge(_with_facts(_good(), refit=replace(HONEST_REFIT, twin=unsteady))).promotes
     verdict = _judge(_twin(0.03))
-    assert "required not shown to be > 0.005" in verdict.sentence
+    assert "required lower bound at most 0.005" in verdict.sentence
     assert "on the newest 7 partitions" in verdict.sentence
 
 

@@ -231,7 +231,7 @@ def test_the_movement_is_the_distance_on_rows_that_neither_fit_has_seen(kind: st
 
 
 def test_a_refused_fit_predicts_nothing(lake: Lake, spec: UseCase) -> None:
-    """The recipe goes on with the fit before, and the next fit's movement is from that one."""
+    """The recipe goes on with the previous fit, and the next fit's movement is from that one."""
     needed = quick(spec)[1:]
     first = ensure_fits(known(lake, spec, "2024-03-12"), "2024-03-12", needed)["linear"]
     visits.revise(lake, ["2024-03-14", "2024-03-15", "2024-03-16"], later=3)

@@ -175,7 +175,7 @@ def test_a_late_label_is_in_no_walk_before_it_came(lake: Lake, spec: UseCase) ->
 
 
 def test_a_refused_fit_is_taken_out_of_the_walk(lake: Lake, spec: UseCase) -> None:
-    """The partitions that it had predicted are predicted by the fit before."""
+    """The partitions that it had predicted are predicted by the previous fit."""
     fit(lake, spec, *ORIGINS[:2])
     walks.extend(lake, spec, PARTITION)
     expected = [row for row in table(lake) if row["recipe"] == "linear"]

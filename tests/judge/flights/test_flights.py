@@ -31,7 +31,7 @@ def test_a_first_fit_serves_and_the_next_one_refreshes_it(second: Gate) -> None:
 def test_a_refit_on_broken_labels_is_refused(second: Gate) -> None:
     """A refit on half-flipped labels loses more, on rows that it has seen, than the walk before it."""
     _refused(
-        second, second.judge(flipped(None, 0.5)), "loss over the fit before, on rows that both have seen"
+        second, second.judge(flipped(None, 0.5)), "loss over the previous fit, on rows that both have seen"
     )
     assert second.live() == ("1", "promoted")
 
