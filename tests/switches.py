@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from include.promote.ledger import Row, switches
-from include.storage.lake import Lake
+from include.promote.ledger import switches
+from include.storage.lake import Lake, Row
 
 
 def newest_by_role(lake: Lake) -> dict[str, Row]:

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 from include.errors import PYTHON
 from include.ops.status import stale_lines
 from include.promote.ledger import kind_text
 from include.reports.text import text_table
+from include.storage.lake import Row
 
 LISTED = 10  # partitions that are listed one by one
-Row = dict[str, Any]
 
 
 def status_text(status: Row) -> str:

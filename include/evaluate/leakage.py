@@ -28,13 +28,12 @@ from include.judge.evidence import CHALLENGER, Evidence, Leakage, NewestScores
 from include.judge.judge import FORCED, checks_of
 from include.models import artifacts, outputs
 from include.promote import verdicts
-from include.promote.ledger import Row
 from include.spec import UseCase
 from include.spec.metrics import Objective, find_objective
 from include.spec.stages import Recipe
 from include.stats.metrics import metric_values, row_losses
 from include.storage.digests import digest_rows
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.train.fit import fit_recipe, is_learnable, target
 from include.train.split import partitions_of
 

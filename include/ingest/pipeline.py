@@ -14,7 +14,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
@@ -49,7 +48,7 @@ from include.spec import UseCase
 from include.spec.clock import day_of
 from include.storage import spill
 from include.storage.erasures import ERASURES_TABLE, Erasures, read_erasures
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 from include.storage.manifests import Snapshot
 from include.storage.schedule import record_schedule, require_schedule
 from include.storage.schemas import QUARANTINE, validated_schema
@@ -58,7 +57,6 @@ THREADS = 8  # partitions that are fetched or parsed at once
 MAX_ROUNDS = 10  # far more often than concurrent runs add revisions of a partition while it is published
 # `inputs` of an unavailable partition whose source answered that it had no data yet; a later outage keeps it
 NOTHING_YET = json.dumps({"answer": "nothing yet"})
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)

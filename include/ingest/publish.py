@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -20,11 +19,10 @@ from include.spec.source import Source
 from include.stats.profiles import build_profile
 from include.storage import spill
 from include.storage.digests import digest_table
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 from include.storage.manifests import Snapshot
 from include.storage.schemas import PARTITIONS, PROFILES, validated_schema
 
-Row = dict[str, Any]
 NUMERIC = ("integer", "number", "hhmm")
 CATEGORICAL = ("string", "boolean")
 

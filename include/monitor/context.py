@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 from include.monitor import reference
 from include.monitor.losses import LossSeries, loss_series
@@ -17,11 +16,10 @@ from include.monitor.state import PublishedState
 from include.spec import UseCase
 from include.stats import profiles
 from include.stats.profiles import Profile
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.train import walks
 from include.train.selection import Walks
 
-Row = Mapping[str, Any]
 NO_PREDICTIONS = "nothing was predicted for this partition"
 
 

@@ -24,7 +24,7 @@ from include.judge.evidence import CHALLENGER
 from include.models import outputs
 from include.monitor.checks.degradation import promotion_test_rows
 from include.monitor.checks.drift import check_never_learned
-from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
+from include.monitor.context import NO_PREDICTIONS, PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.performance import completion_row, newest_metrics
 from include.monitor.state import PERFORMANCE
@@ -35,7 +35,7 @@ from include.spec.metrics import find_metric, metric_names
 from include.stats.formatting import figure_and_limit
 from include.stats.metrics import metric_row_losses, metric_values
 from include.storage import schemas
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 Array = NDArray[np.float64]
 DRAWS = 50

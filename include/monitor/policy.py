@@ -33,7 +33,7 @@ from include.promote import ledger
 from include.spec import UseCase
 from include.spec.clock import time_of
 from include.storage import schemas
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.train.fits import baseline_names
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
@@ -134,7 +134,7 @@ def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
     return Decision(partition.switch_act if partition.switch else act, cause, "; ".join(parts), alerts)
 
 
-def requests_since(spec: UseCase, champions: Sequence[ledger.Row], partition: str) -> str:
+def requests_since(spec: UseCase, champions: Sequence[Row], partition: str) -> str:
     """Return the partition on which a broken champion was replaced, as long as that requests trainings.
 
     It does for a week, and as long as a baseline serves. For another recipe the schedule's are enough.
@@ -329,14 +329,12 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
     raise unstable(f"{spec.name}/decisions/{partition}", "findings", MAX_ATTEMPTS)
 
 
-def has_unsent(lake: Lake, spec: UseCase, decision: ledger.Row) -> bool:
+def has_unsent(lake: Lake, spec: UseCase, decision: Row) -> bool:
     """Return whether `with_unsent` may add something, if no alert is silenced."""
     return any(alerted_on for _, alerted_on in _quiet_alarms(lake, spec, decision))
 
 
-def with_unsent(
-    lake: Lake, spec: UseCase, decision: ledger.Row, is_silenced: Callable[[Key], bool]
-) -> ledger.Row:
+def with_unsent(lake: Lake, spec: UseCase, decision: Row, is_silenced: Callable[[Key], bool]) -> Row:
     """Return a decision with the alarms that it calls alerted before, although nobody was notified then.
 
     The partition that alerted them was backfilled, so it notified nobody. Or the alert was added later, by a
@@ -368,7 +366,7 @@ def with_unsent(
     }
 
 
-def _quiet_alarms(lake: Lake, spec: UseCase, decision: ledger.Row) -> list[tuple[AlertItem, str]]:
+def _quiet_alarms(lake: Lake, spec: UseCase, decision: Row) -> list[tuple[AlertItem, str]]:
     """Return the alarms that a decision calls alerted before.
 
     Each comes with the partition that alerted it, empty if somebody was notified within its quiet period.
@@ -433,7 +431,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
     return history
 
 
-def _backward_switch(champions: Sequence[ledger.Row], after: str) -> ledger.Row | None:
+def _backward_switch(champions: Sequence[Row], after: str) -> Row | None:
     """Return the newest rollback or replacement that took effect after a partition, None if none did.
 
     Parameters
@@ -448,7 +446,7 @@ def _backward_switch(champions: Sequence[ledger.Row], after: str) -> ledger.Row 
     return None
 
 
-def _switch_item(switch: ledger.Row, partition: str) -> AlertItem:
+def _switch_item(switch: Row, partition: str) -> AlertItem:
     """Return the alert of a rollback or replacement on a partition."""
     version, replaced = f"v{switch['version']}", switch["kind"] == ledger.REPLACED
     what = f"{switch['recipe']} of {version} serves" if replaced else f"{version} serves again"

@@ -20,9 +20,8 @@ from include.monitor.alerts import Key, alert_key, alert_name
 from include.monitor.registry import CHECKS
 from include.monitor.state import PRODUCT
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import Row
 from include.spec import UseCase
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 from include.storage.schemas import SILENCES
 
 TABLE = "silences"

@@ -21,9 +21,8 @@ from include.promote import ledger, verdicts
 from include.references import digest_json
 from include.spec import UseCase
 from include.storage import schemas
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 
-Row = Mapping[str, Any]
 PRODUCT = "monitor"
 PERFORMANCE = "performance"
 _WHOLE_HISTORY = ("predictions", PERFORMANCE, LOSSES)  # products that are read over all partitions

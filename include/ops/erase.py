@@ -73,7 +73,7 @@ from include.storage.erasures import (
     keyed_hash,
     read_erasures,
 )
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.train.fits import read_fits
 from include.train.monitoring_baselines import LIMITS, erase_categories
 
@@ -82,7 +82,6 @@ ROUNDS = 5  # searches, of which each after the second means that a run has writ
 UNCOMMITTED = timedelta(hours=1)  # after which no run still writes or commits a file
 DESCRIPTIONS = ("profiles", "partitions", LIMITS)  # tables whose earlier versions describe the rows too
 DERIVED = ("references/", "replays/", f"{PARTS}/")  # computed from the rows again when they are needed
-Row = dict[str, Any]
 Contents = Mapping[str, Mapping[str, int]]
 
 

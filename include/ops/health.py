@@ -16,15 +16,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Literal
 
 from include.monitor.state import PERFORMANCE, without_labels
 from include.promote import ledger
 from include.spec import UseCase
+from include.storage.lake import Row
 from include.train.fits import baseline_names
 
 Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
-Row = dict[str, Any]
 MAX_OVERDUE = 2  # partitions after the newest with labels that may lack them before the status is blind
 MAX_TRAININGS = 2  # scheduled trainings without a newer model before the status is aging
 # after the scoring; a monitor task that hasn't ended may be running, or be retried

@@ -13,11 +13,10 @@ from include.promote.promotion import attempt_outcome, awaiting_approval, read_l
 from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.spec.metrics import default_metrics
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.manifests import SNAPSHOTS
 
 RECENT = 7  # partitions and attempts that are shown
-Row = dict[str, Any]
 
 
 def status(lake: Lake, spec: UseCase) -> dict[str, Any]:

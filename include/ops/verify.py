@@ -10,7 +10,6 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 
@@ -27,11 +26,10 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 from include.train.fits import recent_models
 
 BLOCK = 90  # partitions whose rows are read together
-Row = dict[str, Any]
 Conform = Callable[[pa.Table | None], pa.Table]
 Shape = tuple[str, Conform, tuple[str, ...]]  # a table, its columns and the order of its digest
 

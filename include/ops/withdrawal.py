@@ -30,12 +30,12 @@ from include.monitor.pipeline import monitor
 from include.monitor.state import PERFORMANCE, PRODUCT
 from include.ops.health import is_over
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import Row, served_partitions
+from include.promote.ledger import served_partitions
 from include.references import Ref, digest_bytes, validate_key
 from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.stats import profiles
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 from include.storage.manifests import SNAPSHOTS
 from include.storage.merging import LEDGERS
 from include.storage.schemas import WITHDRAWALS

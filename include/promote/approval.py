@@ -11,9 +11,8 @@ from datetime import datetime
 from include.errors import EvergreenError, NotPublished
 from include.judge.judge import FORCED, PROMOTES
 from include.promote import verdicts
-from include.promote.ledger import Row
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.schemas import APPROVALS
 
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"

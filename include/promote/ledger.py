@@ -14,10 +14,9 @@ from typing import Any, TypeVar
 from include.errors import PartitionError
 from include.models.outputs import Constant
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.schemas import SWITCHES
 
-Row = dict[str, Any]
 T = TypeVar("T")
 
 # the kinds of switch, besides FORCED

@@ -9,11 +9,11 @@ from include.errors import NotPublished, StaleDecision
 from include.models import artifacts
 from include.promote import ledger
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import ROLLED_BACK, Row
+from include.promote.ledger import ROLLED_BACK
 from include.promote.promotion import mirror_aliases, switch_for_request, switch_reference
 from include.references import Ref
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow

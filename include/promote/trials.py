@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from include.judge.judge import FORCED
-from include.promote.ledger import PROMOTED, WITHDRAWN, Row, champion_history, in_effect
+from include.promote.ledger import PROMOTED, WITHDRAWN, champion_history, in_effect
 from include.spec import UseCase
+from include.storage.lake import Row
 
 WATCH = "watch"  # the kind of trial after a promotion; the others are the ledger's `SHADOW` and `CANARY`
 

@@ -15,9 +15,8 @@ from include.judge.custom_checks import custom_checks
 from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, Verdict, checks_of, judge
 from include.promote import ledger
-from include.promote.ledger import Row
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.schemas import ATTEMPTS
 
 

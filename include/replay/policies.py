@@ -36,7 +36,7 @@ from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
 from include.promote import ledger, verdicts
-from include.promote.ledger import CANARY, ROLLED_BACK, Row
+from include.promote.ledger import CANARY, ROLLED_BACK
 from include.promote.promotion import (
     LedgerSnapshot,
     baseline_rows,
@@ -64,6 +64,7 @@ from include.spec import UseCase
 from include.spec.metrics import Objective
 from include.spec.stages import Recipe
 from include.stats.metrics import all_metric_values, row_losses
+from include.storage.lake import Row
 from include.train.fit import is_learnable, target
 from include.train.fits import (
     Fit,

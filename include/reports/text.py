@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-Row = dict[str, Any]
 
-
-def text_table(rows: Sequence[Row], columns: Sequence[str]) -> list[str]:
+def text_table(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> list[str]:
     """Return a header and aligned lines; numbers are right-aligned and the last column isn't padded."""
     lines = [list(columns), *([_cell(row.get(name)) for name in columns] for row in rows)]
     widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]

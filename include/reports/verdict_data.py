@@ -9,7 +9,6 @@ import io
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -26,11 +25,10 @@ from include.promote.promotion import read_ledgers, switch_blocker
 from include.spec import UseCase
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
 from include.stats.profiles import Profile
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.train import monitoring_baselines
 
 Array = NDArray[np.float64]
-Row = dict[str, Any]
 log = logging.getLogger(__name__)
 
 

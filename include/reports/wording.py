@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from include.judge.evidence import CHALLENGER, CHAMPION, Evidence
 from include.judge.judge import BLESSED, FORCED, NOT_BLESSED, NOT_ENOUGH, PROMOTES, RUBBER_STAMPED
 from include.models import outputs
-from include.promote.ledger import PROMOTED, REFRESHED, REPLACED, ROLLED_BACK, Row
+from include.promote.ledger import PROMOTED, REFRESHED, REPLACED, ROLLED_BACK
 from include.reports.html import Tone, figure, figure_pair, metric_label, percent
 from include.reports.verdict_data import AttemptData
 from include.spec import Problem, UseCase
 from include.spec.metrics import SERVING_METRICS, greater_is_better
+from include.storage.lake import Row
 
 TONES: dict[str, Tone] = {
     BLESSED: "good",

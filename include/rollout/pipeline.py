@@ -26,7 +26,7 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger, verdicts
-from include.promote.ledger import CANARY, PROMOTED, REPLACED, SHADOW, WITHDRAWN, Row
+from include.promote.ledger import CANARY, PROMOTED, REPLACED, SHADOW, WITHDRAWN
 from include.promote.promotion import mirror_aliases, switch_rows, switched_roles
 from include.promote.rollback import rollback
 from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
@@ -37,7 +37,7 @@ from include.spec import UseCase
 from include.spec.gate import Gate
 from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import has_loss, row_losses
-from include.storage.lake import Lake, Where
+from include.storage.lake import Lake, Row, Where
 from include.train import walks
 from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names, serving_recipe
 from include.train.selection import Walks, choose_replacement

@@ -23,7 +23,6 @@ from include.features import point_in_time
 from include.features.build import compute_features, known_too_late, remedy_too_late, rows_without_features
 from include.models import outputs
 from include.promote import ledger
-from include.promote.ledger import Row
 from include.promote.trials import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
@@ -34,7 +33,7 @@ from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE, read_erasures
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.store_errors import retry_commit
 
 log = logging.getLogger(__name__)

@@ -16,14 +16,14 @@ from datetime import datetime
 from include.errors import EvergreenError, ModelError
 from include.models.artifacts import BatchPredictor
 from include.promote import ledger
-from include.promote.ledger import Row, Serving
+from include.promote.ledger import Serving
 from include.promote.trials import Trial, trials_on
 from include.score import fallback
 from include.score.fallback import FallbackStep
 from include.serve.features import NewestFeatures, newest_features
 from include.serve.models import ServedModel, load_served
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 log = logging.getLogger(__name__)
 FOLLOWED = ("switches", "partitions")  # a new version of these changes who serves, or the features

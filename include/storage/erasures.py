@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hmac
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -20,11 +20,10 @@ import pyarrow.compute as pc
 from include.environment import setting
 from include.errors import SettingError
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 ERASURES_TABLE = "erasures"
 SEPARATOR = "\x1f"
-Row = Mapping[str, Any]
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 
 

@@ -31,12 +31,11 @@ from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
 from include.promote import ledger, verdicts
-from include.promote.ledger import Row
 from include.references import Ref, digest_bytes, digest_json
 from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.train import dask_engine, monitoring_baselines, walks
 from include.train.fit import chosen_params, is_learnable, require_learnable_labels, target
 from include.train.fits import (

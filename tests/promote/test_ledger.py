@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 
 from include.judge.judge import BLESSED
 from include.promote import ledger
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.schemas import SWITCHES
 from tests.promote.conftest import record_verdict
 
 
-def _row(number: int, model: str, effective_from: str, kind: str = "promoted", **more: Any) -> ledger.Row:
+def _row(number: int, model: str, effective_from: str, kind: str = "promoted", **more: Any) -> Row:
     row = {
         "switch": number,
         "role": "champion",
@@ -35,7 +35,7 @@ def _row(number: int, model: str, effective_from: str, kind: str = "promoted", *
     return row | more
 
 
-def _write(lake: Lake, *rows: ledger.Row) -> Lake:
+def _write(lake: Lake, *rows: Row) -> Lake:
     both = [row | {"role": role} for row in rows for role in ("champion", "baseline")]
     lake.append_at("switches", pa.Table.from_pylist(both, SWITCHES), lake.version("switches"))
     return lake
@@ -167,7 +167,7 @@ KINDS = ("promoted", "refreshed", "replaced", "rolled back", "forced")
 )
 def test_a_later_switch_changes_no_served_partition(moves: list[tuple[str, int, str]]) -> None:
     """Whatever is switched, who served the partitions before stays, and the fallback is another model."""
-    rows: list[ledger.Row] = []
+    rows: list[Row] = []
     day, seen = 1, {}
     for number, (model, step, kind) in enumerate(moves, 1):
         day += step

@@ -17,7 +17,7 @@ from include.promote.approval import APPROVED, REJECTED, WAITS
 from include.promote.promotion import promote, promotion_blocker, read_ledgers
 from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from tests.promote.conftest import asking, model
 from tests.promote.racing import act, processes
 
@@ -54,7 +54,7 @@ def _first(lake: Lake, spec: UseCase, attempt: Callable[..., str], gone: Registr
     promote(lake, spec, _key(where), registry=gone)
 
 
-def _serial(lake: Lake) -> list[ledger.Row]:
+def _serial(lake: Lake) -> list[Row]:
     """Return the champions' rows, once it is seen that the switches are 1, 2, 3, …, each of one commit."""
     rows = ledger.switches(lake)
     numbers = [row["switch"] for row in rows]

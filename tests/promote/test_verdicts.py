@@ -11,7 +11,7 @@ from include.errors import NotPublished
 from include.judge.evidence import Evidence
 from include.judge.judge import BLESSED, NOT_BLESSED, Check, Verdict
 from include.promote import ledger, verdicts
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 from include.storage.schemas import ATTEMPTS
 from tests.promote.conftest import evidence, losses, record_verdict
 
@@ -22,7 +22,7 @@ def test_a_training_has_its_newest_attempt(lake: Lake) -> None:
     assert verdicts.judged_trainings(lake) == {"2013-03-05": newest.key}
 
 
-def _try(lake: Lake, name: str, verdict: str, partition: str = "2013-03-10", of: str = "a") -> ledger.Row:
+def _try(lake: Lake, name: str, verdict: str, partition: str = "2013-03-10", of: str = "a") -> Row:
     """Record an attempt at replacing the champion ``of``, of nobody where there is none yet."""
     rival = bool(of and ledger.switches(lake))
     made = evidence(losses([1.0], [2.0] if rival else None), data=name, partition=partition)

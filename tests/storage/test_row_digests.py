@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 
 from include.spec import UseCase, load
 from include.storage.digests import digest_rows
+from include.storage.lake import Row
 
-Row = dict[str, Any]
 MASK = (1 << 64) - 1
 NUMBERS = st.none() | st.floats() | st.sampled_from([0.0, -0.0, 1.0])
 TEXTS = st.none() | st.text(max_size=3) | st.sampled_from(["", "null", "None", "NaN"])

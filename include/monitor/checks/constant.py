@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from include.monitor.context import PartitionContext, Row
+from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.reference import ReferenceColumn
 from include.stats.profiles import Profile, merge_profiles
+from include.storage.lake import Row
 
 MIN_VALUES = 30  # of a partition, since a few rows may be equal by chance
 MIN_PARTITIONS = 10  # before the column became constant

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from include.monitor.checks.constant import is_ordinarily_constant
-from include.monitor.context import NO_PREDICTIONS, PartitionContext, Row
+from include.monitor.context import NO_PREDICTIONS, PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.reference import Reference, ReferenceColumn
 from include.spec.stages import Monitoring
@@ -36,6 +36,7 @@ from include.stats import drift_measures
 from include.stats.drift_measures import BINNED, NAMES, Counts, psi
 from include.stats.formatting import figure_and_limit
 from include.stats.profiles import Profile, merge_profiles
+from include.storage.lake import Row
 from include.storage.schemas import DRIFT
 
 PRODUCT = "drift"

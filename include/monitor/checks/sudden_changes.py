@@ -7,14 +7,14 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from include.monitor.context import PartitionContext, Row
+from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding
 from include.spec.stages import SuddenChanges
 from include.stats import alarms
 from include.stats.drift_measures import Binning, Counts
 from include.stats.formatting import figure_and_limit
 from include.stats.profiles import merge_profiles
-from include.storage.lake import Lake
+from include.storage.lake import Lake, Row
 
 NO_LIMITS = "no training has set limits yet"
 

@@ -17,7 +17,7 @@ from include.references import Ref
 if TYPE_CHECKING:
     from airflow.sdk import Context
 
-    from include.promote.ledger import Row
+    from include.storage.lake import Row
 
 APPROVE, REJECT = "Approve", "Reject"
 FIRST_ASKED = "first_asked"  # when the question was first asked; Airflow's task state keeps it across retries

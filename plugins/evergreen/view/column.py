@@ -16,11 +16,10 @@ if TYPE_CHECKING:
     from include.reports.page_charts import Series
     from include.spec import UseCase
     from include.stats.profiles import Profile
-    from include.storage.lake import Lake
+    from include.storage.lake import Lake, Row
 
 router = APIRouter()
 MAX_ROWS = 14  # partitions in the table
-Row = dict[str, Any]
 
 
 @router.get("/column/{usecase}/{column:path}")

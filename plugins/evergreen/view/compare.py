@@ -21,11 +21,10 @@ from include.spec.metrics import greater_is_better
 
 if TYPE_CHECKING:
     from include.spec import UseCase
-    from include.storage.lake import Lake
+    from include.storage.lake import Lake, Row
     from include.train.fits import Fit
 
 router = APIRouter()
-Row = dict[str, Any]
 Losses = dict[str, tuple[int, float]]  # by partition: labeled rows, sum of the losses
 
 

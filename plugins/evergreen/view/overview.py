@@ -16,11 +16,10 @@ from evergreen.view.html import guarded, page
 if TYPE_CHECKING:
     from include.ops.health import Health
     from include.spec import UseCase
-    from include.storage.lake import Lake
+    from include.storage.lake import Lake, Row
 
 MAX_PARTITIONS = 28  # in the charts
 router = APIRouter()
-Row = dict[str, Any]
 
 
 @router.get("/")

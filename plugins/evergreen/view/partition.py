@@ -21,10 +21,9 @@ from include.spec.usecase import PRODUCTS
 
 if TYPE_CHECKING:
     from include.spec import UseCase
-    from include.storage.lake import Lake
+    from include.storage.lake import Lake, Row
 
 router = APIRouter()
-Row = dict[str, Any]
 
 
 @router.get("/partition/{usecase}/{partition}")

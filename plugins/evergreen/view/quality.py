@@ -22,7 +22,7 @@ from include.spec.clock import time_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
-    from include.storage.lake import Lake
+    from include.storage.lake import Lake, Row
 
 router = APIRouter()
 MAX_EVENTS = 100  # in the table of partitions
@@ -30,7 +30,6 @@ MAX_RULES = 5  # in a chart; all others are drawn as one
 MAX_QUARANTINED = 200  # rows on a page; a bad partition has as many as its file
 QUARANTINE_ORDER = ("source", "revision", "part", "row", "rule", "column")
 EVENTS = ("refused", "unavailable", "late", "revised")
-Row = dict[str, Any]
 Rule = tuple[str, str]  # the rule and its column
 
 
