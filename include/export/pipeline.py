@@ -10,7 +10,6 @@ from sklearn.pipeline import Pipeline
 from include.errors import ModelError, NotPublished
 from include.export.convert import largest_difference, predict_onnx, to_onnx
 from include.features.build import features
-from include.features.windows import partitions_with_rows
 from include.judge.checks import ONNX_TOLERANCE
 from include.judge.evidence import CHALLENGER, Evidence
 from include.models import artifacts
@@ -19,6 +18,7 @@ from include.promote.verdicts import attempts
 from include.references import digest_bytes
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.windows import partitions_with_rows
 from include.train.fits import read_fits
 
 

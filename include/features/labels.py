@@ -16,10 +16,10 @@ import pyarrow.compute as pc
 from include.errors import SpecError
 from include.features import point_in_time
 from include.features.build import blocks, collect, features, row_counts, schema
-from include.features.windows import window_start
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake
+from include.storage.windows import window_start
 
 _LABEL_PARTITIONS = pa.schema([("partition", pa.string()), ("spine_partition", pa.string())])
 

@@ -23,7 +23,6 @@ from typing import Literal
 import pyarrow as pa
 
 from include.errors import unstable
-from include.features.windows import partition_before, partitions_with_rows
 from include.monitor import findings
 from include.monitor.alerts import NOTIFIED, Key, attempts, take_over
 from include.monitor.findings import Finding
@@ -34,6 +33,7 @@ from include.spec import UseCase
 from include.spec.clock import time_of
 from include.storage import schemas
 from include.storage.lake import Lake, Row
+from include.storage.windows import partition_before, partitions_with_rows
 from include.train.fits import baseline_names
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}

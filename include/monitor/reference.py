@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 
 from include.errors import ModelError
 from include.features.build import features
-from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.drift_measures import Binning, Counts
 from include.stats.profiles import Profile
 from include.storage.lake import Lake
+from include.storage.windows import partition_before
 from include.train.monitoring_baselines import champion_profiles
 
 

@@ -14,7 +14,6 @@ from typing import Any
 
 import pyarrow as pa
 
-from include.features.windows import key_before, partitions_with_rows
 from include.judge.judge import NOT_BLESSED
 from include.monitor.losses import LOSSES
 from include.promote import ledger, verdicts
@@ -22,6 +21,7 @@ from include.references import digest_json
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake, Row, Where
+from include.storage.windows import key_before, partitions_with_rows
 
 PRODUCT = "monitor"
 PERFORMANCE = "performance"

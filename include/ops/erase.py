@@ -34,7 +34,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.errors import EvergreenError, NotPublished, PartitionRefused, SpecError
-from include.features.windows import window_start
 from include.ingest.connectors.request import request
 from include.ingest.erasure import (
     describe_source,
@@ -74,6 +73,7 @@ from include.storage.erasures import (
     read_erasures,
 )
 from include.storage.lake import Lake, Row
+from include.storage.windows import window_start
 from include.train.fits import read_fits
 from include.train.monitoring_baselines import LIMITS, erase_categories
 

@@ -16,12 +16,12 @@ from include.errors import NotPublished
 from include.features.build import features, require_timely_spine
 from include.features.label_arrival import known_on, labels_known_on
 from include.features.labels import matured
-from include.features.windows import key_before
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.stats.metrics import has_loss
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
+from include.storage.windows import key_before
 from include.train import walks
 
 POSITION = "position in the table"  # a column's name that no declaration can have

@@ -23,7 +23,6 @@ from include.errors import EvergreenError, ModelError, SpecError, StaleDecision
 from include.extensions import is_reference
 from include.features.build import features
 from include.features.labels import join_labels, training_set
-from include.features.windows import partition_before
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
 from include.references import digest_bytes, digest_json
@@ -33,6 +32,7 @@ from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
+from include.storage.windows import partition_before
 from include.train.fit import CORES, fit_recipe
 from include.train.split import partitions_of
 

@@ -26,7 +26,6 @@ from include.environment import code_version
 from include.errors import EvergreenError, InsufficientData
 from include.features.build import require_timely_spine
 from include.features.labels import matured, training_set
-from include.features.windows import window_start
 from include.judge.evidence import Evidence
 from include.models import artifacts, outputs
 from include.models.registry import Registry
@@ -36,6 +35,7 @@ from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake, Row
+from include.storage.windows import window_start
 from include.train import dask_engine, monitoring_baselines, walks
 from include.train.fit import chosen_params, is_learnable, require_learnable_labels, target
 from include.train.fits import (

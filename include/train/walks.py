@@ -25,12 +25,12 @@ from include.errors import ModelError
 from include.features.build import features
 from include.features.label_arrival import known_on, labels_known_on
 from include.features.labels import matured
-from include.features.windows import partition_before
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.metrics import all_metric_values, has_loss, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
+from include.storage.windows import partition_before
 from include.train.fits import (
     Fit,
     accepted_fits,

@@ -19,7 +19,6 @@ import pyarrow.parquet as pq
 import pytest
 
 from include.errors import NotPublished, SettingError, SpecError
-from include.features.windows import window_start
 from include.ingest import erasure, pipeline
 from include.ingest.pipeline import ingest
 from include.monitor.pipeline import monitor
@@ -32,6 +31,7 @@ from include.ops.withdrawal import withdraw
 from include.score import pipeline as scoring
 from include.score.pipeline import score
 from include.storage.lake import Lake
+from include.storage.windows import window_start
 from include.train.monitoring_baselines import REFERENCE
 from tests.faults import clocks
 from tests.ops.erasure.conftest import (

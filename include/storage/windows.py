@@ -1,4 +1,4 @@
-"""Which partition begins a window: of a sparse spine, only partitions with rows count."""
+"""Which stored partition begins a window: of a sparse spine, only partitions with rows count."""
 
 from __future__ import annotations
 
