@@ -524,9 +524,7 @@ class Declared(Policy):
     def _declined_change(self, partition: str, serving: str) -> str:
         """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
         earlier = max((key for key in self.attempts if key < partition), default="")
-        if not earlier or not serving:
-            return ""
-        return verdicts.declined_recipe(self.attempts[earlier], self.rows, serving)
+        return verdicts.declined_recipe(self.attempts[earlier], self.rows, serving) if earlier else ""
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""

@@ -271,7 +271,7 @@ class TrainingAttempt:
         """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
         judged = verdicts.judged_trainings(self.lake)
         earlier = max((key for key in judged if key < self.partition), default="")
-        if not earlier or not serving:
+        if not earlier:
             return ""
         evidence = Evidence.from_json(verdicts.attempt(self.lake, judged[earlier])["evidence"])
         return verdicts.declined_recipe(evidence, ledger.switches(self.lake), serving)

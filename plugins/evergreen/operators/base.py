@@ -125,8 +125,8 @@ class EvergreenOperator(BaseTaskOperator):
             context["ti"].xcom_push(REFUSAL, text)
             raise
 
-    def defer_until_deadline(self, spec: UseCase, partition: str) -> None:
-        """Defer the task to try again in a few minutes, unless the scoring deadline comes first."""
+    def retry_before_deadline(self, spec: UseCase, partition: str) -> None:
+        """Defer the task by `RETRY_INTERVAL`; return if the scoring deadline comes first."""
         from airflow.providers.standard.triggers.temporal import DateTimeTrigger
 
         from include.ingest.late_sources import next_attempt

@@ -51,7 +51,7 @@ class IngestOperator(EvergreenOperator):
             try:
                 outcome.raise_for_outcome()
             except SourceUnavailable as error:
-                self.defer_until_deadline(spec, partition)
+                self.retry_before_deadline(spec, partition)
                 raise AirflowFailException(str(error)) from error
             table = f"validated_{self.source}"
             ref = Ref(f"{lake.uri}/tables/{table}", partition, outcome.digest, outcome.rows, outcome.note)

@@ -107,7 +107,7 @@ class ScoreOperator(EvergreenOperator):
             if is_late or context["dag_run"].run_type != "scheduled":
                 raise
             self.log.warning("%s", error)
-            self.defer_until_deadline(spec, partition)
+            self.retry_before_deadline(spec, partition)
             return score(lake, spec, partition, requires_features=False)
 
 
