@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time, timedelta
 from functools import lru_cache
+from itertools import pairwise
 from zoneinfo import ZoneInfo
 
 from croniter import croniter
@@ -141,6 +142,17 @@ class Clock:
             self._index(key)
             return self._utc(key)
         return self._tick(key).replace(tzinfo=self.zone).astimezone(UTC)
+
+    def times_about(self, key: str) -> tuple[datetime, datetime]:
+        """Return from when on, and before when, rows about a partition of several a day are (UTC).
+
+        That is before the next partition, and after half of the time since the one before: a file may be of
+        minutes that end a little before the decision. Where the gaps between partitions differ, as those of
+        office hours, rows may be as old as the partition before.
+        """
+        moment, before = self._utc(key), self._utc(self.shift(key, -1))
+        earliest = before + (moment - before) / 2 if _is_even(self.cron) else before
+        return earliest, self._utc(self.shift(key, 1))
 
     def keys(self, first: str, last: str) -> list[str]:
         """Return the partitions from ``first`` to ``last``, both included; either may be a date."""
@@ -285,6 +297,13 @@ def _times(cron: str) -> tuple[time, ...]:
         for hour in (range(24) if hours == ["*"] else hours)
         for minute in (range(60) if minutes == ["*"] else minutes)
     )
+
+
+@lru_cache
+def _is_even(cron: str) -> bool:
+    """Return whether a cron divides its days and nights evenly."""
+    minutes = [60 * at.hour + at.minute for at in _times(cron)]
+    return len({later - earlier for earlier, later in pairwise([*minutes, minutes[0] + 24 * 60])}) == 1
 
 
 @lru_cache(maxsize=4096)

@@ -247,7 +247,11 @@ class BaseSource(Strict):
         description="time zone of all timestamps of the source, whose texts have a wrong offset, such as Z "
         "after a local time; the offset is ignored",
     )
-    day: str | None = Field(None, description="the column whose local date must be the requested day")
+    day: str | None = Field(
+        None,
+        description="the column whose local date must be the requested day; a timestamp also the partition's "
+        "time, if schedule.batch can fire more than once a day",
+    )
     key: tuple[str, ...] = Field(min_length=1, description="columns that identify a row in a partition")
     columns: dict[str, Column] = Field(min_length=1)
     contract: Contract = Contract()

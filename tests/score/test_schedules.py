@@ -67,6 +67,41 @@ def lines(spec: UseCase, key: str, rides: int) -> list[str]:
     return [f"{local:%Y-%m-%dT%H:%M:%S},{zone},0.5,{rides}" for zone in ZONES]
 
 
+@pytest.mark.parametrize(
+    ("cron", "times", "outcome"),
+    [
+        ("5 * * * *", ["05:05", "05:59", "06:04", "04:40"], "published"),  # 04:35 is half-way
+        ("5 * * * *", ["05:05", "04:05"], "refused"),  # the file of the hour before
+        ("5 * * * *", ["05:05", "06:05"], "refused"),  # an offset that is wrong by an hour
+        ("10 */3 * * *", ["06:10", "08:59"], "published"),
+        ("10 */3 * * *", ["06:10", "03:10"], "refused"),
+        ("0 8-18 * * 1-5", ["10:00", "09:00", "10:59"], "published"),  # the gap at night is another one
+        ("0 8-18 * * 1-5", ["10:00", "08:59"], "refused"),
+    ],
+)
+def test_a_row_of_another_hour_of_the_day_is_set_aside(
+    cron: str, times: list[str], outcome: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The time in `day` is that of the partition, as its date is, so a file of another hour is noticed."""
+    spec = declared(tmp_path, Path(rides.__file__), **{'"5 * * * *"': f'"{cron}"'})
+    (key,) = (key for key in spec.clock.keys("2024-03-11", "2024-03-11") if about(spec, key) == times[0])
+    (tmp_path / "counts").mkdir()
+    rows = [f"2024-03-11T{time}:00,z{number},0.5,3" for number, time in enumerate([times[0], *times])]
+    (tmp_path / "counts" / f"{key}.csv").write_text("\n".join([rides.HEADER, *rows]))
+    monkeypatch.setenv("AIRFLOW_CONN_TAXIS", rides.connection(tmp_path))
+    lake = Lake(spec.name, str(tmp_path / "lake"))
+    run_stage("ingest", lake, spec, [key], now=spec.clock.decision_time(key))
+    (row,) = lake.rows("partitions", {"product": "counts"})
+    assert row["outcome"] == outcome
+    broken = [(one["rule"], one["column"], one["value"]) for one in lake.rows("quarantine")]
+    assert broken == [("time", "at", f"2024-03-11T{times[1]}:00")] * (outcome == "refused")
+
+
+def about(spec: UseCase, key: str) -> str:
+    """Return the local time of a partition."""
+    return f"{spec.clock.local_time(key):%H:%M}"
+
+
 @pytest.mark.full
 def test_a_month(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A monthly partition is the day on which the cron fires, and its lookback is months."""

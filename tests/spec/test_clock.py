@@ -167,6 +167,22 @@ def test_a_partition_is_found_again_by_each_way_to_it(clock: Clock, day: date, b
     assert key in clock.keys(str(clock.date_of(key)), str(clock.date_of(key)))
 
 
+@pytest.mark.parametrize(
+    ("clock", "key", "first", "end"),
+    [
+        (HOURLY, "2013-03-01T0605Z", "05:35", "07:05"),
+        (QUARTERS, "2013-03-01T0600Z", "05:52", "06:15"),
+        (TWICE, "2013-11-03T0730Z", "01:00", "19:30"),  # after a night of thirteen hours
+        (OFFICE, "2013-03-01T0800Z", "07:00", "09:00"),
+    ],
+)
+def test_rows_are_about_a_partition_until_the_next_and_from_half_of_the_time_before(
+    clock: Clock, key: str, first: str, end: str
+) -> None:
+    """Where the gaps between partitions differ, rows may be as old as the partition before."""
+    assert [f"{moment:%H:%M}" for moment in clock.times_about(key)] == [first, end]
+
+
 def test_a_day_stands_for_its_own_partitions_in_a_range() -> None:
     """A date as a bound means the local day's first or last partition, and a time the nearest inside."""
     assert HOURLY.around("2013-03-01") == ("2013-03-02T0405Z", "2013-03-01T0505Z")

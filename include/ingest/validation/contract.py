@@ -6,6 +6,7 @@ The rules run in this order, each on the rows that passed the previous ones:
 - ``timezone``: a timestamp whose offset contradicts the declared time zone.
 - ``required``: a missing value.
 - ``day``: a row about another local day, such as a future date, a shifted time zone or another day's file.
+- ``time``: of several partitions a day, a row about another one, such as that of the hour before.
 - ``agrees``: a timestamp whose local hour differs from the hhmm column that it is declared to agree with.
 - ``key``: rows with the same key and different values. Exact duplicates are dropped and counted.
 - the expectations that the spec declares.
@@ -21,7 +22,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -161,7 +162,7 @@ class _Validation:
                 self.quarantine.add(passed & missing, "required", name, start=start)
 
     def _check_day(self, typed: pa.Table, start: int) -> None:
-        """Quarantine rows whose local date is not the requested day."""
+        """Quarantine rows whose local date is not the requested day, or that are about another partition."""
         name = self.declared.day
         if name is None:
             return
@@ -172,6 +173,19 @@ class _Validation:
         requested = pa.array(self.rows.days, pa.date32()).take(pa.array(snapshots))
         differs = to_mask(pc.fill_null(pc.not_equal(values, requested), False))
         self.quarantine.add(self._passed(typed, start) & differs, "day", name, start=start)
+        if pa.types.is_timestamp(typed[name].type) and self.spec.clock.sub_daily:
+            first, end = (bounds.take(pa.array(snapshots)) for bounds in self._times)
+            is_outside = pc.or_(pc.less(typed[name], first), pc.greater_equal(typed[name], end))
+            is_outside = to_mask(pc.fill_null(is_outside, False))
+            self.quarantine.add(self._passed(typed, start) & is_outside, "time", name, start=start)
+
+    @cached_property
+    def _times(self) -> tuple[pa.Array, pa.Array]:
+        """Return the bounds of each snapshot's times, see `Clock.times_about`."""
+        clock, offset = self.spec.clock, self.declared.offset
+        keys = (clock.shift(snapshot.partition, offset) for snapshot in self.rows.snapshots)
+        first, end = zip(*map(clock.times_about, keys), strict=True)
+        return pa.array(first, TIME), pa.array(end, TIME)
 
     def _check_hours(self, typed: pa.Table, start: int) -> None:
         """Quarantine rows whose local hour differs from the hhmm column to agree with; 24:00 is hour 0."""

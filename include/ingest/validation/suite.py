@@ -25,6 +25,7 @@ NOT_EXPRESSED = (
     "type",
     "timezone",
     "day",
+    "time",
     "agrees",
     "class",
     "contract.tolerance",
