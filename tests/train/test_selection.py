@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -439,6 +440,29 @@ def test_a_day_is_a_day_however_many_of_its_hours_have_rows(spec: UseCase, each:
     days = daily_if_sub_daily(hourly, walk)
     assert len(days.partitions) == 60
     assert choose(days, "boosting").recipe == "linear"
+
+
+def test_a_champion_that_breaks_within_a_day_of_hours_is_replaced_on_the_next(spec: UseCase) -> None:
+    """Its week was better than the baseline's, but it was never as far behind; days wait for a week."""
+    hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "0 * * * *"})})
+    table = np.column_stack([np.full(960, 4.0), np.repeat([1.0] * 38 + [6.0] * 2, 24)])
+    walk = Walks(hours(960), ("prior", "boosting"), np.full(960, 6.0), table)
+    choice = choose_replacement(hourly, walk, "boosting")
+    assert choice is not None
+    assert choice.recipe == "prior"
+    assert choose_replacement(hourly, walk, "boosting", is_stand_in=True) is None
+    assert choose_replacement(hourly, walk.newest(20 * 24), "boosting") is None  # fewer days to compare with
+    days = replace(walk.by_day(), unit="partitions")
+    assert choose_replacement(spec, days, "boosting") is None  # a daily use case waits for its week
+
+
+def test_an_hourly_champion_that_is_bad_each_weekend_stays(spec: UseCase) -> None:
+    """It was as far behind on the weekends before, so the week counts."""
+    hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "0 * * * *"})})
+    losses = np.repeat(([1.0] * 5 + [6.0] * 2) * 6, 24)
+    table = np.column_stack([np.full(losses.size, 4.0), losses])
+    walk = Walks(hours(losses.size), ("prior", "boosting"), np.full(losses.size, 6.0), table)
+    assert choose_replacement(hourly, walk, "boosting") is None
 
 
 def test_an_hour_that_a_fit_cannot_predict_counts_on_its_day() -> None:
