@@ -393,8 +393,8 @@ training:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 100, min_samples_leaf: 20}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 100, min_samples_leaf: 5}}}}
     # boosting again, with a level that follows the newest partitions: a season or a trend
-    - {{name: boosting_level, estimator: hist_gradient_boosting, params: {{max_iter: 100, min_samples_leaf: 20}},
-       recent_intercept: 14}}
+    - {{name: boosting_level, estimator: hist_gradient_boosting, recent_intercept: 14,
+       params: {{max_iter: 100, min_samples_leaf: 20}}}}
 
 gate:
   objective: {"squared_error" if self.kind == "regression" else "log_loss"}
