@@ -7,6 +7,7 @@ learned from the newest partitions: one number for each class, or one for a regr
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -132,13 +133,14 @@ def fit_value_shift(
     return factor, offset * (factor - 1)
 
 
-def _lowest(losses: Any, low: float, high: float) -> float:
-    if low == high:
-        return low
-    found = minimize_scalar(
-        lambda step: float(losses(step).mean()),
-        bounds=(low, high),
-        method="bounded",
-        options={"xatol": 1e-6 * (high - low)},
-    )
-    return float(found.x)
+def _lowest(losses: Callable[[float], Array], low: float, high: float) -> float:
+    """Return the step with the lowest mean loss, 0 if none has a lower one than no step."""
+
+    def mean(step: float) -> float:
+        return float(losses(step).mean())
+
+    step = low
+    if low < high:
+        options = {"xatol": 1e-6 * (high - low)}
+        step = float(minimize_scalar(mean, bounds=(low, high), method="bounded", options=options).x)
+    return step if mean(step) < mean(0.0) else 0.0  # losses may be infinite whatever the step

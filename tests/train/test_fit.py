@@ -18,11 +18,13 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.references import digest_bytes
 from include.spec import UseCase
+from include.spec.metrics import find_objective
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import fit
 from include.train.fit import chosen_params, fit_recipe, target
+from include.train.recent_intercept import fit_value_shift
 from include.train.split import partitions_of
 from tests.train import visits
 
@@ -202,6 +204,13 @@ def test_a_recent_intercept_follows_a_level_that_has_moved(
     assert loss(spec, recent, unseen) < 0.9 * loss(spec, plain, unseen)
     if spec.problem.classes:
         assert artifacts.predict(recent, unseen, spec).sum(axis=1) == pytest.approx(1.0)
+
+
+def test_predictions_that_no_factor_makes_better_keep_their_level() -> None:
+    """A count that was predicted as 0 has an infinite Poisson deviance, whatever the factor."""
+    actual, predicted = np.array([1.0, 2.0, 0.0]), np.zeros(3)
+    objective = find_objective("poisson_deviance")
+    assert fit_value_shift(objective, actual, predicted, offset=0.0) == (1.0, 0.0)
 
 
 @pytest.mark.parametrize("kind", ["binary", "regression"])
