@@ -1,1 +1,0 @@
-"""A relation between features and label that reverses overnight."""
