@@ -12,6 +12,7 @@ import logging
 import math
 import os
 from collections.abc import Callable, Iterator
+from copy import copy
 from functools import partial
 from typing import Any, cast
 
@@ -56,21 +57,26 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
     return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
 
 
-def fit_recipe(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
+def fit_recipe(
+    spec: UseCase, candidate: Recipe, rows: pa.Table, unshifted: Pipeline | None = None
+) -> Pipeline:
     """Fit a candidate's pipeline on labeled rows.
+
+    Parameters
+    ----------
+    unshifted : what the candidate without its `recent_intercept` gave on the same rows, which is used again.
 
     Raises
     ------
     SpecError
         when there is no such estimator, or it can't be fitted with these parameters.
     """
+    arguments = (spec, candidate, rows, target(spec, rows), unshifted)
     if code := estimator_code(spec, candidate):
         required = f"an estimator that can be fitted on {rows.num_rows} rows"
-        return cast(
-            "Pipeline", code.call(required, _fit_with_options, spec, candidate, rows, target(spec, rows))
-        )
+        return cast("Pipeline", code.call(required, _fit_with_options, *arguments))
     try:
-        return _fit_with_options(spec, candidate, rows, target(spec, rows))
+        return _fit_with_options(*arguments)
     except (ValueError, TypeError) as error:
         raise SpecError(
             f"{spec.name}: training.{candidate.name}",
@@ -133,7 +139,9 @@ def chosen_params(estimator: Pipeline) -> dict[str, Any]:
     return dict(getattr(estimator, "chosen_", {}))
 
 
-def _fit_with_options(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
+def _fit_with_options(
+    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, unshifted: Pipeline | None
+) -> Pipeline:
     """Return a candidate's pipeline, fitted with all its options.
 
     Its attribute ``chosen_`` has the parameters that were chosen, if any.
@@ -143,6 +151,13 @@ def _fit_with_options(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: 
     rows : with the column ``partition`` if an option holds partitions out or weighs them, shape (n, any).
     actual : the label of each row, shape (n,).
     """
+    estimator = _fit_unshifted(spec, candidate, rows, actual) if unshifted is None else unshifted
+    if not candidate.recent_intercept:
+        return estimator
+    return _with_recent_intercept(spec, candidate, rows, actual, estimator)
+
+
+def _fit_unshifted(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
     chosen: dict[str, Any] = {}
     if candidate.search:
         chosen |= _search(spec, candidate, rows, actual)
@@ -154,8 +169,6 @@ def _fit_with_options(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: 
     estimator = _fit_all(spec, candidate, rows, actual)
     if candidate.calibration:
         estimator = _calibrate(spec, candidate, rows, actual, estimator)
-    if candidate.recent_intercept:
-        estimator = _with_recent_intercept(spec, candidate, rows, actual, estimator)
     if chosen:
         estimator.chosen_ = chosen
     if spec.problem.classes:
@@ -261,7 +274,7 @@ def _search(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> 
     older, held_out = (spill.filter_rows(rows, pa.array(mask)) for mask in (~newest, newest))
 
     def loss(point: dict[str, Any]) -> float:
-        estimator = _fit_with_options(spec, _with_params(candidate, point, search={}), older, actual[~newest])
+        estimator = _fit_unshifted(spec, _with_params(candidate, point, search={}), older, actual[~newest])
         predictions = artifacts.predict(estimator, held_out, spec)
         return float(row_losses(spec.objective, actual[newest], predictions).mean())
 
@@ -349,16 +362,19 @@ def _calibrate(
 def _with_recent_intercept(
     spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
 ) -> Pipeline:
-    """Return a pipeline whose intercept was fitted again on the newest partitions."""
+    """Return a copy of a pipeline whose intercept is fitted again on the newest partitions."""
     first = partitions_of(rows)[-(candidate.recent_intercept or 0) :][0]
     newest = np.asarray(pc.greater_equal(rows["partition"], first))
     labels, values = actual[newest], artifacts.model_input(rows.filter(pa.array(newest)), spec)
     *steps, (name, model) = estimator.steps
     if spec.problem.codes:
         codes = np.searchsorted(estimator.classes_, labels)
-        shift = fit_class_shift(estimator.predict_proba(values), codes)
-        return Pipeline([*steps, (name, ShiftedClassifier(model, shift))])
-    offset = 1.0 if candidate.target else 0.0 if spec.gate.objective == "poisson_deviance" else None
-    predicted = np.asarray(estimator.predict(values), dtype=np.float64)
-    factor, added = fit_value_shift(spec.objective, labels, predicted, offset=offset)
-    return Pipeline([*steps, (name, ShiftedRegressor(model, factor, added))])
+        shifted: Any = ShiftedClassifier(model, fit_class_shift(estimator.predict_proba(values), codes))
+    else:
+        offset = 1.0 if candidate.target else 0.0 if spec.gate.objective == "poisson_deviance" else None
+        predicted = np.asarray(estimator.predict(values), dtype=np.float64)
+        factor, added = fit_value_shift(spec.objective, labels, predicted, offset=offset)
+        shifted = ShiftedRegressor(model, factor, added)
+    result = copy(estimator)  # with the parameters that were chosen, and the classes declared
+    result.steps = [*steps, (name, shifted)]
+    return result

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, fields
@@ -428,10 +429,12 @@ def _fit_at_once(
         Of each recipe its pipeline and that pipeline as bytes, or why there is none.
     """
 
-    def fit(recipe: Recipe, rows: pa.Table) -> tuple[Pipeline, bytes] | EvergreenError:
+    def fit(
+        recipe: Recipe, rows: pa.Table, unshifted: Pipeline | None
+    ) -> tuple[Pipeline, bytes] | EvergreenError:
         began = time.monotonic()
         try:
-            pipeline = fit_recipe(spec, recipe, rows)
+            pipeline = fit_recipe(spec, recipe, rows, unshifted)
             data = serialize_fit(spec, recipe, pipeline)
             if is_reference(recipe.estimator):  # those built in predict what they were fitted on
                 artifacts.predict(pipeline, rows, spec)
@@ -445,10 +448,25 @@ def _fit_at_once(
         )
         return pipeline, data
 
+    def fit_group(indexes: Sequence[int]) -> dict[int, tuple[Pipeline, bytes] | EvergreenError]:
+        """Fit recipes that differ in `recent_intercept` only, the one without it first."""
+        fits: dict[int, tuple[Pipeline, bytes] | EvergreenError] = {}
+        unshifted = None
+        for index in sorted(indexes, key=lambda index: recipes_and_rows[index][0].recent_intercept or 0):
+            recipe, rows = recipes_and_rows[index]
+            fits[index] = result = fit(recipe, rows, unshifted)
+            if not recipe.recent_intercept and not isinstance(result, EvergreenError):
+                unshifted = result[0]
+        return fits
+
+    groups: dict[str, list[int]] = defaultdict(list)
+    for index, (recipe, _) in enumerate(recipes_and_rows):
+        groups[recipe_key(spec, recipe.model_copy(update={"recent_intercept": None}))].append(index)
     with ThreadPoolExecutor(CORES) as workers:
         # candidates, which take longest, are declared last
-        fits = [workers.submit(fit, *pair) for pair in reversed(recipes_and_rows)]
-        return [future.result() for future in reversed(fits)]
+        fits = [workers.submit(fit_group, indexes) for indexes in reversed(groups.values())]
+        results = {index: result for future in fits for index, result in future.result().items()}
+    return [results[index] for index in range(len(recipes_and_rows))]
 
 
 def _distance(

@@ -57,7 +57,8 @@ class ShiftedClassifier(_Shifted):
 
     def predict_proba(self, rows: Any) -> Array:
         """Return the probability of each class, shape (n, k)."""
-        return shifted_probabilities(self.model.predict_proba(rows), self.shift)
+        weighted = self.model.predict_proba(rows) * np.exp(self.shift)
+        return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
 
     def predict(self, rows: Any) -> Any:
         """Return the most probable class of each row, shape (n,)."""
@@ -83,12 +84,6 @@ class ShiftedRegressor(_Shifted):
         return np.asarray(self.model.predict(rows) * self.factor + self.shift)
 
 
-def shifted_probabilities(probabilities: Array, shift: Array) -> Array:
-    """Return probabilities whose logarithms were shifted, summing to 1, shape (n, k)."""
-    weighted = probabilities * np.exp(shift)
-    return np.asarray(weighted / weighted.sum(axis=1, keepdims=True))
-
-
 def fit_class_shift(probabilities: Array, codes: NDArray[np.intp]) -> Array:
     """Return the shift with the lowest log loss, less for few rows, shape (k,).
 
@@ -106,8 +101,8 @@ def fit_class_shift(probabilities: Array, codes: NDArray[np.intp]) -> Array:
         return loss, (weighted / sums[:, None]).sum(axis=0) - counts + PENALTY * shift
 
     bounds = [(-LARGEST_LOG, LARGEST_LOG)] * len(counts)
-    found = minimize(loss_and_gradient, np.zeros(len(counts)), jac=True, method="L-BFGS-B", bounds=bounds)
-    return np.asarray(found.x)
+    start = np.zeros(len(counts))
+    return np.asarray(minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=bounds).x)
 
 
 def fit_value_shift(

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from sklearn.pipeline import Pipeline
 
 from include.features.build import features
 from include.features.labels import training_set
@@ -16,6 +18,7 @@ from include.judge.judge import BLESSED, NOT_BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import verdicts
+from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.storage import schemas
@@ -36,6 +39,7 @@ from include.train.fits import (
     recipes_without_walk,
 )
 from include.train.pipeline import train
+from include.train.recipes import build_estimator
 from tests.promote.conftest import record_verdict
 from tests.train import visits
 
@@ -49,9 +53,9 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> Counter:
     """Count the recipes that are fitted; each call returns the names since the one before."""
     names: list[str] = []
 
-    def count(spec: UseCase, recipe: Recipe, rows: object) -> object:
+    def count(spec: UseCase, recipe: Recipe, rows: pa.Table, unshifted: Pipeline | None) -> Pipeline:
         names.append(recipe.name)
-        return fit_recipe(spec, recipe, rows)  # type: ignore[arg-type]
+        return fit_recipe(spec, recipe, rows, unshifted)
 
     def since() -> list[str]:
         result = sorted(names)
@@ -130,6 +134,26 @@ def test_a_new_recipe_is_the_only_one_that_gets_a_walk(
     )
     train(lake, changed, PARTITION, registry=registry)
     assert fitted() == ["boosting", "boosting", "boosting", "forest", "linear", "prior"]
+
+
+@pytest.mark.parametrize("options", [{}, {"search": {"C": (0.01, 1.0)}}], ids=["plain", "search"])
+def test_a_recent_intercept_is_fitted_on_the_model_that_the_training_has_already(
+    options: dict[str, Any], lake: Lake, spec: UseCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is the model that the recipe gives without the other one, which isn't fitted twice."""
+    plain = quick(spec)[1].model_copy(update=options)
+    recent = plain.model_copy(update={"name": "recent", "recent_intercept": 5})
+    alone = artifacts.serialize(fit_recipe(spec, recent, training_set(lake, spec, PARTITION)))
+    built: list[str] = []
+
+    def build(declared: UseCase, recipe: Recipe, empty: Collection[str]) -> Pipeline:
+        built.append(recipe.name)
+        return build_estimator(declared, recipe, empty)
+
+    monkeypatch.setattr(fit, "build_estimator", build)
+    models = ensure_fits(known(lake, spec, PARTITION), PARTITION, [recent, plain])
+    assert models["recent"].model == digest_bytes(alone) != models[plain.name].model
+    assert set(built) == {plain.name}
 
 
 def test_a_restated_history_is_fitted_again(lake: Lake, spec: UseCase, fitted: Counter) -> None:

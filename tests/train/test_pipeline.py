@@ -420,10 +420,10 @@ def test_a_training_without_its_prior_fails(
 ) -> None:
     """The prior stands for the last resort: if it can't be fitted, the run fails and leaves no version."""
 
-    def fail(spec: UseCase, recipe: Recipe, rows: pa.Table) -> Pipeline:
+    def fail(spec: UseCase, recipe: Recipe, rows: pa.Table, unshifted: Pipeline | None) -> Pipeline:
         if recipe.name == "prior":
             raise SpecError("missed_visits: training.prior", found="no memory")
-        return fit_recipe(spec, recipe, rows)
+        return fit_recipe(spec, recipe, rows, unshifted)
 
     monkeypatch.setattr(fits, "fit_recipe", fail)
     with pytest.raises(SpecError, match=r"training\.prior: found no memory"):

@@ -128,8 +128,10 @@ def opened(folder: Path) -> Iterator[Gate]:
     with pytest.MonkeyPatch.context() as patch:
 
         def plant(make: Make) -> None:
-            def planted(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
-                return make(spec, rows) if candidate.name == "planted" else honest(spec, candidate, rows)
+            def planted(spec: UseCase, candidate: Recipe, rows: pa.Table, *fitted: Any) -> Pipeline:
+                if candidate.name == "planted":
+                    return make(spec, rows)
+                return honest(spec, candidate, rows, *fitted)
 
             for module in (fits, leakage, refit):
                 patch.setattr(module, "fit_recipe", planted)
