@@ -162,7 +162,7 @@ def _model_problems(
     if passed >= MAX_TRAININGS:
         yield "aging", f"{passed} trainings since that of {training}, version {version}'s, were due."
     since = champion["effective_from"]
-    yield "fresh", f"Version {version} serves from {since} on, of the training of {training}."
+    yield "fresh", f"Version {version}, trained on {training}, serves from {since} on."
 
 
 def is_over(spec: UseCase, now: datetime) -> bool:

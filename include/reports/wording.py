@@ -26,14 +26,14 @@ TONES: dict[str, Tone] = {
     FORCED: "warn",
 }
 TITLES = {
-    BLESSED: "The recipe with the best walk passed every check and may replace the champion.",
+    BLESSED: "The recipe that did best on past partitions passed every check and may replace the champion.",
     RUBBER_STAMPED: "The first model is accepted: there was no champion to compare it with.",
     NOT_BLESSED: "The new model is rejected.",
     NOT_ENOUGH: "There isn't enough evidence yet: the new model is rejected for now.",
     FORCED: "An operator forced the promotion of the new model, whatever the gate decided.",
 }
 CHAMPIONS = {  # by the kind of the switch that made it the champion
-    PROMOTED: "The gate accepted it: its recipe has the best walk.",
+    PROMOTED: "The gate accepted it: its recipe did best on past partitions.",
     REFRESHED: "The gate accepted it: a newer fit of the recipe that served before.",
     FORCED: "A person forced its promotion, whatever the gate decided.",
     ROLLED_BACK: "It serves again since a rollback.",

@@ -60,7 +60,7 @@ def facts(**changed: Any) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("changed", "status", "words"),
     [
-        ({}, "fresh", "Version 3 serves"),
+        ({}, "fresh", "Version 3, trained on"),
         ({"partitions": []}, "blind", "No partition has been scored yet: backfill weekly_sales__batch"),
         ({"partitions": rows(("predictions", MONDAYS[-1]))}, "broken", "2024-03-25 should have been scored"),
         ({"served_by": {"champion": 30, "constant": 10}}, "broken", "A constant predicted 10 of 40 rows"),
@@ -73,7 +73,7 @@ def facts(**changed: Any) -> dict[str, Any]:
         ),
         ({"findings": [OVERDUE]}, "blind", "The labels of 3 scored partitions are overdue."),
         ({"findings": [ALARM]}, "degraded", "r2: 0.1, required at least 0.3"),
-        ({"findings": [ALARM | {"check": "drift"}]}, "fresh", "Version 3 serves"),
+        ({"findings": [ALARM | {"check": "drift"}]}, "fresh", "Version 3, trained on"),
         ({"partitions": rows(("sales", MONDAYS[-1]))}, "degraded", "2024-03-25 has no data of sales"),
         ({"served_by": {"champion": 30, "previous": 10}}, "degraded", "Fallbacks predicted 10 of 40 rows"),
         ({"switches": [BASELINE], "served_by": {"baseline": 40}}, "degraded", "Fallbacks predicted 40"),
@@ -83,11 +83,11 @@ def facts(**changed: Any) -> dict[str, Any]:
             "degraded",
             f"prior stands in since {MONDAYS[1]}, for a champion that lost more",
         ),
-        ({"switches": [STAND_IN, CHAMPION | {"kind": "promoted"}]}, "fresh", "Version 3 serves"),
+        ({"switches": [STAND_IN, CHAMPION | {"kind": "promoted"}]}, "fresh", "Version 3, trained on"),
         (
             {"switches": [CHAMPION | {"kind": "replaced"}, CHAMPION | {"kind": "refreshed"}]},
             "fresh",
-            "Version 3 serves",
+            "Version 3, trained on",
         ),
         ({"switches": [CHAMPION | {"judged_on": "2023-10-30"}]}, "aging", "since that of 2023-10-30"),
     ],

@@ -152,7 +152,7 @@ def test_between_scoring_and_monitoring_there_are_no_alarms_yet(copied: Lake, cl
     for table, schema in (("findings", schemas.FINDINGS), ("decisions", schemas.DECISIONS)):
         copied.publish(table, schema.empty_table(), {"partition": key})
     text = words(client.get("/usecase/year"))
-    assert "Alarms, last partition — not monitored yet" in text
+    assert "predictions not monitored yet" in text
     assert "isn't monitored" not in text
 
 
@@ -239,7 +239,7 @@ def test_who_switched_is_the_same_on_every_page(client: year.Client) -> None:
 @pytest.mark.parametrize("page", ["/", "/usecase/year", "/alerts/year", f"/partition/year/{year.KEYS[-1]}"])
 def test_a_page_with_alarms_or_alerts_says_which_alarms_raise_none(client: year.Client, page: str) -> None:
     """Drift is an alarm, and no alert."""
-    assert "An alarm of drift raises no alert" in words(client.get(page))
+    assert "Drift alarms raise no alert" in words(client.get(page))
 
 
 @pytest.mark.full

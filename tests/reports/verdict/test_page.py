@@ -421,7 +421,7 @@ def test_after_a_rollback_the_page_still_names_whom_it_was_compared_with(flights
     ("kinds", "sentence"),
     [
         (["promoted"], "The gate accepted it: there was no champion before."),
-        (["promoted", "promoted"], "The gate accepted it: its recipe has the best walk."),
+        (["promoted", "promoted"], "The gate accepted it: its recipe did best on past partitions."),
         (["promoted", "forced"], "A person forced its promotion, whatever the gate decided."),
         (["rolled back"], "It serves again since a rollback."),  # of the only model, from a later partition
         (["promoted", "refreshed", "rolled back"], "It serves again: version 2 was rolled back."),
