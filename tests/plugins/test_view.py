@@ -64,7 +64,7 @@ def test_a_use_case_is_seen_by_those_who_may_read_its_dag(site: Site) -> None:
 
 
 def test_the_overview_says_who_is_champion_and_how_the_partitions_went(site: Site) -> None:
-    """Champion, outcomes, quarantined rows, fallbacks, realized metric, alarms and attempts are on one page."""
+    """Champion, outcomes, quarantined rows, fallbacks, realized metric, alarms, attempts: all on one page."""
     text = html.unescape(re.sub(r"<[^>]+>", " ", site.get("/evergreen/usecase/weekly_sales", "reader").text))
     text = " ".join(text.split())
 

@@ -167,12 +167,12 @@ def second(first: Path, tmp_path: Path) -> Iterator[Gate]:
 
 
 def forest(**params: Any) -> Make:
-    """Return a maker of a small forest with the shipped parameters, with others where given."""
+    """Return a maker of a small forest, with other parameters where given."""
+    small = {"n_estimators": 20, "min_samples_leaf": 50, "max_features": 0.2, "max_samples": 0.3, **params}
+    recipe = Recipe(name="planted", estimator="random_forest", params=small)
 
     def make(spec: UseCase, rows: pa.Table) -> Pipeline:
-        (shipped,) = (c for c in load(spec.name).training.candidates if c.name == "forest")
-        small = {**shipped.params, "n_estimators": 20, **params}
-        pipeline = build_estimator(spec, shipped.model_copy(update={"params": small}))
+        pipeline = build_estimator(spec, recipe)
         return pipeline.fit(artifacts.model_input(rows, spec), rows[spec.problem.target].to_numpy())
 
     return make

@@ -133,9 +133,11 @@ class World:
             champion=champion,
             last_fitted="2013-01-31",
             fitted="2013-01-30",
-            recipe="forest",
+            recipe="boosting_level",
             facts=facts(self.spec, test_losses, row_partitions, losses_by_model),
-            selection=selection("" if not champion else "boosting" if "champion" in predicted else "forest"),
+            selection=selection(
+                "" if not champion else "boosting" if "champion" in predicted else "boosting_level"
+            ),
         )
 
     def publish_training_data(self, evidence: Evidence) -> None:

@@ -41,7 +41,7 @@ def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]
     for line in (
         world.spec.problem.statement,
         "| Owner | operations planning |",
-        "| Estimator | random_forest: n_estimators 80",
+        "| Estimator | hist_gradient_boosting: learning_rate 0.05",
         "| Fitted on | 200,000 rows of all history until 2013-01-30 |",
         "| Verdict | blessed |",
         "at level 0.95; above 0 is better |",
@@ -57,7 +57,10 @@ def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]
 @pytest.mark.parametrize(
     ("recipe", "lines"),
     [
-        ("forest_30", ("| Estimator | random_forest: ", "rows of the last 30 partitions until")),
+        (
+            "boosting_level_30",
+            ("| Estimator | hist_gradient_boosting: ", "rows of the last 30 partitions until"),
+        ),
         ("prior", ("| Estimator | prior: ", "rows of all history until")),
         ("another", ("| Estimator | no longer declared |",)),
     ],

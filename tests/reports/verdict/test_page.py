@@ -165,7 +165,7 @@ def test_what_was_measured_is_there(page: Read) -> None:
     assert page.row("p95 ms")[0] == "5.25"
     assert page.row("p95 ms")[2] == "at most 20"
     assert page.row("Code") == ["commit-1", "commit-2 (changed)"]
-    assert page.row("Recipe") == ["boosting", "forest"]
+    assert page.row("Recipe") == ["boosting", "boosting_level"]
     assert ["departs_minute", "+0.019"] in page.rows
     assert ["visib", "0.60"] not in page.rows
     assert ["visib", "1.0 %", "—"] in page.rows
@@ -346,7 +346,7 @@ def test_a_champion_that_replaced_a_worse_one_is_named_by_its_recipe(flights: Wo
     row = {**ledger.switches(flights.lake)[0], "kind": ledger.REPLACED, "recipe": "ridge", "model": "f" * 64}
     ledger.record_switch(flights.lake, lambda _: [row])
     page = Read(flights.page(flights.attempt(2, SKILLS)))
-    assert page.row("Recipe") == ["ridge", "forest"]
+    assert page.row("Recipe") == ["ridge", "boosting_level"]
     assert "f" * 12 in [row[1] for row in page.rows if row[:1] == ["Model"]]
     assert verdicts.attempt(flights.lake, first)["model"] != "f" * 64
 
