@@ -7,8 +7,8 @@ from datetime import datetime
 import pyarrow as pa
 
 from include.storage.lake import Lake, Where
-from include.storage.manifests import Snapshot, to_json
 from include.storage.schemas import PARTITIONS
+from include.storage.snapshots import Snapshot, to_json
 
 
 def empty(lake: Lake, source: str, partition: str, known_at: datetime) -> None:

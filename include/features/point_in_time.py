@@ -29,8 +29,8 @@ import pyarrow.compute as pc
 from include.spec import UseCase
 from include.storage import schemas, spill
 from include.storage.lake import Lake, Where
-from include.storage.manifests import manifest_key, read_manifest
 from include.storage.shares import Share
+from include.storage.snapshots import manifest_key, read_manifest
 
 
 def read_sources(

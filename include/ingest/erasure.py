@@ -29,14 +29,21 @@ from include.ingest.publish import (
     split_sorted,
     validated_digest,
 )
-from include.ingest.snapshots import describe_parts, manifest_keys, snapshots
 from include.spec import UseCase
 from include.spec.source import Column
 from include.storage import spill
 from include.storage.erasures import Erasures, read_erasures
 from include.storage.lake import Lake, Where
-from include.storage.manifests import SNAPSHOTS, Snapshot, read_manifest, to_json
 from include.storage.schemas import validated_schema
+from include.storage.snapshots import (
+    SNAPSHOTS,
+    Snapshot,
+    describe_parts,
+    manifest_keys,
+    read_manifest,
+    snapshots,
+    to_json,
+)
 from include.storage.spill import Data
 
 

@@ -40,7 +40,6 @@ from include.ingest.publish import (
     split_sorted,
     validated_digest,
 )
-from include.ingest.snapshots import manifest_keys, read_parts, snapshots, store_snapshot
 from include.ingest.validation.contract import check_contract
 from include.ingest.validation.expectations import validate_expectations
 from include.ingest.validation.rows import RawRows, RowRange
@@ -49,9 +48,9 @@ from include.spec.clock import day_of
 from include.storage import spill
 from include.storage.erasures import ERASURES_TABLE, Erasures, read_erasures
 from include.storage.lake import Lake, Row, Where
-from include.storage.manifests import Snapshot
 from include.storage.schedule import record_schedule, require_schedule
 from include.storage.schemas import QUARANTINE, validated_schema
+from include.storage.snapshots import Snapshot, manifest_keys, read_parts, snapshots, store_snapshot
 
 THREADS = 8  # partitions that are fetched or parsed at once
 MAX_ROUNDS = 10  # far more often than concurrent runs add revisions of a partition while it is published

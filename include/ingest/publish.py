@@ -20,8 +20,8 @@ from include.stats.profiles import build_profile
 from include.storage import spill
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Row, Where
-from include.storage.manifests import Snapshot
 from include.storage.schemas import PARTITIONS, PROFILES, validated_schema
+from include.storage.snapshots import Snapshot
 
 NUMERIC = ("integer", "number", "hhmm")
 CATEGORICAL = ("string", "boolean")

@@ -14,7 +14,7 @@ from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.spec.metrics import default_metrics
 from include.storage.lake import Lake, Row
-from include.storage.manifests import SNAPSHOTS
+from include.storage.snapshots import SNAPSHOTS
 
 RECENT = 7  # partitions and attempts that are shown
 

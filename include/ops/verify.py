@@ -16,7 +16,6 @@ import pyarrow as pa
 from include.errors import EvergreenError, ModelError, StoreUnavailable
 from include.features import point_in_time
 from include.ingest import publish
-from include.ingest.snapshots import read_parts, snapshots
 from include.models import artifacts
 from include.promote import ledger
 from include.references import digest_bytes
@@ -27,6 +26,7 @@ from include.storage import schemas, spill
 from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake, Row, Where
+from include.storage.snapshots import read_parts, snapshots
 from include.train.fits import recent_models
 
 BLOCK = 90  # partitions whose rows are read together

@@ -36,9 +36,9 @@ from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.stats import profiles
 from include.storage.lake import Lake, Row, Where
-from include.storage.manifests import SNAPSHOTS
 from include.storage.merging import LEDGERS
 from include.storage.schemas import WITHDRAWALS
+from include.storage.snapshots import SNAPSHOTS
 from include.train.monitoring_baselines import LIMITS, REFERENCE
 
 TABLE = "withdrawals"

@@ -19,12 +19,12 @@ from jinja2 import pass_context
 from include.errors import PYTHON, EvergreenError, NotPublished
 from include.ingest.parsing.types import to_declared_types
 from include.ingest.pipeline import read_snapshots
-from include.ingest.snapshots import snapshots
 from include.ingest.validation.great_expectations import BATCH, validate_suite
 from include.ingest.validation.suite import declared_source, to_suite
 from include.spec import UseCase
 from include.spec.partition import how_to_run
 from include.storage.lake import Lake
+from include.storage.snapshots import snapshots
 
 TEMPLATES = Path(__file__).parent / "templates"
 _TO_OTHER_PAGES = re.compile(r'<a href="\.\./[^"]*" *>(.*?)</a>', re.DOTALL)  # of a site that isn't drawn

@@ -17,12 +17,12 @@ from include.features.entities import require_independent
 from include.features.labels import labels, matured
 from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import read_snapshots
-from include.ingest.snapshots import snapshots
 from include.ingest.validation.contract import CLASS_RULE, check_contract
 from include.spec import UseCase
 from include.spec.gate import MetricBound
 from include.storage.lake import Lake
 from include.storage.schedule import changed_schedule
+from include.storage.snapshots import snapshots
 from include.storage.windows import partitions_with_rows
 from include.validate.problems import Problem, problem, problems_of
 from include.validate.query import compared_texts

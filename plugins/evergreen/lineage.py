@@ -93,7 +93,7 @@ def describe(lake: Lake, product: str, table: str, ref: Ref) -> Published:
 
 def _input(name: str, digest: str, tables: Sequence[str]) -> tuple[str, str, str] | None:
     """Return path, partition and digest of an input as `partitions` names it; None if it isn't a dataset."""
-    from include.storage.manifests import SNAPSHOTS
+    from include.storage.snapshots import SNAPSHOTS
 
     product, _, partition = name.partition("/")
     if product == "raw":

@@ -11,9 +11,9 @@ import pytest
 from include.environment import Endpoint
 from include.ingest.breaker import Breaker, CircuitState
 from include.ingest.pipeline import Outcome, ingest
-from include.ingest.snapshots import snapshots
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.snapshots import snapshots
 from tests.ingest.conftest import Api
 
 PARTITION = "2024-01-08"

@@ -16,9 +16,9 @@ from include.errors import SettingError, SpecError
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import request
 from include.ingest.pipeline import Outcome, ingest
-from include.ingest.snapshots import snapshots
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.snapshots import snapshots
 from tests.usecases.weekly_sales import world
 
 PARTITIONS = world.partitions(3)

@@ -20,9 +20,9 @@ from include.features.labels import labels
 from include.features.point_in_time import create_views, read_sources
 from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import ingest
-from include.ingest.snapshots import snapshots
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.snapshots import snapshots
 from tests.usecases.weekly_sales import world
 
 PARTITIONS = world.partitions(6)

@@ -15,7 +15,7 @@ from include.ingest.connectors.objects import ObjectsSource
 from include.ingest.parsing.types import TIMESTAMP, clean_text, contradicts_time_zone, to_declared_types
 from include.ingest.validation.rows import RawRows, RowRange
 from include.spec.source import Column
-from include.storage.manifests import Snapshot
+from include.storage.snapshots import Snapshot
 
 SNAPSHOT = Snapshot("s", "2024-01-01", 0, "2024-01-01T05:00:00+00:00", "", ())
 

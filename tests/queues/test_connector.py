@@ -18,9 +18,9 @@ from include.errors import SettingError, SourceUnavailable
 from include.ingest.connectors import open_source
 from include.ingest.connectors.request import request
 from include.ingest.pipeline import Outcome, ingest
-from include.ingest.snapshots import snapshots
 from include.spec import UseCase
 from include.storage.lake import Lake
+from include.storage.snapshots import snapshots
 from tests.queues.conftest import endpoint, rides
 from tests.queues.servers import Kafka, Message
 from tests.usecases.hourly_rides import world

@@ -13,8 +13,8 @@ import numpy as np
 import pyarrow as pa
 
 from include.storage import spill
-from include.storage.manifests import Snapshot
 from include.storage.schemas import QUARANTINE
+from include.storage.snapshots import Snapshot
 
 Mask = np.ndarray[tuple[int], np.dtype[np.bool_]]
 Integers = np.ndarray[tuple[int], np.dtype[np.int64]]

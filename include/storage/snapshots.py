@@ -11,22 +11,103 @@ from __future__ import annotations
 import json
 from collections import defaultdict
 from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from itertools import chain
-from typing import TYPE_CHECKING
 
 from include.errors import StoredDataError
-from include.ingest.connectors.request import Part
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.spec.source import Source
 from include.storage.lake import Lake
-from include.storage.manifests import SNAPSHOTS, Snapshot, StoredPart, read_manifest, to_json
+from include.storage.spill import Data
 
-if TYPE_CHECKING:
-    from include.storage.spill import Data
-
+SNAPSHOTS = "raw/snapshots"
 FEW = 16  # partitions whose manifests are listed one by one
+
+
+@dataclass(frozen=True)
+class StoredPart:
+    """One part of a snapshot: a file, a page or a query's result."""
+
+    name: str
+    sha256: str
+    size: int
+
+    @property
+    def key(self) -> str:
+        """Return the key of its bytes in the lake."""
+        return f"raw/objects/{self.sha256[:2]}/{self.sha256}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """The raw data of one revision of one partition. Its fields are stored as JSON.
+
+    Parameters
+    ----------
+    known_at : when the revision became available, in ISO form (UTC).
+    identity : the digest of its content without volatile fields; equal content is the same snapshot.
+    parts : in the order of the source.
+    erased : how many rows were erased from it since it was published. They count for the contract, as on
+        arrival.
+    """
+
+    source: str
+    partition: str
+    revision: int
+    known_at: str
+    identity: str
+    parts: tuple[StoredPart, ...]
+    erased: int = 0
+
+    @property
+    def key(self) -> str:
+        """Return the key of its manifest in the lake."""
+        return manifest_key(self.source, self.partition, self.revision)
+
+    @property
+    def moment(self) -> datetime:
+        """Return when the revision became available."""
+        return datetime.fromisoformat(self.known_at)
+
+    @property
+    def files(self) -> str:
+        """Return the names of the first parts, for messages."""
+        return ", ".join(part.name for part in self.parts[:3]) + (", …" if len(self.parts) > 3 else "")
+
+
+def manifest_key(source: str, partition: str, revision: int) -> str:
+    """Return the key of a revision's manifest in the lake."""
+    return f"{SNAPSHOTS}/{source}/{partition}/{revision}.json"
+
+
+def to_json(snapshot: Snapshot) -> bytes:
+    """Return a manifest's bytes."""
+    content = {name: value for name, value in asdict(snapshot).items() if name != "erased" or value}
+    return json.dumps(content, indent=1).encode()
+
+
+def read_manifest(lake: Lake, key: str) -> Snapshot:
+    """Return the snapshot that a manifest describes.
+
+    Raises
+    ------
+    StoredDataError
+        if there is no such object, or one that isn't a manifest.
+    """
+    data = lake.get(key)
+    try:
+        fields = json.loads(data or b"")
+        return Snapshot(**{**fields, "parts": tuple(StoredPart(**part) for part in fields["parts"])})
+    except (ValueError, TypeError, KeyError):
+        raise StoredDataError(
+            key,
+            required="the manifest of a snapshot",
+            found="no object" if data is None else "an object that can't be read as one",
+            where=lake.uri,
+            remedy="restore the object from a backup",
+        ) from None
 
 
 def snapshots(lake: Lake, source: str, partitions: Sequence[str]) -> dict[str, list[Snapshot]]:
@@ -55,7 +136,7 @@ def store_snapshot(
     spec: UseCase,
     source: str,
     partition: str,
-    parts: Sequence[Part],
+    parts: Sequence[tuple[str, Data]],
     known_at: Callable[[], datetime],
     *,
     add_revision: bool = False,
@@ -64,6 +145,7 @@ def store_snapshot(
 
     Parameters
     ----------
+    parts : the name and the bytes of each, in the order of the source.
     known_at : returns when a new revision became available; called only for one.
     add_revision : store content that differs from the newest revision as the next one. Without it the first
         fetch wins.
@@ -89,7 +171,7 @@ def store_snapshot(
             return snapshots(lake, source, [partition])[partition][-1]
 
 
-def _restore_parts(lake: Lake, snapshot: Snapshot, parts: Sequence[Part]) -> None:
+def _restore_parts(lake: Lake, snapshot: Snapshot, parts: Sequence[tuple[str, Data]]) -> None:
     """Store again what an erasure has removed because no manifest referred to it before this one was stored.
 
     It may have replaced this manifest too, and then the part without its rows is there.
@@ -99,13 +181,13 @@ def _restore_parts(lake: Lake, snapshot: Snapshot, parts: Sequence[Part]) -> Non
             lake.create(part.key, data)
 
 
-def describe_parts(declared: Source, parts: Sequence[Part]) -> tuple[tuple[StoredPart, ...], str]:
+def describe_parts(declared: Source, parts: Sequence[tuple[str, Data]]) -> tuple[tuple[StoredPart, ...], str]:
     """Return the parts as a manifest lists them, and the identity of their content."""
     stored = tuple(StoredPart(name, digest_bytes(data), len(data)) for name, data in parts)
     return stored, digest_json([[name, _content_digest(declared, data)] for name, data in parts])
 
 
-def read_parts(lake: Lake, snapshot: Snapshot) -> list[Part]:
+def read_parts(lake: Lake, snapshot: Snapshot) -> list[tuple[str, Data]]:
     """Return a snapshot's parts in order.
 
     Raises
