@@ -22,8 +22,7 @@ from include.errors import EvergreenError, NotPublished
 from include.evaluate import measure
 from include.evaluate.slices import slice_column
 from include.features.build import features
-from include.features.label_arrival import LabelArrival, label_arrivals
-from include.features.labels import labels
+from include.features.labels import LabelArrival, label_arrivals, labels
 from include.models import outputs
 from include.models.outputs import Constant
 from include.monitor.losses import CONSTANT, LOSSES, baseline_predictions, losses_of_partition

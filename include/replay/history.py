@@ -14,8 +14,7 @@ from numpy.typing import NDArray
 
 from include.errors import NotPublished
 from include.features.build import features, require_timely_spine
-from include.features.label_arrival import known_on, labels_known_on
-from include.features.labels import matured
+from include.features.labels import known_on, labels_known_on, matured
 from include.references import digest_bytes, digest_json
 from include.spec import UseCase
 from include.stats.metrics import has_loss

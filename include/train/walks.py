@@ -23,8 +23,7 @@ from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
 from include.features.build import features
-from include.features.label_arrival import known_on, labels_known_on
-from include.features.labels import matured
+from include.features.labels import known_on, labels_known_on, matured
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.stats.metrics import all_metric_values, has_loss, row_losses
