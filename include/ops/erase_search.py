@@ -34,7 +34,7 @@ from include.ingest.erasure import mask_records, mask_text, referenced_objects
 from include.ingest.parsing.parse import read_rows
 from include.score.erasure import TABLES
 from include.spec import UseCase
-from include.storage import predicates
+from include.storage import queries
 from include.storage.erasures import Erasures, Mask, canonical_texts
 from include.storage.lake import Lake
 from include.storage.spill import Data
@@ -357,7 +357,7 @@ def current_files(lake: Lake, tables: Iterable[str]) -> set[str]:
     return {
         f"tables/{table}/{unquote(str(entry['path']))}"
         for table, delta in opened.items()
-        for entry in predicates.list_files(delta)
+        for entry in queries.list_files(delta)
     }
 
 

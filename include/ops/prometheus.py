@@ -23,7 +23,7 @@ from include.monitor.policy import Act
 from include.promote import ledger
 from include.spec import UseCase, load
 from include.spec.stages import STEPS
-from include.storage import predicates
+from include.storage import queries
 from include.storage.lake import Lake, Row, Where, newest_known
 from include.storage.store_errors import translate_store_errors
 
@@ -211,7 +211,7 @@ def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
     """Return each product's newest partition, from the table's log alone."""
     opened = lake.open("partitions")
     newest: dict[str, str] = {}
-    for file in () if opened is None else predicates.list_files(opened):
+    for file in () if opened is None else queries.list_files(opened):
         if (product := file["partition.product"]) in products and file["max.partition"]:
             newest[product] = max(newest.get(product, ""), str(file["max.partition"]))
     return newest
@@ -221,7 +221,7 @@ def _newest_by_product(lake: Lake, products: Sequence[str]) -> dict[str, str]:
 def newest_partition(lake: Lake, table: str) -> str:
     """Return a table's newest partition, from its log alone; "" for an empty table."""
     opened = lake.open(table)
-    partitions = [] if opened is None else [file["max.partition"] for file in predicates.list_files(opened)]
+    partitions = [] if opened is None else [file["max.partition"] for file in queries.list_files(opened)]
     return max((str(partition) for partition in partitions if partition), default="")
 
 

@@ -22,7 +22,7 @@ from include.promote import ledger, verdicts
 from include.references import Ref
 from include.score.shards import PARTS
 from include.spec import UseCase
-from include.storage import predicates
+from include.storage import queries
 from include.storage.lake import Lake
 from include.storage.merging import LEDGERS, NO_CLEANUP
 from include.storage.store_errors import retry_commit, translate_store_errors
@@ -124,12 +124,12 @@ def compact(lake: Lake, table: str) -> tuple[int, int]:
         return 0, 0
     before = set(opened.file_uris())
     for where in _small_partitions(opened):
-        rows = predicates.run_query(opened, predicates.select("*", where, ["partition"]))
+        rows = queries.run_query(opened, queries.select("*", where, ["partition"]))
         write_deltalake(
             opened,
             rows,
             mode="overwrite",
-            predicate=predicates.condition(where),
+            predicate=queries.condition(where),
             target_file_size=FILE_BYTES,
             post_commithook_properties=NO_CLEANUP,
         )
@@ -137,19 +137,19 @@ def compact(lake: Lake, table: str) -> tuple[int, int]:
     return len(before - after), len(after - before)
 
 
-def _small_partitions(opened: DeltaTable) -> list[predicates.Where]:
+def _small_partitions(opened: DeltaTable) -> list[queries.Where]:
     """Return the partitions of small files, as one condition per commit."""
     parts = opened.metadata().partition_columns
     groups: dict[str, list[Mapping[str, Any]]] = {}
-    for file in predicates.list_files(opened):
+    for file in queries.list_files(opened):
         groups.setdefault("".join(str(file[f"partition.{name}"]) for name in parts), []).append(file)
-    conditions: list[predicates.Where] = []
+    conditions: list[queries.Where] = []
     for files in groups.values():
         small = [file for file in files if file["size_bytes"] < FILE_BYTES / 2 and file.get("max.partition")]
         where = {name: str(files[0][f"partition.{name}"]) for name in parts}
         batches = _batches(sorted(small, key=lambda file: str(file["max.partition"])))
-        partitions_of = predicates.select('DISTINCT "partition"', where)
-        read = predicates.run_query(opened, partitions_of)["partition"].to_pylist() if batches else []
+        partitions_of = queries.select('DISTINCT "partition"', where)
+        read = queries.run_query(opened, partitions_of)["partition"].to_pylist() if batches else []
         for batch in batches:
             ranges = [(file["min.partition"], file["max.partition"]) for file in batch]
             partitions = [

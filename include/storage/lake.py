@@ -30,14 +30,14 @@ from obstore.store import MemoryStore, from_url
 from include.environment import lake_uri
 from include.errors import BackupError, ConcurrentCommit, StoreUnavailable
 from include.references import validate_key
-from include.storage import predicates, spill
-from include.storage.files import TableFiles, commit_path, small
+from include.storage import queries, spill
 from include.storage.merging import FANOUT, LEDGERS, NO_CLEANUP, merge_small_files
+from include.storage.queries import TableFiles, commit_path, small
 from include.storage.shares import Share
 from include.storage.store_errors import retry_commit, translate_store_errors
 
 log = logging.getLogger(__name__)
-Where = predicates.Where
+Where = queries.Where
 Row = dict[str, Any]
 T = TypeVar("T")
 
@@ -123,10 +123,10 @@ class Lake:
         table_schema = pa.schema(delta.schema().to_arrow())
         write_deltalake(
             delta,
-            predicates.fill_missing_columns(rows, table_schema, self._table_uri(table)),
+            queries.fill_missing_columns(rows, table_schema, self._table_uri(table)),
             mode="overwrite",
-            predicate=predicates.condition(where),
-            schema_mode=predicates.merge_mode(delta, rows.schema),
+            predicate=queries.condition(where),
+            schema_mode=queries.merge_mode(delta, rows.schema),
             post_commithook_properties=NO_CLEANUP,
         )
         return int(delta.version())
@@ -154,7 +154,7 @@ class Lake:
                 delta,
                 rows,
                 mode="append",
-                schema_mode=predicates.merge_mode(delta, rows.schema),
+                schema_mode=queries.merge_mode(delta, rows.schema),
                 commit_properties=CommitProperties(max_commit_retries=0),
                 post_commithook_properties=NO_CLEANUP,
             )
@@ -223,7 +223,7 @@ class Lake:
                 delta,
                 changed,
                 mode="overwrite",
-                predicate=predicates.condition(where),
+                predicate=queries.condition(where),
                 commit_properties=CommitProperties(max_commit_retries=0),
                 post_commithook_properties=NO_CLEANUP,
             )
@@ -288,8 +288,8 @@ class Lake:
         delta = self.open(table, version)
         if delta is None:
             return None
-        selected = predicates.columns(columns) if columns else "*"
-        return predicates.run_query(delta, predicates.select(selected, where, order, limit), share)
+        selected = queries.columns(columns) if columns else "*"
+        return queries.run_query(delta, queries.select(selected, where, order, limit), share)
 
     @translate_store_errors
     def count(self, table: str, where: Where | None = None) -> int:
@@ -297,7 +297,7 @@ class Lake:
         delta = self.open(table)
         if delta is None:
             return 0
-        result = predicates.run_query(delta, predicates.select("COUNT(*) AS n", where))
+        result = queries.run_query(delta, queries.select("COUNT(*) AS n", where))
         return int(result["n"][0].as_py())
 
     @translate_store_errors
@@ -318,8 +318,8 @@ class Lake:
         delta = self.open(table)
         if delta is None:
             return []
-        rows: list[dict[str, Any]] = predicates.run_query(
-            delta, predicates.select_counts(by, where, span)
+        rows: list[dict[str, Any]] = queries.run_query(
+            delta, queries.select_counts(by, where, span)
         ).to_pylist()
         return rows
 
@@ -351,7 +351,7 @@ class Lake:
         delta = self.open(table)
         times = [
             row["modification_time"]
-            for row in (predicates.list_files(delta) if delta else [])
+            for row in (queries.list_files(delta) if delta else [])
             if (row.get("min.partition") or "") <= partition <= (row.get("max.partition") or "")
         ]
         return datetime.fromtimestamp(max(times) / 1000, UTC) if times else None

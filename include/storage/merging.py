@@ -13,8 +13,8 @@ from contextlib import suppress
 from deltalake import CommitProperties, DeltaTable, PostCommitHookProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from include.storage import predicates
-from include.storage.files import File, TableFiles, small
+from include.storage import queries
+from include.storage.queries import File, TableFiles, small
 
 FANOUT = 16
 SIZES = (32 << 10, 256 << 10)  # bytes below which a file is of one size; larger ones stay
@@ -54,12 +54,12 @@ def merge_small_files(table: DeltaTable, files: TableFiles, *, ledger: bool) -> 
                 )
             return
         partitions = sorted(files.read(merged, None, ["partition"])["partition"].unique().to_pylist())
-        where: predicates.Where = {**merged[0].values, "partition": partitions}
+        where: queries.Where = {**merged[0].values, "partition": partitions}
         others = [file for file in group if file not in merged]
         if not partitions or any(_overlaps(file, partitions[0], partitions[-1]) for file in others):
-            condition = predicates.condition(where)
+            condition = queries.condition(where)
         else:  # a list of a thousand partitions takes longer than all else
-            condition = predicates.range_condition(merged[0].values, partitions[0], partitions[-1])
+            condition = queries.range_condition(merged[0].values, partitions[0], partitions[-1])
         rows = files.read(files.select(where), where, files.schema.names).sort_by("partition")
         with suppress(CommitFailedError):
             write_deltalake(

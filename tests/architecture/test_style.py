@@ -31,7 +31,7 @@ CLOCK_READERS = {
 
 # these files put text into SQL, each for its reason; every other value is bound
 SQL_WRITERS = {
-    "include/storage/predicates.py": "keys, as Delta's predicates take text only: both sides are quoted",
+    "include/storage/queries.py": "keys, as Delta's predicates take text only: both sides are quoted",
     "include/features/build.py": "the declaration's own SQL, and quoted names",
     "include/features/labels.py": "the declaration's own expression, quoted names, and the clock's moments",
     "include/features/point_in_time.py": (

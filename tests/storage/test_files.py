@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.storage import files as reading
-from include.storage import merging, predicates
+from include.storage import merging, queries
 from include.storage.lake import Lake
 
 KEYS = [f"2024-01-{day:02}" for day in range(1, 21)]
@@ -66,10 +65,10 @@ def test_rows_read_from_files_are_those_of_a_query(
     where = {"product": products, "partition": keys}
     opened = lake.open("partitions")
     assert opened is not None
-    names = predicates.columns(columns) if columns else "*"
-    expected = predicates.run_query(opened, predicates.select(names, where))
+    names = queries.columns(columns) if columns else "*"
+    expected = queries.run_query(opened, queries.select(names, where))
     for reader, cached in ((lake, 1 << 20), (lake, 0), (Lake("usecase", lake.uri.rpartition("/")[0]), 0)):
-        with mock.patch.object(reading, "CACHED_BYTES", cached):  # at 0, nothing is kept from read to read
+        with mock.patch.object(queries, "CACHED_BYTES", cached):  # at 0, nothing is kept from read to read
             rows = reader.read("partitions", where, columns)
         assert rows is not None
         assert rows.schema.equals(expected.schema)
