@@ -32,7 +32,7 @@ from include.cli.app import app  # noqa: E402
 from include.extensions import REFERENCE  # noqa: E402
 from include.spec import json_schema  # noqa: E402
 from include.storage import schemas  # noqa: E402
-from include.storage.merging import LEDGERS  # noqa: E402
+from include.storage.compaction import LEDGERS  # noqa: E402
 from include.train.recipes import ESTIMATORS, RESERVED  # noqa: E402
 
 Schema = Mapping[str, Any]

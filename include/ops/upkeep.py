@@ -1,6 +1,5 @@
 """Maintain a use case's lake: compact small files, and remove files and models that nothing refers to.
 
-Small files are merged as tables are written (`include.storage.merging`); here they are merged further.
 Replaced files stay on disk for `RETENTION_DAYS`, for running readers and for a restore. Of the sources'
 tables, each version that a training was fitted on stays as long as the registry has its run. No row changes,
 so nothing gets stale. Each training fits every recipe, and most of these models never serve: `remove_models`
@@ -10,11 +9,9 @@ removes those that no walk needs any more.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
-
-from deltalake import DeltaTable, write_deltalake
+from typing import TYPE_CHECKING
 
 from include.errors import EvergreenError
 from include.models import artifacts
@@ -22,9 +19,8 @@ from include.promote import ledger, verdicts
 from include.references import Ref
 from include.score.shards import PARTS
 from include.spec import UseCase
-from include.storage import queries
+from include.storage.compaction import compact
 from include.storage.lake import Lake
-from include.storage.merging import LEDGERS, NO_CLEANUP
 from include.storage.store_errors import retry_commit, translate_store_errors
 from include.train.fits import read_fits, recent_models
 
@@ -32,8 +28,6 @@ if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow
 
 RETENTION_DAYS = 30
-FILE_BYTES = 2 << 20  # a file is rewritten as a whole when one of its partitions changes
-COMMIT_BYTES = 4 * FILE_BYTES  # that are compacted in one commit, in memory
 
 
 def maintain_tables(lake: Lake, registry: Registry, *, retention_days: int = RETENTION_DAYS) -> Ref:
@@ -107,66 +101,6 @@ def referenced_versions(registry: Registry, usecase: str) -> Mapping[str, list[i
             if name.startswith("lake.") and value.isdigit():
                 referenced.setdefault(f"validated_{name.removeprefix('lake.')}", set()).add(int(value))
     return {name: sorted(versions) for name, versions in referenced.items()}
-
-
-@translate_store_errors
-@retry_commit
-def compact(lake: Lake, table: str) -> tuple[int, int]:
-    """Compact a table's small files, and return how many were replaced and how many were written.
-
-    The partitions of small files are rewritten in the same way as any partition, so a concurrent writer of
-    one of them wins, or makes this retry. Delta's own compaction duplicated rows when two ran concurrently,
-    because neither checks what the other replaces. Ledgers are skipped: they are appended to and have no
-    partitions.
-    """
-    opened = lake.open(table)
-    if opened is None or table in LEDGERS:
-        return 0, 0
-    before = set(opened.file_uris())
-    for where in _small_partitions(opened):
-        rows = queries.run_query(opened, queries.select("*", where, ["partition"]))
-        write_deltalake(
-            opened,
-            rows,
-            mode="overwrite",
-            predicate=queries.condition(where),
-            target_file_size=FILE_BYTES,
-            post_commithook_properties=NO_CLEANUP,
-        )
-    after = set(opened.file_uris())
-    return len(before - after), len(after - before)
-
-
-def _small_partitions(opened: DeltaTable) -> list[queries.Where]:
-    """Return the partitions of small files, as one condition per commit."""
-    parts = opened.metadata().partition_columns
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    for file in queries.list_files(opened):
-        groups.setdefault("".join(str(file[f"partition.{name}"]) for name in parts), []).append(file)
-    conditions: list[queries.Where] = []
-    for files in groups.values():
-        small = [file for file in files if file["size_bytes"] < FILE_BYTES / 2 and file.get("max.partition")]
-        where = {name: str(files[0][f"partition.{name}"]) for name in parts}
-        batches = _batches(sorted(small, key=lambda file: str(file["max.partition"])))
-        partitions_of = queries.select('DISTINCT "partition"', where)
-        read = queries.run_query(opened, partitions_of)["partition"].to_pylist() if batches else []
-        for batch in batches:
-            ranges = [(file["min.partition"], file["max.partition"]) for file in batch]
-            partitions = [
-                partition for partition in read if any(low <= partition <= high for low, high in ranges)
-            ]
-            conditions.append({**where, "partition": sorted(partitions)})
-    return conditions
-
-
-def _batches(files: Sequence[Mapping[str, Any]]) -> list[list[Mapping[str, Any]]]:
-    """Group files into batches of at most `COMMIT_BYTES`, without those of a single file."""
-    batches: list[list[Mapping[str, Any]]] = [[]]
-    for file in files:
-        if sum(other["size_bytes"] for other in batches[-1]) + file["size_bytes"] > COMMIT_BYTES:
-            batches.append([])
-        batches[-1].append(file)
-    return [batch for batch in batches if len(batch) > 1]
 
 
 @translate_store_errors

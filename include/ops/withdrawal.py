@@ -35,8 +35,8 @@ from include.references import Ref, digest_bytes, validate_key
 from include.spec import UseCase
 from include.spec.partition import check_partition
 from include.stats import profiles
+from include.storage.compaction import LEDGERS
 from include.storage.lake import Lake, Row, Where
-from include.storage.merging import LEDGERS
 from include.storage.schemas import WITHDRAWALS
 from include.storage.snapshots import SNAPSHOTS
 from include.train.monitoring_baselines import LIMITS, REFERENCE

@@ -31,7 +31,7 @@ from include.environment import lake_uri
 from include.errors import BackupError, ConcurrentCommit, StoreUnavailable
 from include.references import validate_key
 from include.storage import queries, spill
-from include.storage.merging import FANOUT, LEDGERS, NO_CLEANUP, merge_small_files
+from include.storage.compaction import FANOUT, LEDGERS, NO_CLEANUP, merge_small_files
 from include.storage.queries import TableFiles, commit_path, small
 from include.storage.shares import Share
 from include.storage.store_errors import retry_commit, translate_store_errors
@@ -239,7 +239,7 @@ class Lake:
         )
 
     def _merge(self, table: str, version: int) -> None:
-        """Merge a table's small files after every few commits, see `include.storage.merging`.
+        """Merge a table's small files after every few commits, see `include.storage.compaction`.
 
         Parameters
         ----------

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from include.storage import merging, queries
+from include.storage import compaction, queries
 from include.storage.lake import Lake
 
 KEYS = [f"2024-01-{day:02}" for day in range(1, 21)]
@@ -99,7 +99,7 @@ def test_files_stay_few_however_many_commits(lake: Lake) -> None:
         key = f"2024-{1 + number // 28:02}-{1 + number % 28:02}"
         publish(lake, ("a", key, 2), number)
         expected[key] = number
-    assert file_count(lake, "partitions") <= 2 * merging.FANOUT
+    assert file_count(lake, "partitions") <= 2 * compaction.FANOUT
     rows = lake.rows("partitions")
     assert len(rows) == 2 * len(expected)
     assert {row["partition"]: row["value"] for row in rows} == expected
@@ -110,7 +110,7 @@ def test_a_ledger_stays_few_files_and_keeps_each_row(lake: Lake) -> None:
     for switch in range(30):
         rows = pa.table({"switch": pa.array([switch], pa.int64())})
         lake.append_at("switches", rows, lake.version("switches"))
-    assert file_count(lake, "switches") <= merging.FANOUT
+    assert file_count(lake, "switches") <= compaction.FANOUT
     assert sorted(row["switch"] for row in lake.rows("switches")) == list(range(30))
 
 
@@ -120,13 +120,13 @@ def test_a_merge_names_a_range_unless_other_files_are_in_it(
 ) -> None:
     """A list of a thousand partitions would cost more than the merge; a file between them is left alone."""
     conditions: list[str] = []
-    real = merging.write_deltalake
+    real = compaction.write_deltalake
 
     def record(*given: Any, **how: Any) -> None:
         conditions.append(how["predicate"])
         real(*given, **how)
 
-    monkeypatch.setattr(merging, "write_deltalake", record)
+    monkeypatch.setattr(compaction, "write_deltalake", record)
     keys = [f"2024-{1 + place // 25:02}-{1 + place % 25:02}" for place in range(100)]
     for place, key in enumerate(keys[:50]):
         publish(lake, ("a", key, 1), place)
@@ -148,7 +148,7 @@ def test_a_partition_written_while_files_are_merged_stays_as_written(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What another writer commits between the merge's read and its commit is neither lost nor doubled."""
-    real, other = merging.write_deltalake, Lake("usecase", lake.uri.rpartition("/")[0])
+    real, other = compaction.write_deltalake, Lake("usecase", lake.uri.rpartition("/")[0])
     crossed: list[str] = []
 
     def slow(*given: Any, **how: Any) -> None:
@@ -157,7 +157,7 @@ def test_a_partition_written_while_files_are_merged_stays_as_written(
             publish(other, ("a", KEYS[2], 1), 99)
         real(*given, **how)
 
-    monkeypatch.setattr(merging, "write_deltalake", slow)
+    monkeypatch.setattr(compaction, "write_deltalake", slow)
     for value, key in enumerate(KEYS):
         publish(lake, ("a", key, 1), value)
     assert crossed

@@ -33,7 +33,7 @@ from include.spec import UseCase
 from include.spec.source import Name
 from include.spec.stages import Recipe
 from include.stats import profiles
-from include.storage import merging, schemas
+from include.storage import compaction, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
 from include.train.fit import chosen_params, fit_recipe, target
@@ -314,7 +314,7 @@ def test_references_stay_few_files_however_many_trainings(lake: Lake) -> None:
         monitoring_baselines.publish_reference_profiles(lake, f"model {place}", partition, [built])
     opened = lake.open("profiles")
     assert opened is not None
-    assert len(opened.file_uris()) <= 2 * merging.FANOUT
+    assert len(opened.file_uris()) <= 2 * compaction.FANOUT
     read = [
         monitoring_baselines.read_reference(lake, f"model {place}", partition)
         for place, partition in enumerate(trainings)

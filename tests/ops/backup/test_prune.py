@@ -27,7 +27,8 @@ from include.ops.backup import backup
 from include.ops.backup_store import Manifest, Objects, lock_store
 from include.ops.prune import prune, surplus_backups
 from include.ops.restore import restore, verify_backup, verify_manifest
-from include.ops.upkeep import compact, vacuum
+from include.ops.upkeep import vacuum
+from include.storage.compaction import compact
 from include.storage.lake import Lake
 from tests.ops.backup.conftest import NOW, Clinic, content, cut_short, flip
 from tests.warm import stand_in

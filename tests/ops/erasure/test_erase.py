@@ -25,11 +25,12 @@ from include.monitor.pipeline import monitor
 from include.ops.backup import backup
 from include.ops.erase import ErasureResult, erase, plan_erasure
 from include.ops.prune import prune
-from include.ops.upkeep import compact, vacuum
+from include.ops.upkeep import vacuum
 from include.ops.verify import verify
 from include.ops.withdrawal import withdraw
 from include.score import pipeline as scoring
 from include.score.pipeline import score
+from include.storage.compaction import compact
 from include.storage.lake import Lake
 from include.storage.windows import window_start
 from include.train.monitoring_baselines import REFERENCE

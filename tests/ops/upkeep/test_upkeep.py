@@ -16,10 +16,10 @@ from deltalake import DeltaTable
 from include.errors import EvergreenError
 from include.models import artifacts
 from include.models.registry import Registry
-from include.ops import upkeep
-from include.ops.upkeep import compact, maintain_tables, referenced_versions, remove_models, vacuum
+from include.ops.upkeep import maintain_tables, referenced_versions, remove_models, vacuum
 from include.references import digest_json
-from include.storage import schemas
+from include.storage import compaction, schemas
+from include.storage.compaction import compact
 from include.storage.lake import Lake
 from include.train.walks import extend
 from tests.evaluate.conftest import Clinic
@@ -155,18 +155,18 @@ def test_two_compactions_at_once_double_no_row(tmp_path: Path, monkeypatch: pyte
     """One that began on what another has replaced meanwhile begins again, whoever wrote between them."""
     for day in range(1, 7):  # fewer than are merged as they are written
         _publish(str(tmp_path), f"2024-01-{day:02}", day)
-    lake, rest = Lake("usecase", str(tmp_path)), upkeep.write_deltalake
+    lake, rest = Lake("usecase", str(tmp_path)), compaction.write_deltalake
     before, began = sorted(map(repr, lake.rows("t"))), []
 
     def slow(*given: Any, **how: Any) -> None:
         if not began:
             began.append(True)
-            monkeypatch.setattr(upkeep, "write_deltalake", rest)
+            monkeypatch.setattr(compaction, "write_deltalake", rest)
             assert compact(Lake("usecase", str(tmp_path)), "t") == (6, 1)
             _publish(str(tmp_path), "2024-01-09", 9)
         rest(*given, **how)
 
-    monkeypatch.setattr(upkeep, "write_deltalake", slow)
+    monkeypatch.setattr(compaction, "write_deltalake", slow)
     compact(lake, "t")
     after = sorted(map(repr, (row for row in lake.rows("t") if row["value"] < 9)))
     assert (began, after) == ([True], before)
@@ -179,14 +179,14 @@ def test_a_partition_that_is_written_while_it_is_laid_together_stays_as_written(
     """What was read of it before is not written over it."""
     for day in range(1, 5):
         _publish(str(tmp_path), f"2024-01-{day:02}", day)
-    lake, rest = Lake("usecase", str(tmp_path)), upkeep.write_deltalake
+    lake, rest = Lake("usecase", str(tmp_path)), compaction.write_deltalake
 
     def late(*given: Any, **how: Any) -> None:
-        monkeypatch.setattr(upkeep, "write_deltalake", rest)
+        monkeypatch.setattr(compaction, "write_deltalake", rest)
         _publish(str(tmp_path), "2024-01-02", 77)
         rest(*given, **how)
 
-    monkeypatch.setattr(upkeep, "write_deltalake", late)
+    monkeypatch.setattr(compaction, "write_deltalake", late)
     compact(lake, "t")
     assert {row["value"] for row in lake.rows("t", {"partition": "2024-01-02"})} == {77}
     assert lake.count("t") == 12
