@@ -50,8 +50,8 @@ Array = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
-class Incumbent:
-    """The champion to beat.
+class ChampionToBeat:
+    """The champion that the challenger is compared with.
 
     Parameters
     ----------
@@ -146,7 +146,7 @@ def _load_model(
     return LoadedModel(estimator, data, predictions)
 
 
-def _load_champion(lake: Lake, spec: UseCase, record: TrainingRecord) -> Incumbent:
+def _load_champion(lake: Lake, spec: UseCase, record: TrainingRecord) -> ChampionToBeat:
     """Return the champion that the recipe was chosen against; after another switch it isn't promoted."""
     model = record.selection.champion
     if model is None:  # earlier code didn't record it
@@ -159,7 +159,7 @@ def _load_champion(lake: Lake, spec: UseCase, record: TrainingRecord) -> Incumbe
     if champions and not last_fitted:  # its partition was trained again on other data
         attempts = lake.rows("attempts", {"key": str(champions[-1]["attempt"])}, ["evidence"])
         last_fitted = [str(json.loads(row["evidence"])["fitted"]) for row in attempts]
-    return Incumbent(model, last_fitted[-1] if last_fitted else "")
+    return ChampionToBeat(model, last_fitted[-1] if last_fitted else "")
 
 
 def _walk_predictions(lake: Lake, spec: UseCase, record: TrainingRecord, test: pa.Table) -> dict[str, Array]:
@@ -188,7 +188,7 @@ def _evaluation_rows(
     training_rows: pa.Table,
     test: pa.Table,
     walk_predictions: Mapping[str, Array],
-    champion: Incumbent,
+    champion: ChampionToBeat,
 ) -> EvaluationRows:
     """Return the test rows that every walk has predicted, with all predictions of them.
 
@@ -222,7 +222,7 @@ def _evidence(
     lake: Lake,
     spec: UseCase,
     record: TrainingRecord,
-    champion: Incumbent,
+    champion: ChampionToBeat,
     rows: EvaluationRows,
     facts: Facts,
 ) -> Evidence:
