@@ -9,8 +9,8 @@ from typing import Any
 from include.errors import PartitionError
 from include.monitor.performance import newest_metrics
 from include.promote import ledger, verdicts
+from include.promote.ledger import trials_on
 from include.promote.promotion import attempt_outcome, awaiting_approval, read_ledgers
-from include.promote.trials import trials_on
 from include.spec import UseCase
 from include.spec.metrics import default_metrics
 from include.storage.lake import Lake, Row

@@ -1,7 +1,7 @@
-"""The ledger `switches`: which model serves, appended by compare-and-swap.
+"""The ledger `switches`: which model serves, and which are on trial, appended by compare-and-swap.
 
 The newest switch in effect decides who serves a partition. A switch takes effect from a partition that
-hasn't been served yet.
+hasn't been served yet. In a trial, two models predict the same rows: shadow, canary and watch.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from include.errors import PartitionError
+from include.judge.judge import FORCED
 from include.models.outputs import Constant
 from include.spec import UseCase
 from include.storage.lake import Lake, Row
@@ -26,6 +27,7 @@ REPLACED = "replaced"  # the champion was shown to be worse than a baseline; the
 BASELINE_ONLY = "baseline only"  # there is no champion: only the best baseline was set
 SHADOW, CANARY = "shadow", "canary"  # a challenger goes on trial
 WITHDRAWN = "withdrawn"  # a trial ends without a promotion
+WATCH = "watch"  # the kind of trial after a promotion; the others are `SHADOW` and `CANARY`
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,32 @@ class Serving:
     previous: Row | None
     baseline: Row | None
     constant: Constant | None
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Two models that score the same rows, one of which may be withdrawn or rolled back from.
+
+    Parameters
+    ----------
+    kind : ``shadow``: the candidate serves no rows. ``canary``: it serves a share of the entities. ``watch``:
+        it serves all rows, and the champion that it replaced scores them in parallel.
+    candidate, incumbent : rows of `switches`; in a watch the incumbent is the previous champion.
+    """
+
+    kind: str
+    candidate: Row
+    incumbent: Row
+
+    @property
+    def since(self) -> str:
+        """The first partition of the trial."""
+        return str(self.candidate["effective_from"])
+
+    def __str__(self) -> str:
+        relation = "after" if self.kind == WATCH else "against"
+        candidate, incumbent = self.candidate["version"], self.incumbent["version"]
+        return f"{self.kind} of v{candidate} {relation} v{incumbent} since {self.since}"
 
 
 def switches(lake: Lake, version: int | None = None) -> list[Row]:
@@ -185,6 +213,45 @@ def champion_history(rows: Sequence[Row]) -> list[Row]:
             history.pop()
         history.append(row)
     return history
+
+
+def trials_on(rows: Sequence[Row], spec: UseCase, partition: str) -> list[Trial]:
+    """Return the trials on a partition: at most one watch, and at most one challenger's.
+
+    A switch of the champion ends the trials before it. A watch ends after its partitions, and a challenger's
+    trial by a switch in the ledger.
+
+    Parameters
+    ----------
+    rows : `switches`, oldest first.
+    """
+    rows = in_effect(rows, partition)
+    history = champion_history(rows)
+    if not history:
+        return []
+    champion, trials = history[-1], []
+    if len(history) > 1 and champion["kind"] in (PROMOTED, FORCED):
+        replaced = history[-2]
+        watch = Trial(WATCH, champion, replaced)
+        watched = len(spec.clock.keys(watch.since, partition))
+        # of a sparse spine the next switch ends it, since few of the partitions have rows
+        if spec.sparse or watched <= spec.gate.rollout.patience + spec.labels.delay:
+            trials.append(watch)
+    challenger = challenger_on_trial(rows, champion)
+    if challenger is not None:
+        trials.append(Trial(challenger["kind"], challenger, champion))
+    return trials
+
+
+def challenger_on_trial(rows: Sequence[Row], champion: Row) -> Row | None:
+    """Return the switch of the challenger that is on trial against a champion, None if there is none.
+
+    Parameters
+    ----------
+    rows : `switches`, oldest first.
+    """
+    newest = [row for row in rows if row["role"] == "challenger" and row["switch"] > champion["switch"]][-1:]
+    return newest[0] if newest and newest[0]["kind"] != WITHDRAWN else None
 
 
 def champion_at_training(lake: Lake, spec: UseCase, partition: str, data: str) -> Row | None:

@@ -19,8 +19,15 @@ from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES
 from include.models import artifacts
 from include.promote import approval, ledger, verdicts
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import BASELINE_ONLY, CANARY, PROMOTED, REFRESHED, ROLLED_BACK, SHADOW
-from include.promote.trials import challenger_on_trial
+from include.promote.ledger import (
+    BASELINE_ONLY,
+    CANARY,
+    PROMOTED,
+    REFRESHED,
+    ROLLED_BACK,
+    SHADOW,
+    challenger_on_trial,
+)
 from include.references import Ref
 from include.spec import UseCase
 from include.storage.lake import Lake, Row

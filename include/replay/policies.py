@@ -36,7 +36,7 @@ from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
 from include.promote import ledger, verdicts
-from include.promote.ledger import CANARY, ROLLED_BACK
+from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Trial, trials_on
 from include.promote.promotion import (
     LedgerSnapshot,
     baseline_rows,
@@ -46,7 +46,6 @@ from include.promote.promotion import (
     switched_roles,
 )
 from include.promote.rollback import restored_rows
-from include.promote.trials import WATCH, Trial, trials_on
 from include.references import digest_json
 from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows

@@ -26,10 +26,19 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger, verdicts
-from include.promote.ledger import CANARY, PROMOTED, REPLACED, SHADOW, WITHDRAWN
+from include.promote.ledger import (
+    CANARY,
+    PROMOTED,
+    REPLACED,
+    SHADOW,
+    WATCH,
+    WITHDRAWN,
+    Trial,
+    challenger_on_trial,
+    trials_on,
+)
 from include.promote.promotion import mirror_aliases, switch_rows, switched_roles
 from include.promote.rollback import rollback
-from include.promote.trials import WATCH, Trial, challenger_on_trial, trials_on
 from include.references import Ref
 from include.score import predictions
 from include.score.pipeline import SHADOWS

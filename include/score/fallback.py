@@ -19,8 +19,7 @@ from include.errors import ModelError
 from include.models import artifacts, outputs
 from include.models.artifacts import BatchPredictor, Values
 from include.models.outputs import Constant
-from include.promote.ledger import CANARY, SHADOW, Serving
-from include.promote.trials import Trial
+from include.promote.ledger import CANARY, SHADOW, Serving, Trial
 from include.spec import UseCase
 from include.storage import spill
 from include.storage.lake import Lake

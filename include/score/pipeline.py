@@ -23,7 +23,7 @@ from include.features import point_in_time
 from include.features.build import compute_features, known_too_late, remedy_too_late, rows_without_features
 from include.models import outputs
 from include.promote import ledger
-from include.promote.trials import Trial, trials_on
+from include.promote.ledger import Trial, trials_on
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import erase_predictions, republish_summary

@@ -16,8 +16,7 @@ from datetime import datetime
 from include.errors import EvergreenError, ModelError
 from include.models.artifacts import BatchPredictor
 from include.promote import ledger
-from include.promote.ledger import Serving
-from include.promote.trials import Trial, trials_on
+from include.promote.ledger import Serving, Trial, trials_on
 from include.score import fallback
 from include.score.fallback import FallbackStep
 from include.serve.features import NewestFeatures, newest_features

@@ -16,9 +16,9 @@ from include.models import artifacts
 from include.models.registry import Registry
 from include.ops import status
 from include.promote import ledger, verdicts
+from include.promote.ledger import trials_on
 from include.promote.promotion import force, mirror_aliases, promote
 from include.promote.rollback import rollback
-from include.promote.trials import trials_on
 from include.promote.verdicts import judge_and_record
 from include.references import digest_bytes
 from include.spec import UseCase

@@ -23,8 +23,8 @@ from include.judge import checks
 from include.models.registry import Registry
 from include.monitor.pipeline import monitor
 from include.promote import ledger
+from include.promote.ledger import Trial
 from include.promote.promotion import promote
-from include.promote.trials import Trial
 from include.promote.verdicts import judge_and_record
 from include.replay import pipeline
 from include.replay import policies as policies_module

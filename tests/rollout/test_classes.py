@@ -11,8 +11,7 @@ from include.features.build import features
 from include.features.labels import labels
 from include.judge.evidence import CHALLENGER, CHAMPION
 from include.models import artifacts
-from include.promote.ledger import SHADOW
-from include.promote.trials import Trial
+from include.promote.ledger import SHADOW, Trial
 from include.rollout.pipeline import live_losses
 from include.score import predictions
 from include.score.fallback import FallbackStep, StepPredictions

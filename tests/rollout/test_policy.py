@@ -11,8 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from include.judge.evidence import CHALLENGER, CHAMPION, Losses
-from include.promote.ledger import CANARY, SHADOW
-from include.promote.trials import WATCH
+from include.promote.ledger import CANARY, SHADOW, WATCH
 from include.rollout.pipeline import BACK, FORWARD, STAY, next_step
 from include.spec.gate import Gate, Rollout
 from tests.promote.conftest import partitions
