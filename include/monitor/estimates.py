@@ -26,7 +26,7 @@ from include.monitor.checks.degradation import promotion_test_rows
 from include.monitor.checks.drift import check_never_learned
 from include.monitor.context import NO_PREDICTIONS, PartitionContext
 from include.monitor.findings import Finding
-from include.monitor.performance import completion_row, newest_metrics
+from include.monitor.performance import newest_metrics
 from include.monitor.state import PERFORMANCE
 from include.promote.ledger import was_judged
 from include.references import digest_json
@@ -295,7 +295,8 @@ def publish_estimates(context: PartitionContext, findings: Sequence[Finding]) ->
     lake.publish(PRODUCT, table, {"partition": partition})
     estimated = sum("value" in row for row in rows)
     note = f"{estimated} of {len(rows)} metrics estimated" if rows else "no model was promoted yet"
-    return completion_row(spec, PRODUCT, partition, table, context.inputs, note)
+    inputs, digest = context.inputs, spec.digest
+    return schemas.completion_row(PRODUCT, partition, table, inputs=inputs, spec=digest, note=note)
 
 
 def _estimate_rows(

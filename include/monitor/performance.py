@@ -10,14 +10,12 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from include.environment import code_version
 from include.errors import EvergreenError, NotPublished
 from include.evaluate import measure
 from include.evaluate.slices import slice_column
@@ -33,7 +31,6 @@ from include.spec.metrics import metric_names
 from include.stats import profiles
 from include.stats.metrics import all_metric_values
 from include.storage import schemas
-from include.storage.digests import digest_table
 from include.storage.lake import Lake, Row, newest_known
 
 CONSTANT_PREFIX = "constant:"  # prefix of a metric's name: the same rows, predicted by the constant
@@ -203,9 +200,9 @@ def _completion_rows(
         "next": arrival.next,
         "early": arrival.early,
     }
-    row = completion_row(spec, PERFORMANCE, scored, table, inputs, note)
-    loss_inputs = {"against": figures.baselines.get(scored, CONSTANT), PERFORMANCE: row["digest"]}
-    return [row, completion_row(spec, LOSSES, scored, losses, loss_inputs, note)]
+    row = schemas.completion_row(PERFORMANCE, scored, table, inputs=inputs, spec=spec.digest, note=note)
+    inputs = {"against": figures.baselines.get(scored, CONSTANT), PERFORMANCE: row["digest"]}
+    return [row, schemas.completion_row(LOSSES, scored, losses, inputs=inputs, spec=spec.digest, note=note)]
 
 
 def _sorted_by_known(tables: list[pa.Table], last: str) -> pa.Table:
@@ -250,22 +247,6 @@ def _metric_rows(spec: UseCase, scored: str, as_of: str, rows: pa.Table, constan
 def _counts(values: pa.ChunkedArray) -> str:
     return json.dumps(
         {row["values"]: row["counts"] for row in values.value_counts().to_pylist()}, sort_keys=True
-    )
-
-
-def completion_row(
-    spec: UseCase, product: str, partition: str, rows: pa.Table, inputs: Mapping[str, Any], note: str
-) -> dict[str, Any]:
-    """Return the row of `partitions` that marks a product's partition as published, with its inputs."""
-    return schemas.partition_row(
-        product,
-        partition,
-        rows.num_rows,
-        digest_table(rows),
-        inputs=inputs,
-        spec=spec.digest,
-        code=code_version(),
-        note=note,
     )
 
 

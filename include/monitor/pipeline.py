@@ -17,7 +17,7 @@ from include.monitor import estimates
 from include.monitor.checks import drift
 from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, findings_table
-from include.monitor.performance import completion_row, publish_performance
+from include.monitor.performance import publish_performance
 from include.monitor.policy import Decision, publish_decisions
 from include.monitor.registry import CHECKS, run_checks
 from include.monitor.state import PRODUCT, PublishedState
@@ -90,9 +90,12 @@ def _publish(context: PartitionContext) -> list[Row]:
     measures = drift.drift_table(partition, context.reference, context.window_profiles)
     lake.publish("drift", measures, {"partition": partition})
     note = f"{measures.num_rows} measures of {len(context.window_profiles)} columns"
-    completed.append(completion_row(spec, drift.PRODUCT, partition, measures, context.inputs, note))
+    inputs, digest = context.inputs, spec.digest
+    completed.append(
+        schemas.completion_row(drift.PRODUCT, partition, measures, inputs=inputs, spec=digest, note=note)
+    )
     note = findings_note(findings)
-    completed.append(completion_row(spec, PRODUCT, partition, table, context.inputs, note))
+    completed.append(schemas.completion_row(PRODUCT, partition, table, inputs=inputs, spec=digest, note=note))
     # last, in one commit: these rows mark the tables as complete
     where = {"product": [str(row["product"]) for row in completed], "partition": partition}
     lake.publish("partitions", pa.Table.from_pylist(completed, schema=schemas.PARTITIONS), where)

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include import environment
 from include.features import point_in_time
 from include.features.build import schema as features_schema
 from include.models import outputs
@@ -25,7 +24,7 @@ from include.spec import UseCase
 from include.stats import profiles
 from include.stats.metrics import best_actions
 from include.storage import schemas, spill
-from include.storage.digests import digest_rows, digest_table
+from include.storage.digests import digest_rows
 from include.storage.lake import Lake
 
 ACTION = "action"
@@ -169,16 +168,8 @@ def predictions_row(
     spec : the declaration's digest.
     """
     models = "+".join(sorted(predictions["model"].unique().to_pylist()))
-    row = schemas.partition_row(
-        product,
-        partition,
-        predictions.num_rows,
-        digest_table(predictions),
-        inputs={**inputs, "model": models},
-        spec=spec,
-        code=environment.code_version(),
-        note=note,
-    )
+    inputs = {**inputs, "model": models}
+    row = schemas.completion_row(product, partition, predictions, inputs=inputs, spec=spec, note=note)
     return pa.Table.from_pylist([row], schema=schemas.PARTITIONS)
 
 

@@ -8,7 +8,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from include.environment import code_version
 from include.spec.source import Column, Source
+from include.storage.digests import digest_table
 
 TIME = pa.timestamp("us", tz="UTC")
 _TYPES = {
@@ -82,6 +84,23 @@ def partition_row(
         "code": code,
         "note": note,
     }
+
+
+def completion_row(
+    product: str, partition: str, table: pa.Table, *, inputs: Mapping[str, Any], spec: str, note: str
+) -> dict[str, Any]:
+    """Return the row in `partitions` that marks a product's published table as complete.
+
+    Parameters
+    ----------
+    inputs : the digests of what the table was computed from.
+    spec : the declaration's digest.
+    """
+    digest = digest_table(table)
+    code = code_version()
+    return partition_row(
+        product, partition, table.num_rows, digest, inputs=inputs, spec=spec, code=code, note=note
+    )
 
 
 # a quarantined row and the rule that it breaks
