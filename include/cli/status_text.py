@@ -96,7 +96,8 @@ def _findings(status: Row) -> Iterator[str]:
     findings = status["findings"]
     if findings["partition"]:
         alarms, checks = findings["alarms"], findings["checks"]
-        yield f"\nmonitored {findings['partition']}: {len(alarms)} alarms in {checks} checks"
+        counts = f"{len(alarms)} alarm{'s' * (len(alarms) != 1)} in {checks} check{'s' * (checks != 1)}"
+        yield f"\nmonitored {findings['partition']}: {counts}"
         yield from (f"  {row['check']} {row['subject']}: {row['note']}" for row in alarms)
     if findings["decision"]:
         decision = findings["decision"]

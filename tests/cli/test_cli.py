@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from include.cli import status_text
 from include.cli.app import app, main
 from include.cli.inspect import show_progress
 from include.errors import PYTHON, EvergreenError, NotPublished, PartitionError, SpecError, StoreUnavailable
@@ -215,6 +216,16 @@ def test_status_shows_what_is_judged_and_keeps_all_metrics_in_json(lake: Path) -
     lines = CliRunner().invoke(app, ["status", "weekly_sales"]).stdout.partition("realized")[2].splitlines()
     assert lines[1].split() == ["partition", "rmse", "constant:rmse", "r2"]
     assert max(map(len, lines[:5])) < 120
+
+
+@pytest.mark.parametrize(
+    ("alarms", "checks", "counts"), [(0, 1, "0 alarms in 1 check"), (1, 126, "1 alarm in 126 checks")]
+)
+def test_status_counts_one_alarm_in_the_singular(alarms: int, checks: int, counts: str) -> None:
+    """One alarm isn't 1 alarms."""
+    row = {"check": "data", "subject": "sales", "note": "late"}
+    findings = {"partition": "2024-03-11", "alarms": [row] * alarms, "checks": checks, "decision": None}
+    assert next(status_text._findings({"findings": findings})) == f"\nmonitored 2024-03-11: {counts}"
 
 
 @pytest.mark.full
