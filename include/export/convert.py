@@ -61,14 +61,14 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
     require_packages()
     from include.export.columns import write_columns
     from include.export.graph import Graph
-    from include.export.models import FEATURE_MODELS, MATRIX_MODELS
+    from include.export.models import MODELS, WITHOUT_COLUMNS
 
-    graph, source, writers = Graph(), spec.features.columns[0], FEATURE_MODELS
+    graph, source, writable = Graph(), spec.features.columns[0], set(WITHOUT_COLUMNS)
     steps = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
     if type(steps[0]) is ColumnTransformer:
-        source, writers = write_columns(graph, steps.pop(0)), MATRIX_MODELS
-    if len(steps) != 1 or type(steps[0]) not in writers:
-        without = " without its columns" if type(steps[0]) in MATRIX_MODELS else ""
+        source, writable = write_columns(graph, steps.pop(0)), set(MODELS)
+    if len(steps) != 1 or type(steps[0]) not in writable & set(MODELS):
+        without = " without its columns" if type(steps[0]) in MODELS else ""
         raise ModelError(
             f"{spec.name}: ONNX",
             required=f"an estimator with a converter: {', '.join(convertible(spec))}",
@@ -76,7 +76,7 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
             remedy="serve a recipe of one of these, or write a converter in include/export/models.py",
         )
     (model,) = steps
-    prediction = writers[type(model)](graph, model, source)
+    prediction = MODELS[type(model)](graph, model, source)
     classes = spec.problem.classes
     if not classes:
         prediction = graph.add("Squeeze", prediction, graph.constant([1], np.int64))
@@ -99,11 +99,10 @@ def _write_unknown_classes(graph: Graph, prediction: str, positions: Sequence[in
 def convertible(spec: UseCase) -> list[str]:
     """Return the estimators that a declaration may name and that have a converter."""
     require_packages()
-    from include.export.models import FEATURE_MODELS, MATRIX_MODELS
+    from include.export.models import MODELS
 
-    types = {**FEATURE_MODELS, **MATRIX_MODELS}
     entries = ESTIMATORS[spec.problem.kind].items()
-    return [name for name, entry in entries if type(entry.build(spec)) in types]
+    return [name for name, entry in entries if type(entry.build(spec)) in MODELS]
 
 
 def require_convertible(spec: UseCase, candidate: Recipe) -> None:

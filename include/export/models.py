@@ -1,6 +1,6 @@
 """Writes fitted models as a graph: the prediction, or the probability of each class, as a matrix.
 
-To add a model, write a function and add it to `MATRIX_MODELS`. Of two classes only the second's probability
+To add a model, write a function and add it to `MODELS`. Of two classes only the second's probability
 is returned, which is the prediction of a binary problem.
 """
 
@@ -220,15 +220,10 @@ def write_shifted_regressor(graph: Graph, model: ShiftedRegressor, source: str) 
 
 
 Write = Callable[[Graph, Any, str], str]  # from the graph, the model, and its matrix or any input
-# these take the features as they are
-FEATURE_MODELS: dict[type, Write] = {
+MODELS: dict[type, Write] = {
     DummyClassifier: write_constant,
     DummyRegressor: write_constant,
     ColumnPlusConstant: write_rule,
-    ShiftedRegressor: write_shifted_regressor,  # of a rule
-}
-# these take the matrix of a `ColumnTransformer`
-MATRIX_MODELS: dict[type, Write] = {
     LogisticRegression: write_linear,
     Ridge: write_linear,
     MLPClassifier: write_network,
@@ -241,4 +236,5 @@ MATRIX_MODELS: dict[type, Write] = {
     ShiftedClassifier: write_shifted_classifier,
     ShiftedRegressor: write_shifted_regressor,
 }
-MODELS: dict[type, Write] = {**FEATURE_MODELS, **MATRIX_MODELS}
+# these can take the features as they are, the last one if it is of a rule; others need a matrix of them
+WITHOUT_COLUMNS = (DummyClassifier, DummyRegressor, ColumnPlusConstant, ShiftedRegressor)

@@ -205,7 +205,7 @@ def test_the_evidence_tells_what_is_wrong_with_a_file(monkeypatch: pytest.Monkey
             measured = measure._onnx(spec, evaluation)
         assert (measured.difference is not None and measured.difference > 1e-6) == difference
         assert measured.note.startswith(note)
-    monkeypatch.delitem(models.MATRIX_MODELS, type(fitted(of)[-1]))
+    monkeypatch.delitem(models.MODELS, type(fitted(of)[-1]))
     measured = measure._onnx(spec, evaluation)
     assert measured.difference is None
     assert "expected an estimator with a converter" in measured.note
@@ -310,7 +310,7 @@ def test_validate_reports_a_recipe_that_the_gate_could_never_bless(
 ) -> None:
     """With gate.onnx a recipe without a converter is an error of the declaration, before it is trained."""
     assert errors(spec) == []
-    monkeypatch.delitem(models.MATRIX_MODELS, RandomForestRegressor)
+    monkeypatch.delitem(models.MODELS, RandomForestRegressor)
     (problem,) = errors(spec)
     assert (
         "training.forest: expected an estimator that can be exported to ONNX, because of gate.onnx" in problem
