@@ -254,7 +254,7 @@ def predict_walk(
 
 
 def read(lake: Lake, spec: UseCase, until: str) -> Walks:
-    """Return the walks of the declared recipes as known on a partition, the newest of its `memory`."""
+    """Return the walks of the declared recipes as known on a partition, the newest `walk_window` of them."""
     names = recipe_names(spec)
     first = partition_before(lake, spec, until, walk_window(spec))
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}

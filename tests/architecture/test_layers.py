@@ -78,8 +78,8 @@ def test_the_parse_check_sees_a_heavy_import(tmp_path: Path) -> None:
     file = tmp_path / "file.py"
     file.write_text("import innocent\n")
     bare = PARSE.replace("import airflow.sdk\n", "")
-    found = _loads(bare, ",".join(HEAVY), str(file), PYTHONPATH=str(tmp_path))
-    assert found == {str(file): ["pyarrow"]}
+    loaded = _loads(bare, ",".join(HEAVY), str(file), PYTHONPATH=str(tmp_path))
+    assert loaded == {str(file): ["pyarrow"]}
 
 
 def test_light_pages_stay_light() -> None:

@@ -94,13 +94,13 @@ def test_a_calendar_column_is_judged_by_windows_like_its_own() -> None:
     partitions = np.array(
         [np.bincount(cut.bin_indexes(pa.array([float(n % 7)] * 50)), minlength=cut.bins) for n in range(35)]
     )
-    known = ReferenceColumn(
+    weekdays = ReferenceColumn(
         of, cut, partitions.astype(float), np.ones(35, dtype=bool), np.zeros(35), np.zeros(35)
     )
     one_partition = profiled([3.0] * 50)
     assert drift.check_distribution("weekday", column(days), one_partition, 1, RULES).outcome == "alarm"
-    assert drift.check_distribution("weekday", known, one_partition, 1, RULES).outcome == "ok"
-    finding = drift.check_distribution("weekday", known, profiled([3.0] * 350), 7, RULES)
+    assert drift.check_distribution("weekday", weekdays, one_partition, 1, RULES).outcome == "ok"
+    finding = drift.check_distribution("weekday", weekdays, profiled([3.0] * 350), 7, RULES)
     assert (finding.outcome, " over 7 partitions is beyond" in finding.note) == ("alarm", True)
 
 
@@ -149,11 +149,11 @@ def test_a_warm_partition_is_expected_and_another_unit_is_not() -> None:
     A partition wholly beyond all is.
     """
     of = profiled([float(v) for v in range(1000)])
-    known = ReferenceColumn(of, Binning.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
+    with_warm_partition = ReferenceColumn(of, Binning.of(of), unseen=np.array([0.0, 0.0, 0.3, 0.0, 0.0]))
     warm = profiled([500.0] * 75 + [2000.0] * 25)
     assert drift.check_unseen("c", column([float(v) for v in range(1000)]), warm, RULES).outcome == "alarm"
-    assert drift.check_unseen("c", known, warm, RULES).outcome == "ok"
-    assert drift.check_unseen("c", known, profiled([2000.0] * 100), RULES).outcome == "alarm"
+    assert drift.check_unseen("c", with_warm_partition, warm, RULES).outcome == "ok"
+    assert drift.check_unseen("c", with_warm_partition, profiled([2000.0] * 100), RULES).outcome == "alarm"
 
 
 def test_new_categories_are_seen() -> None:
@@ -241,8 +241,9 @@ def test_a_record_of_one_value_per_partition_is_an_alarm_only_the_third_time_in_
 def test_an_alarm_of_a_counter_says_what_ends_it(values: Sequence[int], trend: str) -> None:
     """Each partition is beyond those before it, and each reference too: so the alert would come for ever."""
     rows = [partition([float(value)] * 50, f"{place:02}") for place, value in enumerate(values)]
-    known = column([float(value) for value in values[:2]] * 100)
-    finding = drift.check_unseen("c", known, profiled([float(values[-1])] * 50), RULES, rows[:-3], rows[-3:])
+    reference = column([float(value) for value in values[:2]] * 100)
+    newest = profiled([float(values[-1])] * 50)
+    finding = drift.check_unseen("c", reference, newest, RULES, rows[:-3], rows[-3:])
     assert finding.outcome == "alarm"
     assert (f"it has {trend} on each of the last 6 partitions, as a counter does" in finding.note) == bool(
         trend

@@ -24,7 +24,7 @@ from include.spec.load import read
 from include.storage.lake import Lake
 from tests.promote.conftest import WEEKLY, asking
 
-# nobody listens there: the aliases aren't part of a race
+# a port on which no registry answers: the aliases aren't part of a race
 NOWHERE = "http://127.0.0.1:9"
 
 
