@@ -67,7 +67,7 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
     steps = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
     if type(steps[0]) is ColumnTransformer:
         source, writable = write_columns(graph, steps.pop(0)), set(MODELS)
-    if len(steps) != 1 or type(steps[0]) not in writable & set(MODELS):
+    if len(steps) != 1 or type(steps[0]) not in writable:
         without = " without its columns" if type(steps[0]) in MODELS else ""
         raise ModelError(
             f"{spec.name}: ONNX",
