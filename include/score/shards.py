@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from include.environment import code_version
 from include.errors import ModelError, SpecError
 from include.features.build import compute_features
-from include.features.entities import require_equal
+from include.features.checks import require_equal
 from include.promote import ledger
 from include.references import Ref, digest_json
 from include.score import fallback, pipeline, predictions

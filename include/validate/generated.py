@@ -22,10 +22,8 @@ import pyarrow.compute as pc
 from include.errors import EvergreenError
 from include.extensions import is_reference
 from include.features.build import compute_features, schema
-from include.features.differences import changed_features
-from include.features.entities import require_independent
+from include.features.checks import changed_features, require_independent, violations_of
 from include.features.point_in_time import create_views
-from include.features.point_in_time_check import violations_of
 from include.ingest.connectors.request import request
 from include.ingest.validation.compiled import UNIQUE
 from include.models import artifacts

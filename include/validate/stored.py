@@ -13,9 +13,8 @@ import pyarrow.compute as pc
 from include.errors import PYTHON, NotPublished, PartitionRefused, SpecError
 from include.features import point_in_time
 from include.features.build import features, known_too_late, remedy_too_late
-from include.features.entities import require_independent
+from include.features.checks import point_in_time_violations, require_independent
 from include.features.labels import labels, matured
-from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import read_snapshots
 from include.ingest.validation.contract import CLASS_RULE, check_contract
 from include.spec import UseCase

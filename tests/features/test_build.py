@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from include.errors import PartitionError, SpecError
 from include.features import build
 from include.features.build import compute_features, features, schema
-from include.features.entities import require_equal, require_independent
+from include.features.checks import require_equal, require_independent
 from include.features.labels import labels, matured, training_set
 from include.features.point_in_time import read_sources
 from include.spec import UseCase

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pytest
 
 from include.features.build import compute_features, features
-from include.features.point_in_time_check import point_in_time_violations
+from include.features.checks import point_in_time_violations
 from include.spec import UseCase, load
 from include.storage import schemas
 from include.storage.digests import digest_table

@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 from include.cli.app import app
 from include.errors import PYTHON, NotPublished
 from include.features.build import compute_features, features
+from include.features.checks import point_in_time_violations, violations_of
 from include.features.point_in_time import read_sources
-from include.features.point_in_time_check import point_in_time_violations, violations_of
 from include.spec import UseCase
 from include.storage.digests import digest_table
 from include.storage.lake import Lake

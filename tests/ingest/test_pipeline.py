@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 from include.environment import Connect, Endpoint
 from include.errors import PartitionError, PartitionRefused, SourceUnavailable, SpecError, StoredDataError
 from include.features.build import features
+from include.features.checks import point_in_time_violations
 from include.features.labels import known_on, labels
 from include.features.point_in_time import create_views, read_sources
-from include.features.point_in_time_check import point_in_time_violations
 from include.ingest.pipeline import ingest
 from include.spec import UseCase
 from include.storage.lake import Lake

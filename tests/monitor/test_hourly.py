@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from include.cli.stages import run_stage
-from include.features.point_in_time_check import point_in_time_violations
+from include.features.checks import point_in_time_violations
 from include.monitor.alerts import deadline_text
 from include.monitor.performance import performance_by
 from include.ops.health import unscored
