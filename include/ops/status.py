@@ -9,7 +9,6 @@ from typing import Any
 from include.errors import PartitionError
 from include.monitor.performance import newest_metrics
 from include.promote import ledger, verdicts
-from include.promote.ledger import trials_on
 from include.promote.promotion import attempt_outcome, awaiting_approval, read_ledgers
 from include.spec import UseCase
 from include.spec.metrics import default_metrics
@@ -120,7 +119,7 @@ def on_trial(lake: Lake, spec: UseCase) -> list[str]:
         partition = ledger.next_unserved(lake, spec, *(row["effective_from"] for row in rows[-1:]))
     except PartitionError:
         return []  # the schedule has ended
-    return [str(trial) for trial in trials_on(rows, spec, partition)]
+    return [str(trial) for trial in ledger.trials_on(rows, spec, partition)]
 
 
 def pending(lake: Lake, spec: UseCase) -> Row | None:

@@ -19,15 +19,7 @@ from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES
 from include.models import artifacts
 from include.promote import approval, ledger, verdicts
 from include.promote.approval import require_person_and_reason
-from include.promote.ledger import (
-    BASELINE_ONLY,
-    CANARY,
-    PROMOTED,
-    REFRESHED,
-    ROLLED_BACK,
-    SHADOW,
-    challenger_on_trial,
-)
+from include.promote.ledger import BASELINE_ONLY, CANARY, PROMOTED, REFRESHED, ROLLED_BACK, SHADOW
 from include.references import Ref
 from include.spec import UseCase
 from include.storage.lake import Lake, Row
@@ -337,7 +329,7 @@ def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
         return f"superseded: judged against {judged_against}, but {serving} serves: train again"
     if live and (evidence["model"], evidence["recipe"]) == (live, history[-1]["recipe"]):
         return f"nothing new: it is the model that serves as v{history[-1]['version']}"
-    challenger = challenger_on_trial(ledgers.switches, history[-1]) if history else None
+    challenger = ledger.challenger_on_trial(ledgers.switches, history[-1]) if history else None
     if challenger is not None:
         version, since = challenger["version"], challenger["effective_from"]
         return f"v{version} is on trial since {since}: train again when the trial has ended"

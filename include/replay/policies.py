@@ -36,7 +36,7 @@ from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
 from include.promote import ledger, verdicts
-from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Trial, trials_on
+from include.promote.ledger import CANARY, ROLLED_BACK, WATCH, Trial
 from include.promote.promotion import (
     LedgerSnapshot,
     baseline_rows,
@@ -371,7 +371,7 @@ class Declared(Policy):
         if champion is None:
             return None
         fit, canary = self._fit_of(champion), None
-        for trial in trials_on(self.rows, self.spec, partition):
+        for trial in ledger.trials_on(self.rows, self.spec, partition):
             if trial.kind == CANARY:
                 rows = self.past.table.take(pa.array(self.past.row_positions[partition]))
                 chosen = canary_entities(self.spec, rows, str(trial.candidate["model"]))
@@ -386,7 +386,7 @@ class Declared(Policy):
 
     def advance(self, partition: str) -> bool:
         """Take due steps of trials, replace a champion that a baseline beats; maybe request a training."""
-        for trial in trials_on(self.rows, self.spec, partition):
+        for trial in ledger.trials_on(self.rows, self.spec, partition):
             since = [
                 key
                 for key, rows in self.past.row_positions.items()

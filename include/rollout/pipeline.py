@@ -26,17 +26,7 @@ from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger, verdicts
-from include.promote.ledger import (
-    CANARY,
-    PROMOTED,
-    REPLACED,
-    SHADOW,
-    WATCH,
-    WITHDRAWN,
-    Trial,
-    challenger_on_trial,
-    trials_on,
-)
+from include.promote.ledger import CANARY, PROMOTED, REPLACED, SHADOW, WATCH, WITHDRAWN, Trial
 from include.promote.promotion import mirror_aliases, switch_rows, switched_roles
 from include.promote.rollback import rollback
 from include.references import Ref
@@ -101,7 +91,7 @@ def advance(
         note = f"no step is taken after the schedule's last partition: schedule.end is {spec.schedule.end}"
         return Ref(table, partition, note=note)
     notes, steps = [], 0
-    for trial in trials_on(ledger.switches(lake), spec, partition):
+    for trial in ledger.trials_on(ledger.switches(lake), spec, partition):
         where: Where = {"product": "predictions", "partition": spec.clock.keys(trial.since, partition)}
         scored = lake.rows("partitions", where)
         trial_partitions = sum(row["rows"] > 0 for row in scored)
@@ -356,7 +346,7 @@ def replacement_rows(
     switched = switch_rows(evidence, ["champion", "baseline"], attempt=evidence.key, **changes)
     switched[0] |= {"model": fit.model, "recipe": recipe}
     # a challenger on trial has no incumbent any more
-    challenger = challenger_on_trial(rows, champion)
+    challenger = ledger.challenger_on_trial(rows, champion)
     withdrawn = [] if challenger is None else [{**challenger, **changes, "kind": WITHDRAWN}]
     return [*switched, *withdrawn]
 
@@ -371,7 +361,7 @@ def _with_champion(
     live = loss_series(lake, [champion], partition)
     losses = dict(zip(live.partitions, (live.loss / live.rows).tolist(), strict=True))
     has_canary = any(row["kind"] == CANARY for row in switches)
-    trials = [t for key in live.partitions if has_canary for t in trials_on(switches, spec, key)]
+    trials = [t for key in live.partitions if has_canary for t in ledger.trials_on(switches, spec, key)]
     for trial in {trial.since: trial for trial in trials if trial.kind == CANARY}.values():
         both = live_losses(lake, spec, trial, partition)
         losses |= dict(zip(both.partitions, np.divide(both.sums[CHAMPION], both.rows), strict=True))

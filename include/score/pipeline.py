@@ -23,7 +23,7 @@ from include.features import point_in_time
 from include.features.build import compute_features, known_too_late, remedy_too_late, rows_without_features
 from include.models import outputs
 from include.promote import ledger
-from include.promote.ledger import Trial, trials_on
+from include.promote.ledger import Trial
 from include.references import Ref
 from include.score import fallback, predictions
 from include.score.erasure import erase_predictions, republish_summary
@@ -155,7 +155,7 @@ class ScoringRun:
             ref = self._complete(rows, served)
         if not set(self.missing) & set(self.spec.scoring.requires.get("champion", ())):
             # last, so that shadow scoring never delays the predictions that are served
-            self._score_shadows(rows, served, trials_on(switches, self.spec, self.partition))
+            self._score_shadows(rows, served, ledger.trials_on(switches, self.spec, self.partition))
         champion = ledger.serving_of(switches, self.partition).champion
         if champion is not None and not ledger.was_judged(self.lake, champion):
             stand_in = f"{champion['recipe']} of v{champion['version']}"
@@ -402,7 +402,7 @@ def predict_rows(
     skip_failing : see `fallback.predict_with_fallback`.
     """
     steps = fallback.fallback_chain(ledger.serving_of(switches, partition), spec, missing)
-    trials = trials_on(switches, spec, partition)
+    trials = ledger.trials_on(switches, spec, partition)
     tables = []
     for group, chain in fallback.split_canary(spec, rows, steps, trials, missing):
         predicted = fallback.predict_with_fallback(lake, spec, group, chain, skip_failing=skip_failing)

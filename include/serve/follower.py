@@ -16,7 +16,7 @@ from datetime import datetime
 from include.errors import EvergreenError, ModelError
 from include.models.artifacts import BatchPredictor
 from include.promote import ledger
-from include.promote.ledger import Serving, Trial, trials_on
+from include.promote.ledger import Serving, Trial
 from include.score import fallback
 from include.score.fallback import FallbackStep
 from include.serve.features import NewestFeatures, newest_features
@@ -150,7 +150,7 @@ class LedgerFollower:
         features, note = self._features()
         partition = self._partition(rows)
         serving = ledger.serving_of(rows, partition)
-        trials = tuple(trials_on(rows, self._spec, partition))
+        trials = tuple(ledger.trials_on(rows, self._spec, partition))
         champion = str(serving.champion["model"]) if serving.champion else ""
         on_trial = [row for trial in trials for row in (trial.candidate, trial.incumbent)]
         names = [row for row in (serving.champion, serving.previous, serving.baseline) if row]
