@@ -32,13 +32,12 @@ LEARNING_RATE = 4.0  # for losses in the units of `relative_losses`
 MIXING_RATE = 0.02  # of the weight that is spread over all recipes after each partition
 HYSTERESIS = 1.5  # how many times heavier than the serving recipe its successor must be
 RECENT = 7  # newest partitions, or days, on which the successor must have lost less: a week
-WEEKS_BEFORE = 2  # in which a day must have no like, so that it is no usual Saturday
+KNOWN_DAYS = 14  # before the newest week, that show how much a recipe loses on a bad day or a weekend
 MIN_OBSERVED = 3  # partitions with losses before a champion is replaced: one wild partition replaces none
 MAX_EXCESS_LOSS = 1.0  # of one partition, beyond its best recipe's: one wild partition decides little
 ORDINARY = 0.98  # share of the partitions whose losses beyond the best recipe's are counted in full
 CONTENDER = 2.0  # times the lowest mean loss: recipes that lose more may differ by anything
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
-DAYS = "days"  # the unit of walks by blocks of a day
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the prior's median loss
 
 
@@ -91,7 +90,7 @@ class Walks:
         means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
         last = [*(first[1:] - 1), len(age) - 1]
         keys = tuple(self.partitions[index] for index in last)
-        return Walks(keys, self.recipes, np.add.reduceat(self.rows, first), means, unit=DAYS)
+        return Walks(keys, self.recipes, np.add.reduceat(self.rows, first), means, unit="days")
 
     def of(self, recipe: str) -> Array:
         """Return a recipe's losses, shape (n,)."""
@@ -188,7 +187,7 @@ def choose(
     *,
     min_gain: float = 0.0,
     baselines: Sequence[str] = (),
-    day_suffices: bool = False,
+    recent: int = RECENT,
 ) -> Choice:
     """Return the recipe that should serve next.
 
@@ -197,7 +196,7 @@ def choose(
     Parameters
     ----------
     serving : the recipe that serves, empty if none of the walks' recipes does.
-    day_suffices : see `lost_less`.
+    recent : newest partitions, or days, on which the successor must have lost less.
     """
     by_name = final_weights(walks, min_gain, baselines)
     best = max(walks.recipes, key=lambda name: by_name[name])
@@ -207,10 +206,10 @@ def choose(
         )
     least = max(by_name[best] / HYSTERESIS, HYSTERESIS * by_name.get(serving, 0.0))
     heavy = [name for name in walks.recipes if by_name[name] >= least]
-    chosen = next((name for name in heavy if lost_less(walks, name, serving, day_suffices)), serving)
+    chosen = next((name for name in heavy if lost_less(walks, name, serving, recent)), serving)
     if chosen == serving:
         ratio = by_name[heavy[0]] / by_name[serving]
-        why = f"{heavy[0]} has {ratio:.3g} times its weight, but didn't lose less over the last {RECENT}"
+        why = f"{heavy[0]} has {ratio:.3g} times its weight, but didn't lose less over the last {recent}"
         return Choice(serving, by_name, f"{serving} keeps serving: {why} {walks.unit}")
     basis = f"over {len(walks.partitions)} {walks.unit if len(walks.partitions) != 1 else walks.unit[:-1]}"
     if not len(walks.partitions):
@@ -221,27 +220,30 @@ def choose(
     return Choice(chosen, by_name, f"{chosen} is the simplest of the recipes with the largest weight {basis}")
 
 
-def lost_less(walks: Walks, recipe: str, serving: str, day_suffices: bool = False) -> bool:
-    """Return whether a recipe lost less than the serving one over the newest `RECENT` partitions of both.
-
-    Parameters
-    ----------
-    day_suffices : whether, of days of several partitions, the newest one decides if the serving recipe broke
-        on it: if it lost `HYSTERESIS` times as much as the other, and was behind it by more than on each day
-        before the newest week. A rule that is right on most weekdays was as far ahead on those before.
-    """
+def lost_less(walks: Walks, recipe: str, serving: str, recent: int = RECENT) -> bool:
+    """Return whether a recipe lost less than the serving one over the newest partitions of both."""
     if serving not in walks.recipes:
         return True
-    losses = np.column_stack([walks.of(recipe), walks.of(serving)])
-    losses = np.where(np.isposinf(losses), LARGEST, losses)  # a fit that can't predict loses the most
-    both = np.flatnonzero(~np.isnan(losses).any(axis=1))
-    losses, rows = losses[both], walks.rows[both]
-    if not len(both) or bool(np.diff(rows[-RECENT:] @ losses[-RECENT:])[0] > 0):
-        return True
-    behind, before = np.diff(losses)[:, 0], len(both) - RECENT
-    if not day_suffices or walks.unit != DAYS or before < WEEKS_BEFORE * RECENT:
-        return False
-    return bool(losses[-1, 1] >= HYSTERESIS * losses[-1, 0] and behind[-1] > behind[:before].max())
+    losses = np.column_stack([_finite(walks.of(recipe)), _finite(walks.of(serving))])
+    both = np.flatnonzero(~np.isnan(losses).any(axis=1))[-recent:]
+    return not len(both) or bool(np.diff(walks.rows[both] @ losses[both])[0] > 0)
+
+
+def broke_on_newest_day(days: Walks, serving: str) -> bool:
+    """Return whether the newest day is plainly worse than the serving recipe's worst before the newest week.
+
+    What is bad each weekend was as bad on the weekends before. A recipe that another one beats by far on a
+    day isn't broken if it lost no more than on other days.
+    """
+    losses = _finite(days.of(serving))
+    losses = losses[~np.isnan(losses)]
+    before = losses[:-RECENT]
+    return len(before) >= KNOWN_DAYS and bool(losses[-1] >= HYSTERESIS * before.max())
+
+
+def _finite(losses: Array) -> Array:
+    """Return losses in which a fit that can't predict loses the most."""
+    return np.where(np.isposinf(losses), LARGEST, losses)
 
 
 def prior_became_best(walks: Walks, recipes: Sequence[str], within: int) -> bool:
@@ -366,14 +368,13 @@ def choose_replacement(
         return None
     baselines = [recipe.name for recipe in spec.training.baselines]
     walk = daily_if_sub_daily(spec, walk)
-    day_suffices = not is_stand_in  # what stands in does no such harm, and would change from day to day
-    choice = choose(
-        walk, serving, min_gain=spec.gate.min_gain, baselines=baselines, day_suffices=day_suffices
-    )
+    # what stands in does no such harm, and would change from day to day
+    recent = 1 if spec.clock.sub_daily and not is_stand_in and broke_on_newest_day(walk, serving) else RECENT
+    choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines, recent=recent)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
     weights = final_weights(walk.only({serving, *baselines}))
     is_broken = any(
-        weights[name] >= HYSTERESIS * weights[serving] and lost_less(walk, name, serving, day_suffices)
+        weights[name] >= HYSTERESIS * weights[serving] and lost_less(walk, name, serving, recent)
         for name in baselines
         if name in weights
     )

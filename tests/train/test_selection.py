@@ -456,6 +456,17 @@ def test_a_champion_that_breaks_within_a_day_of_hours_is_replaced_on_the_next(sp
     assert choose_replacement(spec, days, "boosting") is None  # a daily use case waits for its week
 
 
+def test_an_hourly_champion_that_another_recipe_beats_on_a_usual_day_stays(spec: UseCase) -> None:
+    """Real: "as yesterday" was right by luck on one day, and on the next lost six times as much."""
+    hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "0 * * * *"})})
+    losses = np.column_stack([[4.0] * 38 + [0.5] * 2, [3.0] + [1.0] * 37 + [3.0] * 2])
+    walk = Walks(hours(960), ("prior", "boosting"), np.full(960, 6.0), np.repeat(losses, 24, axis=0))
+    assert choose_replacement(hourly, walk, "boosting") is None
+    broken = replace(walk, losses=np.where(walk.losses == 3, [[3.0, 5.0]], walk.losses))
+    broken.losses[:24] = walk.losses[:24]
+    assert choose_replacement(hourly, broken, "boosting") is not None
+
+
 def test_an_hourly_champion_that_is_bad_each_weekend_stays(spec: UseCase) -> None:
     """It was as far behind on the weekends before, so the week counts."""
     hourly = spec.model_copy(update={"schedule": spec.schedule.model_copy(update={"batch": "0 * * * *"})})
