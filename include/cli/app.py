@@ -49,7 +49,7 @@ QUESTIONS = {
     "kind": "Kind of problem (binary, regression, multiclass)",
     "target": "Column to predict",
     "time": "Column with each row's date",
-    "key": "Columns that identify a row within a day, separated by commas",
+    "key": "Columns that identify a row within a day, or an hour, separated by commas",
 }
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
 
@@ -142,15 +142,15 @@ def init(  # noqa: PLR0913 - one parameter for each option
         str,
         typer.Option(
             "--key",
-            help="The columns that identify a row within a day, as store,item. Default: --time, if no two "
-            "rows have the same.",
+            help="The columns that identify a row within a day, or an hour, as store,item. Default: --time, "
+            "if no two rows have the same.",
         ),
     ] = "",
-    time: Annotated[str, typer.Option("--time", help="The column with each row's date.")] = "",
+    time: Annotated[str, typer.Option("--time", help="The column with each row's date, or its hour.")] = "",
     split: Annotated[
         Path | None,
         typer.Option(
-            "--split", help="Also write the sample below this folder, as the CSV files of each day."
+            "--split", help="Also write the sample below this folder, as the CSV files of each day, or hour."
         ),
     ] = None,
     into: Annotated[
@@ -187,7 +187,7 @@ def init(  # noqa: PLR0913 - one parameter for each option
                 default = rows.key_of_series(answers["time"]) or None if option == "key" else None
                 answers[option] = answers[option] or typer.prompt(question, default=default)
             if split is None:
-                text = "A folder to write one file for each day to, or empty if there are such files"
+                text = "A folder to write one file for each day or hour to, or empty if there are such files"
                 split = (
                     Path(answer) if (answer := typer.prompt(text, default="", show_default=False)) else None
                 )

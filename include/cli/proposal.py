@@ -23,7 +23,14 @@ import pyarrow.compute as pc
 import pyarrow.csv
 
 from include.cli.sample import Sample, SampleColumn
-from include.cli.sample_schedule import HOUR, TRAINING_HOUR, SampleSchedule, days_between, schedule_of
+from include.cli.sample_schedule import (
+    HOURS,
+    MARGIN,
+    TRAINING_HOUR,
+    SampleSchedule,
+    schedule_of,
+    schedule_of_hours,
+)
 from include.errors import SpecError
 from include.ingest.parsing.types import TRUE
 from include.spec.problem import CLASS_NAME
@@ -33,9 +40,14 @@ MAX_CATEGORIES = 254  # that the estimators tell apart
 TINY = 1e-9  # a span below which a column counts as constant zero
 RECURRING = 0.5  # share of rows whose key was there before, from which a key has a past
 FEWEST = 4  # outcomes of a mean
-# for each season the feature that says where in it a row is, its function in SQL, and what 1 is
-SEASONS = {"week": ("weekday", "isodow", "Monday"), "year": ("month_of_year", "month", "January")}
-TEST = (8, 28)  # partitions that judge, at least and at most
+# for each season the feature that says where in it a row is, its function in SQL, and how it counts
+SEASONS = {
+    "day": ("hour_of_day", "hour", "in UTC"),
+    "week": ("weekday", "isodow", "1 is Monday"),
+    "year": ("month_of_year", "month", "1 is January"),
+}
+TEST = (8, 28)  # days, or longer partitions, that judge, at least and at most
+LEVEL = 14  # days, or longer partitions, that a level follows
 OUTCOMES = "outcomes"  # the folder of the outcomes' own files
 
 
@@ -47,7 +59,7 @@ class Proposal:
     ----------
     kind : of the problem.
     target, time : names of columns in the sample.
-    key : names of columns that identify a row within a day.
+    key : names of columns that identify a row within a partition.
     """
 
     name: str
@@ -80,20 +92,24 @@ class Proposal:
         return SpecError(f"init {option}", required=required, found=actual, where=where, remedy=remedy)
 
     def _check_key(self) -> None:
-        rows = Counter(
-            zip(self.days, *(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
-        )
+        rows = self._counts(self.row_partitions)
         row, count = max(rows.items(), key=lambda item: (None in item[0], item[1]))
         if count > 1 or None in row:
             shown = ", ".join(map(str, row))
             actual = f"a row without it: {shown}" if None in row else f"{count} rows of {shown}"
             raise self._error(
                 "--key",
-                "columns that identify a row within a day",
+                f"columns that identify a row within {'an hour' if self._is_hourly else 'a day'}",
                 actual,
-                "add a column, such as --key store,item; init proposes one partition a day at most, and "
-                "for hours docs/reference/schedules.md says what to change",
+                "add a column, such as --key store,item; docs/reference/schedules.md says of which samples "
+                "the partitions are hours",
             )
+
+    def _counts(self, partitions: list[str]) -> Counter[tuple[str | None, ...]]:
+        """Return how many rows have each key of a partition."""
+        return Counter(
+            zip(partitions, *(self.sample.rows[name].to_pylist() for name in self.key), strict=True)
+        )
 
     def _check_target(self) -> None:
         column = self.sample.columns[self.target]
@@ -114,19 +130,37 @@ class Proposal:
     # what the sample shows
 
     @cached_property
-    def days(self) -> list[str]:
-        """Return the day of each row."""
-        return self.sample.days(self.time)
+    def row_partitions(self) -> list[str]:
+        """Return the partition of each row: its day, or its hour if a day has several rows of a key."""
+        times = self.sample.times(self.time)
+        if times is None or not self._is_hourly:
+            return self._days
+        return list((times + MARGIN).dt.strftime("%Y-%m-%dT%H%MZ"))
 
     @cached_property
     def partitions(self) -> list[str]:
-        """Return the days that the sample has."""
-        return sorted(set(self.days))
+        """Return the partitions that the sample has."""
+        return sorted(set(self.row_partitions))
 
     @cached_property
     def schedule(self) -> SampleSchedule:
-        """Return the schedule of these days."""
-        return schedule_of(self.partitions)
+        """Return the schedule of these partitions."""
+        return self._hourly or schedule_of(sorted(set(self._days)))
+
+    @property
+    def _is_hourly(self) -> bool:
+        return self.schedule.per_day > 1
+
+    @cached_property
+    def _days(self) -> list[str]:
+        return self.sample.days(self.time)
+
+    @cached_property
+    def _hourly(self) -> SampleSchedule | None:
+        """Return the schedule of hours, of a series or if a day has several rows of a key; else None."""
+        is_key_of_days = max(self._counts(self._days).values()) == 1 and self.key != (self.time,)
+        times = self.sample.times(self.time)
+        return None if times is None or is_key_of_days else schedule_of_hours(times)
 
     @cached_property
     def scheduled(self) -> list[str]:
@@ -145,17 +179,17 @@ class Proposal:
 
     @cached_property
     def recurs(self) -> bool:
-        """Return whether most keys were there on an earlier day; assumed for a sample of one day."""
+        """Return whether most keys were there in an earlier partition; assumed for a sample of one."""
         if len(self.partitions) == 1:
             return True
         keys = [*zip(*(self.sample.rows[name].to_pylist() for name in self.key), strict=True)]
-        repeated = len(keys) - len(set(keys))  # each is there once a day
-        return repeated >= RECURRING * sum(day > self.partitions[0] for day in self.days)
+        repeated = len(keys) - len(set(keys))  # each is there once a partition
+        return repeated >= RECURRING * sum(one > self.partitions[0] for one in self.row_partitions)
 
     @property
     def is_series(self) -> bool:
-        """Return whether no day has two rows."""
-        return len(self.partitions) == len(self.days)
+        """Return whether no partition has two rows."""
+        return len(self.partitions) == len(self.row_partitions)
 
     @property
     def _columns_of_sample(self) -> set[str]:
@@ -214,11 +248,11 @@ class Proposal:
                 proposed[column.name] = ("categorical", f"CAST({sql} AS VARCHAR) AS {column.name}", "boolean")
             elif column.type == "string" and count <= min(MAX_CATEGORIES, self.sample.rows.num_rows // 2):
                 proposed[column.name] = ("categorical", sql, f"sample: {count} different values")
-        name, function, first = SEASONS[self.schedule.season]
-        if self.schedule.length > 1 and name not in self._columns_of_sample:
-            time = self.sample.columns[self.time].name
-            sql, why = f"{function}(spine.{time}) AS {name}", f"from the time, 1 is {first}"
-            proposed[name] = ("numeric", sql, why)
+        time = self.sample.columns[self.time].name
+        for name, function, meaning in (SEASONS[season] for season in self.schedule.seasons):
+            if name not in self._columns_of_sample:
+                sql = f"{function}(spine.{time}) AS {name}"
+                proposed[name] = ("numeric", sql, f"from the time, {meaning}")
         return proposed
 
     def _why_no_feature(self, name: str) -> str:
@@ -250,21 +284,22 @@ class Proposal:
         if self.kind == "multiclass":
             return {}
         target, label = self._target.name, f"CAST({self.label} AS DOUBLE)"
-        season, ago, count = self.schedule.season, self.schedule.length - 1, self.lookback + 1
+        count = max(FEWEST, min(self.schedule.seasons.values(), default=FEWEST))
         mean = f"sum({label}) FILTER (ago < {count}) / nullif(count({label}) FILTER (ago < {count}), 0)"
         past = {f"{target}_mean_{count}": (mean, f"mean of the last {count} outcomes")}
         if self.recurs or self.is_series:
             past[f"{target}_last"] = (f"max({label}) FILTER (ago = 0)", "the last known value")
-            if ago > 0:
-                what = f"the same {'day' if season == 'week' else 'month'} last {season}"
-                past[f"{target}_{season}_ago"] = (f"max({label}) FILTER (ago = {ago})", what)
+            for season, length in self.schedule.seasons.items():
+                same = "hour" if self._is_hourly else "day" if season == "week" else "month"
+                what = f"the same {same} {'the day before' if season == 'day' else f'last {season}'}"
+                past[f"{target}_{season}_ago"] = (f"max({label}) FILTER (ago = {length - 1})", what)
         # the sample may have a column of this name
         return {f"{name}_" if name in self._columns_of_sample else name: one for name, one in past.items()}
 
     @property
     def lookback(self) -> int:
         """Return how many earlier partitions the SQL reads."""
-        return max(self.schedule.length, FEWEST) - 1
+        return max([FEWEST, *self.schedule.seasons.values()]) - 1
 
     def features(self, kind: str) -> list[str]:
         """Return the names of the numeric or the categorical features."""
@@ -305,26 +340,33 @@ class Proposal:
         schema : the path of the JSON Schema, for editors.
         split : the sample's days were written to files, so that the schedule ends with the last one.
         """
-        first, last = self.partitions[0], self.partitions[-1]
-        second = self.schedule.clock.shift(first, 1)
-        test = min(max(len(self.partitions) // 3, TEST[0]), TEST[1])
-        counts = Counter(self.days).values()
+        per_day, clock = self.schedule.per_day, self.schedule.clock
+        days = sorted({one[: len("2024-01-31")] for one in self.partitions})
+        # a sample may begin in the middle of a day, whose other hours would be without a file
+        begins = clock.around(days[0])[1] == self.partitions[0] or len(days) == 1
+        first, last = days[0 if begins else 1], days[-1]
+        second = clock.date_of(clock.shift(clock.around(first)[1], per_day))
+        test = min(max(len(days) // 3, TEST[0]), TEST[1]) * per_day
+        counts = Counter(self.row_partitions).values()
         time, key = self.sample.columns[self.time].name, ", ".join(self._names)
         file_format = "csv" if split else self.sample.format
         ending = {"csv": "csv", "parquet": "parquet", "json": "jsonl"}[file_format]
         fewest = 0 if self._has_holidays else max(min(counts) // 2, 1)
-        rows = f"{min(counts)} to {max(counts)} rows a {self._unit}"
+        rows = f"{min(counts)} to {max(counts)} rows in each {self._unit}"
         if self._has_holidays:
             rows += f", none on {len(self.scheduled) - len(self.partitions)} days"
         connection = f"    kind: objects\n    connection: {self.name}\n"
         file = (f"    format: {file_format}\n" if file_format != "csv" else "") + (
-            '    available_at: "05:00"  # assumed: local time at which the file is there\n'
+            '    available_at: "-2m"    # assumed: minutes from the decision at which the file is there\n'
+            if self._is_hourly
+            else '    available_at: "05:00"  # assumed: local time at which the file is there\n'
         )
+        path = ("{day}T{hour}" if self._is_hourly else "{day}") + f".{ending}"
         of_outcomes = (
-            f"    path: {self.name}/{{day}}.{ending}\n{file}    offset: -{self.schedule.step}\n"
+            f"    path: {self.name}/{path}\n{file}    offset: -{self.schedule.step}\n"
             f'    start: "{second}"\n    day: {time}\n'
             if self._is_same_file
-            else f'    path: {self.name}/{OUTCOMES}/{{day}}.{ending}\n{file}    start: "{second}"\n'
+            else f'    path: {self.name}/{OUTCOMES}/{path}\n{file}    start: "{second}"\n'
         )
         features = [one for name, one in self.sample.columns.items() if name != self.target]
         outcomes = [
@@ -335,6 +377,10 @@ class Proposal:
             if split
             else ""
         )
+        each = f" days of {per_day}" if self._is_hourly else ""
+        deadline = '"09:00"        # assumed: local time by which'
+        if self._is_hourly:
+            deadline = '"+20m"         # assumed: minutes from the decision by which'
         return f"""# yaml-language-server: $schema={schema}
 # {self.name}: proposed by `python -m include init` from {self.sample.rows.num_rows} rows,
 # {first} to {last}, of {_in_comment(self.sample.path.name)}.
@@ -348,7 +394,7 @@ problem:
   target: {self._target.name}
 
 schedule:
-  batch: "0 {HOUR} {self.schedule.days}"      # sample: {self._pattern()}
+  batch: "{clock.cron}"      # sample: {self._pattern()}
   training: "0 {TRAINING_HOUR} {self.schedule.training}"
   timezone: UTC            # assumed
   start: "{first}"      # the first day of the sample
@@ -356,9 +402,9 @@ schedule:
 sources:
   # what is known at the decision: assumed of each column but the target, so remove those that aren't
   records:
-{connection}    path: {self.name}/{{day}}.{ending}
+{connection}    path: {self.name}/{path}
 {file}    day: {time}
-    key: [{key}]           # identifies a row within a {self._unit}, in all of the sample
+    key: [{key}]           # identifies a row within one {self._unit}, in all of the sample
     columns:
 {self._columns(features)}
     contract:
@@ -386,40 +432,75 @@ labels:
   delay: 1                 # the next partition's file of outcomes is about this one
 
 training:
-  test: {test}                 # partitions that judge: a third of the sample, from {TEST[0]} to {TEST[1]}
+  test: {test}                 # partitions that judge: a third of the sample, {TEST[0]} to {TEST[1]}{each}
   baselines:
     - {{name: prior, estimator: prior}}
 {self._baselines()}  candidates:
     - {{name: boosting, estimator: hist_gradient_boosting, params: {{max_iter: 100, min_samples_leaf: 20}}}}
     - {{name: forest, estimator: random_forest, params: {{n_estimators: 100, min_samples_leaf: 5}}}}
     # boosting again, with a level that follows the newest partitions: a season or a trend
-    - {{name: boosting_level, estimator: hist_gradient_boosting, recent_intercept: 14,
+    - {{name: boosting_level, estimator: hist_gradient_boosting, recent_intercept: {LEVEL * per_day},
        params: {{max_iter: 100, min_samples_leaf: 20}}}}
 
 gate:
   objective: {"squared_error" if self.kind == "regression" else "log_loss"}
-
+{f"  block_partitions: {per_day}" + chr(10) if self._is_hourly else ""}
 scoring:
-  deadline: "09:00"        # assumed: local time by which predictions must be published
+  deadline: {deadline} predictions must be published
   constant: {self._constant()}  # sample: its mean or shares; the prediction before any model was promoted
   requires:
     champion: [records]
-"""
+{self._windows()}"""
 
     @property
     def _unit(self) -> str:
         """What a partition covers, in a comment."""
+        if self._is_hourly:
+            return "hour" if self.schedule.per_day == HOURS else "partition"
         return {1: "day", 7: "week"}.get(self.schedule.step, "partition")
 
+    def _windows(self) -> str:
+        """Return what counts partitions and has a default for days, if a day has several."""
+        day = self.schedule.per_day
+        if not self._is_hourly:
+            return ""
+        return f"""
+# the defaults count partitions as if each were a day: these are a day, a week and two weeks
+monitoring:
+  window: {day}
+  sudden_changes: {{past: {7 * day}, quiet: {7 * day}}}
+
+retraining:
+  consecutive: {day}
+  cooldown: {14 * day}
+
+alerts:
+  quiet: {7 * day}
+"""
+
     def _pattern(self) -> str:
-        """Return the comment on the schedule: which days have rows."""
-        days, span = len(self.partitions), days_between(self.partitions[0], self.partitions[-1])
-        if self.schedule.what or days == span:
-            return f"{days} days{self.schedule.what}"
-        return (
-            f"{days} of {span} days have rows; weekends, holidays and\n"
-            "                           # other days without rows: see docs/reference/schedules.md"
-        )
+        """Return the comment on the schedule: which days or hours have rows."""
+        count, span = len(self.partitions), len(self.scheduled)
+        units = f"{self._unit}s" if self._is_hourly else "days"
+        pattern = f"{count} {units}{self.schedule.what}"
+        if not self.schedule.what and count < span:
+            pattern = (
+                f"{count} of {span} {units} have rows; weekends, holidays and\n"
+                f"                           # other {units} without rows: see docs/reference/schedules.md"
+            )
+        if self._has_hours and not self._is_hourly:
+            pattern += (
+                "\n                           # a day's rows have several hours: for partitions of hours\n"
+                "                           # see docs/reference/schedules.md"
+            )
+        return pattern
+
+    @property
+    def _has_hours(self) -> bool:
+        """Return whether the rows of a day have several hours, by their time or by a number of the key."""
+        times, columns = self.sample.times(self.time), [self.sample.columns[name] for name in self.key]
+        by_key = any((one.low, one.high) == (0, HOURS - 1) and _is_scale(one) for one in columns)
+        return by_key or (times is not None and times.dt.hour.nunique() > 1)
 
     def _about_outcomes(self) -> str:
         if self._is_same_file:
@@ -484,17 +565,17 @@ scoring:
         return f"{{{', '.join(f'{json.dumps(name)}: {share}' for name, share in shares.items())}}}"
 
     def write_partitions(self, folder: Path) -> None:
-        """Write the sample's rows as one CSV file for each day.
+        """Write the sample's rows as one CSV file for each day, or for each hour.
 
         Where `outcomes` has files of its own, they are written too, and a scheduled day without rows has an
         empty file.
         """
-        below, days = folder / self.name, pa.array(self.days)
+        below, of_rows = folder / self.name, pa.array(self.row_partitions)
         (below if self._is_same_file else below / OUTCOMES).mkdir(parents=True, exist_ok=True)
         partitions = self.partitions if self._is_same_file else self.scheduled
-        for day, later in zip(partitions, [*partitions[1:], ""], strict=True):
-            rows = self.sample.rows.filter(pc.equal(days, day))
-            pa.csv.write_csv(rows, below / f"{day}.csv")
+        for one, later in zip(partitions, [*partitions[1:], ""], strict=True):
+            rows = self.sample.rows.filter(pc.equal(of_rows, one))
+            pa.csv.write_csv(rows, below / f"{one[: len('2024-01-31T06')]}.csv")
             if later and not self._is_same_file:
                 pa.csv.write_csv(rows, below / OUTCOMES / f"{later}.csv")
 

@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from include.cli.sample_schedule import schedule_of_hours
 from include.errors import SpecError
 from include.ingest.parsing.types import DATE, FALSE, INTEGER, NUMBER, TIMESTAMP, TRUE
 from include.spec.source import SOURCE_COLUMNS
@@ -83,6 +84,13 @@ class Sample:
             names[original] = name
         return {original: _describe(self.rows[original], original, name) for original, name in names.items()}
 
+    def times(self, time: str) -> pd.Series | None:
+        """Return each row's timestamp as UTC, which is the declared time zone; None if it's no timestamp."""
+        if self.columns[time].type != "timestamp":
+            return None
+        times: pd.Series = pd.to_datetime(self.rows[time].to_pandas(), format="ISO8601", utc=True)
+        return times
+
     def days(self, time: str) -> list[str]:
         """Return the date of each row, from a date or timestamp in text.
 
@@ -91,10 +99,12 @@ class Sample:
         SpecError
             when a row has none.
         """
-        texts = self.rows[time]
-        if self.columns[time].type == "timestamp":  # as UTC, which is the declared time zone
-            moments = pd.to_datetime(texts.to_pandas(), format="ISO8601", utc=True)
-            texts = pa.array(moments.dt.strftime("%Y-%m-%d"), pa.string(), from_pandas=True)
+        times = self.times(time)
+        texts = (
+            self.rows[time]
+            if times is None
+            else pa.array(times.dt.strftime("%Y-%m-%d"), pa.string(), from_pandas=True)
+        )
         days = pc.utf8_slice_codeunits(texts, 0, 10)
         if self.columns[time].type not in ("date", "timestamp") or days.null_count:
             raise SpecError(
@@ -109,9 +119,12 @@ class Sample:
         return result
 
     def key_of_series(self, time: str) -> str:
-        """Return the column of the time as the key, if no two rows have the same day; else an empty text."""
-        days = self.days(time) if time in self.columns else []
-        return time if days and len(set(days)) == len(days) else ""
+        """Return the column of the time as the key, if no two rows have the same day or hour; else ''."""
+        if time not in self.columns:
+            return ""
+        days, times = self.days(time), self.times(time)
+        is_hourly = times is not None and times.is_unique and schedule_of_hours(times) is not None
+        return time if is_hourly or len(set(days)) == len(days) else ""
 
 
 def read_sample(path: Path, reserved: tuple[str, ...] = ()) -> Sample:

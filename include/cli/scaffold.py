@@ -91,8 +91,8 @@ def scaffold_sample(
     Parameters
     ----------
     path : of the sample.
-    split : a folder for the sample's rows, one file for each day; None leaves the sample as it is.
-    key : names of columns, separated by commas; by default the time's, if no two rows have the same day.
+    split : a folder for the sample's rows, one file for each day or hour; None leaves the sample as it is.
+    key : names of columns, separated by commas; by default the time's, if no two rows have the same.
 
     Raises
     ------

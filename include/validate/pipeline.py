@@ -71,8 +71,9 @@ def _problems(spec: UseCase) -> list[Problem]:
     estimators, sql = list(_estimator_problems(spec)), list(_sql_problems(spec))
     problems += [*sql, *(estimators or recipe_problems(spec))]
     if not any(one.severity == "error" for one in problems):
-        # one with a whole lookback, if there is one before the end
-        last = spec.clock.shift(partitions[0], spec.features.lookback + 1)
+        # one with a whole lookback of each source, if there is one before the end
+        starts = max([spec.schedule.start, *(one.start for one in spec.sources.values() if one.start)])
+        last = spec.clock.shift(spec.clock.around(starts)[1], spec.features.lookback + 1)
         partition = spec.clock.keys(partitions[0], min(last, spec.end or last))[-1]
         of_generated = list(generated_problems(spec, partition))
         problems += of_generated

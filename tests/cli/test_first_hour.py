@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv
@@ -26,7 +27,7 @@ from typer.testing import CliRunner
 
 from include.cli.app import app
 from include.cli.proposal import widened
-from include.cli.sample_schedule import schedule_of
+from include.cli.sample_schedule import schedule_of, schedule_of_hours
 from include.cli.stages import run_stage
 from include.errors import NotPublished, SpecError
 from include.features.labels import labels
@@ -313,6 +314,80 @@ def test_a_series_needs_no_key(tmp_path: Path) -> None:
     assert problems(spec.folder) == []
     assert spec.key == ("month",)
     assert spec.features.numeric == ("month_of_year", "scripts_mean_12", "scripts_last", "scripts_year_ago")
+
+
+@pytest.mark.parametrize(
+    ("times", "cron"),
+    [
+        (pd.date_range("2024-01-01", periods=72, freq="h"), "5 * * * *"),
+        (pd.date_range("2024-01-01 00:58", periods=72, freq="h"), "3 * * * *"),
+        (pd.date_range("2024-01-01", periods=24, freq="3h").repeat(2), "5 */3 * * *"),
+        (pd.date_range("2024-01-01", periods=48, freq="h")[::3][1:-1], "5 */3 * * *"),
+        (
+            pd.DatetimeIndex([f"2024-01-0{day} {hour}:00" for day in (1, 2) for hour in (8, 12)]),
+            "5 8,12 * * *",
+        ),
+        (pd.date_range("2024-01-01", periods=72, freq="15min"), None),
+        (pd.date_range("2024-01-01", periods=72, freq="3601s"), None),
+        (pd.date_range("2024-01-01 08:00", periods=72), None),
+        (pd.date_range("2024-01-01", periods=72, freq="25h"), None),  # most hours of a day have no row
+    ],
+)
+def test_rows_at_one_minute_of_several_hours_give_a_schedule_of_hours(
+    times: pd.DatetimeIndex, cron: str | None
+) -> None:
+    """Five minutes after them, so that their file has come; of other rows a partition is a day."""
+    schedule = schedule_of_hours(pd.Series(times))
+    assert (schedule and schedule.clock.cron) == cron
+
+
+def hourly(days: int, step: int, *, series: bool = False) -> pa.Table:
+    """Return the loads of two stations, or of one, every ``step`` hours."""
+    times = pd.date_range("2024-01-01", periods=24 // step * days, freq=f"{step}h").strftime("%Y-%m-%d %H:%M")
+    stations = 1 if series else 2
+    rows = len(times) * stations
+    table = pa.table({"at": np.repeat(times.to_numpy(str), stations), "load": np.arange(rows).astype(str)})
+    return table if series else table.append_column("station", pa.array(["a", "b"] * len(times)))
+
+
+@pytest.mark.full
+@pytest.mark.parametrize(("step", "series"), [(1, True), (6, False)])
+def test_an_hourly_sample_gives_a_schedule_of_hours(
+    step: int, series: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each hour has a file, the labels of the hour before, and features of the day and the week before."""
+    per_day = 24 // step
+    table = hourly(20, step, series=series)
+    sample = write(table.slice(2), tmp_path / "sample.csv")  # it begins in the middle of a day
+    flags = ["--kind", "regression", "--target", "load", "--time", "at", "--split", str(tmp_path / "hours")]
+    spec = read(init(tmp_path, sample, *flags, *([] if series else ["--key", "station"])) / "usecase.yaml")
+    assert problems(spec.folder) == []
+    assert (spec.clock.sub_daily, spec.schedule.start) == (True, "2024-01-02")
+    assert spec.features.lookback == 7 * per_day - 1
+    assert spec.features.numeric[:3] == ("hour_of_day", "weekday", f"load_mean_{per_day}")
+    assert spec.features.numeric[3:] == ("load_last", "load_day_ago", "load_week_ago")
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_SHOP", json.dumps({"conn_type": "generic", "host": (tmp_path / "hours").as_uri()})
+    )
+    lake, partitions = Lake("shop", str(tmp_path)), spec.clock.keys("2024-01-02", "2024-01-20")
+    assert len(partitions) == 19 * per_day
+    done = run_stage("ingest", lake, spec, partitions, now=NOW)
+    assert {ref.outcome for ref in done} == {"published"}
+    loads = labels(lake, spec, partitions, as_of=None)["load"].to_pylist()
+    stations = 1 if series else 2
+    known = range((2 * per_day - 1) * stations, table.num_rows - stations)  # outcomes from the second day on
+    assert sorted(loads) == list(known)
+
+
+@pytest.mark.parametrize("key", ["at,station", "load"])
+def test_hours_that_a_key_tells_apart_stay_rows_of_a_day(key: str, tmp_path: Path) -> None:
+    """A decision may be about all hours of the next day, so it says where hours are explained."""
+    table = hourly(9, 1).append_column("wind", pa.array(["1.5", "2.5", "3.5"] * 144))
+    sample = write(table, tmp_path / "sample.csv")
+    flags = ("--kind", "regression", "--target", "wind", "--time", "at", "--key", key)
+    folder = init(tmp_path, sample, *flags)
+    assert read(folder / "usecase.yaml").schedule.batch == "0 6 * * *"
+    assert "a day's rows have several hours: for partitions of hours" in (folder / "usecase.yaml").read_text()
 
 
 @pytest.mark.full
