@@ -187,10 +187,23 @@ def _alerts(
         if not check.alerts:
             continue
         alarms = [alarm for alarm in history[-1].alarms if alarm.check == check.name]
-        for alarm in sorted(alarms, key=lambda alarm: alarm.subject):
+        for alarm in _causes(sorted(alarms, key=lambda alarm: alarm.subject), spec.features.spine):
             item = AlertItem(check.name, alarm.subject, alarm.value, alarm.threshold, alarm.note)
             (quiet if _alerted_items(history, check, spec, item.subject) else new).append(item)
     return tuple(new), tuple(quiet)
+
+
+def _causes(alarms: list[Finding], spine: str) -> list[Finding]:
+    """Return a check's alarms, that of missing rows to score together with that of the predictions they miss.
+
+    Both ask for one thing, which is to run the partition again when its rows have come.
+    """
+    by_subject = {alarm.subject: alarm for alarm in alarms if alarm.check == "data"}
+    rows, predictions = by_subject.get(spine), by_subject.get("predictions")
+    if rows is None or predictions is None or rows.value != 1.0:  # published rows with errors are scored
+        return alarms
+    both = replace(rows, note=f"{rows.note}; {predictions.note}")
+    return [both if alarm is rows else alarm for alarm in alarms if alarm is not predictions]
 
 
 def _alerted_items(

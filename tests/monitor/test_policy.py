@@ -120,6 +120,19 @@ def test_a_broken_feed_never_asks(use: UseCase, check: str) -> None:
     assert [decision.decision for decision in decisions] == ["alert", "nothing", "nothing"]
 
 
+def test_rows_that_are_late_are_one_alert_with_the_predictions_that_they_miss(use: UseCase) -> None:
+    """Predictions that are missing otherwise, also while rows with errors alarm, are one of their own."""
+    spine = Finding("data", use.features.spine, 1.0, 0.05, "alarm", "readings is late")
+    missing = Finding("data", "predictions", 1.0, 0.0, "alarm", "nothing was predicted")
+    first, second, third = told(use, [[spine, missing], [spine, missing], [missing]])
+    (item,) = first.alerts
+    assert (item.subject, item.note) == (use.features.spine, "readings is late; nothing was predicted")
+    assert second.alerts == ()
+    assert [one.subject for one in third.alerts] == ["predictions"]
+    (decision,) = told(use, [[replace(spine, value=0.2), missing]])
+    assert len(decision.alerts) == 2
+
+
 def test_every_check_but_drift_tells_a_person(use: UseCase) -> None:
     """Drift comes with each season: it alone is nothing, whatever the partition."""
     alerting = [check.name for check in CHECKS if check.alerts]
