@@ -152,7 +152,7 @@ def test_between_scoring_and_monitoring_there_are_no_alarms_yet(copied: Lake, cl
     for table, schema in (("findings", schemas.FINDINGS), ("decisions", schemas.DECISIONS)):
         copied.publish(table, schema.empty_table(), {"partition": key})
     text = words(client.get("/usecase/year"))
-    assert "predictions not monitored yet" in text
+    assert "predictions; not monitored yet" in text
     assert "isn't monitored" not in text
 
 
