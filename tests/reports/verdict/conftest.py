@@ -133,10 +133,10 @@ class World:
             champion=champion,
             last_fitted="2013-01-31",
             fitted="2013-01-30",
-            recipe="boosting_level",
+            recipe="boosting",
             facts=facts(self.spec, test_losses, row_partitions, losses_by_model),
             selection=selection(
-                "" if not champion else "boosting" if "champion" in predicted else "boosting_level"
+                "" if not champion else "logistic" if "champion" in predicted else "boosting"
             ),
         )
 
@@ -180,7 +180,7 @@ class World:
         ledger.record_switch(self.lake, lambda _: [{
             "role": "champion", "version": row["version"], "model": row["model"], "constant": 0.2,
             "effective_from": "2013-03-04", "judged_on": row["partition"], "kind": "promoted", "by": "",
-            "reason": row["sentence"], "attempt": key, "request": key, "recipe": "boosting",
+            "reason": row["sentence"], "attempt": key, "request": key, "recipe": "logistic",
         }])  # fmt: skip
 
     def with_gate(self, gate: Mapping[str, object]) -> World:

@@ -58,7 +58,7 @@ def test_the_models_card_says_what_it_is_for_and_worth(judged: tuple[World, str]
     ("recipe", "lines"),
     [
         (
-            "boosting_level_30",
+            "boosting_30",
             ("| Estimator | hist_gradient_boosting: ", "rows of the last 30 partitions until"),
         ),
         ("prior", ("| Estimator | prior: ", "rows of all history until")),

@@ -165,7 +165,7 @@ def test_what_was_measured_is_there(page: Read) -> None:
     assert page.row("p95 ms")[0] == "5.25"
     assert page.row("p95 ms")[2] == "at most 20"
     assert page.row("Code") == ["commit-1", "commit-2 (changed)"]
-    assert page.row("Recipe") == ["boosting", "boosting_level"]
+    assert page.row("Recipe") == ["logistic", "boosting"]
     assert ["departs_minute", "+0.019"] in page.rows
     assert ["visib", "0.60"] not in page.rows
     assert ["visib", "1.0 %", "—"] in page.rows
@@ -346,7 +346,7 @@ def test_a_champion_that_replaced_a_worse_one_is_named_by_its_recipe(flights: Wo
     row = {**ledger.switches(flights.lake)[0], "kind": ledger.REPLACED, "recipe": "ridge", "model": "f" * 64}
     ledger.record_switch(flights.lake, lambda _: [row])
     page = Read(flights.page(flights.attempt(2, SKILLS)))
-    assert page.row("Recipe") == ["ridge", "boosting_level"]
+    assert page.row("Recipe") == ["ridge", "boosting"]
     assert "f" * 12 in [row[1] for row in page.rows if row[:1] == ["Model"]]
     assert verdicts.attempt(flights.lake, first)["model"] != "f" * 64
 
@@ -382,7 +382,7 @@ def test_a_page_says_that_another_switch_came_first(flights: World) -> None:
     result = headline(read_attempt(flights.lake, flights.spec, overtaken))
     assert result.title == "The new model passed, but it isn't deployed."
     superseded = (
-        "Superseded: judged against version 1 (boosting), but version 7 (boosting) serves: train again."
+        "Superseded: judged against version 1 (logistic), but version 7 (logistic) serves: train again."
     )
     assert result.next_step == f"It isn't deployed. {superseded}"
 
