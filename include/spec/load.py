@@ -149,11 +149,15 @@ def read(file: Path, overlay: Path | None = None, horizon: str = "") -> UseCase:
         at_fault = overlay or file
         _, node = _mapping(at_fault, _text(at_fault))
         above = ("horizons", horizon) if horizon and overlay is None else ()
-        lines = sorted({_line(node, (*above, *_named_path(e))) for e in error.errors()})
+        # of a list whose only item is wrong, pydantic also says that it is too short
+        errors = [
+            e for e in error.errors() if e["type"] != "too_short" or len(e["input"]) < e["ctx"]["min_length"]
+        ]
+        lines = sorted({_line(node, (*above, *_named_path(e))) for e in errors})
         raise SpecError(
             str(overlay or subject),
             required="the keys and values of docs/reference/usecase.md",
-            found="; ".join(_error_sentence(e, node) for e in error.errors()),
+            found="; ".join(_error_sentence(e, node) for e in errors),
             where=f"line {', '.join(map(str, lines))}",
             remedy="correct it and save",
         ) from None

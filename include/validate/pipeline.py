@@ -71,18 +71,22 @@ def _problems(spec: UseCase) -> list[Problem]:
     estimators, sql = list(_estimator_problems(spec)), list(_sql_problems(spec))
     problems += [*sql, *(estimators or recipe_problems(spec))]
     if not any(one.severity == "error" for one in problems):
-        # one with a whole lookback of each source, if there is one before the end
-        starts = max([spec.schedule.start, *(one.start for one in spec.sources.values() if one.start)])
-        last = spec.clock.shift(spec.clock.around(starts)[1], spec.features.lookback + 1)
-        partition = spec.clock.keys(partitions[0], min(last, spec.end or last))[-1]
+        partition = _generated_partition(spec, partitions[0])
         of_generated = list(generated_problems(spec, partition))
         problems += of_generated
         if not of_generated:
-            problems += empty_features(spec, partition)
+            starts = (spec.clock.around(one.start)[1] for one in spec.sources.values() if one.start)
+            problems += empty_features(spec, _generated_partition(spec, partitions[0], *starts))
             problems += label_features(spec, partition)
         problems += label_problems(spec, partition)
         problems += baseline_hints(spec)
     return problems
+
+
+def _generated_partition(spec: UseCase, first: str, *starts: str) -> str:
+    """Return a partition with a whole lookback since all starts, if there is one before the end."""
+    last = spec.clock.shift(max([first, *starts]), spec.features.lookback + 1)
+    return spec.clock.keys(first, min(last, spec.end or last))[-1]
 
 
 def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
