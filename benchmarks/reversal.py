@@ -52,8 +52,7 @@ def simulate(seed: int) -> tuple[int, int, float, float]:
 
 def _prior_loss(past: PastRows, partition: str) -> float:
     """Return what the mean of all labels known on a partition loses there, per row."""
-    known = past.labeled(partition)
-    share = np.mean([part.actual.mean() for part in known.values()])
+    share = np.mean([part.actual.mean() for part in past.labeled(partition).values()])
     actual = past.labels[partition][-1].actual
     return float(-np.mean(np.where(actual == 1, np.log(share), np.log(1 - share))))
 

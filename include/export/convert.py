@@ -6,7 +6,7 @@ where one is missing, and texts with `MISSING` where one is. Its one output is t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -63,10 +63,11 @@ def to_onnx(estimator: Any, spec: UseCase, metadata: Mapping[str, str] | None = 
     from include.export.graph import Graph
     from include.export.models import MODELS, WITHOUT_COLUMNS
 
-    graph, source, writable = Graph(), spec.features.columns[0], set(WITHOUT_COLUMNS)
+    graph, source = Graph(), spec.features.columns[0]
+    writable: Collection[type] = WITHOUT_COLUMNS
     steps = [step for _, step in estimator.steps] if type(estimator) is Pipeline else [estimator]
     if type(steps[0]) is ColumnTransformer:
-        source, writable = write_columns(graph, steps.pop(0)), set(MODELS)
+        source, writable = write_columns(graph, steps.pop(0)), MODELS
     if len(steps) != 1 or type(steps[0]) not in writable:
         without = " without its columns" if type(steps[0]) in MODELS else ""
         raise ModelError(

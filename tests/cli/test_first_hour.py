@@ -364,6 +364,7 @@ def test_an_hourly_sample_gives_a_schedule_of_hours(
     assert problems(spec.folder) == []
     assert (spec.clock.sub_daily, spec.schedule.start) == (True, "2024-01-02")
     assert spec.features.lookback == 7 * per_day - 1
+    assert spec.training.candidates[-1].recent_intercept == 14 * per_day
     assert spec.features.numeric[:3] == ("hour_of_day", "weekday", f"load_mean_{per_day}")
     assert spec.features.numeric[3:] == ("load_last", "load_day_ago", "load_week_ago")
     monkeypatch.setenv(
@@ -371,12 +372,12 @@ def test_an_hourly_sample_gives_a_schedule_of_hours(
     )
     lake, partitions = Lake("shop", str(tmp_path)), spec.clock.keys("2024-01-02", "2024-01-20")
     assert len(partitions) == 19 * per_day
-    done = run_stage("ingest", lake, spec, partitions, now=NOW)
-    assert {ref.outcome for ref in done} == {"published"}
+    refs = run_stage("ingest", lake, spec, partitions, now=NOW)
+    assert {ref.outcome for ref in refs} == {"published"}
     loads = labels(lake, spec, partitions, as_of=None)["load"].to_pylist()
     stations = 1 if series else 2
-    known = range((2 * per_day - 1) * stations, table.num_rows - stations)  # outcomes from the second day on
-    assert sorted(loads) == list(known)
+    # outcomes are there from the second day on
+    assert sorted(loads) == list(range((2 * per_day - 1) * stations, table.num_rows - stations))
 
 
 @pytest.mark.parametrize("key", ["at,station", "load"])
