@@ -18,11 +18,8 @@ from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
 from include.judge.checks import (
-    ALL_FEATURES,
     LEAKAGE_CHECKS,
-    LOSS_REDUCTION,
     MIN_CLASS_ROWS,
-    SINGLE_FEATURE,
 )
 from include.judge.evidence import CHALLENGER, Evidence, Leakage, NewestScores
 from include.judge.judge import FORCED, checks_of
@@ -361,12 +358,10 @@ def past_loss_reductions(
 
 
 def _is_comparable(row: Row, refused_until: str) -> bool:
-    passed = {check.name: check.passed for check in checks_of(row["checks"])}
-    if SINGLE_FEATURE in passed:
-        passed.setdefault(ALL_FEATURES, True)  # earlier code didn't check it
-    failed = [name for name in LEAKAGE_CHECKS if not passed.get(name)]
+    passed = {check.key: check.passed for check in checks_of(row["checks"])}
+    failed = [key for key in LEAKAGE_CHECKS if not passed.get(key)]
     is_old = row["partition"] <= refused_until
-    return row["verdict"] == FORCED or not failed or (failed == [LOSS_REDUCTION] and is_old)
+    return row["verdict"] == FORCED or not failed or (failed == ["past_attempts"] and is_old)
 
 
 def _leakage(row: Row) -> Leakage:

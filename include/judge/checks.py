@@ -27,10 +27,7 @@ from include.stats.formatting import figure_and_limit
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
 
 MIN_PAST_ATTEMPTS = 3  # earlier attempts that are needed to judge a model against its own history
-SINGLE_FEATURE, ALL_FEATURES = "strongest single feature", "all features together"
-SHUFFLED_LABELS = "gain of shuffled labels over a constant"
-LOSS_REDUCTION = "loss reduction against the prior"
-LEAKAGE_CHECKS = (SINGLE_FEATURE, ALL_FEATURES, SHUFFLED_LABELS, LOSS_REDUCTION)
+LEAKAGE_CHECKS = ("single_feature", "all_features", "shuffled_labels", "past_attempts")  # keys of `CHECKS`
 # columns in a message: how many, and from which share of the first
 MAX_COLUMN_NAMES, IMPORTANT_SHARE = 5, 0.1
 # Test rows of a class below which no feature is judged. One misplaced row of 50 moves the ROC-AUC by
@@ -114,7 +111,7 @@ def single_feature(context: CheckContext) -> Sequence[Check]:
     remedy = "if it is only known after the decision, remove it from features in usecase.yaml"
     leakage = context.evidence.facts.leakage
     scores = _with_newest(context, leakage.single_feature, leakage.newest.single_feature)
-    return [_no_leak(context, SINGLE_FEATURE, scores, remedy)]
+    return [_no_leak(context, "strongest single feature", scores, remedy)]
 
 
 def all_features(context: CheckContext) -> Sequence[Check]:
@@ -128,7 +125,7 @@ def all_features(context: CheckContext) -> Sequence[Check]:
     )
     remedy = f"{which} are only known after the decision, remove them from features in usecase.yaml"
     scores = _with_newest(context, facts.leakage.all_features, facts.leakage.newest.all_features)
-    return [_no_leak(context, ALL_FEATURES, scores, remedy)]
+    return [_no_leak(context, "all features together", scores, remedy)]
 
 
 def _with_newest(
@@ -148,15 +145,15 @@ def _with_newest(
 
 
 def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], remedy: str) -> Check:
-    """Check that the highest score is below gate.leak.alone; scores are missing for classes with few rows."""
-    limit, evidence = context.gate.leak.alone, context.evidence
+    """Compare the highest score with gate.leak.max_score; scores are missing for classes with few rows."""
+    limit, evidence = context.gate.leak.max_score, context.evidence
     disabled = limit == 1  # no score is above 1, so the largest bound disables the check
     small_classes = [
         f"{label}, with {count} of at least {MIN_CLASS_ROWS} rows"
         for label, count in sorted(evidence.facts.leakage.too_few_rows.items())
     ]
     not_judged = f"not judged for {', '.join(small_classes)}" if small_classes else ""
-    any_value = "any, since gate.leak.alone is 1"
+    any_value = "any, since gate.leak.max_score is 1"
     if not scores:
         required = any_value if disabled else f"below {limit:g}"
         observed = "not judged" if not_judged else "missing"
@@ -165,7 +162,7 @@ def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], reme
     text, limit_text = figure_and_limit(scores[highest], limit)
     measure = "R²" if "r2" in evidence.metrics.get(CHALLENGER, {}) else "ROC-AUC"
     passed = disabled or scores[highest] < limit
-    reasons = [remedy, "otherwise raise gate.leak.alone (1 disables this check)"]
+    reasons = [remedy, "otherwise raise gate.leak.max_score (1 disables this check)"]
     if copied := evidence.facts.leakage.copied_rows:
         rows = sum(evidence.losses.rows)
         reasons.insert(0, f"{copied} of {rows} test rows are copies of earlier rows, with their label")
@@ -175,7 +172,7 @@ def _no_leak(context: CheckContext, name: str, scores: Mapping[str, float], reme
 
 
 def suspected_leaks(context: CheckContext) -> dict[str, Check]:
-    """Return the checks for leaks that would fail, by name, as not judged: the evidence is too small for it.
+    """Return the checks for leaks that would fail, by key, as not judged: the evidence is too small for it.
 
     They are a warning, and decide nothing.
     """
@@ -184,47 +181,51 @@ def suspected_leaks(context: CheckContext) -> dict[str, Check]:
         "single_feature": single_feature(context) if leakage.single_feature else [],
         "all_features": all_features(context) if leakage.all_features else [],
     }
-    failed = {name: check for name, of_name in results.items() for check in of_name if check.passed is False}
-    return {name: replace(check, passed=None) for name, check in failed.items()}
+    failed = {key: check for key, of_key in results.items() for check in of_key if check.passed is False}
+    return {key: replace(check, passed=None) for key, check in failed.items()}
 
 
 def shuffled_labels(context: CheckContext) -> Sequence[Check]:
     """Fitted on shuffled labels, the recipe is no better than a constant."""
     losses, shuffled_losses = context.evidence.losses, context.evidence.facts.leakage.shuffled_losses
-    required = "lower bound at most 0"
+    name, required = "gain of shuffled labels over a constant", "lower bound at most 0"
     # of the same constant as the shuffled labels': the prior's walk follows the label rate
     constant = context.evidence.facts.leakage.constant_losses or losses.sums.get(f"{BASELINE_PREFIX}prior")
     if constant is None:
-        return [Check(SHUFFLED_LABELS, required, "no baseline named prior", False, EVALUATE_AGAIN)]
+        return [Check(name, required, "no baseline named prior", False, EVALUATE_AGAIN)]
     if len(shuffled_losses) != len(losses.partitions):
-        return [Check(SHUFFLED_LABELS, required, "missing", False, EVALUATE_AGAIN)]
+        return [Check(name, required, "missing", False, EVALUATE_AGAIN)]
     gain = estimate_gain(
         constant, shuffled_losses, losses.rows, context.gate.block_partitions, context.gate.alpha
     )
     rounding = ROUNDING_TOLERANCE * sum(constant) / sum(losses.rows)
-    return [Check(SHUFFLED_LABELS, required, str(gain), gain.low <= rounding)]
+    return [Check(name, required, str(gain), gain.low <= rounding)]
 
 
 def past_attempts(context: CheckContext) -> Sequence[Check]:
     """The challenger doesn't reduce the prior's loss far more than every attempt before it."""
-    leakage, factor = context.evidence.facts.leakage, context.gate.leak.history
-    reduction, past = leakage.loss_reduction, leakage.past_loss_reductions
+    leakage, factor = context.evidence.facts.leakage, context.gate.leak.max_odds_ratio
+    name, reduction, past = (
+        "loss reduction against the prior",
+        leakage.loss_reduction,
+        leakage.past_loss_reductions,
+    )
     if reduction is None:
-        return [Check(LOSS_REDUCTION, "measured", "missing", False, EVALUATE_AGAIN)]
+        return [Check(name, "measured", "missing", False, EVALUATE_AGAIN)]
     if len(past) < MIN_PAST_ATTEMPTS:
         note = f"{len(past)} earlier attempts; this is judged from {MIN_PAST_ATTEMPTS} on"
-        return [Check(LOSS_REDUCTION, "not far above earlier attempts", f"{reduction:.4g}", True, note)]
+        return [Check(name, "not far above earlier attempts", f"{reduction:.4g}", True, note)]
     max_odds = factor * max(_odds(share) for share in past)
     limit = max_odds / (1 + max_odds)
     text, limit_text = figure_and_limit(reduction, limit)
     required = f"at most {limit_text}, {factor:g} times the best earlier odds"
     if reduction <= limit:
-        return [Check(LOSS_REDUCTION, required, text, True)]
+        return [Check(name, required, text, True)]
     note = (
         "a column may reveal the label since lately; if all are honest and the newest partitions are just "
-        "easier, force the model or raise gate.leak.history"
+        "easier, force the model or raise gate.leak.max_odds_ratio"
     )
-    return [Check(LOSS_REDUCTION, required, text, False, note)]
+    return [Check(name, required, text, False, note)]
 
 
 def _odds(share: float) -> float:

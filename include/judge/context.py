@@ -19,8 +19,10 @@ class Check:
 
     Parameters
     ----------
+    name : what was measured.
     passed : None if there was too little evidence to run it.
     blocking : whether the challenger is rejected if it fails; otherwise a failure is only reported.
+    key : the name of the check's function in its registry, which `include.judge.judge.judge` adds.
     """
 
     name: str
@@ -29,6 +31,7 @@ class Check:
     passed: bool | None
     note: str = ""
     blocking: bool = True
+    key: str = ""
 
     @property
     def outcome(self) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from types import MappingProxyType
 
 from include.judge import checks
@@ -66,19 +66,17 @@ def judge(
     """
     functions = {**checks.CHECKS, **custom}
     context = CheckContext(evidence, gate, champion or bool(evidence.champion))
-    sufficiency = [
-        check for check_function in checks.SUFFICIENCY_CHECKS.values() for check in check_function(context)
-    ]
+    sufficiency = _run(checks.SUFFICIENCY_CHECKS, context)
     if insufficient := [check for check in sufficiency if not check.passed]:
         leaks = checks.suspected_leaks(context)
         skipped = [
-            leaks.get(name) or Check(name, "enough evidence", "not judged", None) for name in functions
+            replace(leaks.get(key) or Check(key, "enough evidence", "not judged", None), key=key)
+            for key in functions
         ]
         warning = f"; {_sentence('warning', list(leaks.values()))}" if leaks else ""
         sentence = _sentence(NOT_ENOUGH, insufficient) + warning
         return Verdict(NOT_ENOUGH, sentence, (*sufficiency, *skipped))
-    results = {name: tuple(check_function(context)) for name, check_function in functions.items()}
-    all_checks = (*sufficiency, *(check for result in results.values() for check in result))
+    all_checks = (*sufficiency, *_run(functions, context))
     failed = [check for check in all_checks if not check.passed]
     if blocking := [check for check in failed if check.blocking]:
         return Verdict(NOT_BLESSED, _sentence(NOT_BLESSED, blocking), all_checks)
@@ -87,6 +85,10 @@ def judge(
         return Verdict(BLESSED, f"{BLESSED}: {evidence.selection.get('reason', '')}{not_met}", all_checks)
     head = f"{RUBBER_STAMPED}: no champion to compare with"
     return Verdict(RUBBER_STAMPED, f"{head}: {evidence.selection.get('reason', '')}{not_met}", all_checks)
+
+
+def _run(functions: Mapping[str, CheckFunction], context: CheckContext) -> list[Check]:
+    return [replace(check, key=key) for key, function in functions.items() for check in function(context)]
 
 
 def _sentence(head: str, reasons: Sequence[Check]) -> str:

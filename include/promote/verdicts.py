@@ -65,7 +65,7 @@ def judged_trainings(lake: Lake) -> dict[str, str]:
 
 def failed_leakage_checks(checks: str) -> list[Check]:
     """Return the failed checks for leaks among the ``checks`` of a row of `attempts`."""
-    return [c for c in checks_of(checks) if c.name in LEAKAGE_CHECKS and c.passed is False]
+    return [c for c in checks_of(checks) if c.key in LEAKAGE_CHECKS and c.passed is False]
 
 
 def declined_recipe(evidence: Evidence, switches: Sequence[Row], serving: str) -> str:

@@ -179,9 +179,10 @@ def checks(attempt: AttemptData) -> Section:
         "true gain is at least the lower bound, at the stated level. Above 0 the challenger's loss is lower."
     )
     rows: list[Line] = [
-        [check.name, check.required, check.observed, _outcome(check), check.note] for check in attempt.checks
+        [check.key, check.name, check.required, check.observed, _outcome(check), check.note]
+        for check in attempt.checks
     ]
-    head = ["Check", "Required", "Observed, with its interval", "Outcome", "Note"]
+    head = ["Check", "Measured", "Required", "Observed, with its interval", "Outcome", "Note"]
     return Section("Every check", lead, [Table(head, rows)])
 
 
@@ -428,7 +429,7 @@ def serving(attempt: AttemptData) -> Section | None:
 
 def leakage_and_unseen_values(attempt: AttemptData) -> Section | None:
     """Return signs that the model is too good to be true, and scored values that it never saw in training."""
-    facts, limit = attempt.evidence.facts, attempt.spec.gate.leak.alone
+    facts, limit = attempt.evidence.facts, attempt.spec.gate.leak.max_score
     leakage = facts.leakage
     if not leakage.single_feature and not facts.unseen_shares:
         return None
@@ -451,7 +452,7 @@ def _leakage_table(attempt: AttemptData) -> Table:
     measure += ", for its best class" if problem.classes else ""
     scores = sorted(leakage.single_feature.items(), key=lambda item: (-item[1], item[0]))
     scores += [(f"all features, {model}", score) for model, score in leakage.all_features.items()]
-    limit = attempt.spec.gate.leak.alone
+    limit = attempt.spec.gate.leak.max_score
     return Table(
         ["Feature", measure],
         [[name, number_cell(figure_and_limit(score, limit)[0])] for name, score in scores],

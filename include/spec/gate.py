@@ -180,14 +180,14 @@ class FairnessRules(Strict):
 class Leak(Strict):
     """Limits from which a model is too good to be true, which indicates leakage."""
 
-    alone: float = Field(
+    max_score: float = Field(
         0.98,
         gt=0,
         le=1,
         description="ROC-AUC or R² from which a single feature, or a model of all features, is a leak; 1 "
         "turns both checks off",
     )
-    history: float = Field(
+    max_odds_ratio: float = Field(
         3.0,
         gt=1,
         description="a model is suspected of a leak if the odds of the share of the prior's loss that it "

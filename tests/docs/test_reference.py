@@ -11,6 +11,7 @@ import jsonschema
 import pytest
 import yaml
 
+from include.judge.checks import CHECKS, SUFFICIENCY_CHECKS
 from include.spec.load import SCHEMA, SHIPPED, json_schema
 from include.train.recipes import ESTIMATORS
 from tests.docs.pages import DOCS, ROOT
@@ -51,6 +52,13 @@ def test_a_key_that_is_added_to_the_schema_comes_to_the_page(generator: dict[str
     planted = {"type": "number", "minimum": 2, "default": 3, "description": "planted"}
     schema["$defs"]["Gate"]["properties"]["planted"] = planted
     assert "| `planted` | number, ≥ 2 | `3` | Planted |" in generator["usecase_page"](schema)
+
+
+def test_each_check_of_the_gate_has_a_row_under_its_key() -> None:
+    """The table of gate.md has the keys of the registry, in the order in which a verdict lists them."""
+    page = (DOCS / "explanation" / "gate.md").read_text()
+    rows = [line.split(" | ")[0].strip("| `") for line in page.splitlines() if line.startswith("| `")]
+    assert rows == [*SUFFICIENCY_CHECKS, *CHECKS]
 
 
 def test_every_estimator_of_the_registry_is_on_the_page_with_what_it_is_for() -> None:

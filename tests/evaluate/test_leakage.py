@@ -262,8 +262,8 @@ def test_features_that_reveal_the_label_together_are_found_at_the_first_attempt(
     assert not check.passed
     columns = check.note.partition("importance are ")[2].partition("; ")[0]
     assert set(columns.split(", ")) == {"distance", "earlier"}
-    assert check.note.endswith("otherwise raise gate.leak.alone (1 disables this check)")
-    leak = context.gate.leak.model_copy(update={"alone": 1.0})
+    assert check.note.endswith("otherwise raise gate.leak.max_score (1 disables this check)")
+    leak = context.gate.leak.model_copy(update={"max_score": 1.0})
     assert all_features(replace(context, gate=context.gate.model_copy(update={"leak": leak})))[0].passed
 
 

@@ -438,7 +438,7 @@ def test_too_few_partitions_are_a_verdict_of_their_own(count: int) -> None:
         assert not verdict.promotes
         assert f"matured test partitions {count}, required at least {ENOUGH}" in verdict.sentence
         assert f"{2 * ENOUGH} labeled ones are enough" in verdict.sentence
-        assert [c.name for c in verdict.checks if c.passed is None] == list(GATE_CHECKS)
+        assert [c.key for c in verdict.checks if c.passed is None] == list(GATE_CHECKS)
 
 
 @pytest.mark.parametrize(

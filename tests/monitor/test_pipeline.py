@@ -12,7 +12,6 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from include.judge.checks import SINGLE_FEATURE
 from include.judge.context import Check
 from include.judge.judge import FORCED, NOT_BLESSED
 from include.monitor import pipeline
@@ -139,7 +138,9 @@ def test_a_training_that_is_refused_for_a_leak_alerts_until_another_is_not(
     quick: Lake, use: UseCase, week: list[str]
 ) -> None:
     """It is the first partition after the training that alerts, and none if a person forced the model."""
-    leak = Check(SINGLE_FEATURE, "below 0.98", "ROC-AUC 0.999", False, "load")
+    leak = Check(
+        "strongest single feature", "below 0.98", "ROC-AUC 0.999", False, "load", key="single_feature"
+    )
     record_verdict(quick, NOT_BLESSED, week[0], (leak,))
     run(quick, use, *week[:3])
     alarms = [row["partition"] for row in quick.rows("findings", {"check": "leakage"})]

@@ -114,7 +114,7 @@ def test_a_person_reads_the_sentence_the_checks_the_report_and_the_deadline(
         f"No answer by {until:%Y-%m-%d %H:%M} UTC means no."
     )
     for check in checks_of(attempt["checks"]):
-        assert f"| {check.name} | " in shown.body
+        assert f"| {check.key} | {check.name} | " in shown.body
     assert (shown.options, shown.defaults) == (["Approve", "Reject"], ["Reject"])
 
 

@@ -122,6 +122,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         report = verdict_page(self.usecase, partition, attempt["key"])
         rows: list[Line] = [
             [
+                check.key,
                 check.name,
                 check.required,
                 check.observed + (f" ({check.note})" if check.note else ""),
@@ -132,7 +133,7 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
         return (
             f"Version {attempt['version']}, trained on {partition}. "
             f"[The whole report]({report}). No answer by {deadline:%Y-%m-%d %H:%M} UTC means no.\n\n"
-        ) + markdown_table(Table(["check", "required", "found", ""], rows))
+        ) + markdown_table(Table(["check", "of", "required", "found", ""], rows))
 
     def _result(self, answer: Row) -> dict[str, Any]:
         from include.promote.approval import answer_text
