@@ -14,6 +14,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
+from sklearn.pipeline import Pipeline
 from sklearn.tree import DecisionTreeRegressor
 
 from include.errors import EvergreenError
@@ -79,7 +80,7 @@ def single_feature_scores(spec: UseCase, fitted: pa.Table, test: pa.Table) -> di
 
 def all_feature_scores(
     spec: UseCase, fitted: pa.Table, test: pa.Table, walk_predictions: Array
-) -> dict[str, float]:
+) -> tuple[dict[str, float], dict[str, float]]:
     """Return how well three models of all features predict the test rows: the challenger, and two of ours.
 
     Features that reveal the label only together have low scores on their own. A linear model finds the parts
@@ -95,22 +96,41 @@ def all_feature_scores(
     dict
         Model -> score, as in `single_feature_scores`. Only the challenger's if no model can be fitted on the
         rows, since they are of one class.
+    dict
+        Feature -> how much lower the score of the better one of ours is if the feature's values are permuted.
+        Empty if that score is below ``gate.leak.max_score``.
     """
-    models = {CHALLENGER: walk_predictions}
+    models, ours = {CHALLENGER: walk_predictions}, {}
     if is_learnable(spec, fitted):
         random = np.random.default_rng(spec.training.seed)
         sample = _sample_of_each_class(spec, fitted, MAX_FITTED_ROWS, random)
         linear = "logistic_regression" if spec.problem.codes else "ridge"
         for name, estimator, params in (("a linear model", linear, {}), ("a model of trees", *TREES)):
-            fitted_model = fit_recipe(
-                spec, Recipe(name=estimator, estimator=estimator, params=params), sample
-            )
-            models[name] = artifacts.predict(fitted_model, test, spec)
+            ours[name] = fit_recipe(spec, Recipe(name=estimator, estimator=estimator, params=params), sample)
+            models[name] = artifacts.predict(ours[name], test, spec)
     scores: dict[str, float] = {}
-    for model, values in models.items():
-        by_class = values.T if values.ndim > 1 else [values]
-        scores |= _best_score(spec, model, test, dict(zip(_binary_labels(spec, test), by_class, strict=True)))
-    return scores
+    for name, values in models.items():
+        scores |= _score_of_all(spec, name, test, values)
+    best = max(ours.keys() & scores.keys(), key=lambda name: scores[name], default="")
+    if scores.get(best, -math.inf) < spec.gate.leak.max_score:
+        return scores, {}
+    return scores, _score_drops(spec, ours[best], test, scores[best])
+
+
+def _score_of_all(spec: UseCase, name: str, test: pa.Table, values: Array) -> dict[str, float]:
+    by_class = values.T if values.ndim > 1 else [values]
+    return _best_score(spec, name, test, dict(zip(_binary_labels(spec, test), by_class, strict=True)))
+
+
+def _score_drops(spec: UseCase, model: Pipeline, test: pa.Table, score: float) -> dict[str, float]:
+    """Return for each feature how much lower the score is if its values are permuted."""
+    random, drops = np.random.default_rng(spec.training.seed), {}
+    for place, feature in enumerate(test.column_names):
+        if feature in spec.features.columns:
+            permuted = test[feature].take(random.permutation(test.num_rows))
+            values = artifacts.predict(model, test.set_column(place, feature, permuted), spec)
+            drops[feature] = score - _score_of_all(spec, feature, test, values)[feature]
+    return drops
 
 
 def newest_scores(spec: UseCase, test: pa.Table, walk_predictions: Array) -> NewestScores:
@@ -130,11 +150,8 @@ def newest_scores(spec: UseCase, test: pa.Table, walk_predictions: Array) -> New
         if len(too_few_rows(spec, newest, MIN_NEWEST_ROWS)) < len(_binary_labels(spec, newest)):
             fitted = test.filter(pc.is_in(test["partition"], pa.array(partitions[-2 * count : -count])))
             walk = walk_predictions[is_newest.to_numpy()]
-            return NewestScores(
-                first,
-                single_feature_scores(spec, fitted, newest),
-                all_feature_scores(spec, fitted, newest, walk),
-            )
+            singles = single_feature_scores(spec, fitted, newest)
+            return NewestScores(first, singles, *all_feature_scores(spec, fitted, newest, walk))
     return NewestScores()
 
 

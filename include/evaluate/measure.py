@@ -187,9 +187,11 @@ def _leakage(lake: Lake, spec: UseCase, evaluation: EvaluationRows, losses: Mapp
     walk = evaluation.walk_predictions[CHALLENGER]
     # an attempt before shares no test partition with this one
     refused_until = spec.clock.shift(evaluation.partition, -spec.training.test)
+    all_features, revealing = leakage.all_feature_scores(spec, fitted, rows, walk)
     return Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, rows),
-        all_features=leakage.all_feature_scores(spec, fitted, rows, walk),
+        all_features=all_features,
+        revealing=revealing,
         newest=leakage.newest_scores(spec, rows, walk),
         shuffled_losses=shuffled_losses,
         constant_losses=constant_losses,

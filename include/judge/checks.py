@@ -117,9 +117,11 @@ def single_feature(context: CheckContext) -> Sequence[Check]:
 def all_features(context: CheckContext) -> Sequence[Check]:
     """No model of all features predicts the label almost perfectly, as several that reveal it together do."""
     facts = context.evidence.facts
-    columns = sorted(facts.importance, key=lambda name: -facts.importance[name])[:MAX_COLUMN_NAMES]
-    top = facts.importance[columns[0]] if columns else 0.0
-    names = ", ".join(name for name in columns if facts.importance[name] >= IMPORTANT_SHARE * top > 0)
+    # of the challenger only if none of our models revealed it
+    importance = facts.leakage.revealing or facts.leakage.newest.revealing or facts.importance
+    columns = sorted(importance, key=lambda name: -importance[name])[:MAX_COLUMN_NAMES]
+    top = importance[columns[0]] if columns else 0.0
+    names = ", ".join(name for name in columns if importance[name] >= IMPORTANT_SHARE * top > 0)
     which = (
         f"the columns with the largest permutation importance are {names}; if they" if names else "if some"
     )

@@ -137,12 +137,13 @@ class NewestScores:
     Parameters
     ----------
     first : the first of these partitions; empty if no class has enough rows.
-    single_feature, all_features : as in `Leakage`.
+    single_feature, all_features, revealing : as in `Leakage`.
     """
 
     first: str = ""
     single_feature: dict[str, float] = field(default_factory=dict)
     all_features: dict[str, float] = field(default_factory=dict)
+    revealing: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,8 @@ class Leakage:
         judge a feature; for a class, the smaller of its own rows and all others.
     all_features : model -> the same score of the models that use all features: the challenger, and of ours
         a linear one and one of trees.
+    revealing : feature -> how much lower the score of the better one of ours is if the feature's values are
+        permuted; empty if no score of ours reached ``gate.leak.max_score``.
     objective : whose loss is reduced; empty in evidence of earlier code.
     copied_rows : how many test rows have the features and the label of a row before them; 0 in evidence of
         earlier code.
@@ -178,6 +181,7 @@ class Leakage:
     constant_losses: tuple[float, ...] = ()
     objective: str = ""
     copied_rows: int = 0
+    revealing: dict[str, float] = field(default_factory=dict)
     newest: NewestScores = NewestScores()
 
 

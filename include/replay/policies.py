@@ -513,9 +513,11 @@ class Declared(Policy):
                 for key, part in judged.items()
             ]
         )
+        all_features, revealing = all_feature_scores(spec, fitted_rows, test_rows, walk)
         return all_metric_values(spec, target(spec, test_rows), walk), Leakage(
             single_feature=single_feature_scores(spec, fitted_rows, test_rows),
-            all_features=all_feature_scores(spec, fitted_rows, test_rows, walk),
+            all_features=all_features,
+            revealing=revealing,
             newest=newest_scores(spec, test_rows, walk),
             too_few_rows=too_few_rows(spec, test_rows),
         )

@@ -17,7 +17,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 
 from include.evaluate import leakage
 from include.evaluate.measure import permutation_importance
-from include.judge.checks import CHECKS, all_features, past_attempts, shuffled_labels, single_feature
+from include.judge.checks import all_features, past_attempts, shuffled_labels, single_feature
 from include.judge.context import CheckContext
 from include.judge.evidence import Leakage, Losses, NewestScores
 from include.judge.judge import judge
@@ -168,7 +168,7 @@ def test_fitted_rows_of_one_class_leave_the_challenger_to_be_judged(use: UseCase
     fitted, test = rows(use, 600, 1, rate=0.0), rows(use, 600, 2, earlier=nearly)
     predictions = test["earlier"].to_numpy()
     assert set(leakage.single_feature_scores(use, fitted, test).values()) == {0.5}
-    assert list(leakage.all_feature_scores(use, fitted, test, predictions)) == ["challenger"]
+    assert list(leakage.all_feature_scores(use, fitted, test, predictions)[0]) == ["challenger"]
     losses = leakage.shuffled_label_losses(use, FOREST, fitted, test, TEST)
     assert losses == leakage.constant_losses(use, fitted, test, TEST)
 
@@ -241,9 +241,11 @@ def measured(spec: UseCase, recipe: Recipe, label: Callable[..., np.ndarray]) ->
     """Fit a recipe and measure what the checks of features need, with the permutation importance."""
     fitted, test = (together(spec, 1500, seed, label) for seed in (1, 2))
     estimator, actual = fit_recipe(spec, recipe, fitted), target(spec, test)
+    scores = leakage.all_feature_scores(spec, fitted, test, artifacts.predict(estimator, test, spec))
     leak = Leakage(
         single_feature=leakage.single_feature_scores(spec, fitted, test),
-        all_features=leakage.all_feature_scores(spec, fitted, test, artifacts.predict(estimator, test, spec)),
+        all_features=scores[0],
+        revealing=scores[1],
     )
     record = evidence(losses(np.ones(12), prior=np.ones(12)))
     importance = permutation_importance(estimator, spec, test, actual)
@@ -291,13 +293,16 @@ def test_a_leak_that_the_recipe_does_not_learn_is_found(use: UseCase) -> None:
     assert max(scores["a linear model"], scores["challenger"]) < 0.6
     (check,) = all_features(context)
     assert (check.passed, check.note.split(";")[0]) == (False, "a model of trees")
+    # by the model that finds it: a linear one would name any
+    columns = check.note.partition("importance are ")[2].partition("; ")[0]
+    assert set(columns.split(", ")) == {"distance", "earlier"}
 
 
 def test_what_the_challenger_alone_finds_counts(use: UseCase) -> None:
     """What none of our models learns is a leak too if the challenger's predictions are the labels."""
     fitted, test = (together(use, 600, seed, lambda d, e, r: r.random(len(d)) > 0.5) for seed in (1, 2))
-    scores = leakage.all_feature_scores(use, fitted, test, target(use, test))
-    assert scores.pop("challenger") == 1
+    scores, revealing = leakage.all_feature_scores(use, fitted, test, target(use, test))
+    assert (scores.pop("challenger"), revealing) == (1, {})
     assert max(scores.values()) < 0.6
 
 
@@ -307,9 +312,9 @@ def test_too_few_rows_of_a_class_are_no_ground_to_refuse_a_model(use: UseCase) -
     labels = target(use, test)
     ones, zeros = np.flatnonzero(labels == 1), np.flatnonzero(labels == 0)
     few = test.take(np.concatenate([ones, zeros[:49]]))
-    assert leakage.all_feature_scores(use, fitted, few, np.full(few.num_rows, 0.5)) == {}
+    assert leakage.all_feature_scores(use, fitted, few, np.full(few.num_rows, 0.5))[0] == {}
     least = test.take(np.concatenate([ones, zeros[:50]]))
-    assert leakage.all_feature_scores(use, fitted, least, np.full(least.num_rows, 0.5)) == {
+    assert leakage.all_feature_scores(use, fitted, least, np.full(least.num_rows, 0.5))[0] == {
         "challenger": 0.5,
         "a linear model": pytest.approx(1, abs=0.02),
         "a model of trees": pytest.approx(1, abs=0.05),
@@ -541,13 +546,11 @@ def test_a_refused_leak_sets_no_bar_for_the_next(lake: Lake, use: UseCase) -> No
     assert not refused(lake, use, WEEKS[4], 0.6)
 
 
-def test_an_attempt_that_was_not_checked_for_all_features_is_history(
+def test_an_attempt_whose_features_together_show_a_leak_is_no_history(
     lake: Lake, use: UseCase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Attempts that earlier code judged, which had no such check, still count; those that failed it don't."""
-    with monkeypatch.context() as earlier:
-        earlier.setitem(CHECKS, "all_features", lambda _: [])  # in its place, as the order is in the verdict
-        attempt(lake, use, WEEKS[0], 0.1)
+    """Of two attempts, the one that failed the check of all features doesn't count."""
+    attempt(lake, use, WEEKS[0], 0.1)
     record = evidence(losses(np.ones(12), prior=np.ones(12)))
     perfect = replace(record.facts, leakage=replace(record.facts.leakage, all_features={"challenger": 0.99}))
     monkeypatch.setattr("tests.promote.conftest.facts", lambda found: perfect)

@@ -90,10 +90,10 @@ def test_a_class_of_too_few_rows_is_named_and_not_judged() -> None:
 
 
 def test_a_model_that_decides_the_label_names_its_features_and_the_remedy() -> None:
-    """The sentence names the model and the features with the largest importance, not the unimportant ones."""
-    perfect = case(Leakage(all_features={"challenger": 0.5, "a linear model": 0.9996}))
-    importance = {"a": 0.5, "b": 0.04, "c": 0.9, "d": -0.1}
-    facts = replace(perfect.evidence.facts, importance=importance)
+    """The sentence names the features that this model needs, not those that matter to the challenger."""
+    revealing = {"a": 0.5, "b": 0.04, "c": 0.9, "d": -0.1}
+    perfect = case(Leakage(all_features={"challenger": 0.5, "a linear model": 0.9996}, revealing=revealing))
+    facts = replace(perfect.evidence.facts, importance={"d": 0.9})
     check = only(all_features(replace(perfect, evidence=replace(perfect.evidence, facts=facts))))
     assert not check.passed
     assert check.sentence() == (

@@ -240,7 +240,7 @@ def test_refused_fits_are_listed_with_their_reasons(
 @pytest.mark.parametrize(
     ("declared", "reason"),
     [
-        ("leak: {alone: 0.6}", r"strongest single feature ROC-AUC 0\.\d+, required below 0\.6 "),
+        ("leak: {max_score: 0.6}", r"strongest single feature ROC-AUC 0\.\d+, required below 0\.6 "),
         (
             "requirements: [{metric: roc_auc, at_least: 0.99, hard: true}]",
             r"roc_auc 0\.\d+, required at least 0\.99",

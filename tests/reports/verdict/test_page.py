@@ -106,14 +106,14 @@ def test_the_sentence_comes_first(page: Read, judged: tuple[World, str]) -> None
 
 
 def test_every_check_is_there(page: Read, judged: tuple[World, str]) -> None:
-    """Each check is a row with name, requirement, observed value, outcome and note."""
+    """Each check is a row with key, name, requirement, observed value, outcome and note."""
     world, key = judged
     checks = checks_of(verdicts.attempt(world.lake, key)["checks"])
 
     assert len(checks) > 10
     for one in checks:
         outcome = "passed" if one.passed else "failed"
-        assert [one.name, one.required, one.observed, outcome, one.note] in page.rows, one.name
+        assert [one.key, one.name, one.required, one.observed, outcome, one.note] in page.rows, one.key
     assert any("[" in one.observed and ", inf)" in one.observed for one in checks)
 
 
@@ -135,7 +135,7 @@ def test_a_requirement_that_is_not_met_is_red_and_said_not_to_block(flights: Wor
     page = Read(text)
     assert page.texts[2] == TITLES[RUBBER_STAMPED]
     assert "Not met, which doesn't block: roc_auc." in page.text
-    assert page.row("roc_auc")[2] == "not met (not blocking)"
+    assert page.row("requirements")[3] == "not met (not blocking)"
     assert re.search(r'class="[^"]*bad[^"]*"[^>]*>(<[^>]*>)*not met \(not blocking\)', text)
 
 
@@ -224,7 +224,7 @@ def test_without_enough_evidence_it_says_so(flights: World) -> None:
     assert page.texts[2] == TITLES[NOT_ENOUGH]
     assert "There is too little evidence: matured test partitions 0, required at least 14 (" in page.text
     assert "there is nothing to compare yet" in page.text
-    assert page.row("recipe") == ["enough evidence", "not judged", "not judged", ""]
+    assert page.row("recipe") == ["recipe", "enough evidence", "not judged", "not judged", ""]
     assert "ROC" not in page.drawings
 
 
