@@ -103,7 +103,7 @@ class InsufficientData(EvergreenError):
 
 
 class MissingMetric(EvergreenError):
-    """The gate requires a metric that the evaluation doesn't have."""
+    """A metric can't be computed from these rows, such as a ROC-AUC where all labels are equal."""
 
     retryable = False
 

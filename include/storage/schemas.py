@@ -229,7 +229,7 @@ DECISIONS = _schema(
 )
 # all verdicts, keyed so that a rerun is not a new attempt
 ATTEMPTS = _schema(
-    key=_S,  # the partition, and the digest of what was judged
+    key=_S,  # digest of what was judged, and `+forced` where a person forced the model
     partition=_S,  # of the training
     verdict=_S,  # blessed | not blessed | not enough evidence | rubber-stamped | forced
     sentence=_S,  # the verdict and its reasons, for people
