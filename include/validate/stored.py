@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from math import log
@@ -182,14 +183,33 @@ def _refuse_leakage(lake: Lake, spec: UseCase, partition: str) -> None:
 def _refuse_empty_features(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> None:
     rows = features(lake, spec, partitions)
     if empty := [name for name in spec.features.columns if rows[name].null_count == rows.num_rows]:
+        found = f"no value of {', '.join(empty)} in {rows.num_rows} rows"
+        if columns := _empty_columns(lake, spec, partitions):
+            found += f"; neither has {', '.join(columns)}, which the SQL names"
+        if absent := _absent_texts(lake, spec, partitions):
+            found += f"; no row has {', '.join(absent)}, with which the SQL compares"
         raise SpecError(
             f"{spec.name}/{partitions[0]} to {partitions[-1]}: {spec.features_file.name}",
             required="a value of each feature in some of the rows",
-            found=f"no value of {', '.join(empty)} in {rows.num_rows} rows",
+            found=found,
             where=str(spec.features_file),
-            remedy="correct the join that matches no row (`ago` counts partitions back, from 0), ingest the "
+            remedy="remove the feature, or ingest again if its column was declared since"
+            if columns
+            else "correct the join that matches no row (`ago` counts partitions back, from 0), ingest the "
             "source that is missing, or remove the feature",
         )
+
+
+def _empty_columns(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> list[str]:
+    """Return the declared columns whose names the SQL has and that no row has a value of."""
+    sources = point_in_time.read_sources(lake, spec, partitions)
+    words = {word.lower() for word in re.findall(r"\w+", spec.sql)}
+    return [
+        f"{source}.{name}"
+        for source, rows in sources.items()
+        for name in spec.sources[source].columns
+        if name.lower() in words and rows.num_rows and rows[name].null_count == rows.num_rows
+    ]
 
 
 def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
