@@ -48,7 +48,7 @@ NO_LAKE = {"init", "validate", "schema", "contract", "--help"}
 QUESTIONS = {
     "kind": "Kind of problem (binary, regression, multiclass)",
     "target": "Column to predict",
-    "time": "Column with each row's date",
+    "time": "Column with each row's date; if date and hour are in two, as date,hour",
     "key": "Columns that identify a row within a day, or an hour, separated by commas",
 }
 Partition = Annotated[str | None, typer.Option("--partition", help="A partition, such as 2013-03-01.")]
@@ -146,7 +146,10 @@ def init(  # noqa: PLR0913 - one parameter for each option
             "if no two rows have the same.",
         ),
     ] = "",
-    time: Annotated[str, typer.Option("--time", help="The column with each row's date, or its hour.")] = "",
+    time: Annotated[
+        str,
+        typer.Option("--time", help="The column with each row's date, or its hour; of two, as day,hour."),
+    ] = "",
     split: Annotated[
         Path | None,
         typer.Option(
@@ -184,7 +187,10 @@ def init(  # noqa: PLR0913 - one parameter for each option
             rows = read_sample(sample)
             typer.echo(f"Its columns: {', '.join(rows.columns)}")
             for option, question in QUESTIONS.items():
-                default = rows.key_of_series(answers["time"]) or None if option == "key" else None
+                default = None
+                if option == "key":
+                    rows = read_sample(sample, time=answers["time"])
+                    default = rows.key_of_series(answers["time"]) or None
                 answers[option] = answers[option] or typer.prompt(question, default=default)
             if split is None:
                 text = "A folder to write one file for each day or hour to, or empty if there are such files"

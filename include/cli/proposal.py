@@ -356,7 +356,9 @@ class Proposal:
         if self._has_holidays:
             rows += f", none on {len(self.scheduled) - len(self.partitions)} days"
         connection = f"    kind: objects\n    connection: {self.name}\n"
-        file = (f"    format: {file_format}\n" if file_format != "csv" else "") + (
+        delimiter = f"    delimiter: {json.dumps(self.sample.delimiter)}\n"
+        file = f"    format: {file_format}\n" if file_format != "csv" else ""
+        file += (delimiter if self.sample.delimiter != "," else "") + (
             '    available_at: "-2m"    # assumed: minutes from the decision at which the file is there\n'
             if self._is_hourly
             else '    available_at: "05:00"  # assumed: local time at which the file is there\n'
@@ -518,11 +520,17 @@ alerts:
         always = {self.time, *self.key}
         lines = []
         for one in columns:
-            renamed = f", from: {json.dumps(one.original)}" if one.original != one.name else ""
+            source = list(one.declared.source) if isinstance(one.declared.source, tuple) else one.original
+            renamed = f", from: {json.dumps(source)}" if source != one.name else ""
+            keys = ("format", "decimal", "null_values")
+            written = {key: value for key in keys if (value := getattr(one.declared, key))}
+            renamed += "".join(f", {key}: {json.dumps(value)}" for key, value in written.items())
             required = ", required: true" if one.original in always else ""
             share = one.missing / self.sample.rows.num_rows
             missing = f", missing in {share:.0%}" if one.missing else ""
-            shown = _in_comment(", ".join(one.values[:2]))
+            shown = _in_comment(", ".join(one.examples))
+            if one.declared.null_values:
+                missing += f", if {', '.join(one.declared.null_values)} means that"
             lines.append(
                 f"      {one.name}: {{type: {one.type}{renamed}{required}}}  # sample: {shown}{missing}"
             )
@@ -571,13 +579,14 @@ alerts:
         empty file.
         """
         below, of_rows = folder / self.name, pa.array(self.row_partitions)
+        options = pa.csv.WriteOptions(delimiter=self.sample.delimiter)
         (below if self._is_same_file else below / OUTCOMES).mkdir(parents=True, exist_ok=True)
         partitions = self.partitions if self._is_same_file else self.scheduled
         for one, later in zip(partitions, [*partitions[1:], ""], strict=True):
-            rows = self.sample.rows.filter(pc.equal(of_rows, one))
-            pa.csv.write_csv(rows, below / f"{one[: len('2024-01-31T06')]}.csv")
+            rows = self.sample.original.filter(pc.equal(of_rows, one))
+            pa.csv.write_csv(rows, below / f"{one[: len('2024-01-31T06')]}.csv", options)
             if later and not self._is_same_file:
-                pa.csv.write_csv(rows, below / OUTCOMES / f"{later}.csv")
+                pa.csv.write_csv(rows, below / OUTCOMES / f"{later}.csv", options)
 
 
 def _is_scale(column: SampleColumn) -> bool:

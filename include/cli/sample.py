@@ -6,7 +6,7 @@ import csv
 import json
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
@@ -19,18 +19,19 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet
 
+from include.cli import sample_formats
 from include.cli.sample_schedule import schedule_of_hours
 from include.errors import SpecError
-from include.ingest.parsing.types import DATE, FALSE, INTEGER, NUMBER, TIMESTAMP, TRUE
-from include.spec.source import SOURCE_COLUMNS
+from include.ingest.parsing.parse import column_text
+from include.ingest.parsing.types import clean_column, standard_text
+from include.spec.source import SOURCE_COLUMNS, Column
 from include.spec.usecase import PREDICTION_COLUMNS
 
 FORMATS = {".csv": "csv", ".parquet": "parquet", ".jsonl": "json", ".ndjson": "json", ".json": "json"}
 OWN_COLUMNS = (*SOURCE_COLUMNS, "for_partition", "ago", *PREDICTION_COLUMNS)
 YAML_WORDS = ("yes", "no", "on", "off", "true", "false", "null", "y", "n")
 LONGEST = 40  # characters of a name that a declaration may have
-LEADING_ZERO = r"^0\d"
-DIGITS, LONG = r"^\d+$", r"^\d{16,}$"  # more digits than a float holds
+DELIMITERS = ",;\t|"
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,24 @@ class SampleColumn:
     Parameters
     ----------
     name : a plain word for the declaration; ``original`` is the file's.
-    type : the declared type that all its texts have.
-    values : its different texts, sorted.
+    declared : its type, and how its texts are written.
+    values : its different texts, as the type accepts them, sorted; ``examples`` are two from the file.
     low, high : of a number; 0 otherwise.
     """
 
     name: str
     original: str
-    type: str
+    declared: Column
     values: Sequence[str]
+    examples: Sequence[str]
     missing: int
     low: float = 0.0
     high: float = 0.0
+
+    @property
+    def type(self) -> str:
+        """The declared type that all its texts have."""
+        return self.declared.type
 
 
 @dataclass(frozen=True)
@@ -60,12 +67,26 @@ class Sample:
 
     Parameters
     ----------
+    original : the rows as they are in the file, but trimmed.
+    declared : each column's type, and how its texts are written.
     reserved : names that a declaration can't have, besides `OWN_COLUMNS`.
+    delimiter : of a CSV file.
     """
 
     path: Path
-    rows: pa.Table
+    original: pa.Table
+    declared: Mapping[str, Column]
     reserved: tuple[str, ...] = ()
+    delimiter: str = ","
+
+    @cached_property
+    def rows(self) -> pa.Table:
+        """Return the rows' texts as the declared types accept them."""
+        return pa.table({name: standard_text(self._clean(name), one) for name, one in self.declared.items()})
+
+    def _clean(self, name: str) -> pa.Array:
+        column = self.declared[name]
+        return clean_column(column_text(self.original, name, column), column)
 
     @property
     def format(self) -> str:
@@ -82,7 +103,16 @@ class Sample:
                 suffix = f"_{len(names)}"
                 name = f"{base[: LONGEST - len(suffix)]}{suffix}"
             names[original] = name
-        return {original: _describe(self.rows[original], original, name) for original, name in names.items()}
+        return {original: self._describe(original, name) for original, name in names.items()}
+
+    def _describe(self, original: str, name: str) -> SampleColumn:
+        column, declared = self.rows[original], self.declared[original]
+        values, low, high = pc.unique(column.drop_null()).sort().to_pylist(), 0.0, 0.0
+        if declared.type in ("integer", "number") and values:
+            numbers = np.array(values, float)
+            low, high = float(numbers.min()), float(numbers.max())
+        examples = pc.unique(self._clean(original).drop_null()).sort()[:2].to_pylist()
+        return SampleColumn(name, original, declared, values, examples, column.null_count, low, high)
 
     def times(self, time: str) -> pd.Series | None:
         """Return each row's timestamp as UTC, which is the declared time zone; None if it's no timestamp."""
@@ -109,11 +139,11 @@ class Sample:
         if self.columns[time].type not in ("date", "timestamp") or days.null_count:
             raise SpecError(
                 f"--time {time}",
-                required="a date as 2024-01-31, or such a timestamp, in each row",
+                required="a date or a timestamp in each row, such as 2024-01-31 or 31/01/2024 18:00",
                 found=f"{self.columns[time].type} such as {', '.join(self.columns[time].values[:2])}"
                 + (f", and {days.null_count} rows without" if days.null_count else ""),
                 where=str(self.path),
-                remedy="choose another column, or write its dates in this form",
+                remedy="choose another column, or write its dates as 2024-01-31",
             )
         result: list[str] = days.to_pylist()
         return result
@@ -127,12 +157,14 @@ class Sample:
         return time if is_hourly or len(set(days)) == len(days) else ""
 
 
-def read_sample(path: Path, reserved: tuple[str, ...] = ()) -> Sample:
+def read_sample(path: Path, reserved: tuple[str, ...] = (), time: str = "") -> Sample:
     """Read a CSV, Parquet or JSON lines file.
 
     Parameters
     ----------
     reserved : see `Sample`.
+    time : the column of the time, or several that make a timestamp, as ``date,time``: they become one more
+        column of this name.
 
     Raises
     ------
@@ -140,18 +172,23 @@ def read_sample(path: Path, reserved: tuple[str, ...] = ()) -> Sample:
         when there is no such file, or it has no rows of this format.
     """
     try:
-        rows = _READERS[FORMATS[path.suffix.lower()]](path)
+        rows, delimiter = _READERS[FORMATS[path.suffix.lower()]](path)
     except KeyError:
         raise _sample_error(path, f"the ending {path.suffix or 'none'}") from None
     except (OSError, ValueError, RecursionError, pa.ArrowException, StopIteration) as error:
         raise _sample_error(path, " ".join(str(error).split())[:200] or "an empty file") from None
     if not rows.num_rows:
         raise _sample_error(path, "no rows")
-    clean = []
-    for column in rows.columns:
-        trimmed = pc.utf8_trim_whitespace(column)
-        clean.append(pc.if_else(pc.equal(trimmed, ""), pa.scalar(None, pa.string()), trimmed))
-    return Sample(path, pa.table(clean, names=rows.column_names), reserved)
+    texts = {name: Column(type="string") for name in rows.column_names}
+    rows = pa.table({name: clean_column(rows[name], column) for name, column in texts.items()})
+    parts = tuple(part.strip() for part in time.split(","))
+    if len(parts) > 1 and time not in texts and set(parts) <= texts.keys():
+        texts[time] = Column(type="string", source=parts)
+    declared = {}
+    for name, column in texts.items():
+        text = clean_column(column_text(rows, name, column), column)
+        declared[name] = column.model_copy(update=sample_formats.written_as(text, delimiter))
+    return Sample(path, rows, declared, reserved, delimiter)
 
 
 def _sample_error(path: Path, actual: str) -> SpecError:
@@ -169,33 +206,42 @@ def _refuse_repeated_names(path: Path, names: Sequence[str]) -> None:
         raise SpecError(
             f"--sample {path}",
             required="columns with different names",
-            found=f"{', '.join(twice)} more than once",
+            found=f"{', '.join(name or 'no name' for name in twice)} more than once",
             where=str(path.absolute()),
             remedy="rename or remove a column, in the file or in a copy of it",
         )
 
 
-def _read_csv(path: Path) -> pa.Table:
+def _read_csv(path: Path) -> tuple[pa.Table, str]:
     with path.open(newline="", encoding="utf-8-sig") as file:
-        names = next(csv.reader(file))
+        delimiter = max(DELIMITERS, key=file.readline().count)
+        file.seek(0)
+        names = next(csv.reader(file, delimiter=delimiter))
     _refuse_repeated_names(path, names)
-    options = pa.csv.ConvertOptions(column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False)
-    return pa.csv.read_csv(path, convert_options=options)
+    rows = pa.csv.read_csv(
+        path,
+        parse_options=pa.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
+        convert_options=pa.csv.ConvertOptions(
+            column_types=dict.fromkeys(names, pa.string()), strings_can_be_null=False
+        ),
+    )
+    return rows, delimiter
 
 
-def _read_parquet(path: Path) -> pa.Table:
+def _read_parquet(path: Path) -> tuple[pa.Table, str]:
     _refuse_repeated_names(path, pa.parquet.read_schema(path).names)
     table = pa.parquet.read_table(path)
-    return pa.table({name: table[name].cast(pa.string()) for name in table.column_names})
+    return pa.table({name: table[name].cast(pa.string()) for name in table.column_names}), ","
 
 
-def _read_json(path: Path) -> pa.Table:
+def _read_json(path: Path) -> tuple[pa.Table, str]:
     lines = [line for line in path.read_text().splitlines() if line.strip()]
     rows = [json.loads(line, parse_float=str, parse_int=str) for line in lines]
     if not all(isinstance(row, dict) for row in rows):
         raise ValueError("lines that aren't objects")
     names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names})
+    texts = {name: pa.array([_text(row.get(name)) for row in rows], pa.string()) for name in names}
+    return pa.table(texts), ","
 
 
 def _text(value: object) -> str | None:
@@ -220,33 +266,3 @@ def _sql_keywords() -> frozenset[str]:
     query = "SELECT keyword_name FROM duckdb_keywords() WHERE keyword_category = 'reserved'"
     with duckdb.connect() as engine:
         return frozenset(word for (word,) in engine.execute(query).fetchall())
-
-
-def _describe(column: pa.ChunkedArray, original: str, name: str) -> SampleColumn:
-    values = pc.unique(column.drop_null()).sort()
-    kind = _type_of(values)
-    low = high = 0.0
-    if kind in ("integer", "number"):
-        numbers = np.array([float(text) for text in values.to_pylist()])
-        low, high = float(numbers.min()), float(numbers.max())
-    return SampleColumn(name, original, kind, values.to_pylist(), column.null_count, low, high)
-
-
-def _type_of(values: pa.Array) -> str:
-    """Return the narrowest type that all texts have; one with a leading zero or too many digits is a text."""
-    if not len(values):
-        return "string"
-    lower = pc.utf8_lower(values)
-    is_boolean = pc.all(pc.or_(pc.is_in(lower, TRUE), pc.is_in(lower, FALSE))).as_py()
-    if is_boolean and not _all_match(values, r"\d"):
-        return "boolean"
-    if pc.any(pc.match_substring_regex(values, LEADING_ZERO)).as_py() and not _all_match(values, DATE):
-        return "string"
-    if _all_match(values, DIGITS) and pc.any(pc.match_substring_regex(values, LONG)).as_py():
-        return "string"
-    patterns = {"integer": INTEGER, "number": NUMBER, "date": DATE, "timestamp": TIMESTAMP}
-    return next((kind for kind, pattern in patterns.items() if _all_match(values, pattern)), "string")
-
-
-def _all_match(values: pa.Array, pattern: str) -> bool:
-    return bool(pc.all(pc.match_substring_regex(values, pattern)).as_py())

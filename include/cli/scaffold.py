@@ -93,6 +93,7 @@ def scaffold_sample(
     path : of the sample.
     split : a folder for the sample's rows, one file for each day or hour; None leaves the sample as it is.
     key : names of columns, separated by commas; by default the time's, if no two rows have the same.
+    time : see `include.cli.sample.read_sample`.
 
     Raises
     ------
@@ -104,7 +105,7 @@ def scaffold_sample(
 
     # predictions of classes have a column of this name, beside the features
     reserved = ("label",) if kind == "multiclass" and target != "label" else ()
-    sample = read_sample(path, reserved)
+    sample = read_sample(path, reserved, time)
     names = tuple(part.strip() for part in key.split(",") if part.strip())
     proposal = Proposal(name, sample, kind, target, names or (sample.key_of_series(time),), time)
     folder = new_folder(name, parent)

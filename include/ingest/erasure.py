@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from include.errors import PartitionRefused
 from include.features.point_in_time import conform
 from include.ingest.connectors.request import Part, Request, request
+from include.ingest.parsing.parse import column_text
 from include.ingest.parsing.rewrite import Mask, without_rows
 from include.ingest.parsing.types import canonical_text, clean_column
 from include.ingest.publish import (
@@ -64,9 +65,9 @@ def key_texts(erasures: Erasures, spec: UseCase, source: str, partition: str, ro
         have, under the declared names.
     """
     texts = {
-        name: canonical_text(clean_column(rows[column.source or name], column), column)
+        name: canonical_text(clean_column(column_text(rows, name, column), column), column)
         for name, column in _told_by(erasures, spec, source).items()
-        if (column.source or name) in rows.column_names
+        if set(column.names_in_source(name)) <= set(rows.column_names)
     }
     return pa.table({"partition": pa.repeat(pa.scalar(partition), rows.num_rows), **texts})
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import datetime
 from functools import cached_property
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
@@ -104,10 +105,26 @@ class Column(Strict):
     type: Literal["string", "integer", "number", "boolean", "date", "timestamp", "hhmm"] = Field(
         description="hhmm is a time of day written as 930 or 0930, stored in minutes after midnight"
     )
-    source: str | None = Field(
-        None, alias="from", description="the column's name in the source, if different"
+    source: str | Annotated[tuple[str, ...], Field(min_length=2)] | None = Field(
+        None,
+        alias="from",
+        description="the column's name in the source, if different; of several, as [date, time], the texts "
+        "are joined by a space",
     )
     required: bool = Field(False, description="a row without it is quarantined")
+    null_values: tuple[str, ...] = added_field(
+        (), description='texts that mean a missing value, such as ["NA", "-200"]'
+    )
+    format: str | None = added_field(
+        None,
+        description="of a date or timestamp that isn't in ISO 8601: directives of Python's strptime, such as "
+        '"%d/%m/%Y %H:%M"',
+    )
+    decimal: Literal[",", "."] | None = added_field(
+        None,
+        description="the decimal mark of numbers that have a comma, or marks between thousands: of 1.234,5 "
+        "and 1 234,5 it is a comma, of 1,234.5 a point",
+    )
     timezone: Zone | None = Field(
         None,
         description="time zone of timestamps written without an offset; a text with another offset is "
@@ -129,6 +146,32 @@ class Column(Strict):
             name = "shift" if self.scale == 1.0 else "scale"
             raise ValueError(f"{name}: only a column of type number is converted, but found {self.type}")
         return self
+
+    @model_validator(mode="after")
+    def _is_written_as_its_type(self) -> Column:
+        if self.decimal and self.type not in ("integer", "number"):
+            raise ValueError(f"decimal: only of an integer or number, but found {self.type}")
+        if self.format is None:
+            return self
+        if self.type not in ("date", "timestamp"):
+            raise ValueError(f"format: only of a date or timestamp, but found {self.type}")
+        day = datetime(2013, 3, 31)
+        try:
+            has_date = datetime.strptime(day.strftime(self.format), self.format).date() == day.date()
+        except ValueError:
+            has_date = False
+        if not has_date or "%z" in self.format.lower():
+            raise ValueError(
+                "format: directives for year, month and day and none for a time zone, such as %d/%m/%Y, but "
+                f"found {self.format!r}"
+            )
+        return self
+
+    def names_in_source(self, name: str) -> tuple[str, ...]:
+        """Return the source's columns that the column of this name is read from."""
+        if isinstance(self.source, tuple):
+            return self.source
+        return (self.source or name,)
 
 
 class Expectation(Strict):
@@ -273,6 +316,11 @@ class BaseSource(Strict):
         return "csv"
 
     @property
+    def csv_delimiter(self) -> str:
+        """Return what is between the fields of parts in CSV."""
+        return ","
+
+    @property
     def rows_field(self) -> str | None:
         """Return the field of a JSON part that holds its rows."""
         return None
@@ -396,6 +444,11 @@ class PythonSource(BaseSource):
     def part_format(self) -> Literal["csv", "parquet", "json"]:
         """Return the connector's."""
         return self.declared.part_format
+
+    @property
+    def csv_delimiter(self) -> str:
+        """Return the connector's."""
+        return self.declared.csv_delimiter
 
     @property
     def rows_field(self) -> str | None:

@@ -432,7 +432,8 @@ class UseCase(Strict):
         for name in self.key:
             if name.lower() in own:
                 column = self.sources[spine].columns[name]
-                renamed = f"{spine}_{name}: {{type: {column.type}, from: {column.source or name}}}"
+                original = ", ".join(column.names_in_source(name))
+                renamed = f"{spine}_{name}: {{type: {column.type}, from: {original}}}"
                 both = "" if self.labels.source == spine else f", here and in {self.labels.source}"
                 raise ValueError(
                     f"sources.{spine}.key: other names than the columns of the predictions, but found "

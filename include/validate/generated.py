@@ -329,11 +329,12 @@ def label_features(spec: UseCase, partition: str) -> Iterator[Problem]:
     declared, spine_columns = spec.sources[source], spec.sources[spine].columns
     read = {node["column_names"][-1].lower() for node in nodes(expression) if node.get("column_names")}
     originals = {
-        column.source or name
+        original
         for name, column in declared.columns.items()
         if name.lower() in read and name not in (*spec.key, declared.day)
+        for original in column.names_in_source(name)
     }
-    columns = {column.source or name: name for name, column in spine_columns.items()}
+    columns = {one: name for name, column in spine_columns.items() for one in column.names_in_source(name)}
     if not originals or not originals <= columns.keys():
         return
     for texts in (LETTERS, DIGITS):

@@ -27,6 +27,7 @@ from typer.testing import CliRunner
 
 from include.cli.app import app
 from include.cli.proposal import widened
+from include.cli.sample_formats import written_as
 from include.cli.sample_schedule import schedule_of, schedule_of_hours
 from include.cli.stages import run_stage
 from include.errors import NotPublished, SpecError
@@ -380,6 +381,96 @@ def test_an_hourly_sample_gives_a_schedule_of_hours(
     assert sorted(loads) == list(range((2 * per_day - 1) * stations, table.num_rows - stations))
 
 
+WRITTEN = {
+    "day first": ("31/01/2024", {"type": "date", "format": "%d/%m/%Y"}),
+    "month first": ("01/31/2024", {"type": "date", "format": "%m/%d/%Y"}),
+    "compact": ("20240131", {"type": "date", "format": "%Y%m%d"}),
+    "a month's name": ("31 Jan 2024", {"type": "date", "format": "%d %b %Y"}),
+    "a time of day": ("31.01.2024 18.05", {"type": "timestamp", "format": "%d.%m.%Y %H.%M"}),
+    "decimal comma": ("1.234,5", {"type": "number", "decimal": ","}),
+    "decimal point": ("1,234.5", {"type": "number", "decimal": "."}),
+    "thousands": ("1,234", {"type": "integer", "decimal": "."}),
+    "an id": ("007", {"type": "string"}),
+    "a version": ("1.2.3", {"type": "string"}),
+}
+
+
+@pytest.mark.parametrize("case", list(WRITTEN))
+def test_how_a_column_is_written_is_found(case: str) -> None:
+    """One text in a form of its own is enough, and a word for a missing value in between."""
+    text, keys = WRITTEN[case]
+    assert written_as(pa.array([text, None, text]), ",") == keys
+    nulls = {} if keys["type"] == "string" else {"null_values": ("NA",)}
+    assert written_as(pa.array([text, "NA"]), ",") == {**keys, **nulls}
+
+
+def test_of_two_readings_of_dates_the_shorter_span_counts() -> None:
+    """The first days of a month, whichever comes first."""
+    days = [f"{day:02}" for day in range(1, 13)]
+    for texts, pattern in (
+        ((f"{day}/03/2024" for day in days), "%d/%m/%Y"),
+        ((f"03/{day}/2024" for day in days), "%m/%d/%Y"),
+    ):
+        assert written_as(pa.array([*texts]), ",") == {"type": "date", "format": pattern}
+
+
+def test_a_comma_before_three_digits_is_a_decimal_mark_where_it_does_not_delimit() -> None:
+    """In a file with semicolons, 1,234 is a little more than one."""
+    assert written_as(pa.array(["1,234"]), ";") == {"type": "number", "decimal": ","}
+
+
+@pytest.mark.parametrize(
+    ("texts", "nulls"),
+    [
+        ([*"123456789", "10", "11", "-200", "-200"], ("-200",)),
+        (["-5", *"123456789", "10", "-999", "-999"], ("-999",)),
+        ([*"123456789", "10", "11", "9999", "9999"], ("9999",)),
+        ([*"123456789", "10", "11", "-200"], ()),  # once: an outlier
+        (["-5", "-4", *"12345678", "9", "-6", "-6"], ()),
+        ([*"123456789", "10", "11", "8000", "8000"], ()),
+    ],
+)
+def test_a_number_that_must_mean_a_missing_value_is_proposed_as_one(
+    texts: list[str], nulls: tuple[str, ...]
+) -> None:
+    """It is repeated, and negative or of nines, and far from all others or the only negative one."""
+    assert written_as(pa.array(texts), ",").get("null_values", ()) == nulls
+
+
+@pytest.mark.full
+def test_a_sample_as_spreadsheets_in_europe_write_it_is_proposed_as_the_plain_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Semicolons, decimal commas, date and hour in two columns: the same features and stored labels."""
+    plain = hourly(20, 6).to_pandas()
+    plain["load"] = plain["load"].astype(float) / 4
+    stored = {}
+    for name in ("plain", "exported"):
+        rows, options, time = plain.copy(), {}, "at"
+        if name == "exported":
+            moments = pd.to_datetime(rows.pop("at"))
+            rows["Date"], rows["Hour"] = moments.dt.strftime("%d/%m/%Y"), moments.dt.hour
+            rows["load"] = [f"{load:.2f}".replace(".", ",") for load in rows["load"]]
+            options, time = {"sep": ";"}, "Date,Hour"
+        folder = tmp_path / name
+        folder.mkdir()
+        rows.to_csv(folder / "sample.csv", index=False, **options)
+        flags = ["--kind", "regression", "--target", "load", "--key", "station", "--time", time]
+        spec = read(
+            init(folder, folder / "sample.csv", *flags, "--split", str(folder / "hours")) / "usecase.yaml"
+        )
+        assert problems(spec.folder) == []
+        host = {"conn_type": "generic", "host": (folder / "hours").as_uri()}
+        monkeypatch.setenv("AIRFLOW_CONN_SHOP", json.dumps(host))
+        lake, partitions = Lake("shop", str(folder)), spec.clock.keys("2024-01-01", "2024-01-20")
+        refs = run_stage("ingest", lake, spec, partitions, now=NOW)
+        assert {ref.outcome for ref in refs} == {"published"}
+        table = labels(lake, spec, partitions, as_of=None)
+        stored[name] = table.select(["partition", "station", "load"]).to_pylist(), spec.features.numeric[-4:]
+    assert stored["plain"] == stored["exported"]
+    assert len(stored["plain"][0]) == len(plain) - 8  # outcomes begin on the second day
+
+
 @pytest.mark.parametrize("key", ["at,station", "load"])
 def test_hours_that_a_key_tells_apart_stay_rows_of_a_day(key: str, tmp_path: Path) -> None:
     """A decision may be about all hours of the next day, so it says where hours are explained."""
@@ -407,7 +498,7 @@ WRONG = {
     "--kind": (["--kind", "forecast"], "expected one of binary, regression, multiclass, but found forecast"),
     "--target": (["--target", "profit"], "expected a column of the sample: day, item, price"),
     "--key": (["--key", "promoted"], "columns that identify a row within a day, but found"),
-    "--time": (["--time", "price"], "expected a date as 2024-01-31"),
+    "--time": (["--time", "price"], "expected a date or a timestamp in each row, such as 2024-01-31"),
     "text": (["--target", "item", "--key", "price"], "expected numbers, for a regression"),
     "values": (["--kind", "binary"], "expected two different values, for a binary problem"),
 }

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet
@@ -27,10 +28,10 @@ PARTITION = "2024-01-08"
 def ingested(declare: Declare, shop: Path, tmp_path: Path) -> Callable[..., tuple[Outcome, Any]]:
     """Return a function that ingests bytes as the partition into a new lake, and returns what came of it."""
 
-    def run(data: bytes, kind: str, **columns: dict[str, Any]) -> tuple[Outcome, Any]:
+    def run(data: bytes, kind: str, delimiter: str = ",", **columns: dict[str, Any]) -> tuple[Outcome, Any]:
         def change(raw: dict[str, Any]) -> None:
             source = raw["sources"]["sales"]
-            source.update(format=kind)
+            source.update(format=kind, delimiter=delimiter)
             source["contract"].update(min_rows=1)
             source["columns"].update(columns)
 
@@ -133,6 +134,34 @@ def test_a_csv_may_be_a_header_without_a_line_break(ingested: Callable[..., Any]
     notes = [ingested(data, "csv")[0].note for data in (header, header + b"\n")]
     assert notes[0] == notes[1]
     assert "Empty CSV" not in notes[0]
+
+
+def test_a_file_may_be_written_as_spreadsheets_in_europe_do(ingested: Callable[..., Any], shop: Path) -> None:
+    """Semicolons, decimal commas, days first, the time in a column of its own: the same rows are stored."""
+    file = shop / f"sales/{PARTITION}.csv"
+    rows = pd.read_csv(file)
+    _, expected = ingested(file.read_bytes(), "csv")
+    rows["week"] = pd.to_datetime(rows["week"]).dt.strftime("%d/%m/%Y")
+    rows["price_pence"] = [
+        f"{price:,.2f}".translate(str.maketrans(",.", ".,")) for price in rows["price_pence"]
+    ]
+    rows["units"] = rows["units"].map(lambda units: "-999" if pd.isna(units) else f"{units:.0f}")
+    rows["hour"] = "18.30"
+    outcome, stored = ingested(
+        rows.to_csv(sep=";", index=False).encode(),
+        "csv",
+        delimiter=";",
+        week={"type": "date", "required": True, "format": "%d/%m/%Y"},
+        price={"type": "number", "required": True, "from": "price_pence", "scale": 0.01, "decimal": ","},
+        units={"type": "integer", "null_values": ["-999"]},
+        at={"type": "timestamp", "from": ["week", "hour"], "format": "%d/%m/%Y %H.%M"},
+    )
+    assert outcome.outcome == "published", outcome.note
+    assert {row.pop("at").isoformat() for row in stored} == {f"{PARTITION}T18:30:00+00:00"}
+    names = ("week", "store", "item", "price", "promo", "opens", "units")
+    assert [[row[name] for name in names] for row in stored] == [
+        [row[name] for name in names] for row in expected
+    ]
 
 
 def test_a_comma_may_begin_the_fraction_of_a_second(ingested: Callable[..., Any], shop: Path) -> None:

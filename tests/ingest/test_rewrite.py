@@ -46,6 +46,7 @@ LINES = "\n".join(map(json.dumps, ROWS)).encode()
 PARTS = {
     "csv": ("csv", CSV),
     "csv with quotes": ("csv", b'id,text\n1,"a, ""x""\n"\n2,""\n3,\n'),
+    "csv with semicolons": ("csv;", b'id;text\n1;"a; ""x""\n"\n2;""\n3;\n'),
     "gzip": ("csv", gzip.compress(CSV)),
     "zip": ("csv", zipped(CSV)),
     "json": ("json", json.dumps(ROWS).encode()),
@@ -58,7 +59,7 @@ PARTS = {
 
 @pytest.fixture
 def of_format(declare: Callable[..., UseCase]) -> Callable[[str], Request]:
-    """Return a function that requests a source of a format."""
+    """Return a function that requests a source of a format; ``csv;`` is CSV with semicolons."""
 
     def requested(name: str) -> Request:
         columns = {"id": {"type": "string"}, "text": {"type": "string"}}
@@ -68,7 +69,8 @@ def of_format(declare: Callable[..., UseCase]) -> Callable[[str], Request]:
                     "kind": "objects",
                     "connection": "shop",
                     "path": "x/{day}",
-                    "format": name,
+                    "format": name.rstrip(";"),
+                    "delimiter": ";" if ";" in name else ",",
                     "key": ["id"],
                     "columns": columns,
                     "contract": {"extra": "ignore"},

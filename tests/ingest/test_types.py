@@ -73,6 +73,61 @@ def test_each_type_reads_what_it_says(kind: str, texts: list[str], expected: lis
     assert len(unread) == bad
 
 
+FRENCH = "1\u202f234,5"
+WRITTEN = [
+    (
+        {"type": "number", "decimal": ","},
+        ["1.234,5", FRENCH, "1'000", "-,5", "2,6e1"],
+        [1234.5, 1234.5, 1000, -0.5, 26],
+    ),
+    ({"type": "number", "decimal": ","}, ["1.5", "12.34,5", "1,234.5", ",", "NA"], [None] * 5),
+    ({"type": "number", "decimal": "."}, ["1,234.5", "12,345", "1,5"], [1234.5, 12345, None]),
+    ({"type": "integer", "decimal": ","}, ["1.234", "5", "1,5"], [1234, 5, None]),
+    (
+        {"type": "date", "format": "%d/%m/%Y"},
+        ["31/01/2024", "1/2/2024", "30/02/2024", "2024-01-31"],
+        [date(2024, 1, 31), date(2024, 2, 1), None, None],
+    ),
+    (
+        {"type": "timestamp", "format": "%d.%m.%Y %H.%M"},
+        ["31.01.2024 18.30"],
+        [datetime(2024, 1, 31, 18, 30, tzinfo=UTC)],
+    ),
+    ({"type": "number", "null_values": ["-200", "NA"]}, ["-200", "NA", "-200.0"], [None, None, -200]),
+]
+
+
+@pytest.mark.parametrize(("declared", "texts", "expected"), WRITTEN)
+def test_a_column_says_how_its_texts_are_written(
+    declared: dict[str, Any], texts: list[str], expected: list[Any]
+) -> None:
+    """What isn't written so is invalid, also if another column could read it; a null value is none."""
+    values, bad = column([*texts], **declared)
+    assert values == expected
+    nulls = declared.get("null_values", ())
+    assert bad == [
+        text for text, value in zip(texts, expected, strict=True) if value is None and text not in nulls
+    ]
+
+
+def test_a_format_is_read_in_the_columns_time_zone() -> None:
+    """An hour that occurs twice is two moments, of two rows with the same key."""
+    texts = ["27/10/2024 02:30"] * 2 + ["27/10/2024 04:00"]
+    declared = {"type": "timestamp", "format": "%d/%m/%Y %H:%M", "timezone": "Europe/Rome"}
+    values, bad = column([*texts], **declared)
+    assert bad == []
+    assert [value.hour for value in values] == [0, 1, 3]
+
+
+@given(st.lists(st.floats(-1e12, 1e12).map(lambda number: round(number, 3)), min_size=1, max_size=20))
+def test_a_number_comes_back_with_marks_between_its_thousands(numbers: list[float]) -> None:
+    """Whichever of the two marks is the decimal one."""
+    texts = [f"{number:,.3f}" for number in numbers]
+    swapped = [text.translate(str.maketrans(",.", ".,")) for text in texts]
+    for decimal, written in ((".", texts), (",", swapped)):
+        assert column([*written], type="number", decimal=decimal) == (numbers, [])
+
+
 def test_a_unit_is_converted_once() -> None:
     """°F become °C by shift and scale, in this order."""
     values, _ = column(["32", "212", "-40"], type="number", shift=-32, scale=5 / 9)

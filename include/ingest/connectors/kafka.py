@@ -191,7 +191,8 @@ def _milliseconds(value: datetime | timedelta) -> int:
 def _to_json(request: Request, name: str, messages: list[tuple[int, bytes]]) -> bytes:
     """Return a JSON list with a line for each message, as it came but for line breaks between its values."""
     columns = request.source.columns
-    nulls = json.dumps({column.source or own: None for own, column in columns.items()}).encode()
+    names = (name for own, column in columns.items() for name in column.names_in_source(own))
+    nulls = json.dumps(dict.fromkeys(names)).encode()
     rows = (_row(request, name, *message) or nulls for message in messages)
     return b"[" + b",\n".join(rows) + b"]"
 

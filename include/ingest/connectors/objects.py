@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import unquote, urlsplit
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from include.environment import Endpoint
 from include.errors import SettingError
 from include.ingest.connectors.request import Fetcher, Part, Request, TransientError, with_retries
-from include.spec.source import BaseSource
+from include.spec.source import BaseSource, added_field
 
 if TYPE_CHECKING:
     from botocore.exceptions import ClientError
@@ -43,6 +43,16 @@ class ObjectsSource(BaseSource):
         "csv", description="of the file, which may be compressed with gzip or zip"
     )
 
+    delimiter: str = added_field(
+        ",", pattern=r"^[\t -~]$", description='between the fields of a CSV file, such as ";"'
+    )
+
+    @model_validator(mode="after")
+    def _delimits_fields(self) -> ObjectsSource:
+        if self.delimiter != "," and self.format != "csv":
+            raise ValueError(f"delimiter: only of format csv, but found {self.format}")
+        return self
+
     @property
     def path_templates(self) -> tuple[str, ...]:
         """Return the path below the connection."""
@@ -52,6 +62,11 @@ class ObjectsSource(BaseSource):
     def part_format(self) -> Literal["csv", "parquet", "json"]:
         """Return the format of the object."""
         return self.format
+
+    @property
+    def csv_delimiter(self) -> str:
+        """Return the delimiter of the object."""
+        return self.delimiter
 
 
 def open_source(source: ObjectsSource, endpoint: Endpoint) -> Fetcher:

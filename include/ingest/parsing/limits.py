@@ -54,8 +54,8 @@ def limit_bytes(chunks: Iterable[bytes], request: Request, name: str) -> Iterato
 
 def check_csv_size(request: Request, name: str, data: Data) -> None:
     """Refuse a CSV file with too many lines, or with too many fields in its first line."""
-    end = data.find(b"\n")
-    limit_count(request, name, "columns", _count(data, b",", end if end >= 0 else len(data)) + 1)
+    end, mark = data.find(b"\n"), request.source.csv_delimiter.encode()
+    limit_count(request, name, "columns", _count(data, mark, end if end >= 0 else len(data)) + 1)
     limit_count(request, name, "rows", max(0, _count(data, b"\n", len(data)) - 1))
 
 

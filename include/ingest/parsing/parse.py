@@ -12,11 +12,13 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import IO, Any, NoReturn
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
 from include.errors import PartitionRefused
 from include.ingest.connectors.request import REFETCH, Request
 from include.ingest.parsing import limits
+from include.spec.source import Column
 from include.storage import spill
 from include.storage.spill import Data
 
@@ -110,14 +112,15 @@ def _read_csv(request: Request, name: str, data: Data) -> Iterator[pa.Table]:
     try:
         end = data.find(b"\n")
         first_line = data[: end if end >= 0 else len(data)] + b"\n"
-        header = pyarrow.csv.open_csv(io.BytesIO(first_line)).schema.names
+        options = pyarrow.csv.ParseOptions(newlines_in_values=True, delimiter=request.source.csv_delimiter)
+        header = pyarrow.csv.open_csv(io.BytesIO(first_line), parse_options=options).schema.names
         if end < 0 and data.find(b"\r") < 0:  # a header without a line break, which Arrow doesn't read
             yield pa.schema([(name, pa.string()) for name in header]).empty_table()
             return
         reader = pyarrow.csv.open_csv(
             pa.BufferReader(pa.py_buffer(data)),
             read_options=pyarrow.csv.ReadOptions(use_threads=False),
-            parse_options=pyarrow.csv.ParseOptions(newlines_in_values=True),
+            parse_options=options,
             convert_options=pyarrow.csv.ConvertOptions(
                 column_types=dict.fromkeys(header, pa.string()),
                 strings_can_be_null=True,
@@ -147,7 +150,11 @@ def _read_json(request: Request, name: str, data: bytes, field: str | None) -> p
             content = [load_json(line) for line in data.splitlines() if line.strip()]
     except ValueError as error:
         _refuse(request, name, "JSON in UTF-8", str(error)[:200], "have the source write valid JSON")
-    declared = {column.source or own: column.required for own, column in request.source.columns.items()}
+    declared = {
+        name: column.required
+        for own, column in request.source.columns.items()
+        for name in column.names_in_source(own)
+    }
     rows = content.get(field or "rows", content) if isinstance(content, dict) else content
     rows = [] if rows is None else rows  # as some servers write an empty list
     if field is None and isinstance(rows, dict) and declared.keys() & rows:
@@ -200,10 +207,11 @@ def _one_line(error: Exception) -> str:
 
 def _select_declared(request: Request, name: str, table: pa.Table) -> pa.Table:
     """Return the spec's columns under the spec's names, or refuse missing and undeclared columns."""
-    columns = {column.source or own_name: own_name for own_name, column in request.source.columns.items()}
+    declared = request.source.columns
+    columns = {name: own for own, column in declared.items() for name in column.names_in_source(own)}
     names = table.column_names
     if not names and table.num_rows == 0:  # a page without rows has no columns
-        return pa.schema([(own_name, pa.string()) for own_name in columns.values()]).empty_table()
+        return pa.schema([(own, pa.string()) for own in declared]).empty_table()
     missing = [column for column in columns if column not in names]
     unknown = [column for column in names if column not in columns]
     repeated = sorted({column for column in names if names.count(column) > 1})
@@ -223,4 +231,12 @@ def _select_declared(request: Request, name: str, table: pa.Table) -> pa.Table:
     if unknown and request.source.contract.extra == "refuse":
         remedy = "declare it under columns, or write `extra: ignore` under contract in usecase.yaml"
         _refuse(request, name, required, f"also {', '.join(unknown)}", remedy)
-    return table.select(list(columns)).rename_columns(list(columns.values()))
+    return pa.table({own: column_text(table, own, column) for own, column in declared.items()})
+
+
+def column_text(rows: pa.Table, own: str, column: Column) -> pa.ChunkedArray:
+    """Return a declared column's texts, from rows under the source's own column names."""
+    parts = [pc.utf8_trim_whitespace(rows[name]) for name in column.names_in_source(own)]
+    if len(parts) == 1:
+        return rows[column.names_in_source(own)[0]]
+    return pc.binary_join_element_wise(*parts, " ")  # null if a part is

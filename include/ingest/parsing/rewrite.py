@@ -75,7 +75,7 @@ def _rewrite(request: Request, name: str, data: Data, others: pa.Table, mask: Ma
     plain = bytes(data if source.rows_field else decompress(request, name, data))
     if source.rows_field or source.part_format == "json":
         return _compress(data, _rewrite_json(plain, source.rows_field, mask))
-    return _compress(data, _rewrite_csv(plain, others, mask))
+    return _compress(data, _rewrite_csv(plain, others, mask, source.csv_delimiter))
 
 
 def _compress(like: Data, plain: bytes) -> bytes:
@@ -91,14 +91,14 @@ def _compress(like: Data, plain: bytes) -> bytes:
     return plain
 
 
-def _rewrite_csv(plain: bytes, others: pa.Table, mask: Mask) -> bytes:
+def _rewrite_csv(plain: bytes, others: pa.Table, mask: Mask, delimiter: str) -> bytes:
     lines = plain.splitlines(keepends=True) if b'"' not in plain else []
     filled = [number for number, line in enumerate(lines) if line.strip(b"\r\n")]
     if len(filled) == len(mask) + 1:  # a line each, below the header
         erased = {filled[1 + row] for row in np.flatnonzero(mask).tolist()}
         return b"".join(line for number, line in enumerate(lines) if number not in erased)
     sink = io.BytesIO()
-    pyarrow.csv.write_csv(others, sink)
+    pyarrow.csv.write_csv(others, sink, pyarrow.csv.WriteOptions(delimiter=delimiter))
     return sink.getvalue()
 
 

@@ -1,6 +1,7 @@
 """Converts text to typed values in UTC and declared units, and marks the rows whose text can't be converted.
 
-All columns are trimmed, and an empty field is null. The types accept:
+All columns are trimmed, and an empty field is null. So is one of the column's ``null_values``. A column's
+``decimal`` or ``format`` says how its texts are written; without it the types accept:
 
 - integer: digits, also ``12.0``.
 - number: decimal or exponent notation, then ``(x + shift) * scale``.
@@ -43,6 +44,7 @@ HHMM = r"^(\d{1,4}(\.0+)?|\d{1,2}:\d{2})$"
 TRUE, FALSE = pa.array(["true", "t", "yes", "y", "1"]), pa.array(["false", "f", "no", "n", "0"])
 EARLIEST, LATEST = pd.Timestamp(datetime.min, tz="UTC"), pd.Timestamp(datetime.max, tz="UTC")
 NULL_TEXT = pa.scalar(None, pa.string())
+NOT_AS_DECLARED = "?"
 
 Converted = tuple[pa.Array, Mask]  # the values, null where invalid, and which are invalid
 
@@ -58,7 +60,10 @@ def clean_text(text: pa.Table, source: Source) -> pa.Table:
 def clean_column(text: pa.ChunkedArray, column: Column) -> pa.Array:
     """Return one column as `clean_text` does."""
     trimmed = pc.utf8_trim_whitespace(text.combine_chunks())
-    plain = pc.if_else(pc.equal(trimmed, ""), NULL_TEXT, trimmed)
+    is_missing = pc.equal(trimmed, "")
+    if column.null_values:
+        is_missing = pc.or_(is_missing, pc.is_in(trimmed, pa.array(column.null_values, pa.string())))
+    plain = pc.if_else(is_missing, NULL_TEXT, trimmed)
     return _hash(plain) if column.hashed else plain
 
 
@@ -66,7 +71,34 @@ def canonical_text(text: pa.Array, column: Column) -> pa.Array:
     """Return clean texts as their stored values are written; one that can't be converted stays as it is."""
     if column.type == "string" or column.hashed:
         return pc.fill_null(text, "")
-    return pc.coalesce(_convert(text, column)[0].cast(pa.string()), text, pa.scalar(""))
+    values = _convert(standard_text(text, column), column)[0]
+    return pc.coalesce(values.cast(pa.string()), text, pa.scalar(""))
+
+
+def standard_text(text: pa.Array, column: Column) -> pa.Array:
+    """Return clean texts as the types accept them, if the column declares how they are written.
+
+    One that isn't written so becomes `NOT_AS_DECLARED`, which no type accepts.
+    """
+    if column.hashed or not (column.decimal or column.format):
+        return text
+    encoded = text.dictionary_encode()
+    convert = _plain_numbers if column.decimal else _iso_times
+    return convert(encoded.dictionary, column).take(encoded.indices)
+
+
+def _plain_numbers(values: pa.Array, column: Column) -> pa.Array:
+    mark, other = (",", ".") if column.decimal == "," else (r"\.", ",")
+    between = rf"[{other} '’\x{{a0}}\x{{202f}}]"  # the last two are spaces that don't break a line
+    pattern = rf"^[+-]?(\d{{1,3}}({between}\d{{3}})+|\d*)({mark}\d*)?([eE][+-]?\d{{1,3}})?$"
+    plain = pc.replace_substring(pc.replace_substring_regex(values, between, ""), ",", ".")
+    return pc.if_else(pc.match_substring_regex(values, pattern), plain, NOT_AS_DECLARED)
+
+
+def _iso_times(values: pa.Array, column: Column) -> pa.Array:
+    times = pd.to_datetime(values.to_pandas(), format=column.format, errors="coerce")
+    iso = times.dt.strftime("%Y-%m-%dT%H:%M:%S.%f")
+    return pc.fill_null(pa.array(iso, pa.string(), from_pandas=True), NOT_AS_DECLARED)
 
 
 def _hash(values: pa.Array) -> pa.Array:
@@ -87,7 +119,7 @@ def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa
     for span, batch in spill.batches(rows.text):
         typed, invalid = {}, {}
         for name in source.columns:
-            column, text = source.column(name), _without_ignored_offsets(batch[name], source, name)
+            column, text = source.column(name), _readable_text(batch[name], source, name)
             if column.type == "string" or column.hashed:
                 typed[name], invalid[name] = text, np.zeros(len(text), bool)
             else:
@@ -98,9 +130,9 @@ def to_declared_types(rows: RawRows, source: Source) -> Iterator[tuple[slice, pa
         yield span, pa.table(typed), invalid
 
 
-def _without_ignored_offsets(text: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
-    """Return a column's texts, without offsets if ``timezone_override`` replaces them."""
-    values = text.combine_chunks()
+def _readable_text(text: pa.ChunkedArray, source: Source, name: str) -> pa.Array:
+    """Return a column's texts as its type accepts them, without offsets if ``timezone_override`` is set."""
+    values = standard_text(text.combine_chunks(), source.columns[name])
     if not (source.timezone_override and is_time(source.columns[name])):
         return values
     return pc.replace_substring_regex(values, r"^(.*[T ]\d{2}:.*?) ?(Z|[+-]\d{2}(:?\d{2})?)$", r"\1")
@@ -262,7 +294,7 @@ def _later_times(rows: RawRows, source: Source, name: str) -> Mask:
     """Return which ambiguous local times repeat an earlier row with the same partition and key."""
     ambiguous = np.zeros(len(rows), bool)
     for span, batch in spill.batches(rows.text):
-        encoded = _without_ignored_offsets(batch[name], source, name).dictionary_encode()
+        encoded = _readable_text(batch[name], source, name).dictionary_encode()
         differs = pc.not_equal(*_to_moments(encoded.dictionary, source.column(name)))
         ambiguous[span] = to_mask(pc.fill_null(differs.take(encoded.indices), False))
     if not ambiguous.any():

@@ -146,7 +146,7 @@ class _Validation:
 
     def _check_time_zones(self, text: pa.Table, start: int) -> None:
         for name, column in self.declared.columns.items():
-            if is_time(column) and column.timezone and not self.declared.timezone_override:
+            if is_time(column) and column.timezone and not (self.declared.timezone_override or column.format):
                 rule = (
                     f"timezone(offset of {column.timezone} at that time; "
                     "without `timezone` in usecase.yaml the offset in the text counts)"
