@@ -44,7 +44,7 @@ from include.references import digest_bytes
 from include.spec import UseCase, load
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 from include.train.split import partitions_of
 
 RECIPE, WEEKS, VARIANTS, HARM = "boosting", 20, 10, 0.02

@@ -38,7 +38,7 @@ from include.spec import UseCase, load
 from include.stats import profiles
 from include.storage import schemas, spill
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.fitting import fit_recipe
 
 SMALL, LARGE = "2013-02-01", "2013-02-02"
 HISTORY = ("2013-01-04", SMALL)

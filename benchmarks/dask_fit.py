@@ -31,7 +31,7 @@ from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import dask_engine
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 
 ROWS, WORKERS, ROUNDS = 2_000_000, 2, 20
 

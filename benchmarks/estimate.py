@@ -33,7 +33,7 @@ from include.monitor.estimates import (
 from include.spec import UseCase, load
 from include.stats.metrics import metric_values
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 from include.train.split import partitions_of, split
 
 TRAINED = ("2013-02-28", "2013-05-26", "2013-08-25")

@@ -29,7 +29,7 @@ from include.spec.load import read
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, require_learnable_labels
+from include.train.fitting import fit_recipe, require_learnable_labels
 
 ROWS = (1_000_000, 20_000_000)
 MODES = {"external memory": 1, "in memory": 0}

@@ -45,9 +45,10 @@ from include.spec import UseCase, load
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake, Where
-from include.train.fit import fit_recipe
-from include.train.fits import Fit, read_fits, recipes_by_name
+from include.train.fits import Fit, read_fits
+from include.train.fitting import fit_recipe
 from include.train.monitoring_baselines import REFERENCE, publish_reference_profiles
+from include.train.recipes import recipes_by_name
 
 SIZES = (30, 300, 1000)  # partitions that have been monitored
 HISTORY = 60  # partitions before the first training

@@ -28,7 +28,7 @@ from include.spec import UseCase, load
 from include.stats.cusum import PairedSums, loss_limits
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 from include.train.split import partitions_of
 
 Array = NDArray[np.float64]

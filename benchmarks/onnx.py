@@ -24,7 +24,7 @@ from benchmarks.batch import CARRIERS, DESTS, ORIGINS
 from include.export.convert import largest_difference, open_session, predict_onnx, session_input, to_onnx
 from include.models import artifacts
 from include.spec import UseCase, load
-from include.train.fit import fit_recipe
+from include.train.fitting import fit_recipe
 
 FITTED, ROWS, ROUNDS = 20_000, 300_000, 3
 CALLS, WARM_UP, DISTINCT = 20_000, 1000, 200

@@ -42,7 +42,7 @@ from include.spec import UseCase, load
 from include.spec.load import read
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.fitting import fit_recipe
 
 NAME, PARTITION = "flights_online", "2024-01-02"
 FITTED, ROWS = 20_000, 500

@@ -33,7 +33,7 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.storage import schemas, spill
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.fitting import fit_recipe
 
 ROWS, SHARDS, ROUNDS, KIND = (400_000,), (2, 4, 8), 3, "boosting"
 ALLOWED = 1.15

@@ -1,7 +1,7 @@
 """Writes the reference pages from the code: ``python docs/reference/generate.py``.
 
 - ``usecase.md`` from the JSON Schema of ``usecase.yaml``, which is also written for editors
-- ``estimators.md`` from the registry ``include/train/recipes.py`` and the docstrings in it
+- ``estimators.md`` from the registry ``include/train/estimators.py`` and the docstrings in it
 - ``commands.md`` from the command line's own help
 - ``validate.md`` from the mistakes that ``tests/validate`` plants
 - ``tables.md`` from ``include/storage/schemas.py`` and the comments in it
@@ -33,7 +33,7 @@ from include.extensions import REFERENCE  # noqa: E402
 from include.spec import json_schema  # noqa: E402
 from include.storage import schemas  # noqa: E402
 from include.storage.compaction import LEDGERS  # noqa: E402
-from include.train.recipes import ESTIMATORS, RESERVED  # noqa: E402
+from include.train.estimators import ESTIMATORS, RESERVED  # noqa: E402
 
 Schema = Mapping[str, Any]
 HERE = Path(__file__).parent

@@ -26,9 +26,9 @@ from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import dask_engine
-from include.train.fit import fit_recipe, is_learnable, target
-from include.train.fits import recipes_by_name
-from include.train.recipes import learns
+from include.train.estimators import learns
+from include.train.fitting import fit_recipe, is_learnable, target
+from include.train.recipes import recipes_by_name
 from include.train.record import PATH, TrainingRecord, attempt_key
 from include.train.split import Split, partitions_of, split
 

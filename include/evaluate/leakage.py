@@ -32,7 +32,7 @@ from include.spec.stages import Recipe
 from include.stats.metrics import metric_values, row_losses
 from include.storage.digests import digest_rows
 from include.storage.lake import Lake, Row
-from include.train.fit import fit_recipe, is_learnable, target
+from include.train.fitting import fit_recipe, is_learnable, target
 from include.train.split import partitions_of
 
 Array = NDArray[np.float64]

@@ -35,7 +35,7 @@ from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.recipes import learns
+from include.train.estimators import learns
 
 Array = NDArray[np.float64]
 PRIOR_LOSSES = f"{BASELINE_PREFIX}prior"

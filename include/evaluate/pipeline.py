@@ -41,8 +41,9 @@ from include.stats.metrics import all_metric_values
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
 from include.train import dask_engine, walks
-from include.train.fit import target
-from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits, recipe_names, recipes_by_name
+from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits
+from include.train.fitting import target
+from include.train.recipes import recipe_names, recipes_by_name
 from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
 from include.train.split import partitions_of, split
 

@@ -25,20 +25,20 @@ from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.digests import digest_table
 from include.train import walks
-from include.train.fit import fit_recipe, is_learnable, target
 from include.train.fits import (
     Fit,
     FitId,
     KnownRows,
     fitting_rows,
     read_fits,
-    recipe_key,
-    recipes_by_name,
     refused_fits,
 )
+from include.train.fitting import fit_recipe, is_learnable, target
+from include.train.recipes import recipe_key, recipes_by_name
 from include.train.record import TrainingRecord
-from include.train.selection import RECENT, Walks
+from include.train.selection import RECENT
 from include.train.split import partitions_of, split
+from include.train.walks import Walks
 
 Array = NDArray[np.float64]
 PAST_MOVES = 26  # of the recipe's newest fits

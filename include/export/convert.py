@@ -20,7 +20,7 @@ from include.models import artifacts, outputs
 from include.models.encoding import MISSING
 from include.spec import UseCase
 from include.spec.stages import Recipe
-from include.train.recipes import ESTIMATORS
+from include.train.estimators import ESTIMATORS
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -25,9 +25,9 @@ from sklearn.neural_network import MLPClassifier, MLPRegressor
 from include.errors import ModelError
 from include.export.graph import DOUBLE, FLOAT, Graph
 from include.export.trees import Tree, write_trees
+from include.train.estimators import ColumnPlusConstant
 from include.train.options import LogTarget
 from include.train.recent_intercept import ShiftedClassifier, ShiftedRegressor
-from include.train.recipes import ColumnPlusConstant
 
 LINKS = {"IdentityLink": "Identity", "LogLink": "Exp", "LogitLink": "Sigmoid", "MultinomialLogit": "Softmax"}
 ACTIVATIONS = {
@@ -116,7 +116,7 @@ def _require_plain_codes(model: Boosting) -> None:
             type(model).__name__,
             required="categories in its first columns, coded from 0 on, as by coded_columns",
             found="categorical columns elsewhere, or codes with gaps",
-            remedy="prepare its columns with coded_columns of include/train/recipes.py",
+            remedy="prepare its columns with coded_columns of include/train/estimators.py",
         )
 
 

@@ -40,7 +40,7 @@ FORMATS: dict[Format, tuple[str, ...]] = {
         "include.train.python_estimators.Adapter",
         "include.train.recent_intercept.ShiftedClassifier",
         "include.train.recent_intercept.ShiftedRegressor",
-        "include.train.recipes.ColumnPlusConstant",
+        "include.train.estimators.ColumnPlusConstant",
         "functools.partial",  # gradient boosting stores its input check as one; its parts are checked as well
         "numpy.dtype",
         "sklearn.calibration._CalibratedClassifier",

@@ -18,7 +18,7 @@ from include.stats import profiles
 from include.stats.profiles import Profile
 from include.storage.lake import Lake, Row
 from include.train import walks
-from include.train.selection import Walks
+from include.train.walks import Walks
 
 NO_PREDICTIONS = "nothing was predicted for this partition"
 

@@ -34,7 +34,7 @@ from include.spec.clock import time_of
 from include.storage import schemas
 from include.storage.lake import Lake, Row
 from include.storage.windows import partition_before, partitions_with_rows
-from include.train.fits import baseline_names
+from include.train.recipes import baseline_names
 
 CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30  # days of the limit of requested trainings

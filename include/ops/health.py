@@ -22,7 +22,7 @@ from include.monitor.state import PERFORMANCE, without_labels
 from include.promote import ledger
 from include.spec import UseCase
 from include.storage.lake import Row
-from include.train.fits import baseline_names
+from include.train.recipes import baseline_names
 
 Status = Literal["broken", "blind", "degraded", "aging", "fresh"]
 MAX_OVERDUE = 2  # partitions after the newest with labels that may lack them before the status is blind

@@ -34,8 +34,9 @@ from include.spec.metrics import Objective
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
-from include.train.fits import Fit, recipe_key
+from include.train.fits import Fit
+from include.train.fitting import fit_recipe
+from include.train.recipes import recipe_key
 from include.train.walks import predict_each
 
 FOLDER = "replays"

@@ -32,7 +32,8 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats.intervals import gain_bounds, partitions_needed
 from include.storage.lake import Lake
-from include.train.fits import Fit, recipes
+from include.train.fits import Fit
+from include.train.recipes import recipes
 
 ALPHA = 0.05  # on either side, so that intervals have 90 %
 TOLERANCE = 1e-9  # relative difference up to which two losses are equal

@@ -64,19 +64,11 @@ from include.spec.metrics import Objective
 from include.spec.stages import Recipe
 from include.stats.metrics import all_metric_values, row_losses
 from include.storage.lake import Row
-from include.train.fit import is_learnable, target
-from include.train.fits import (
-    Fit,
-    FitId,
-    distance,
-    recipe_names,
-    recipes,
-    recipes_by_name,
-    recipes_without_walk,
-)
+from include.train.fits import Fit, FitId, distance, recipes_without_walk
+from include.train.fitting import is_learnable, target
+from include.train.recipes import recipe_names, recipes, recipes_by_name
 from include.train.record import Selection
 from include.train.selection import (
-    Walks,
     best_baseline,
     choose_recipe,
     choose_replacement,
@@ -84,7 +76,7 @@ from include.train.selection import (
     refresh_instead,
 )
 from include.train.split import first_test_partition, walk_origins
-from include.train.walks import walk_window
+from include.train.walks import Walks, walk_window
 
 GUARDS = (  # beside `enough_partitions`
     *(checks.requirements, checks.single_feature, checks.all_features),

@@ -21,7 +21,7 @@ from include.reports.html import (
 from include.reports.verdict_data import AttemptData
 from include.reports.wording import TITLES, action_rule, constant_text, rival_name
 from include.spec.source import Source
-from include.train.fits import recipes_by_name
+from include.train.recipes import recipes_by_name
 
 
 def model_card(attempt: AttemptData, sections: Mapping[str, Section]) -> str:

@@ -7,7 +7,7 @@ from include.models.encoding import MISSING
 from include.reports.html import Line, Section, Table, escape_markdown, figure, markdown, metric_label
 from include.reports.wording import action_rule, better_direction
 from include.spec import UseCase
-from include.train.fits import recipes_by_name
+from include.train.recipes import recipes_by_name
 
 SCORE = """\
 import json

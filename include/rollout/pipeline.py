@@ -38,8 +38,10 @@ from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import has_loss, row_losses
 from include.storage.lake import Lake, Row, Where
 from include.train import walks
-from include.train.fits import Fit, accepted_fits, newest_fits, recipe_names, serving_recipe
-from include.train.selection import Walks, choose_replacement
+from include.train.fits import Fit, accepted_fits, newest_fits, serving_recipe
+from include.train.recipes import recipe_names
+from include.train.selection import choose_replacement
+from include.train.walks import Walks
 
 if TYPE_CHECKING:
     from include.models.registry import Registry  # it imports MLflow

@@ -1,7 +1,6 @@
 """Every recipe's fits: one on each training partition, its model in the lake, recorded in the table `fits`.
 
-A recipe is a declared way to fit a model: an estimator with its parameters, the features, the label and the
-training window. A fit uses what was known on its partition, so it can be repeated, and is never needed twice.
+A fit uses what was known on its partition, so it can be repeated, and is never needed twice.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ from include.features.build import features
 from include.features.labels import join_labels, training_set
 from include.judge.judge import NOT_BLESSED
 from include.models import artifacts
-from include.references import digest_bytes, digest_json
+from include.references import digest_bytes
 from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.storage import schemas, spill
@@ -34,13 +33,13 @@ from include.storage.digests import digest_table
 from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake
 from include.storage.windows import partition_before
-from include.train.fit import CORES, fit_recipe
+from include.train.fitting import CORES, fit_recipe
+from include.train.recipes import recipe_key, recipe_names, recipes
 from include.train.split import partitions_of
 
 log = logging.getLogger(__name__)
 TABLE = "fits"
 MARGIN = 60  # partitions before the test partitions whose fits may still be needed: labels that come late
-SHORT_WINDOWS = (90, 30, 10)  # days that the variants of a recipe with a short memory are fitted on
 
 
 FitId = tuple[str, str]
@@ -135,68 +134,6 @@ class KnownRows:
         rows = pa.concat_tables([self.labeled.select(names), self.unlabeled.select(names)])
         partition = rows["partition"]
         return rows.filter(pc.and_(pc.greater(partition, after), pc.less_equal(partition, until)))
-
-
-def recipes(spec: UseCase, *, short_memory: bool = False) -> tuple[Recipe, ...]:
-    """Return the recipes from the simplest to the most complex: the prior, other baselines, candidates.
-
-    Parameters
-    ----------
-    short_memory : include a variant of each that is fitted on the newest partitions only, for a relation
-        between features and label that has changed.
-    """
-    training = spec.training
-    baselines = sorted(training.baselines, key=lambda recipe: recipe.estimator != "prior")
-    declared = (*baselines, *training.candidates)
-    if not short_memory:
-        return declared
-    windows = [spec.clock.partitions_in(days) for days in SHORT_WINDOWS]  # a partition a day, or more
-    longest = training.window or max(windows) + 1
-    result = [*declared]
-    for window in windows:
-        if not spec.labels.delay < window < longest:  # the newest partitions have no labels yet
-            continue
-        for recipe in declared:
-            least = max(recipe.early_stopping or 0, recipe.recent_intercept or 0)
-            if least < window < (recipe.window or longest):
-                variant = recipe.model_copy(update={"name": f"{recipe.name}_{window}", "window": window})
-                if all(variant.name != one.name and variant.unnamed != one.unnamed for one in result):
-                    result.append(variant)
-    return tuple(result)
-
-
-def recipes_by_name(spec: UseCase) -> dict[str, Recipe]:
-    """Return the recipes by their names, simplest first, those with a short memory included."""
-    return {recipe.name: recipe for recipe in recipes(spec, short_memory=True)}
-
-
-def baseline_names(spec: UseCase) -> set[str]:
-    """Return the names of the baselines, and of their variants with a short memory."""
-    names = {recipe.name for recipe in spec.training.baselines}
-    variants = recipes(spec, short_memory=True)[len(recipes(spec)) :]
-    return names | {recipe.name for recipe in variants if recipe.name.rpartition("_")[0] in names}
-
-
-def recipe_key(spec: UseCase, recipe: Recipe) -> str:
-    """Return the digest of everything declared that a fit of a recipe depends on, except its name."""
-    features, labels = spec.features, spec.labels
-    options: list[Any] = [recipe.options] if recipe.options else []  # the keys of recipes without any stay
-    options += [spec.training.test] if recipe.search or recipe.calibration else []
-    return digest_json([
-        recipe.estimator, recipe.params, recipe.window or spec.training.window, spec.training.seed,
-        features.columns, features.categorical, spec.sql, labels.sql, labels.source, labels.delay,
-        spec.problem.kind, spec.problem.target, spec.problem.classes, *options,
-        spec.gate.objective,  # walks are kept by this key, and have the objective's losses
-        *([spec.problem.cost_matrix] if spec.objective.takes_costs else []),
-        *spec.code_digests(
-            spec.code("training", "estimators", recipe.estimator), of=("features", "gate.objective")
-        ),
-    ])  # fmt: skip
-
-
-def recipe_names(spec: UseCase) -> dict[str, str]:
-    """Return the recipes' names by their keys, simplest first, those with a short memory included."""
-    return {recipe_key(spec, recipe): name for name, recipe in recipes_by_name(spec).items()}
 
 
 def fitting_rows(spec: UseCase, recipe: Recipe, partition: str, rows: pa.Table) -> pa.Table:

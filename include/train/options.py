@@ -1,6 +1,6 @@
 """The options that a recipe may declare beside its parameters: what they require, and what they change.
 
-`include.train.fit` has those that hold out the newest partitions.
+`include.train.fitting` has those that hold out the newest partitions.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from include.errors import SpecError
 if TYPE_CHECKING:
     from include.spec import UseCase
     from include.spec.stages import Recipe
-    from include.train.recipes import Estimator
+    from include.train.estimators import Estimator
 
 # losses and objectives that take the logarithm of the prediction themselves
 LOG_LINKS = frozenset({"poisson", "gamma", "count:poisson", "reg:gamma", "reg:tweedie"})

@@ -37,17 +37,17 @@ from include.storage.erasures import ERASURES_TABLE
 from include.storage.lake import Lake, Row
 from include.storage.windows import window_start
 from include.train import dask_engine, monitoring_baselines, walks
-from include.train.fit import chosen_params, is_learnable, require_learnable_labels, target
+from include.train.estimators import flat_parameters
 from include.train.fits import (
     Fit,
     KnownRows,
     ensure_fits,
     read_fits,
-    recipes,
     recipes_without_walk,
     serving_recipe,
 )
-from include.train.recipes import flat_parameters
+from include.train.fitting import chosen_params, is_learnable, require_learnable_labels, target
+from include.train.recipes import recipes
 from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit, refresh_instead
 from include.train.split import first_test_partition, partitions_of, split, walk_origins

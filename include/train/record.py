@@ -14,8 +14,10 @@ from include.judge import evidence
 from include.models import artifacts
 from include.models.outputs import Constant
 from include.spec import UseCase
-from include.train.fits import Fit, recipes
-from include.train.selection import Choice, Walks, has_relation_changed, proven_gain
+from include.train.fits import Fit
+from include.train.recipes import recipes
+from include.train.selection import Choice, has_relation_changed, proven_gain
+from include.train.walks import Walks
 
 SCHEMA = 3
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`

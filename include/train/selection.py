@@ -14,17 +14,17 @@ weights forget within days, and a rule of thumb that is right on most weekdays w
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
 from include.spec import UseCase
-from include.spec.clock import time_of
 from include.spec.stages import Recipe
 from include.stats.intervals import gain_sequence
-from include.train.fits import SHORT_WINDOWS, recipes
+from include.train.recipes import SHORT_WINDOWS, recipes
+from include.train.walks import Walks
 
 Array = NDArray[np.float64]
 
@@ -39,68 +39,6 @@ ORDINARY = 0.98  # share of the partitions whose losses beyond the best recipe's
 CONTENDER = 2.0  # times the lowest mean loss: recipes that lose more may differ by anything
 LARGEST = np.sqrt(np.finfo(float).max)  # a loss whose sums don't overflow
 MIN_UNIT = 1e-3  # of the unit of the losses, relative to the prior's median loss
-
-
-@dataclass(frozen=True)
-class Walks:
-    """The mean loss of each recipe on each partition, predicted by the fit that it had then.
-
-    Parameters
-    ----------
-    partitions : ascending, shape (n,).
-    recipes : names, from the simplest to the most complex, shape (k,). One is ``prior``.
-    rows : labeled rows of each partition that were predicted, shape (n,).
-    losses : mean loss per row, shape (n, k); NaN where a recipe had no fit.
-    unit : what each of them is: partitions, or days of several partitions.
-    """
-
-    partitions: tuple[str, ...]
-    recipes: tuple[str, ...]
-    rows: Array
-    losses: Array
-    unit: str = "partitions"
-
-    def only(self, recipes: Collection[str]) -> Walks:
-        """Return the walks of some recipes."""
-        columns = [index for index, name in enumerate(self.recipes) if name in recipes]
-        names = tuple(self.recipes[column] for column in columns)
-        return replace(self, recipes=names, losses=self.losses[:, columns])
-
-    def newest(self, count: int) -> Walks:
-        """Return the walks on the newest partitions."""
-        newest = slice(-count, None)
-        return replace(
-            self, partitions=self.partitions[newest], rows=self.rows[newest], losses=self.losses[newest]
-        )
-
-    def by_day(self) -> Walks:
-        """Return the mean losses of blocks of a day, which end with the newest partition and days before it.
-
-        Each block has the last of its partitions as its key, and a recipe's loss on those that it had a fit
-        for. Days without partitions are left out.
-        """
-        if not self.partitions:
-            return self
-        times = np.array([time_of(key) for key in self.partitions], dtype="datetime64[s]")
-        age = (times[-1] - times) // np.timedelta64(1, "D")
-        first = np.flatnonzero(np.diff(age, prepend=age[0] + 1))
-        weights = np.where(np.isnan(self.losses), 0.0, self.rows[:, None])
-        sums = np.add.reduceat(np.where(weights > 0, self.losses, 0.0) * weights, first)
-        counts = np.add.reduceat(weights, first)
-        means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
-        last = [*(first[1:] - 1), len(age) - 1]
-        keys = tuple(self.partitions[index] for index in last)
-        return Walks(keys, self.recipes, np.add.reduceat(self.rows, first), means, unit="days")
-
-    def of(self, recipe: str) -> Array:
-        """Return a recipe's losses, shape (n,)."""
-        return np.asarray(self.losses[:, self.recipes.index(recipe)])
-
-    def mean(self, recipe: str) -> float:
-        """Return a recipe's mean loss per row over the partitions that it had a fit for, NaN without any."""
-        losses = self.of(recipe)
-        is_known = ~np.isnan(losses)
-        return float(np.average(losses[is_known], weights=self.rows[is_known])) if is_known.any() else np.nan
 
 
 def relative_losses(walks: Walks, min_gain: float = 0.0, baselines: Sequence[str] = ()) -> Array:

@@ -13,12 +13,14 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 from sklearn.pipeline import Pipeline
 
 from include.errors import ModelError
@@ -26,25 +28,83 @@ from include.features.build import features
 from include.features.labels import known_on, labels_known_on, matured
 from include.models import artifacts, outputs
 from include.spec import UseCase
+from include.spec.clock import time_of
 from include.stats.metrics import all_metric_values, has_loss, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
 from include.storage.windows import partition_before
-from include.train.fits import (
-    Fit,
-    accepted_fits,
-    newest_fits_by_partition,
-    prediction_error,
-    recipe_names,
-)
-from include.train.selection import Walks
+from include.train.fits import Fit, accepted_fits, newest_fits_by_partition, prediction_error
+from include.train.recipes import recipe_names
 from include.train.split import partitions_of
 
 log = logging.getLogger(__name__)
+Array = NDArray[np.float64]
 TABLE = "walks"
 WINDOW = 400  # partitions of the walks that a decision looks at, whatever the lake's age
 WINDOW_DAYS = 60  # and at least these days, where a day has several partitions
 BLOCK = 60  # partitions whose rows are held at once
+
+
+@dataclass(frozen=True)
+class Walks:
+    """The mean loss of each recipe on each partition, predicted by the fit that it had then.
+
+    Parameters
+    ----------
+    partitions : ascending, shape (n,).
+    recipes : names, from the simplest to the most complex, shape (k,). One is ``prior``.
+    rows : labeled rows of each partition that were predicted, shape (n,).
+    losses : mean loss per row, shape (n, k); NaN where a recipe had no fit.
+    unit : what each of them is: partitions, or days of several partitions.
+    """
+
+    partitions: tuple[str, ...]
+    recipes: tuple[str, ...]
+    rows: Array
+    losses: Array
+    unit: str = "partitions"
+
+    def only(self, recipes: Collection[str]) -> Walks:
+        """Return the walks of some recipes."""
+        columns = [index for index, name in enumerate(self.recipes) if name in recipes]
+        names = tuple(self.recipes[column] for column in columns)
+        return replace(self, recipes=names, losses=self.losses[:, columns])
+
+    def newest(self, count: int) -> Walks:
+        """Return the walks on the newest partitions."""
+        newest = slice(-count, None)
+        return replace(
+            self, partitions=self.partitions[newest], rows=self.rows[newest], losses=self.losses[newest]
+        )
+
+    def by_day(self) -> Walks:
+        """Return the mean losses of blocks of a day, which end with the newest partition and days before it.
+
+        Each block has the last of its partitions as its key, and a recipe's loss on those that it had a fit
+        for. Days without partitions are left out.
+        """
+        if not self.partitions:
+            return self
+        times = np.array([time_of(key) for key in self.partitions], dtype="datetime64[s]")
+        age = (times[-1] - times) // np.timedelta64(1, "D")
+        first = np.flatnonzero(np.diff(age, prepend=age[0] + 1))
+        weights = np.where(np.isnan(self.losses), 0.0, self.rows[:, None])
+        sums = np.add.reduceat(np.where(weights > 0, self.losses, 0.0) * weights, first)
+        counts = np.add.reduceat(weights, first)
+        means = np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
+        last = [*(first[1:] - 1), len(age) - 1]
+        keys = tuple(self.partitions[index] for index in last)
+        return Walks(keys, self.recipes, np.add.reduceat(self.rows, first), means, unit="days")
+
+    def of(self, recipe: str) -> Array:
+        """Return a recipe's losses, shape (n,)."""
+        return np.asarray(self.losses[:, self.recipes.index(recipe)])
+
+    def mean(self, recipe: str) -> float:
+        """Return a recipe's mean loss per row over the partitions that it had a fit for, NaN without any."""
+        losses = self.of(recipe)
+        is_known = ~np.isnan(losses)
+        return float(np.average(losses[is_known], weights=self.rows[is_known])) if is_known.any() else np.nan
 
 
 def walk_window(spec: UseCase) -> int:

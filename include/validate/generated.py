@@ -34,8 +34,8 @@ from include.spec.source import BaseSource, Expectation
 from include.spec.stages import Recipe
 from include.storage import spill
 from include.storage.schemas import validated_schema
-from include.train.fit import fit_recipe
 from include.train.fits import serialize_fit
+from include.train.fitting import fit_recipe
 from include.validate.problems import Problem, problem, problems_of
 from include.validate.query import compared_texts, nodes, parse
 

@@ -181,7 +181,7 @@ def _sql_problems(spec: UseCase) -> Iterator[Problem]:
 
 def _estimator_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each unknown estimator or parameter."""
-    from include.train.recipes import build_estimator
+    from include.train.estimators import build_estimator
 
     for candidate in (*spec.training.baselines, *spec.training.candidates):
         remedy = f"correct {candidate.name} under training in usecase.yaml"

@@ -31,7 +31,7 @@ CHECKED = 3  # newest partitions on whose data the features are checked
 WINDOW = 28  # newest partitions over which columns and labels are looked at
 ENOUGH_PARTITIONS, ENOUGH_ROWS = 8, 100  # for statements about a column
 ENOUGH_IDS = 30  # rows of two partitions or more, in which a category that never repeats is an id
-MAX_CATEGORIES = 254  # that `include.train.recipes.coded_columns` tells apart
+MAX_CATEGORIES = 254  # that `include.train.estimators.coded_columns` tells apart
 MIN_LABELED = 0.5  # share of rows that have a label
 QUARANTINED = 3  # rules of the quarantine that a message shows
 

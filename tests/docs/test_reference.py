@@ -13,7 +13,7 @@ import yaml
 
 from include.judge.checks import CHECKS, SUFFICIENCY_CHECKS
 from include.spec.load import SCHEMA, SHIPPED, json_schema
-from include.train.recipes import ESTIMATORS
+from include.train.estimators import ESTIMATORS
 from tests.docs.pages import DOCS, ROOT
 
 GENERATOR = DOCS / "reference" / "generate.py"

@@ -14,8 +14,8 @@ from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.storage.lake import Lake
-from include.train.fit import target
-from include.train.recipes import ESTIMATORS, build_estimator
+from include.train.estimators import ESTIMATORS, build_estimator
+from include.train.fitting import target
 from include.train.split import split
 from tests.train import visits
 

@@ -27,7 +27,7 @@ from include.spec.load import read
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 from include.train.record import PATH, TrainingRecord
 from include.train.split import split
 from tests.evaluate.conftest import Clinic

@@ -27,8 +27,8 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train import recipes
-from include.train.fit import fit_recipe, target
+from include.train import estimators
+from include.train.fitting import fit_recipe, target
 from tests.promote.conftest import evidence, losses, partitions
 from tests.train import visits
 
@@ -403,8 +403,8 @@ def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch:
     both = pa.concat_tables([fitted, test])
     truth = dict(zip(both["distance"].to_pylist(), both[use.problem.target].to_pylist(), strict=True))
     monkeypatch.setattr(Peeking, "truth", truth)
-    peeking = recipes.Estimator(lambda spec: Peeking(), recipes.coded_columns)
-    monkeypatch.setitem(recipes.ESTIMATORS["binary"], "peeking", peeking)
+    peeking = estimators.Estimator(lambda spec: Peeking(), estimators.coded_columns)
+    monkeypatch.setitem(estimators.ESTIMATORS["binary"], "peeking", peeking)
     assert gained(use, Recipe(name="peeking", estimator="peeking"), fitted, test)
 
 

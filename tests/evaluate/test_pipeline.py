@@ -25,8 +25,8 @@ from include.promote.verdicts import judge_and_record
 from include.spec.load import read
 from include.stats.metrics import row_losses
 from include.storage import schemas
-from include.train.fit import target
 from include.train.fits import read_fits
+from include.train.fitting import target
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
 from include.train.split import split

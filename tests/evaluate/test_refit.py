@@ -21,8 +21,9 @@ from include.spec import UseCase
 from include.spec.load import read
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fit import target
-from include.train.fits import Fit, KnownRows, ensure_fits, read_fits, recipes
+from include.train.fits import Fit, KnownRows, ensure_fits, read_fits
+from include.train.fitting import target
+from include.train.recipes import recipes
 from include.train.record import FittedModel, Selection, TrainingRecord
 from tests.promote.conftest import evidence, facts, losses, record_verdict
 from tests.train import visits

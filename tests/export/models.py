@@ -17,7 +17,7 @@ from include.export.convert import convertible, open_session, session_input, to_
 from include.models import artifacts
 from include.spec import UseCase
 from include.spec.stages import Recipe
-from include.train.fit import fit_recipe
+from include.train.fitting import fit_recipe
 from tests.train import visits
 
 # texts that only look missing, and so many that some share a code or a column

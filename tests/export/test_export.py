@@ -34,9 +34,9 @@ from include.spec import UseCase, load
 from include.spec.load import read
 from include.spec.stages import Recipe
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.estimators import coded_columns
 from include.train.fits import read_fits
-from include.train.recipes import coded_columns
+from include.train.fitting import fit_recipe
 from include.validate.pipeline import errors
 from tests.export.models import case, declare, fitted, labeled_rows
 from tests.train import visits

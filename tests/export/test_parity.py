@@ -26,8 +26,8 @@ from include.judge.checks import ONNX_TOLERANCE
 from include.models import artifacts, outputs
 from include.spec import UseCase
 from include.spec.stages import Recipe
-from include.train.fit import fit_recipe
-from include.train.recipes import scaled_columns
+from include.train.estimators import scaled_columns
+from include.train.fitting import fit_recipe
 from tests.export.models import (
     BUILT_IN,
     PLACES,

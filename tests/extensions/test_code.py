@@ -15,7 +15,7 @@ from include.errors import SpecError
 from include.extensions import CodeReference
 from include.spec import UseCase
 from include.spec.load import read, read_all
-from include.train.fits import recipe_key
+from include.train.recipes import recipe_key
 from include.validate.pipeline import errors
 from tests.architecture.tree import ROOT
 from tests.extensions.conftest import BOOSTING, MY_MODEL, NEAREST, Declare

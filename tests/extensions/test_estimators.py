@@ -26,9 +26,9 @@ from include.score.pipeline import score
 from include.spec import UseCase
 from include.spec.load import read
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe
+from include.train.estimators import learns
+from include.train.fitting import fit_recipe
 from include.train.pipeline import train
-from include.train.recipes import learns
 from include.train.record import PATH, TrainingRecord
 from include.validate.pipeline import errors
 from tests.architecture.tree import ROOT, python_files

@@ -12,7 +12,7 @@ from include.errors import SpecError
 from include.features.build import features
 from include.spec import UseCase
 from include.storage.lake import Lake
-from include.train.fits import recipe_key
+from include.train.recipes import recipe_key
 from include.validate.pipeline import errors
 from include.validate.stored import data_problems
 from tests.features import parcels

@@ -19,8 +19,8 @@ from include.spec import UseCase
 from include.spec.metrics import greater_is_better
 from include.stats.metrics import all_metric_values, row_losses
 from include.storage.lake import Lake
-from include.train.fits import recipe_key
 from include.train.pipeline import train
+from include.train.recipes import recipe_key
 from include.validate.pipeline import errors
 from tests.extensions.conftest import Declare
 from tests.promote.conftest import evidence, losses

@@ -21,7 +21,7 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 from include.validate.pipeline import errors
 from tests.extensions.conftest import BOOSTING, Declare
 from tests.train import visits

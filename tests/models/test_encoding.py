@@ -20,7 +20,7 @@ from include.errors import ModelError
 from include.models import artifacts, encoding
 from include.spec import UseCase, load
 from include.spec.stages import Recipe
-from include.train.recipes import build_estimator
+from include.train.estimators import build_estimator
 
 NAMES = ("hist_gradient_boosting", "logistic_regression", "random_forest")
 KNOWN = ("", "a", "b", "nan", "None", "ä", None)

@@ -35,7 +35,7 @@ from include.stats.cusum import PairedSums
 from include.stats.metrics import row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fits import recipe_key
+from include.train.recipes import recipe_key
 from tests.monitor import machines
 from tests.promote.conftest import partitions as keys
 

@@ -23,8 +23,8 @@ from include.stats.drift_measures import BY_KIND
 from include.stats.profiles import build_profile
 from include.storage import schemas
 from include.storage.lake import DELTA_PARTITIONS, Lake
-from include.train.fits import recipe_key, recipes, recipes_by_name
 from include.train.monitoring_baselines import REFERENCE
+from include.train.recipes import recipe_key, recipes, recipes_by_name
 
 USECASE = "year"
 FIRST, PARTITIONS, ROWS, SINGLE = date(2024, 1, 1), 365, 100, 7

@@ -29,7 +29,8 @@ from include.score.pipeline import score
 from include.spec import UseCase
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fits import KnownRows, ensure_fits, recipes
+from include.train.fits import KnownRows, ensure_fits
+from include.train.recipes import recipes
 from tests.features import parcels
 from tests.kept import fill_folder
 from tests.promote.conftest import evidence, losses, selection

@@ -24,7 +24,7 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.storage import spill
 from include.storage.lake import Lake
-from include.train.recipes import ESTIMATORS, build_estimator
+from include.train.estimators import ESTIMATORS, build_estimator
 from tests.features import parcels
 
 Deploy = Callable[..., None]

@@ -16,8 +16,8 @@ from include.judge.judge import judge
 from include.models.registry import Registry
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fit import require_learnable_labels, target
 from include.train.fits import read_fits
+from include.train.fitting import require_learnable_labels, target
 from include.train.pipeline import train
 from tests.train import visits
 

@@ -21,8 +21,8 @@ from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train.fits import recipe_key
 from include.train.pipeline import train
+from include.train.recipes import recipe_key
 from tests.train import visits
 
 COSTS = {

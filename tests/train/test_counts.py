@@ -14,9 +14,10 @@ from include.features.labels import training_set
 from include.models import artifacts
 from include.models.registry import Registry
 from include.storage.lake import Lake
-from include.train.fit import target
-from include.train.fits import read_fits, recipe_key
+from include.train.fits import read_fits
+from include.train.fitting import target
 from include.train.pipeline import train
+from include.train.recipes import recipe_key
 from include.train.record import PATH, TrainingRecord
 from include.validate.pipeline import errors
 from tests.train import visits

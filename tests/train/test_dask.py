@@ -31,8 +31,8 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 from include.storage.lake import Lake
 from include.train import dask_engine
-from include.train.fit import fit_recipe
 from include.train.fits import read_fits
+from include.train.fitting import fit_recipe
 from include.train.pipeline import train
 from tests.train import visits
 from tests.train.dying import DyingWorker

@@ -24,8 +24,8 @@ from include.spec.stages import Recipe
 from include.storage import schemas
 from include.storage.digests import digest_table
 from include.storage.lake import Lake
-from include.train import fit, fits
-from include.train.fit import fit_recipe
+from include.train import fits, fitting
+from include.train.estimators import build_estimator
 from include.train.fits import (
     Fit,
     KnownRows,
@@ -33,13 +33,11 @@ from include.train.fits import (
     ensure_fits,
     newest_fits,
     read_fits,
-    recipe_key,
-    recipe_names,
-    recipes,
     recipes_without_walk,
 )
+from include.train.fitting import fit_recipe
 from include.train.pipeline import train
-from include.train.recipes import build_estimator
+from include.train.recipes import recipe_key, recipe_names, recipes
 from tests.promote.conftest import record_verdict
 from tests.train import visits
 
@@ -150,7 +148,7 @@ def test_a_recent_intercept_is_fitted_on_the_model_that_the_training_has_already
         built.append(recipe.name)
         return build_estimator(declared, recipe, empty)
 
-    monkeypatch.setattr(fit, "build_estimator", build)
+    monkeypatch.setattr(fitting, "build_estimator", build)
     models = ensure_fits(known(lake, spec, PARTITION), PARTITION, [recent, plain])
     assert models["recent"].model == digest_bytes(alone) != models[plain.name].model
     assert set(built) == {plain.name}
@@ -222,7 +220,7 @@ def test_a_fit_is_the_same_on_any_number_of_cores(
     forest = Recipe(name="forest", estimator="random_forest", params={"n_estimators": 20})
     rows, models = training_set(lake, spec, PARTITION), set()
     for cores in (1, 4):
-        monkeypatch.setattr(fit, "CORES", cores)
+        monkeypatch.setattr(fitting, "CORES", cores)
         models.add(artifacts.serialize(fit_recipe(spec, forest, rows)))
     assert len(models) == 1
     assert fit_recipe(spec, forest, rows)[-1].n_jobs == 1  # predictions are added up in a fixed order
@@ -299,62 +297,6 @@ def test_a_fit_predicts_only_what_comes_after_its_partition(lake: Lake, spec: Us
     assert set(newest_fits(recorded, recipe_names(spec), spec.clock.shift(EARLIER, 1))) == {"prior", "linear"}
     other = [replace(fit, recipe_key="of another declaration") for fit in recorded]
     assert newest_fits(other, recipe_names(spec), PARTITION) == {}
-
-
-# what a recipe is
-
-
-def test_a_short_memory_gives_each_recipe_a_variant_for_each_window(spec: UseCase) -> None:
-    """A variant has a shorter window than the recipe and the training, and some labels, and is there once."""
-    names = [recipe.name for recipe in recipes(spec)]
-    assert names == ["prior", "linear", "boosting", "forest"]
-    windows = [f"{name}_{window}" for window in (90, 30, 10) for name in names]
-    assert [recipe.name for recipe in recipes(spec, short_memory=True)] == [*names, *windows]
-    boosting = spec.training.candidates[0]
-    declared = (boosting, boosting.model_copy(update={"name": "recent", "window": 30}))
-    training = spec.training.model_copy(update={"window": 60, "candidates": declared})
-    short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
-    assert [recipe.name for recipe in short] == [
-        *("prior", "linear", "boosting", "recent"),
-        *("prior_30", "linear_30", "prior_10", "linear_10", "boosting_10"),
-    ]
-    late = spec.model_copy(update={"labels": spec.labels.model_copy(update={"delay": 10})})
-    assert [recipe.name for recipe in recipes(late, short_memory=True)] == [*names, *windows[:8]]
-
-
-@pytest.mark.parametrize("option", ["early_stopping", "recent_intercept"])
-def test_a_variant_is_longer_than_the_partitions_that_its_recipe_takes_apart(
-    option: str, spec: UseCase
-) -> None:
-    """Of a recipe with an option of 30 newest partitions none is fitted on 30 or fewer."""
-    own = spec.training.candidates[0].model_copy(update={option: 30})
-    training = spec.training.model_copy(update={"candidates": (own,)})
-    short = recipes(spec.model_copy(update={"training": training}), short_memory=True)
-    assert [recipe.name for recipe in short if getattr(recipe, option)] == ["boosting", "boosting_90"]
-
-
-def test_a_recipe_is_what_its_fit_depends_on(tmp_path: Path) -> None:
-    """Its key changes with each of these, and with nothing else."""
-    spec = visits.usecase(tmp_path)
-    linear = spec.training.baselines[1]
-    key = recipe_key(spec, linear)
-    for change in (
-        {"seed: 7": "seed: 8"},
-        {"delay: 2": "delay: 1"},
-        {"minutes > 15": "minutes > 20"},
-        {"numeric: [distance, earlier]": "numeric: [distance]"},
-        {"objective: log_loss": "objective: brier"},  # the walk is of its losses
-    ):
-        assert recipe_key(visits.usecase(tmp_path, **change), linear) != key, change
-    for update in ({"params": {"C": 2.0}}, {"window": 20}, {"estimator": "random_forest"}):
-        assert recipe_key(spec, linear.model_copy(update=update)) != key, update
-    assert recipe_key(spec, linear.model_copy(update={"name": "logistic"})) == key
-    for change in (
-        {"test: 8": "test: 9"},
-        {"min_partitions: 3": "min_partitions: 4"},
-        {"n_estimators: 10": "n_estimators: 5"},
-    ):
-        assert recipe_key(visits.usecase(tmp_path, **change), linear) == key, change
 
 
 def test_a_recipe_of_short_memory_that_was_left_for_long_gets_a_walk_again(spec: UseCase) -> None:

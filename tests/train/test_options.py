@@ -9,7 +9,7 @@ import pytest
 
 from include.errors import SpecError
 from include.spec.stages import Recipe
-from include.train.recipes import build_estimator
+from include.train.estimators import build_estimator
 from include.validate.pipeline import errors
 from tests.train import visits
 

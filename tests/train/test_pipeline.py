@@ -36,9 +36,10 @@ from include.stats import profiles
 from include.storage import compaction, schemas
 from include.storage.lake import Lake
 from include.train import fits, monitoring_baselines, walks
-from include.train.fit import chosen_params, fit_recipe, target
-from include.train.fits import read_fits, recipes
+from include.train.fits import read_fits
+from include.train.fitting import chosen_params, fit_recipe, target
 from include.train.pipeline import train
+from include.train.recipes import recipes
 from include.train.record import PATH, TrainingRecord
 from include.train.selection import best_baseline, choose_recipe
 from include.train.split import split

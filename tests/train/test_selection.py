@@ -20,7 +20,6 @@ from include.train.selection import (
     LEARNING_RATE,
     MAX_EXCESS_LOSS,
     MIXING_RATE,
-    Walks,
     best_baseline,
     choose,
     choose_recipe,
@@ -34,6 +33,7 @@ from include.train.selection import (
     refresh_instead,
     relative_losses,
 )
+from include.train.walks import Walks
 from tests.train import visits
 
 NAMES = ("prior", "linear", "boosting", "forest")

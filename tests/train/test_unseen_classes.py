@@ -31,7 +31,7 @@ from include.spec.stages import Recipe
 from include.stats.metrics import all_metric_values, row_losses
 from include.storage import schemas
 from include.storage.lake import Lake
-from include.train.fit import fit_recipe, target
+from include.train.fitting import fit_recipe, target
 from include.train.pipeline import train
 from include.train.record import PATH, TrainingRecord
 from tests.train import visits

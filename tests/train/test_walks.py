@@ -20,7 +20,8 @@ from include.spec import UseCase
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
 from include.train import walks
-from include.train.fits import KnownRows, ensure_fits, read_fits, recipes
+from include.train.fits import KnownRows, ensure_fits, read_fits
+from include.train.recipes import recipes
 from tests.corrections import empty
 from tests.promote.conftest import record_verdict
 from tests.train import visits

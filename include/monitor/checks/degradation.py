@@ -30,7 +30,7 @@ from include.spec.gate import MetricBound
 from include.stats.cusum import PairedSums, loss_limits
 from include.stats.formatting import figure_and_limit
 from include.storage.lake import Lake
-from include.train.selection import Walks
+from include.train.walks import Walks
 
 YEAR = 365  # days of the declared rate of false alarms
 

@@ -177,7 +177,7 @@ def _side(
 
 def _declared(spec: UseCase, version: Version, fit: Fit | None) -> tuple[str, dict[str, Any]]:
     """Return whether a version's recipe is declared as it was, and its parameters as declared now."""
-    from include.train.fits import recipe_key, recipes_by_name
+    from include.train.recipes import recipe_key, recipes_by_name
 
     recipe = recipes_by_name(spec).get(version.recipe)
     if recipe is None:

@@ -30,10 +30,9 @@ from include.spec import UseCase, load
 from include.spec.load import read
 from include.spec.stages import Recipe
 from include.storage.lake import Lake
-from include.train import fit as fitting
-from include.train import fits
+from include.train import fits, fitting
+from include.train.estimators import build_estimator
 from include.train.pipeline import train
-from include.train.recipes import build_estimator
 from tests.switches import newest_by_role
 
 FIRST, EARLIER, PARTITION = "2012-12-31", "2013-02-21", "2013-02-28"

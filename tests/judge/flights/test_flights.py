@@ -14,7 +14,7 @@ from include.evaluate.pipeline import evaluate
 from include.features.labels import training_set
 from include.judge.judge import BLESSED, NOT_BLESSED, RUBBER_STAMPED, Verdict
 from include.spec import UseCase
-from include.train.fit import target
+from include.train.fitting import target
 from tests.judge.flights.conftest import EARLIER, PARTITION, Gate, Make, forest
 
 pytestmark = pytest.mark.full

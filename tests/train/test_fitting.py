@@ -22,8 +22,8 @@ from include.spec.metrics import find_objective
 from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage.lake import Lake
-from include.train import fit
-from include.train.fit import chosen_params, fit_recipe, target
+from include.train import fitting
+from include.train.fitting import chosen_params, fit_recipe, target
 from include.train.recent_intercept import fit_value_shift
 from include.train.split import partitions_of
 from tests.train import visits
@@ -279,13 +279,13 @@ def test_early_stopping_chooses_fewer_rounds_and_then_learns_from_all_rows(
 def fitted_until(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
     """The last partition and the parameters of each fit, in order."""
     calls: list[tuple[str, dict[str, Any]]] = []
-    real = fit._fit_all
+    real = fitting._fit_all
 
     def fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Any) -> Pipeline:
         calls.append((max(rows["partition"].to_pylist()), candidate.params))
         return real(spec, candidate, rows, actual)
 
-    monkeypatch.setattr(fit, "_fit_all", fit_all)
+    monkeypatch.setattr(fitting, "_fit_all", fit_all)
     return calls
 
 
@@ -379,7 +379,7 @@ def test_the_prior_is_fitted_without_reading_the_features(
     """A training set that is larger than memory is fitted too, and it is the same model."""
     spec, rows = clinic(kind)
     prior = spec.training.baselines[0]
-    read = fit.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))
+    read = fitting.build_estimator(spec, prior).fit(artifacts.model_input(rows, spec), target(spec, rows))
     if spec.problem.classes:
         setattr(read, artifacts.DECLARED, list(spec.problem.classes))
     monkeypatch.setattr(artifacts, "model_input", None)
@@ -388,7 +388,7 @@ def test_the_prior_is_fitted_without_reading_the_features(
 
 def test_an_option_changes_the_key_of_a_recipe_and_none_leaves_it(tmp_path: Path) -> None:
     """Fits with different options are never taken for each other; those without any keep their key."""
-    from include.train.fits import recipe_key
+    from include.train.recipes import recipe_key
 
     spec = visits.usecase(tmp_path)
     every: list[dict[str, Any]] = [

@@ -34,6 +34,7 @@ from include.spec.stages import Recipe
 from include.stats.metrics import row_losses
 from include.storage import spill
 from include.train import dask_engine
+from include.train.estimators import ESTIMATORS, build_estimator
 from include.train.options import LogTarget
 from include.train.python_estimators import estimator_code
 from include.train.recent_intercept import (
@@ -42,7 +43,6 @@ from include.train.recent_intercept import (
     fit_class_shift,
     fit_value_shift,
 )
-from include.train.recipes import ESTIMATORS, build_estimator
 from include.train.split import partitions_of
 
 log = logging.getLogger(__name__)
