@@ -227,7 +227,7 @@ def _as_column(values: pd.Series) -> Array:
 
 
 def shuffled_label_losses(
-    spec: UseCase, candidate: Recipe, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
+    spec: UseCase, recipe: Recipe, fitted: pa.Table, test: pa.Table, partitions: Sequence[str]
 ) -> tuple[float, ...]:
     """Return the losses of the challenger's recipe when it is fitted on shuffled labels.
 
@@ -261,7 +261,7 @@ def shuffled_label_losses(
     constant, actual = outputs.label_constant(spec, target(spec, fitted)), target(spec, test)
     random, sums = np.random.default_rng(spec.training.seed), []
     for _ in range(SHUFFLES):
-        estimator = fit_recipe(spec, candidate, _shuffle_labels(spec, fitted, random))
+        estimator = fit_recipe(spec, recipe, _shuffle_labels(spec, fitted, random))
         predictions = _rescale_to_constant(artifacts.predict(estimator, test, spec), constant, spec)
         losses = row_losses(_convex_objective(spec), actual, predictions)
         sums.append(tuple(float(losses[partition_of_row == partition].sum()) for partition in partitions))

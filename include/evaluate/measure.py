@@ -50,7 +50,7 @@ class EvaluationRows:
     Parameters
     ----------
     partition : of the training.
-    recipe : the candidate that the challenger was fitted from.
+    recipe : the one that the challenger is a fit of.
     estimator, data, digest : the model as loaded from its stored bytes, these bytes, and their digest.
     fitted : the rows before the test rows.
     deployed_fit : the rows that the deployed model was fitted on, the test rows among them.

@@ -106,20 +106,20 @@ def convertible(spec: UseCase) -> list[str]:
     return [name for name, entry in entries if type(entry.build(spec)) in MODELS]
 
 
-def require_convertible(spec: UseCase, candidate: Recipe) -> None:
+def require_convertible(spec: UseCase, recipe: Recipe) -> None:
     """Refuse a recipe whose estimator has no converter."""
-    if candidate.estimator not in (names := convertible(spec)):
+    if recipe.estimator not in (names := convertible(spec)):
         raise SpecError(
-            f"{spec.name}: training.{candidate.name}",
+            f"{spec.name}: training.{recipe.name}",
             required=f"an estimator that can be exported to ONNX, because of gate.onnx: {', '.join(names)}",
-            found=candidate.estimator,
+            found=recipe.estimator,
             remedy="remove the recipe, or gate.onnx",
         )
-    if candidate.calibration:
+    if recipe.calibration:
         raise SpecError(
-            f"{spec.name}: training.{candidate.name}.calibration",
+            f"{spec.name}: training.{recipe.name}.calibration",
             required="a recipe without calibration, for which there is no ONNX converter",
-            found=candidate.calibration,
+            found=recipe.calibration,
             remedy="remove calibration, or gate.onnx",
         )
 

@@ -353,7 +353,7 @@ class Evidence:
     champion : digest of the champion that served when the recipe was chosen, empty if there was none.
     last_fitted : the last partition that the fit behind the first test partition's predictions was fitted on.
     fitted : the last partition that the challenger itself was fitted on, later than the test partitions.
-    recipe : name of the challenger's candidate in the spec.
+    recipe : name of the challenger's recipe in the spec.
     facts : everything else that was measured.
     note : what else should be known; only in evidence of earlier code.
     selection : why the recipe was chosen, see `include.train.record.Selection`; empty in older evidence.

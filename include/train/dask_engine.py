@@ -275,7 +275,7 @@ def _identify(client: Client) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def connect(spec: UseCase, candidate: Recipe) -> Iterator[Cluster]:
+def connect(spec: UseCase, recipe: Recipe) -> Iterator[Cluster]:
     """Connect to the declared cluster, or start one on this machine, for one fit.
 
     Raises
@@ -285,7 +285,7 @@ def connect(spec: UseCase, candidate: Recipe) -> Iterator[Cluster]:
     ClusterUnavailable
         when the scheduler doesn't answer, or has too few workers.
     """
-    name = f"{spec.name}: training.{candidate.name}"
+    name = f"{spec.name}: training.{recipe.name}"
     _require_packages(name)
     from distributed import Client  # of the extra
 
@@ -294,20 +294,20 @@ def connect(spec: UseCase, candidate: Recipe) -> Iterator[Cluster]:
             endpoint, store = connection(spec.training.dask_connection), Lake(spec.name)
             address, security = endpoint.uri, _security(endpoint, store)
         else:
-            started, store = stack.enter_context(_started.use(name, candidate.workers))
+            started, store = stack.enter_context(_started.use(name, recipe.workers))
             address, security = started.scheduler_address, started.security
         try:
             client = stack.enter_context(
                 Client(address, security=security, timeout=CONNECT_SECONDS, set_as_default=False)
             )
-            client.wait_for_workers(candidate.workers, timeout=WORKERS_SECONDS)
+            client.wait_for_workers(recipe.workers, timeout=WORKERS_SECONDS)
             workers = _identify(client)
         except (OSError, TimeoutError) as error:
-            raise _unavailable(name, candidate.workers, error, address) from None
+            raise _unavailable(name, recipe.workers, error, address) from None
         _require_same_versions(name, client, address)
         # the order of XGBoost's ranks, by the text that it sorts by
         order = sorted(workers, key=lambda worker: f"[xgboost.dask-{workers[worker]['name']}]:{worker}")
-        yield Cluster(name, client, order[: candidate.workers], store)
+        yield Cluster(name, client, order[: recipe.workers], store)
 
 
 def _unavailable(name: str, workers: int, error: Exception, address: str) -> ClusterUnavailable:

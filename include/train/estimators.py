@@ -101,7 +101,7 @@ def register(
     return add
 
 
-def build_estimator(spec: UseCase, candidate: Recipe, empty: Collection[str] = ()) -> Pipeline:
+def build_estimator(spec: UseCase, recipe: Recipe, empty: Collection[str] = ()) -> Pipeline:
     """Return an unfitted pipeline for one of the spec's baselines or candidates.
 
     Parameters
@@ -113,39 +113,39 @@ def build_estimator(spec: UseCase, candidate: Recipe, empty: Collection[str] = (
     SpecError
         when the estimator or a parameter doesn't exist, with those that do.
     """
-    subject = f"{spec.name}: training.{candidate.name}"
+    subject = f"{spec.name}: training.{recipe.name}"
     entries, numeric = ESTIMATORS[spec.problem.kind], spec.features.numeric
-    if candidate.estimator not in entries:
-        code = python_estimators.estimator_code(spec, candidate)
+    if recipe.estimator not in entries:
+        code = python_estimators.estimator_code(spec, recipe)
         if code is None:
             required = (
                 f"estimator: one of {', '.join(entries)} for a {spec.problem.kind} problem, or module:name"
             )
             raise SpecError(
-                subject, required=required, found=candidate.estimator, remedy="correct it in usecase.yaml"
+                subject, required=required, found=recipe.estimator, remedy="correct it in usecase.yaml"
             )
-        if candidate.options:
-            listed = ", ".join(candidate.options)
+        if recipe.options:
+            listed = ", ".join(recipe.options)
             code.fail("no options but params, since the class itself can do what they do", listed)
-        estimator = python_estimators.build(spec, code, candidate)
+        estimator = python_estimators.build(spec, code, recipe)
         if getattr(code.load(), "takes_raw", False):
             return Pipeline([("model", estimator)])
         columns = scaled_columns([name for name in numeric if name not in empty], spec.features.categorical)
         return Pipeline([("columns", columns.set_params(sparse_threshold=0)), ("model", estimator)])
-    entry = entries[candidate.estimator]
+    entry = entries[recipe.estimator]
     estimator = entry.build(spec)
     valid = sorted(set(estimator.get_params(deep=False)) - RESERVED)
-    unknown = sorted(set(candidate.params) - set(valid))
+    unknown = sorted(set(recipe.params) - set(valid))
     if unknown:
-        required = f"params of {candidate.estimator}: {', '.join(valid) or 'none'}"
+        required = f"params of {recipe.estimator}: {', '.join(valid) or 'none'}"
         raise SpecError(
             subject, required=required, found=", ".join(unknown), remedy="correct it in usecase.yaml"
         )
-    options.validate_options(spec, candidate, entry, valid)
-    estimator.set_params(**candidate.params)
+    options.validate_options(spec, recipe, entry, valid)
+    estimator.set_params(**recipe.params)
     filled, categorical = [column for column in numeric if column not in empty], spec.features.categorical
-    if candidate.monotone:
-        constraints = options.monotone_columns(candidate, filled, categorical)
+    if recipe.monotone:
+        constraints = options.monotone_columns(recipe, filled, categorical)
         estimator.set_params(**{entry.monotone_param: constraints})
     for name in entry.column_params:
         if (column := estimator.get_params(deep=False)[name]) not in numeric:
@@ -154,25 +154,25 @@ def build_estimator(spec: UseCase, candidate: Recipe, empty: Collection[str] = (
                 subject, required=required, found=repr(column), remedy="correct it in usecase.yaml"
             )
     if not spec.problem.codes:
-        estimator = options.transform_target(estimator, candidate, entry)
+        estimator = options.transform_target(estimator, recipe, entry)
     if entry.preprocess is None:
         return Pipeline([("model", estimator)])
     return Pipeline([("columns", entry.preprocess(filled, categorical)), ("model", estimator)])
 
 
-def learns(spec: UseCase, candidate: Recipe) -> bool:
+def learns(spec: UseCase, recipe: Recipe) -> bool:
     """Return whether a recipe's estimator learns a relation from the labels; a rule of thumb doesn't."""
-    if entry := ESTIMATORS[spec.problem.kind].get(candidate.estimator):
+    if entry := ESTIMATORS[spec.problem.kind].get(recipe.estimator):
         return entry.learns
-    code = python_estimators.estimator_code(spec, candidate)
+    code = python_estimators.estimator_code(spec, recipe)
     return bool(getattr(code.load(), "learns", True)) if code else True
 
 
-def flat_parameters(candidate: Recipe) -> dict[str, Any]:
-    """Return a candidate's estimator, parameters and options under names that start with the candidate's."""
-    declared = {**candidate.options, **candidate.params}
-    params = {f"{candidate.name}.{name}": value for name, value in declared.items()}
-    return {f"{candidate.name}.estimator": candidate.estimator, **params}
+def flat_parameters(recipe: Recipe) -> dict[str, Any]:
+    """Return a recipe's estimator, parameters and options under names that start with the recipe's."""
+    declared = {**recipe.options, **recipe.params}
+    params = {f"{recipe.name}.{name}": value for name, value in declared.items()}
+    return {f"{recipe.name}.estimator": recipe.estimator, **params}
 
 
 def scaled_columns(numeric: Sequence[str], categorical: Sequence[str]) -> ColumnTransformer:

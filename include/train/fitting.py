@@ -57,30 +57,28 @@ def target(spec: UseCase, rows: pa.Table) -> Array:
     return np.asarray(rows[spec.problem.target].to_numpy(), dtype=np.float64)
 
 
-def fit_recipe(
-    spec: UseCase, candidate: Recipe, rows: pa.Table, unshifted: Pipeline | None = None
-) -> Pipeline:
-    """Fit a candidate's pipeline on labeled rows.
+def fit_recipe(spec: UseCase, recipe: Recipe, rows: pa.Table, unshifted: Pipeline | None = None) -> Pipeline:
+    """Fit a recipe's pipeline on labeled rows.
 
     Parameters
     ----------
-    unshifted : what the candidate without its `recent_intercept` gave on the same rows, which is used again.
+    unshifted : what the recipe without its `recent_intercept` gave on the same rows, which is used again.
 
     Raises
     ------
     SpecError
         when there is no such estimator, or it can't be fitted with these parameters.
     """
-    arguments = (spec, candidate, rows, target(spec, rows), unshifted)
-    if code := estimator_code(spec, candidate):
+    arguments = (spec, recipe, rows, target(spec, rows), unshifted)
+    if code := estimator_code(spec, recipe):
         required = f"an estimator that can be fitted on {rows.num_rows} rows"
         return cast("Pipeline", code.call(required, _fit_with_options, *arguments))
     try:
         return _fit_with_options(*arguments)
     except (ValueError, TypeError) as error:
         raise SpecError(
-            f"{spec.name}: training.{candidate.name}",
-            required=f"parameters with which {candidate.estimator} can be fitted on {rows.num_rows} rows",
+            f"{spec.name}: training.{recipe.name}",
+            required=f"parameters with which {recipe.estimator} can be fitted on {rows.num_rows} rows",
             found=" ".join(str(error).split())[:300],
             where=str(spec.folder / "usecase.yaml"),
             remedy="correct the params of this recipe in usecase.yaml",
@@ -140,9 +138,9 @@ def chosen_params(estimator: Pipeline) -> dict[str, Any]:
 
 
 def _fit_with_options(
-    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, unshifted: Pipeline | None
+    spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array, unshifted: Pipeline | None
 ) -> Pipeline:
-    """Return a candidate's pipeline, fitted with all its options.
+    """Return a recipe's pipeline, fitted with all its options.
 
     Its attribute ``chosen_`` has the parameters that were chosen, if any.
 
@@ -151,24 +149,24 @@ def _fit_with_options(
     rows : with the column ``partition`` if an option holds partitions out or weighs them, shape (n, any).
     actual : the label of each row, shape (n,).
     """
-    estimator = _fit_unshifted(spec, candidate, rows, actual) if unshifted is None else unshifted
-    if not candidate.recent_intercept:
+    estimator = _fit_unshifted(spec, recipe, rows, actual) if unshifted is None else unshifted
+    if not recipe.recent_intercept:
         return estimator
-    return _with_recent_intercept(spec, candidate, rows, actual, estimator)
+    return _with_recent_intercept(spec, recipe, rows, actual, estimator)
 
 
-def _fit_unshifted(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
+def _fit_unshifted(spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
     chosen: dict[str, Any] = {}
-    if candidate.search:
-        chosen |= _search(spec, candidate, rows, actual)
-        candidate = _with_params(candidate, chosen, search={})
-    if candidate.early_stopping:
-        rounds = _best_rounds(spec, candidate, rows, actual)
+    if recipe.search:
+        chosen |= _search(spec, recipe, rows, actual)
+        recipe = _with_params(recipe, chosen, search={})
+    if recipe.early_stopping:
+        rounds = _best_rounds(spec, recipe, rows, actual)
         chosen |= rounds
-        candidate = _with_params(candidate, rounds, early_stopping=None)
-    estimator = _fit_all(spec, candidate, rows, actual)
-    if candidate.calibration:
-        estimator = _calibrate(spec, candidate, rows, actual, estimator)
+        recipe = _with_params(recipe, rounds, early_stopping=None)
+    estimator = _fit_all(spec, recipe, rows, actual)
+    if recipe.calibration:
+        estimator = _calibrate(spec, recipe, rows, actual, estimator)
     if chosen:
         estimator.chosen_ = chosen
     if spec.problem.classes:
@@ -176,28 +174,28 @@ def _fit_unshifted(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Arr
     return estimator
 
 
-def _with_params(candidate: Recipe, params: dict[str, Any], **changes: Any) -> Recipe:
-    return candidate.model_copy(update={"params": {**candidate.params, **params}, **changes})
+def _with_params(recipe: Recipe, params: dict[str, Any], **changes: Any) -> Recipe:
+    return recipe.model_copy(update={"params": {**recipe.params, **params}, **changes})
 
 
-def _fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
-    if candidate.external_memory and rows.num_rows >= candidate.external_memory:
-        return _fit_batches(spec, candidate, rows, actual)
-    if candidate.engine == "dask":
-        with dask_engine.connect(spec, candidate) as cluster:
+def _fit_all(spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array) -> Pipeline:
+    if recipe.external_memory and rows.num_rows >= recipe.external_memory:
+        return _fit_batches(spec, recipe, rows, actual)
+    if recipe.engine == "dask":
+        with dask_engine.connect(spec, recipe) as cluster:
             boost = partial(cluster.train, rows=rows.num_rows)
-            return _fit_batches(spec, candidate, rows, actual, boost)
-    options = {"model__sample_weight": _weights(spec, candidate, rows)} if candidate.half_life else {}
-    pipeline = _built(spec, candidate, rows)
+            return _fit_batches(spec, recipe, rows, actual, boost)
+    options = {"model__sample_weight": _weights(spec, recipe, rows)} if recipe.half_life else {}
+    pipeline = _built(spec, recipe, rows)
     _use_threads(pipeline[-1], CORES)  # each tree has a seed of its own, whichever thread fits it
-    pipeline.fit(_values(spec, candidate, rows), actual, **options)
+    pipeline.fit(_values(spec, recipe, rows), actual, **options)
     _use_threads(pipeline[-1], 1)  # as the order in which threads add up predictions isn't fixed
     return pipeline
 
 
-def _values(spec: UseCase, candidate: Recipe, rows: pa.Table) -> pd.DataFrame:
+def _values(spec: UseCase, recipe: Recipe, rows: pa.Table) -> pd.DataFrame:
     """Return the features as `artifacts.model_input` does, or without values for a model that reads none."""
-    if candidate.estimator != "prior":
+    if recipe.estimator != "prior":
         return artifacts.model_input(rows, spec)
     one_value = pd.Series(np.broadcast_to(np.nan, rows.num_rows), copy=False)
     return pd.DataFrame(dict.fromkeys(spec.features.columns, one_value), copy=False)
@@ -212,13 +210,13 @@ def _use_threads(model: Any, count: int) -> None:
 
 def _fit_batches(
     spec: UseCase,
-    candidate: Recipe,
+    recipe: Recipe,
     rows: pa.Table,
     actual: Array,
     boost: Callable[..., Any] | None = None,
 ) -> Pipeline:
     """Fit XGBoost on batches of rows; only the labels, weights and categories are whole in memory."""
-    pipeline, weights = _built(spec, candidate, rows), _weights(spec, candidate, rows)
+    pipeline, weights = _built(spec, recipe, rows), _weights(spec, recipe, rows)
     columns, model = (step for _, step in pipeline.steps)
     columns.fit(artifacts.model_input(rows.slice(0, spill.BATCH), spec))
     if categorical := list(spec.features.categorical):
@@ -236,19 +234,19 @@ def _fit_batches(
     return pipeline
 
 
-def _built(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Pipeline:
+def _built(spec: UseCase, recipe: Recipe, rows: pa.Table) -> Pipeline:
     empty = [column for column in spec.features.numeric if rows[column].null_count == rows.num_rows]
-    return build_estimator(spec, candidate, empty)
+    return build_estimator(spec, recipe, empty)
 
 
-def _weights(spec: UseCase, candidate: Recipe, rows: pa.Table) -> Array | None:
+def _weights(spec: UseCase, recipe: Recipe, rows: pa.Table) -> Array | None:
     """Return each row's weight by the age of its partition, with a mean of 1; None without a half-life."""
-    if not candidate.half_life:
+    if not recipe.half_life:
         return None
     keys = partitions_of(rows)
     ages = {key: age for age, key in enumerate(reversed(spec.clock.keys(keys[0], keys[-1])))}
     age = np.asarray([ages[key] for key in rows["partition"].to_pylist()], dtype=np.float64)
-    weights = np.exp2(-age / candidate.half_life)
+    weights = np.exp2(-age / recipe.half_life)
     return np.asarray(weights / weights.mean())
 
 
@@ -263,18 +261,18 @@ def _has_enough_classes(spec: UseCase, actual: Array) -> bool:
     return len(np.unique(actual)) >= (2 if spec.problem.codes else 1)
 
 
-def _search(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> dict[str, Any]:
+def _search(spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array) -> dict[str, Any]:
     """Return the searched values with the lowest loss, by the objective, on the newest partitions."""
-    grid, budget = ParameterGrid(candidate.search), candidate.search_fits
+    grid, budget = ParameterGrid(recipe.search), recipe.search_fits
     newest = _hold_out(rows, spec.training.test)
     if newest is None or not _has_enough_classes(spec, actual[~newest]):
-        return {name: values[0] for name, values in candidate.search.items()}
-    drawn = ParameterSampler(candidate.search, budget, random_state=spec.training.seed)
+        return {name: values[0] for name, values in recipe.search.items()}
+    drawn = ParameterSampler(recipe.search, budget, random_state=spec.training.seed)
     points = [dict(point) for point in (drawn if len(grid) > budget else grid)]
     older, held_out = (spill.filter_rows(rows, pa.array(mask)) for mask in (~newest, newest))
 
     def loss(point: dict[str, Any]) -> float:
-        estimator = _fit_unshifted(spec, _with_params(candidate, point, search={}), older, actual[~newest])
+        estimator = _fit_unshifted(spec, _with_params(recipe, point, search={}), older, actual[~newest])
         predictions = artifacts.predict(estimator, held_out, spec)
         return float(row_losses(spec.objective, actual[newest], predictions).mean())
 
@@ -284,29 +282,29 @@ def _search(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> 
         try:
             losses[index] = loss(point)
         except (ValueError, ModelError) as error:  # a fit that diverges isn't a choice, and no reason to stop
-            log.warning("%s: skipped parameters %s of %s: %s", spec.name, point, candidate.name, error)
+            log.warning("%s: skipped parameters %s of %s: %s", spec.name, point, recipe.name, error)
             errors.append(error)
     if not losses:
         raise errors[-1]
     return points[min(losses, key=lambda index: (math.isnan(losses[index]), losses[index]))]
 
 
-def _best_rounds(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array) -> dict[str, int]:
+def _best_rounds(spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array) -> dict[str, int]:
     """Return the number of rounds with the lowest loss on the newest partitions, as a parameter."""
-    entry = ESTIMATORS[spec.problem.kind][candidate.estimator]
-    newest = _hold_out(rows, candidate.early_stopping or 0)
+    entry = ESTIMATORS[spec.problem.kind][recipe.estimator]
+    newest = _hold_out(rows, recipe.early_stopping or 0)
     if newest is None or not _has_enough_classes(spec, actual[~newest]):
         return {}
     held_out_rows = newest & (np.isin(actual, actual[~newest]) if spec.problem.codes else True)
     if not held_out_rows.any():
         return {}
     older = rows.filter(pa.array(~newest))
-    plain = candidate.model_copy(update={"target": None})
-    values = LogTarget().fit(actual).transform(actual) if candidate.target else actual
+    plain = recipe.model_copy(update={"target": None})
+    values = LogTarget().fit(actual).transform(actual) if recipe.target else actual
     columns, model = (step for _, step in _built(spec, plain, older).steps)
     fitted = columns.fit_transform(artifacts.model_input(older, spec), values[~newest])
     held_out = columns.transform(artifacts.model_input(rows.filter(pa.array(held_out_rows)), spec))
-    weights, labels = _weights(spec, candidate, older), values[held_out_rows]
+    weights, labels = _weights(spec, recipe, older), values[held_out_rows]
     rounds = STOPPING[entry.rounds_param]
     return {entry.rounds_param: rounds(model, fitted, values[~newest], held_out, labels, weights)}
 
@@ -333,9 +331,7 @@ def _xgboost_rounds(
 STOPPING: dict[str, Callable[..., int]] = {"max_iter": _boosting_rounds, "n_estimators": _xgboost_rounds}
 
 
-def _calibrate(
-    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
-) -> Pipeline:
+def _calibrate(spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline) -> Pipeline:
     """Return a pipeline with a calibration that a fit without the newest partitions needed on them.
 
     As in scikit-learn's calibration with ``ensemble=False``, but with later rows in place of random folds.
@@ -346,13 +342,13 @@ def _calibrate(
         or not np.isin(actual, actual[~newest]).all()
         or any((actual[newest] == code).sum() < PER_CLASS for code in np.unique(actual))
     ):
-        log.warning("%s: %s is fitted without calibration: too few rows", spec.name, candidate.name)
+        log.warning("%s: %s is fitted without calibration: too few rows", spec.name, recipe.name)
         return estimator
-    earlier = _fit_all(spec, candidate, rows.filter(pa.array(~newest)), actual[~newest])
+    earlier = _fit_all(spec, recipe, rows.filter(pa.array(~newest)), actual[~newest])
     held_out = artifacts.model_input(rows.filter(pa.array(newest)), spec)
     for _, step in earlier.steps[:-1]:
         held_out = step.transform(held_out)
-    calibrated = CalibratedClassifierCV(FrozenEstimator(earlier[-1]), method=candidate.calibration)
+    calibrated = CalibratedClassifierCV(FrozenEstimator(earlier[-1]), method=recipe.calibration)
     calibrated.fit(held_out, actual[newest])
     (mapping,) = calibrated.calibrated_classifiers_
     mapping.estimator, calibrated.estimator = estimator[-1], None  # skops would store the model twice
@@ -360,10 +356,10 @@ def _calibrate(
 
 
 def _with_recent_intercept(
-    spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
+    spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Array, estimator: Pipeline
 ) -> Pipeline:
     """Return a copy of a pipeline whose intercept is fitted again on the newest partitions."""
-    first = partitions_of(rows)[-(candidate.recent_intercept or 0) :][0]
+    first = partitions_of(rows)[-(recipe.recent_intercept or 0) :][0]
     newest = np.asarray(pc.greater_equal(rows["partition"], first))
     labels, values = actual[newest], artifacts.model_input(rows.filter(pa.array(newest)), spec)
     *steps, (name, model) = estimator.steps
@@ -371,7 +367,7 @@ def _with_recent_intercept(
         codes = np.searchsorted(estimator.classes_, labels)
         shifted: Any = ShiftedClassifier(model, fit_class_shift(estimator.predict_proba(values), codes))
     else:
-        offset = 1.0 if candidate.target else 0.0 if spec.gate.objective == "poisson_deviance" else None
+        offset = 1.0 if recipe.target else 0.0 if spec.gate.objective == "poisson_deviance" else None
         predicted = np.asarray(estimator.predict(values), dtype=np.float64)
         factor, added = fit_value_shift(spec.objective, labels, predicted, offset=offset)
         shifted = ShiftedRegressor(model, factor, added)

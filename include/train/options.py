@@ -58,25 +58,23 @@ class LogTarget(TransformerMixin, BaseEstimator):  # type: ignore[misc]
         return np.expm1(np.minimum(np.asarray(values, dtype=np.float64), self.highest_ + 1))
 
 
-def transform_target(estimator: BaseEstimator, candidate: Recipe, entry: Estimator) -> BaseEstimator:
+def transform_target(estimator: BaseEstimator, recipe: Recipe, entry: Estimator) -> BaseEstimator:
     """Return a regressor that is fitted on a transformed target and predicts in the target's unit."""
-    steps: list[tuple[str, Any]] = [("log", LogTarget())] if candidate.target else []
+    steps: list[tuple[str, Any]] = [("log", LogTarget())] if recipe.target else []
     # a log link needs a target of at least 0, which it scales by itself
-    steps += [("scale", StandardScaler())] if entry.scales_target and not _log_links(candidate) else []
+    steps += [("scale", StandardScaler())] if entry.scales_target and not _log_links(recipe) else []
     if not steps:
         return estimator
     transformer = Pipeline(steps)
     return TransformedTargetRegressor(estimator, transformer=transformer, check_inverse=False)
 
 
-def monotone_columns(
-    candidate: Recipe, numeric: Sequence[str], categorical: Collection[str]
-) -> tuple[int, ...]:
+def monotone_columns(recipe: Recipe, numeric: Sequence[str], categorical: Collection[str]) -> tuple[int, ...]:
     """Return the constraint of each column that `coded_columns` returns: 1, -1, or 0 for none."""
-    return (*[0] * len(categorical), *(candidate.monotone.get(column, 0) for column in numeric))
+    return (*[0] * len(categorical), *(recipe.monotone.get(column, 0) for column in numeric))
 
 
-def validate_options(spec: UseCase, candidate: Recipe, entry: Estimator, valid: Collection[str]) -> None:
+def validate_options(spec: UseCase, recipe: Recipe, entry: Estimator, valid: Collection[str]) -> None:
     """Refuse options that make no sense for the problem, the estimator or beside each other.
 
     Parameters
@@ -89,20 +87,20 @@ def validate_options(spec: UseCase, candidate: Recipe, entry: Estimator, valid: 
         with the remedy.
     """
     checks = {
-        "calibration": _calibration_problems(spec, candidate, entry),
-        "target": _target_problems(spec, candidate, entry),
-        "half_life": _half_life_problems(candidate, entry),
-        "recent_intercept": _recent_intercept_problems(spec, candidate),
-        "monotone": _monotone_problems(spec, candidate, entry),
-        "early_stopping": _early_stopping_problems(spec, candidate, entry),
-        "external_memory": _external_memory_problems(candidate),
-        "engine": _engine_problems(candidate),
-        "search": _search_problems(candidate, entry, valid),
+        "calibration": _calibration_problems(spec, recipe, entry),
+        "target": _target_problems(spec, recipe, entry),
+        "half_life": _half_life_problems(recipe, entry),
+        "recent_intercept": _recent_intercept_problems(spec, recipe),
+        "monotone": _monotone_problems(spec, recipe, entry),
+        "early_stopping": _early_stopping_problems(spec, recipe, entry),
+        "external_memory": _external_memory_problems(recipe),
+        "engine": _engine_problems(recipe),
+        "search": _search_problems(recipe, entry, valid),
     }
-    declared = candidate.options
+    declared = recipe.options
     for option, problems in checks.items():
         for required, found, remedy in problems if option in declared else ():
-            subject = f"{spec.name}: training.{candidate.name}.{option}"
+            subject = f"{spec.name}: training.{recipe.name}.{option}"
             raise SpecError(subject, required=required, found=found, remedy=remedy)
 
 
@@ -123,101 +121,101 @@ DASK_REFUSES = (
 )
 
 
-def _learns(candidate: Recipe, entry: Estimator) -> bool:
-    return entry.learns and candidate.estimator != "prior"
+def _learns(recipe: Recipe, entry: Estimator) -> bool:
+    return entry.learns and recipe.estimator != "prior"
 
 
-def _calibration_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _calibration_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not spec.problem.codes:
         yield "a binary or multiclass problem", spec.problem.kind, REMOVE
-    if not _learns(candidate, entry):
-        yield LEARNS, candidate.estimator, REMOVE
+    if not _learns(recipe, entry):
+        yield LEARNS, recipe.estimator, REMOVE
 
 
-def _target_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _target_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
     if spec.problem.codes:
         yield "a regression", spec.problem.kind, REMOVE
-    if not _learns(candidate, entry):
-        yield LEARNS, candidate.estimator, REMOVE
-    for name, value in _log_links(candidate):
+    if not _learns(recipe, entry):
+        yield LEARNS, recipe.estimator, REMOVE
+    for name, value in _log_links(recipe):
         required = "a loss that doesn't take the logarithm itself"
         yield required, f"{name} {value}", f"{REMOVE} or the {name}"
 
 
-def _log_links(candidate: Recipe) -> list[tuple[str, str]]:
+def _log_links(recipe: Recipe) -> list[tuple[str, str]]:
     """Return the declared parameters, also searched ones, that are one of `LOG_LINKS`."""
     return [
         (name, value)
         for name in ("loss", "objective")
-        for value in (candidate.params.get(name), *candidate.search.get(name, ()))
+        for value in (recipe.params.get(name), *recipe.search.get(name, ()))
         if isinstance(value, str) and value in LOG_LINKS
     ]
 
 
-def _half_life_problems(candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _half_life_problems(recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.learns:
-        yield "an estimator that is fitted on weighted rows", candidate.estimator, REMOVE
+        yield "an estimator that is fitted on weighted rows", recipe.estimator, REMOVE
 
 
-def _recent_intercept_problems(spec: UseCase, candidate: Recipe) -> Iterator[Problem]:
-    count, window = candidate.recent_intercept or 0, candidate.window or spec.training.window
-    if candidate.estimator == "prior":
+def _recent_intercept_problems(spec: UseCase, recipe: Recipe) -> Iterator[Problem]:
+    count, window = recipe.recent_intercept or 0, recipe.window or spec.training.window
+    if recipe.estimator == "prior":
         yield "a recipe that learns more than the level", "prior", f"{REMOVE}, or declare window"
     if window and count >= window:
         yield f"fewer than the window of {window} partitions", str(count), "name fewer partitions"
 
 
-def _monotone_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _monotone_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.monotone_param:
-        yield BOOSTING, candidate.estimator, f"{REMOVE}, or use one of them"
+        yield BOOSTING, recipe.estimator, f"{REMOVE}, or use one of them"
     if spec.problem.kind == "multiclass":
         yield "a binary problem or a regression", spec.problem.kind, REMOVE
-    if entry.monotone_param in {**candidate.params, **candidate.search}:
+    if entry.monotone_param in {**recipe.params, **recipe.search}:
         yield "the constraints once", f"{entry.monotone_param} too", f"remove {entry.monotone_param}"
 
 
-def _early_stopping_problems(spec: UseCase, candidate: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _early_stopping_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
     if not entry.rounds_param:
-        yield BOOSTING, candidate.estimator, f"{REMOVE}, or use one of them"
-    window, count = candidate.window or spec.training.window, candidate.early_stopping or 0
+        yield BOOSTING, recipe.estimator, f"{REMOVE}, or use one of them"
+    window, count = recipe.window or spec.training.window, recipe.early_stopping or 0
     if window and count >= window:
         yield f"fewer than the window of {window} partitions", str(count), "hold out fewer partitions"
-    if "early_stopping" in {**candidate.params, **candidate.search}:
+    if "early_stopping" in {**recipe.params, **recipe.search}:
         found = "the parameter early_stopping, which holds out random rows"
         yield "partitions that are held out in time", found, "remove the parameter"
-    if entry.rounds_param in candidate.search:
+    if entry.rounds_param in recipe.search:
         found = f"{entry.rounds_param} under search"
         yield f"{entry.rounds_param}, as the most rounds, under params", found, "search other parameters"
 
 
-def _external_memory_problems(candidate: Recipe) -> Iterator[Problem]:
-    if candidate.estimator != "xgboost":
-        yield "xgboost", candidate.estimator, f"{REMOVE}, or use xgboost"
+def _external_memory_problems(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.estimator != "xgboost":
+        yield "xgboost", recipe.estimator, f"{REMOVE}, or use xgboost"
     for option in ("target", "early_stopping"):
-        if option in candidate.options:
+        if option in recipe.options:
             yield f"no {option}, which needs all rows in memory", option, "remove one of the two"
 
 
-def _engine_problems(candidate: Recipe) -> Iterator[Problem]:
-    if candidate.estimator != "xgboost":
-        yield "xgboost for dask", candidate.estimator, f"{REMOVE}, or use xgboost"
+def _engine_problems(recipe: Recipe) -> Iterator[Problem]:
+    if recipe.estimator != "xgboost":
+        yield "xgboost for dask", recipe.estimator, f"{REMOVE}, or use xgboost"
     for option in ("target", "early_stopping", "external_memory"):
-        if option in candidate.options:
+        if option in recipe.options:
             yield f"no {option} with dask, whose workers share the rows", option, "remove one of the two"
     for name, refused, required in DASK_REFUSES:
-        for value in (candidate.params.get(name), *candidate.search.get(name, ())):
+        for value in (recipe.params.get(name), *recipe.search.get(name, ())):
             if value in refused:
                 yield required, f"{name} {value}", f"{REMOVE} or the {name}"
 
 
-def _search_problems(candidate: Recipe, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:
-    if not _learns(candidate, entry):
-        yield LEARNS, candidate.estimator, REMOVE
-    if unknown := ", ".join(sorted(set(candidate.search) - set(valid))):
-        required = f"parameters of {candidate.estimator}: {', '.join(sorted(valid))}"
+def _search_problems(recipe: Recipe, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:
+    if not _learns(recipe, entry):
+        yield LEARNS, recipe.estimator, REMOVE
+    if unknown := ", ".join(sorted(set(recipe.search) - set(valid))):
+        required = f"parameters of {recipe.estimator}: {', '.join(sorted(valid))}"
         yield required, unknown, "correct it in usecase.yaml"
-    if twice := ", ".join(sorted(set(candidate.search) & set(candidate.params))):
+    if twice := ", ".join(sorted(set(recipe.search) & set(recipe.params))):
         required = "each parameter under params or under search"
         yield required, f"{twice} under both", "remove it from params"
-    if all(len(values) == 1 for values in candidate.search.values()):
+    if all(len(values) == 1 for values in recipe.search.values()):
         yield "two values or more of a parameter", "one of each", "move it to params"

@@ -20,9 +20,9 @@ from include.spec import UseCase
 from include.spec.stages import Recipe
 
 
-def estimator_code(spec: UseCase, candidate: Recipe) -> CodeReference | None:
+def estimator_code(spec: UseCase, recipe: Recipe) -> CodeReference | None:
     """Return the Python that a recipe names as its estimator; None for a name that isn't one of code."""
-    return spec.code(f"training.{candidate.name}", "estimators", candidate.estimator)
+    return spec.code(f"training.{recipe.name}", "estimators", recipe.estimator)
 
 
 def load_class(spec: UseCase, code: CodeReference) -> type[Any]:
@@ -43,7 +43,7 @@ def load_class(spec: UseCase, code: CodeReference) -> type[Any]:
     return value
 
 
-def build(spec: UseCase, code: CodeReference, candidate: Recipe) -> BaseEstimator:
+def build(spec: UseCase, code: CodeReference, recipe: Recipe) -> BaseEstimator:
     """Return an estimator, unfitted, with the declared params and the spec's seed as its ``random_state``.
 
     Raises
@@ -54,11 +54,11 @@ def build(spec: UseCase, code: CodeReference, candidate: Recipe) -> BaseEstimato
     declared = load_class(spec, code)
     parameters = inspect.signature(declared).parameters
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    if unknown := sorted(set(candidate.params) - set(parameters)) if not takes_any else []:
+    if unknown := sorted(set(recipe.params) - set(parameters)) if not takes_any else []:
         code.fail(f"params of {', '.join(parameters) or 'none'}", ", ".join(unknown), declared)
     seed = {"random_state": spec.training.seed} if "random_state" in parameters else {}
     estimator = code.call(
-        "a constructor that takes the params", lambda: declared(**{**seed, **candidate.params})
+        "a constructor that takes the params", lambda: declared(**{**seed, **recipe.params})
     )
     return estimator if hasattr(estimator, "__sklearn_tags__") else Adapter(estimator)
 

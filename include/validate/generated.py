@@ -491,18 +491,18 @@ def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
 def recipe_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each recipe that can't be fitted with its parameters and options, or can't predict then."""
     rows = _feature_rows(spec)
-    for candidate in (*spec.training.baselines, *spec.training.candidates):
-        if not (candidate.params or candidate.options or is_reference(candidate.estimator)):
+    for recipe in (*spec.training.baselines, *spec.training.candidates):
+        if not (recipe.params or recipe.options or is_reference(recipe.estimator)):
             continue
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # random rows needn't converge
             yield from problems_of(
                 spec,
                 "parameters of the types and ranges that the estimator takes",
-                f"correct the params of {candidate.name} in usecase.yaml",
+                f"correct the params of {recipe.name} in usecase.yaml",
                 _try_recipe,
                 spec,
-                candidate,
+                recipe,
                 rows,
             )
 

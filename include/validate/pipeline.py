@@ -183,9 +183,9 @@ def _estimator_problems(spec: UseCase) -> Iterator[Problem]:
     """Yield each unknown estimator or parameter."""
     from include.train.estimators import build_estimator
 
-    for candidate in (*spec.training.baselines, *spec.training.candidates):
-        remedy = f"correct {candidate.name} under training in usecase.yaml"
-        yield from problems_of(spec, "an estimator", remedy, build_estimator, spec, candidate)
+    for recipe in (*spec.training.baselines, *spec.training.candidates):
+        remedy = f"correct {recipe.name} under training in usecase.yaml"
+        yield from problems_of(spec, "an estimator", remedy, build_estimator, spec, recipe)
 
 
 def _onnx_problems(spec: UseCase) -> Iterator[Problem]:
@@ -193,10 +193,10 @@ def _onnx_problems(spec: UseCase) -> Iterator[Problem]:
     if spec.gate.onnx:
         from include.export.convert import require_convertible
 
-        for candidate in (*spec.training.baselines, *spec.training.candidates):
-            remedy = f"use another estimator for {candidate.name}, or remove gate.onnx in usecase.yaml"
+        for recipe in (*spec.training.baselines, *spec.training.candidates):
+            remedy = f"use another estimator for {recipe.name}, or remove gate.onnx in usecase.yaml"
             yield from problems_of(
-                spec, "a recipe that ONNX can express", remedy, require_convertible, spec, candidate
+                spec, "a recipe that ONNX can express", remedy, require_convertible, spec, recipe
             )
 
 

@@ -81,9 +81,9 @@ def hint(labels: np.ndarray, random: np.random.Generator) -> np.ndarray:
     return labels + random.normal(0, 1, len(labels))
 
 
-def gained(spec: UseCase, candidate: Recipe, fitted: pa.Table, test: pa.Table) -> bool:
+def gained(spec: UseCase, recipe: Recipe, fitted: pa.Table, test: pa.Table) -> bool:
     """Tell whether the gate finds that shuffled labels were learned."""
-    shuffled_losses = leakage.shuffled_label_losses(spec, candidate, fitted, test, TEST)
+    shuffled_losses = leakage.shuffled_label_losses(spec, recipe, fitted, test, TEST)
     actual = test[spec.problem.target].to_numpy()
     constant = np.full(len(actual), fitted[spec.problem.target].to_numpy().mean())
     prior = row_losses(spec.gate.objective, actual, constant).reshape(len(TEST), -1).sum(axis=1)
@@ -410,10 +410,10 @@ def test_a_recipe_that_sees_the_true_labels_is_caught(use: UseCase, monkeypatch:
 
 @pytest.mark.full
 @pytest.mark.parametrize(
-    "candidate",
+    "recipe",
     [pytest.param(FOREST, id="forest", marks=pytest.mark.full), pytest.param(LINEAR, id="linear")],
 )
-def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Recipe) -> None:
+def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, recipe: Recipe) -> None:
     """Of 20 data sets with a falling rate, at most one is rejected (with a single shuffle, four were)."""
     refused = 0
     for seed in range(20):
@@ -421,7 +421,7 @@ def test_an_honest_recipe_gains_nothing_from_noise(use: UseCase, candidate: Reci
         spec = use.model_copy(update={"training": training})
         fitted = rows(spec, 1200, 100 + seed, distance=hint)
         test = rows(spec, 1200, 200 + seed, rate=0.1, distance=hint)
-        refused += gained(spec, candidate, fitted, test)
+        refused += gained(spec, recipe, fitted, test)
     assert refused <= 1
 
 
@@ -642,11 +642,11 @@ def test_few_rows_of_either_class_or_of_a_regression_are_named(use: UseCase, lat
     assert leakage.too_few_rows(late, rows(late, 50, 2)) == {}
 
 
-@pytest.mark.parametrize("candidate", [FOREST, LINEAR], ids=lambda candidate: str(candidate.name))
-def test_noise_of_three_classes_gains_nothing(candidate: Recipe, timely: UseCase) -> None:
+@pytest.mark.parametrize("recipe", [FOREST, LINEAR], ids=lambda recipe: str(recipe.name))
+def test_noise_of_three_classes_gains_nothing(recipe: Recipe, timely: UseCase) -> None:
     """Fitted on shuffled labels, a multiclass recipe isn't better than the class shares."""
     fitted, test = of_three(timely, 2400, 1), of_three(timely, 1200, 2)
-    shuffled_losses = leakage.shuffled_label_losses(timely, candidate, fitted, test, TEST)
+    shuffled_losses = leakage.shuffled_label_losses(timely, recipe, fitted, test, TEST)
     labels = [table[timely.problem.target].to_numpy() for table in (fitted, test)]
     shares = np.bincount(labels[0].astype(int)) / len(labels[0])
     assert sum(shuffled_losses) > row_losses("log_loss", labels[1], np.tile(shares, (1200, 1))).sum()

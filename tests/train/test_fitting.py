@@ -281,9 +281,9 @@ def fitted_until(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, A
     calls: list[tuple[str, dict[str, Any]]] = []
     real = fitting._fit_all
 
-    def fit_all(spec: UseCase, candidate: Recipe, rows: pa.Table, actual: Any) -> Pipeline:
-        calls.append((max(rows["partition"].to_pylist()), candidate.params))
-        return real(spec, candidate, rows, actual)
+    def fit_all(spec: UseCase, recipe: Recipe, rows: pa.Table, actual: Any) -> Pipeline:
+        calls.append((max(rows["partition"].to_pylist()), recipe.params))
+        return real(spec, recipe, rows, actual)
 
     monkeypatch.setattr(fitting, "_fit_all", fit_all)
     return calls

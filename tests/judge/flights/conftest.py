@@ -127,10 +127,10 @@ def opened(folder: Path) -> Iterator[Gate]:
     with pytest.MonkeyPatch.context() as patch:
 
         def plant(make: Make) -> None:
-            def planted(spec: UseCase, candidate: Recipe, rows: pa.Table, *fitted: Any) -> Pipeline:
-                if candidate.name == "planted":
+            def planted(spec: UseCase, recipe: Recipe, rows: pa.Table, *fitted: Any) -> Pipeline:
+                if recipe.name == "planted":
                     return make(spec, rows)
-                return honest(spec, candidate, rows, *fitted)
+                return honest(spec, recipe, rows, *fitted)
 
             for module in (fits, leakage, refit):
                 patch.setattr(module, "fit_recipe", planted)
