@@ -101,10 +101,10 @@ def _seen_by_both(
     both = pc.is_in(test["partition"], pa.array(partitions, pa.string()))
     rows = walks.sample(test.filter(both), known_rows.spec)
     seen_rows = tuple(int(pc.sum(pc.equal(rows["partition"], key)).as_py()) for key in partitions)
-    walk = walks.read(known_rows.lake, known_rows.spec, known_rows.partition)
+    known_walks = walks.read(known_rows.lake, known_rows.spec, known_rows.partition)
     return {
         "seen_rows": seen_rows,
-        "seen_walk": walk_losses(walk, recipe.name, partitions, seen_rows),
+        "seen_walk": walk_losses(known_walks, recipe.name, partitions, seen_rows),
         "growth": growth(known_rows.spec, recipe, fits[-1], before),
         "seen_now": _losses(known_rows, _load(known_rows, fits[-1]), rows, partitions),
         "seen_before": _losses(known_rows, _load(known_rows, before), rows, partitions),
@@ -112,7 +112,7 @@ def _seen_by_both(
 
 
 def walk_losses(
-    walk: Walks, recipe: str, partitions: Sequence[str], rows: Sequence[int]
+    known_walks: Walks, recipe: str, partitions: Sequence[str], rows: Sequence[int]
 ) -> tuple[float | None, ...]:
     """Return the sums of a recipe's losses in its walk by partition, None where it has none.
 
@@ -120,7 +120,9 @@ def walk_losses(
     ----------
     rows : of each partition, shape (n,).
     """
-    means = dict(zip(walk.partitions, walk.of(recipe), strict=True)) if recipe in walk.recipes else {}
+    means = {}
+    if recipe in known_walks.recipes:
+        means = dict(zip(known_walks.partitions, known_walks.of(recipe), strict=True))
     sums = [means.get(key, np.nan) * count for key, count in zip(partitions, rows, strict=True)]
     return tuple(float(total) if np.isfinite(total) else None for total in sums)
 

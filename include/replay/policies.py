@@ -252,7 +252,7 @@ class Policy:
         moved = distance(np.concatenate(now), np.concatenate(before))
         return moved if np.isfinite(moved) else None  # a fit that can't predict moved nowhere
 
-    def walk(self, until: str) -> Walks:
+    def walks(self, until: str) -> Walks:
         """Return the recipes' walks as known on a partition, as `include.train.walks.read` does."""
         objective, counts, oldest = self.spec.objective, self.past.counts, walk_window(self.spec)
         accepted = {key: self._accepted(key) for key in self.names}
@@ -309,17 +309,17 @@ class Newest(Policy):
     def train(self, partition: str, rows: Mapping[str, Labels]) -> None:
         """Let the newest fit of the candidate serve whose walk lost least on the newest partitions."""
         fits = self.fit_recipes(partition, rows, self.spec.training.candidates)
-        walk = self.walk(partition)
-        recent = walk.newest(self.spec.walk_step)
+        walks = self.walks(partition)
+        recent = walks.newest(self.spec.walk_step)
         means = {name: recent.mean(name) if name in recent.recipes else np.inf for name in fits}
         if not fits:
             return
         best = min(fits, key=lambda name: (not np.isfinite(means[name]), means[name]))
-        if self.replaces(walk, best, partition):
+        if self.replaces(walks, best, partition):
             text = f"{best} lost {means[best]:.4g} a row on the newest {len(recent.partitions)} partitions"
             self.current = Served(fits[best], reason=text)
 
-    def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
+    def replaces(self, walks: Walks, recipe: str, partition: str) -> bool:
         """Return whether a recipe's new fit serves."""
         return True
 
@@ -327,9 +327,9 @@ class Newest(Policy):
 class NotWorse(Newest):
     """As `Newest`, but the new fit serves only if its recipe isn't worse than what serves."""
 
-    def replaces(self, walk: Walks, recipe: str, partition: str) -> bool:
+    def replaces(self, walks: Walks, recipe: str, partition: str) -> bool:
         """Return whether the recipe's walk lost at most `WORSE` more than what served the same partitions."""
-        recent = walk.newest(COMPARED)
+        recent = walks.newest(COMPARED)
         if recipe not in recent.recipes:
             return True
         labeled, objective = self.past.labeled(partition), self.spec.objective
@@ -394,18 +394,18 @@ class Declared(Policy):
         """Fit the recipes, choose one by the walks, and switch to its fit unless a guard refuses it."""
         spec = self.spec
         champion = ledger.live_champion(self.rows)
-        serving = str(champion["recipe"] or "") if champion else ""
-        fits = self.fit_recipes(partition, rows, recipes_to_fit(spec, self.walk(partition), serving))
-        walk = self.walk(partition).only([*fits, serving])
-        choice = choose_recipe(spec, walk, serving)
-        if serving in fits and (declined := self._declined_change(partition, serving)):
-            choice = refresh_instead(choice, serving, declined)
+        serving_recipe = str(champion["recipe"] or "") if champion else ""
+        fits = self.fit_recipes(partition, rows, recipes_to_fit(spec, self.walks(partition), serving_recipe))
+        walks = self.walks(partition).only([*fits, serving_recipe])
+        choice = choose_recipe(spec, walks, serving_recipe)
+        if serving_recipe in fits and (declined := self._declined_change(partition, serving_recipe)):
+            choice = refresh_instead(choice, serving_recipe, declined)
         if choice.recipe not in fits:
             return
         unfit = [recipe.name for recipe in recipes(spec) if recipe.name not in fits]
-        baseline = best_baseline(spec, walk, choice, unfit)
+        baseline = best_baseline(spec, walks, choice, unfit)
         challenger = fits[choice.recipe]
-        losses = self._walk_losses(walk, rows, partition, [choice.recipe, serving, baseline])
+        losses = self._walk_losses(walks, rows, partition, [choice.recipe, serving_recipe, baseline])
         metrics, leakage = self._measure(challenger, rows, partition, losses.partitions)
         evidence = Evidence(
             usecase=spec.name,
@@ -429,7 +429,9 @@ class Declared(Policy):
                 labeled=len(rows),
             ),
             selection=asdict(
-                Selection.from_walks(spec, walk, choice, fits, serving=serving, baseline=baseline)
+                Selection.from_walks(
+                    spec, walks, choice, fits, serving_recipe=serving_recipe, baseline=baseline
+                )
             ),
         )
         self.attempts[partition] = evidence
@@ -463,11 +465,11 @@ class Declared(Policy):
         self._record(switch_rows(evidence, switched_roles(kind), effective_from=effective_from, **why))
 
     def _walk_losses(
-        self, walk: Walks, rows: Mapping[str, Labels], partition: str, recipes: Sequence[str]
+        self, walks: Walks, rows: Mapping[str, Labels], partition: str, recipes: Sequence[str]
     ) -> Losses:
         """Return the losses on the test partitions that the challenger's walk and its rivals' predict."""
         first = first_test_partition(list(rows), self.spec, partition)
-        own = walk.only(recipes)
+        own = walks.only(recipes)
         positions = [
             index
             for index, key in enumerate(own.partitions)
@@ -514,10 +516,10 @@ class Declared(Policy):
             too_few_rows=too_few_rows(spec, test_rows),
         )
 
-    def _declined_change(self, partition: str, serving: str) -> str:
+    def _declined_change(self, partition: str, serving_recipe: str) -> str:
         """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
         earlier = max((key for key in self.attempts if key < partition), default="")
-        return verdicts.declined_recipe(self.attempts[earlier], self.rows, serving) if earlier else ""
+        return verdicts.declined_recipe(self.attempts[earlier], self.rows, serving_recipe) if earlier else ""
 
     def _refit(self, challenger: Fit, champion: Row, partition: str, rows: Mapping[str, Labels]) -> Refit:
         """Compare a challenger's fit with those before it and with the champion, as evaluation does."""
@@ -550,7 +552,7 @@ class Declared(Policy):
             seen_rows=seen_rows,
             seen_now=losses(challenger, both_fitted),
             seen_before=losses(before, both_fitted) if before else (),
-            seen_walk=walk_losses(self.walk(partition), recipe.name, both_fitted, seen_rows),
+            seen_walk=walk_losses(self.walks(partition), recipe.name, both_fitted, seen_rows),
             growth=growth(self.spec, recipe, challenger, before) if before else 0.0,
             rows=tuple(len(rows[key].sampled) for key in newest),
             twin=losses(twin),
@@ -608,9 +610,9 @@ class Declared(Policy):
             for key, part in self.past.labeled(partition).items()
             if key >= champion["effective_from"] and len(part.sampled)
         }
-        walk, serving = with_live_losses(self.walk(partition), str(champion["recipe"] or ""), live)
+        walks, serving_recipe = with_live_losses(self.walks(partition), str(champion["recipe"] or ""), live)
         is_stand_in = bool(ledger.replaced_since(ledger.champions(self.rows)))
-        choice = choose_replacement(self.spec, walk, serving, is_stand_in=is_stand_in)
+        choice = choose_replacement(self.spec, walks, serving_recipe, is_stand_in=is_stand_in)
         if choice is None:
             return
         key = next(key for key, name in self.names.items() if name == choice.recipe)

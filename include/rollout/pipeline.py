@@ -38,7 +38,7 @@ from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import has_loss, row_losses
 from include.storage.lake import Lake, Row, Where
 from include.train import walks
-from include.train.fits import Fit, accepted_fits, newest_fits, serving_recipe
+from include.train.fits import Fit, accepted_fits, champion_recipe, newest_fits
 from include.train.recipes import recipe_names
 from include.train.selection import choose_replacement
 from include.train.walks import Walks
@@ -292,9 +292,9 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
         return ""
     if champion["kind"] == REPLACED and champion["effective_from"] > partition:
         return _replacement_text(champion)  # by an earlier run of this partition
-    walk, serving = _with_champion(lake, spec, switches, champion, partition)
+    known_walks, serving_recipe = _with_champion(lake, spec, switches, champion, partition)
     is_stand_in = bool(ledger.replaced_since(ledger.champions(switches)))
-    choice = choose_replacement(spec, walk, serving, is_stand_in=is_stand_in)
+    choice = choose_replacement(spec, known_walks, serving_recipe, is_stand_in=is_stand_in)
     if choice is None:
         return ""
     judged = verdicts.judged_trainings(lake)  # one that failed on its way is no reason to wait
@@ -303,9 +303,10 @@ def replace_broken(lake: Lake, spec: UseCase, partition: str) -> str:
     if fit is None:
         return ""
     attempt = verdicts.attempt(lake, judged[fit.partition])
-    lost = walk.newest(spec.monitoring.window)
-    why = f"v{champion['version']} lost {lost.mean(serving):.4g} a row on the last {len(lost.partitions)} "
-    why += f"matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; {choice.reason}"
+    lost = known_walks.newest(spec.monitoring.window)
+    why = f"v{champion['version']} lost {lost.mean(serving_recipe):.4g} a row on the last "
+    why += f"{len(lost.partitions)} matured partitions, {choice.recipe} {lost.mean(choice.recipe):.4g}; "
+    why += choice.reason
 
     def decide_replacement(rows: list[Row]) -> list[Row] | None:
         live = ledger.live_champion(rows)
@@ -367,10 +368,10 @@ def _with_champion(
     for trial in {trial.since: trial for trial in trials if trial.kind == CANARY}.values():
         both = live_losses(lake, spec, trial, partition)
         losses |= dict(zip(both.partitions, np.divide(both.sums[CHAMPION], both.rows), strict=True))
-    return with_live_losses(walks.read(lake, spec, partition), serving_recipe(lake, spec, champion), losses)
+    return with_live_losses(walks.read(lake, spec, partition), champion_recipe(lake, spec, champion), losses)
 
 
-def with_live_losses(walk: Walks, name: str, losses: Mapping[str, float]) -> tuple[Walks, str]:
+def with_live_losses(known_walks: Walks, name: str, losses: Mapping[str, float]) -> tuple[Walks, str]:
     """Return the walks with what the champion lost live, and the name that it has there.
 
     The live losses count instead of its recipe's walk: a person may have rolled back to an old fit.
@@ -380,11 +381,11 @@ def with_live_losses(walk: Walks, name: str, losses: Mapping[str, float]) -> tup
     name : of the champion's recipe.
     losses : its loss per row, by partition.
     """
-    own = np.array([losses.get(key, np.nan) for key in walk.partitions])
-    if name in walk.recipes:
-        merged = walk.losses.copy()
-        column = walk.recipes.index(name)
+    own = np.array([losses.get(key, np.nan) for key in known_walks.partitions])
+    if name in known_walks.recipes:
+        merged = known_walks.losses.copy()
+        column = known_walks.recipes.index(name)
         merged[:, column] = np.where(np.isfinite(own), own, merged[:, column])
-        return Walks(walk.partitions, walk.recipes, walk.rows, merged), name
-    columns = np.column_stack([walk.losses, own])
-    return Walks(walk.partitions, (*walk.recipes, CHAMPION), walk.rows, columns), CHAMPION
+        return Walks(known_walks.partitions, known_walks.recipes, known_walks.rows, merged), name
+    names, columns = (*known_walks.recipes, CHAMPION), np.column_stack([known_walks.losses, own])
+    return Walks(known_walks.partitions, names, known_walks.rows, columns), CHAMPION

@@ -156,7 +156,7 @@ def _from_row(row: dict[str, Any]) -> Fit:
     return Fit(*map(row.__getitem__, _FIELDS))
 
 
-def serving_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> str:
+def champion_recipe(lake: Lake, spec: UseCase, champion: Mapping[str, Any] | None) -> str:
     """Return the name of the recipe that a champion is a fit of, empty if that isn't declared any more.
 
     A recipe whose declaration has changed is another recipe, also under the same name.

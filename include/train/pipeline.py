@@ -41,10 +41,10 @@ from include.train.estimators import flat_parameters
 from include.train.fits import (
     Fit,
     KnownRows,
+    champion_recipe,
     ensure_fits,
     read_fits,
     recipes_without_walk,
-    serving_recipe,
 )
 from include.train.fitting import chosen_params, is_learnable, require_learnable_labels, target
 from include.train.recipes import recipes
@@ -184,17 +184,17 @@ class TrainingAttempt:
     def fill(self, run: str) -> None:
         """Train, and store everything with the run. All is published before the run is finished."""
         lake, spec, partition = self.lake, self.spec, self.partition
-        serving = serving_recipe(lake, spec, self.champion)
+        serving_recipe = champion_recipe(lake, spec, self.champion)
         known_rows = KnownRows(lake, spec, partition, self.rows, self.erasures)
-        fits, failures = self._fit_recipes(known_rows, serving)
+        fits, failures = self._fit_recipes(known_rows, serving_recipe)
         # the serving recipe stays if its walk is the best, also when it can't be fitted now
-        walk = walks.read(lake, spec, partition).only([*fits, serving])
-        choice = choose_recipe(spec, walk, serving)
-        if serving in fits and (declined := self._declined_change(serving)):
-            choice = refresh_instead(choice, serving, declined)
+        known_walks = walks.read(lake, spec, partition).only([*fits, serving_recipe])
+        choice = choose_recipe(spec, known_walks, serving_recipe)
+        if serving_recipe in fits and (declined := self._declined_change(serving_recipe)):
+            choice = refresh_instead(choice, serving_recipe, declined)
         if choice.recipe in failures:
             raise failures[choice.recipe]
-        baseline = best_baseline(spec, walk, choice, failures)
+        baseline = best_baseline(spec, known_walks, choice, failures)
         parts = split(self.rows, spec, partition)
         test = walks.sample(parts.test, spec)
         challenger = fits[choice.recipe]
@@ -227,7 +227,9 @@ class TrainingAttempt:
             challenger=model,
             baseline=baseline_model,
             selection=replace(
-                Selection.from_walks(spec, walk, choice, fits, serving=serving, baseline=baseline),
+                Selection.from_walks(
+                    spec, known_walks, choice, fits, serving_recipe=serving_recipe, baseline=baseline
+                ),
                 failed={name: str(error) for name, error in failures.items()},
                 champion=self.champion_model,
             ),
@@ -238,7 +240,7 @@ class TrainingAttempt:
         known_rows.require_current()
 
     def _fit_recipes(
-        self, known_rows: KnownRows, serving: str
+        self, known_rows: KnownRows, serving_recipe: str
     ) -> tuple[dict[str, Fit], dict[str, EvergreenError]]:
         """Fit every recipe on what is known, fill in missing walks, and extend all of them.
 
@@ -249,7 +251,7 @@ class TrainingAttempt:
         """
         lake, spec, partition = self.lake, self.spec, self.partition
         walks.extend(lake, spec, partition)
-        needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving)
+        needed = recipes_to_fit(spec, walks.read(lake, spec, partition), serving_recipe)
         origins = walk_origins(partitions_of(self.rows), spec, partition)
         # a training that was killed may have fitted some of its origins
         judged = [key for key in verdicts.judged_trainings(lake) if key < partition]
@@ -267,14 +269,14 @@ class TrainingAttempt:
             walks.extend(lake, spec, partition)
         return fits, failures
 
-    def _declined_change(self, serving: str) -> str:
+    def _declined_change(self, serving_recipe: str) -> str:
         """Return the other recipe that the training before proposed, if it doesn't serve; or empty."""
         judged = verdicts.judged_trainings(self.lake)
         earlier = max((key for key in judged if key < self.partition), default="")
         if not earlier:
             return ""
         evidence = Evidence.from_json(verdicts.attempt(self.lake, judged[earlier])["evidence"])
-        return verdicts.declined_recipe(evidence, ledger.switches(self.lake), serving)
+        return verdicts.declined_recipe(evidence, ledger.switches(self.lake), serving_recipe)
 
     def _publish_monitoring_baselines(
         self, record: TrainingRecord, estimator: Pipeline, test: pa.Table

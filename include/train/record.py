@@ -90,28 +90,28 @@ class Selection:
     def from_walks(
         cls,
         spec: UseCase,
-        walk: Walks,
+        walks: Walks,
         choice: Choice,
         fits: Mapping[str, Fit],
         *,
-        serving: str,
+        serving_recipe: str,
         baseline: str,
     ) -> Selection:
         """Return the selection that a choice among the walks' recipes leads to; fits are the training's."""
         gain = None
-        if serving in walk.recipes and choice.recipe != serving:
-            gain = proven_gain(spec, walk, choice.recipe, serving)
-        means = {name: walk.mean(name) for name in walk.recipes}
+        if serving_recipe in walks.recipes and choice.recipe != serving_recipe:
+            gain = proven_gain(spec, walks, choice.recipe, serving_recipe)
+        means = {name: walks.mean(name) for name in walks.recipes}
         return cls(
             recipe=choice.recipe,
-            serving=serving,
+            serving=serving_recipe,
             baseline=baseline,
             reason=choice.reason,
             weights=choice.weights,
             losses={name: mean for name, mean in means.items() if np.isfinite(mean)},
-            partitions=len(walk.partitions),
+            partitions=len(walks.partitions),
             gain=gain if gain and np.isfinite(gain).all() else None,
-            relation_changed=has_relation_changed(spec, walk),
+            relation_changed=has_relation_changed(spec, walks),
             prior_model=next((fits[r.name].model for r in recipes(spec) if r.estimator == "prior"), ""),
         )
 

@@ -121,7 +121,7 @@ class Choice:
 
 def choose(
     walks: Walks,
-    serving: str,
+    serving_recipe: str,
     *,
     min_gain: float = 0.0,
     baselines: Sequence[str] = (),
@@ -133,47 +133,47 @@ def choose(
 
     Parameters
     ----------
-    serving : the recipe that serves, empty if none of the walks' recipes does.
+    serving_recipe : the one that serves, empty if none of the walks' recipes does.
     recent : newest partitions, or days, on which the successor must have lost less.
     """
     by_name = final_weights(walks, min_gain, baselines)
     best = max(walks.recipes, key=lambda name: by_name[name])
-    if serving in by_name and by_name[best] < HYSTERESIS * by_name[serving]:
-        return Choice(
-            serving, by_name, f"{serving} keeps serving: no other recipe has {HYSTERESIS:g} times its weight"
-        )
-    least = max(by_name[best] / HYSTERESIS, HYSTERESIS * by_name.get(serving, 0.0))
+    if serving_recipe in by_name and by_name[best] < HYSTERESIS * by_name[serving_recipe]:
+        why = f"no other recipe has {HYSTERESIS:g} times its weight"
+        return Choice(serving_recipe, by_name, f"{serving_recipe} keeps serving: {why}")
+    least = max(by_name[best] / HYSTERESIS, HYSTERESIS * by_name.get(serving_recipe, 0.0))
     heavy = [name for name in walks.recipes if by_name[name] >= least]
-    chosen = next((name for name in heavy if lost_less(walks, name, serving, recent)), serving)
-    if chosen == serving:
-        ratio = by_name[heavy[0]] / by_name[serving]
+    chosen = next((name for name in heavy if lost_less(walks, name, serving_recipe, recent)), serving_recipe)
+    if chosen == serving_recipe:
+        ratio = by_name[heavy[0]] / by_name[serving_recipe]
         why = f"{heavy[0]} has {ratio:.3g} times its weight, but didn't lose less over the last {recent}"
-        return Choice(serving, by_name, f"{serving} keeps serving: {why} {walks.unit}")
+        return Choice(serving_recipe, by_name, f"{serving_recipe} keeps serving: {why} {walks.unit}")
     basis = f"over {len(walks.partitions)} {walks.unit if len(walks.partitions) != 1 else walks.unit[:-1]}"
     if not len(walks.partitions):
         return Choice(chosen, by_name, f"{chosen} is the simplest recipe, and no other has been observed yet")
-    if serving in by_name:
-        ratio = by_name[chosen] / by_name[serving]
-        return Choice(chosen, by_name, f"{chosen} has {ratio:.3g} times the weight of {serving} {basis}")
+    if serving_recipe in by_name:
+        ratio = by_name[chosen] / by_name[serving_recipe]
+        why = f"{chosen} has {ratio:.3g} times the weight of {serving_recipe}"
+        return Choice(chosen, by_name, f"{why} {basis}")
     return Choice(chosen, by_name, f"{chosen} is the simplest of the recipes with the largest weight {basis}")
 
 
-def lost_less(walks: Walks, recipe: str, serving: str, recent: int = RECENT) -> bool:
+def lost_less(walks: Walks, recipe: str, serving_recipe: str, recent: int = RECENT) -> bool:
     """Return whether a recipe lost less than the serving one over the newest partitions of both."""
-    if serving not in walks.recipes:
+    if serving_recipe not in walks.recipes:
         return True
-    losses = np.column_stack([_finite(walks.of(recipe)), _finite(walks.of(serving))])
+    losses = np.column_stack([_finite(walks.of(recipe)), _finite(walks.of(serving_recipe))])
     both = np.flatnonzero(~np.isnan(losses).any(axis=1))[-recent:]
     return not len(both) or bool(np.diff(walks.rows[both] @ losses[both])[0] > 0)
 
 
-def broke_on_newest_day(days: Walks, serving: str) -> bool:
+def broke_on_newest_day(days: Walks, serving_recipe: str) -> bool:
     """Return whether the newest day is plainly worse than the serving recipe's worst before the newest week.
 
     What is bad each weekend was as bad on the weekends before. A recipe that another one beats by far on a
     day isn't broken if it lost no more than on other days.
     """
-    losses = _finite(days.of(serving))
+    losses = _finite(days.of(serving_recipe))
     losses = losses[~np.isnan(losses)]
     before = losses[:-RECENT]
     return len(before) >= KNOWN_DAYS and bool(losses[-1] >= HYSTERESIS * before.max())
@@ -203,34 +203,34 @@ def prior_became_best(walks: Walks, recipes: Sequence[str], within: int) -> bool
     return bool(broken[-within:].any())
 
 
-def daily_if_sub_daily(spec: UseCase, walk: Walks) -> Walks:
+def daily_if_sub_daily(spec: UseCase, walks: Walks) -> Walks:
     """Return the walks by blocks of a day, if a day has several partitions.
 
     One recipe may be better in the morning and another at night, and neither should serve only for that.
     """
-    return walk.by_day() if spec.clock.sub_daily else walk
+    return walks.by_day() if spec.clock.sub_daily else walks
 
 
-def choose_recipe(spec: UseCase, walk: Walks, serving: str) -> Choice:
+def choose_recipe(spec: UseCase, walks: Walks, serving_recipe: str) -> Choice:
     """Return the recipe that should serve next; all declared recipes if none has a walk yet.
 
     With ``gate.prove`` the serving recipe stays until another one's loss is shown to be lower.
     """
     names = tuple(recipe.name for recipe in recipes(spec))
-    if not walk.partitions:
-        walk = Walks((), names, np.empty(0), np.empty((0, len(names))))
+    if not walks.partitions:
+        walks = Walks((), names, np.empty(0), np.empty((0, len(names))))
     baselines = [recipe.name for recipe in spec.training.baselines]
-    days = daily_if_sub_daily(spec, walk)
-    choice = choose(days, serving, min_gain=spec.gate.min_gain, baselines=baselines)
-    if spec.gate.prove and serving in walk.recipes and choice.recipe != serving:
-        gain = proven_gain(spec, walk, choice.recipe, serving)
+    days = daily_if_sub_daily(spec, walks)
+    choice = choose(days, serving_recipe, min_gain=spec.gate.min_gain, baselines=baselines)
+    if spec.gate.prove and serving_recipe in walks.recipes and choice.recipe != serving_recipe:
+        gain = proven_gain(spec, walks, choice.recipe, serving_recipe)
         if gain[1] <= 0:
-            why = f"{serving} stays: {choice.reason}, but a lower loss isn't proven"
-            return Choice(serving, choice.weights, f"{why}, gain {gain[0]:.4g} [{gain[1]:.4g}, inf)")
+            why = f"{serving_recipe} stays: {choice.reason}, but a lower loss isn't proven"
+            return Choice(serving_recipe, choice.weights, f"{why}, gain {gain[0]:.4g} [{gain[1]:.4g}, inf)")
     return choice
 
 
-def refresh_instead(choice: Choice, serving: str, declined: str) -> Choice:
+def refresh_instead(choice: Choice, serving_recipe: str, declined: str) -> Choice:
     """Return the serving recipe instead of another one, so that it isn't stale while others are refused.
 
     The next training may propose another recipe again.
@@ -239,42 +239,42 @@ def refresh_instead(choice: Choice, serving: str, declined: str) -> Choice:
     ----------
     declined : the recipe that the training before proposed, and that doesn't serve.
     """
-    if choice.recipe == serving:
+    if choice.recipe == serving_recipe:
         return choice
     why = f"the training before proposed {declined}, which doesn't serve; {choice.reason}"
-    return Choice(serving, choice.weights, f"{serving} is refreshed: {why}")
+    return Choice(serving_recipe, choice.weights, f"{serving_recipe} is refreshed: {why}")
 
 
-def has_relation_changed(spec: UseCase, walk: Walks) -> bool:
+def has_relation_changed(spec: UseCase, walks: Walks) -> bool:
     """Return whether the relation has changed within the longest short memory, see `prior_became_best`."""
     return prior_became_best(
-        daily_if_sub_daily(spec, walk), [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS)
+        daily_if_sub_daily(spec, walks), [recipe.name for recipe in recipes(spec)], max(SHORT_WINDOWS)
     )
 
 
-def recipes_to_fit(spec: UseCase, walk: Walks, serving: str) -> tuple[Recipe, ...]:
+def recipes_to_fit(spec: UseCase, walks: Walks, serving_recipe: str) -> tuple[Recipe, ...]:
     """Return the recipes that a training fits: the declared ones, and after a change those of short memory.
 
     Those of short memory are fitted as well while one of them serves, or should serve next.
 
     Parameters
     ----------
-    serving : the recipe that serves, empty if none of the walks' recipes does.
+    serving_recipe : the one that serves, empty if none of the walks' recipes does.
     """
     names = [recipe.name for recipe in recipes(spec)]
-    changed = has_relation_changed(spec, walk)
-    short = not {serving, choose_recipe(spec, walk, serving).recipe} <= {"", *names}
+    changed = has_relation_changed(spec, walks)
+    short = not {serving_recipe, choose_recipe(spec, walks, serving_recipe).recipe} <= {"", *names}
     return recipes(spec, short_memory=changed or short)
 
 
-def proven_gain(spec: UseCase, walk: Walks, recipe: str, serving: str) -> tuple[float, float]:
+def proven_gain(spec: UseCase, walks: Walks, recipe: str, serving_recipe: str) -> tuple[float, float]:
     """Return by how much a recipe's loss per row is lower than another's, and a bound valid at any time."""
-    gains = walk.of(serving) - walk.of(recipe)
+    gains = walks.of(serving_recipe) - walks.of(recipe)
     gain = gain_sequence(gains[np.isfinite(gains)].tolist(), spec.gate.block_partitions, spec.gate.alpha)
     return gain.mean, gain.low
 
 
-def best_baseline(spec: UseCase, walk: Walks, choice: Choice, failed: Collection[str] = ()) -> str:
+def best_baseline(spec: UseCase, walks: Walks, choice: Choice, failed: Collection[str] = ()) -> str:
     """Return the baseline with the best walk that isn't chosen itself, if there is another.
 
     Baselines are compared among themselves: beside a far better recipe all of them lose the most that counts.
@@ -285,12 +285,12 @@ def best_baseline(spec: UseCase, walk: Walks, choice: Choice, failed: Collection
     """
     baselines = recipes(spec)[: len(spec.training.baselines)]
     names = [recipe.name for recipe in baselines if recipe.name not in failed]
-    weights = final_weights(daily_if_sub_daily(spec, walk).only(names))
+    weights = final_weights(daily_if_sub_daily(spec, walks).only(names))
     return max(names, key=lambda name: (name != choice.recipe, weights.get(name, 0.0)))
 
 
 def choose_replacement(
-    spec: UseCase, walk: Walks, serving: str, *, is_stand_in: bool = False
+    spec: UseCase, walks: Walks, serving_recipe: str, *, is_stand_in: bool = False
 ) -> Choice | None:
     """Return the recipe that should replace a serving one that is worse than a baseline; None if none should.
 
@@ -298,23 +298,26 @@ def choose_replacement(
 
     Parameters
     ----------
-    walk : with a column for ``serving``.
-    is_stand_in : whether ``serving`` replaced a broken recipe itself. Then a better recipe needn't wait for a
-        training, and what serves needn't be worse than a baseline, unless the gate holds back a change.
+    walks : with a column for ``serving_recipe``.
+    is_stand_in : whether ``serving_recipe`` replaced a broken recipe itself. Then a better recipe needn't
+        wait for a training, and what serves needn't be worse than a baseline, unless the gate holds back a
+        change.
     """
-    if (~np.isnan(walk.of(serving))).sum() < MIN_OBSERVED:
+    if (~np.isnan(walks.of(serving_recipe))).sum() < MIN_OBSERVED:
         return None
     baselines = [recipe.name for recipe in spec.training.baselines]
-    walk = daily_if_sub_daily(spec, walk)
+    walks = daily_if_sub_daily(spec, walks)
     # what stands in does no such harm, and would change from day to day
-    recent = 1 if spec.clock.sub_daily and not is_stand_in and broke_on_newest_day(walk, serving) else RECENT
-    choice = choose(walk, serving, min_gain=spec.gate.min_gain, baselines=baselines, recent=recent)
+    broke_today = spec.clock.sub_daily and not is_stand_in and broke_on_newest_day(walks, serving_recipe)
+    recent = 1 if broke_today else RECENT
+    choice = choose(walks, serving_recipe, min_gain=spec.gate.min_gain, baselines=baselines, recent=recent)
     # by themselves, since beside a far better recipe the weights of both would be no more than the share
-    weights = final_weights(walk.only({serving, *baselines}))
+    weights = final_weights(walks.only({serving_recipe, *baselines}))
     is_broken = any(
-        weights[name] >= HYSTERESIS * weights[serving] and lost_less(walk, name, serving, recent)
+        weights[name] >= HYSTERESIS * weights[serving_recipe]
+        and lost_less(walks, name, serving_recipe, recent)
         for name in baselines
         if name in weights
     )
     takes_over = is_stand_in and not spec.gate.holds_back_changes
-    return choice if (is_broken or takes_over) and choice.recipe != serving else None
+    return choice if (is_broken or takes_over) and choice.recipe != serving_recipe else None

@@ -179,13 +179,13 @@ def test_a_policys_own_estimator_predicts_later_and_loses_the_most_where_it_cann
             expected = unserved.served_loss(key, part, own.objective)
             assert policy.served_loss(key, part, own.objective) == expected
         policy.own = [fit]
-        assert {*np.isinf(policy.walk(UNTIL).of("near"))} == {False, True}
+        assert {*np.isinf(policy.walks(UNTIL).of("near"))} == {False, True}
         served = {"model": fit.model, "recipe": fit.recipe, "effective_from": days[2]}
         on_trial = policy._live_losses(Trial(ledger.SHADOW, served, served), UNTIL).partitions
         assert on_trial
         assert not {*on_trial} & {*too_far}
         monkeypatch.setattr(fits, "loss", lambda *_: np.inf)
-        assert np.isinf(policy.walk(UNTIL).of("near")).all()
+        assert np.isinf(policy.walks(UNTIL).of("near")).all()
 
 
 @pytest.mark.full
