@@ -289,8 +289,8 @@ def attempt_key_of(evidence: str) -> str:
 class Losses:
     """The objective's losses on the test partitions, on the same rows for every model.
 
-    In the evidence they are those of the walk of each model's recipe: of its fits before each partition,
-    since the model itself was fitted on these rows. On trial they are those of the two models.
+    They are those of the walk of each model's recipe: of its fits before each partition, since the model
+    itself was fitted on these rows.
 
     Parameters
     ----------

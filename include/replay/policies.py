@@ -31,7 +31,7 @@ from include.evaluate.refit import (
 )
 from include.judge import checks
 from include.judge.context import CheckContext
-from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Facts, Leakage, Losses, Refit
+from include.judge.evidence import CHALLENGER, Evidence, Facts, Leakage, Losses, Refit
 from include.judge.judge import BLESSED, NOT_BLESSED, NOT_ENOUGH
 from include.models import outputs
 from include.monitor.policy import PartitionState, decide, policy_window, requests_since
@@ -53,6 +53,7 @@ from include.rollout.pipeline import (
     AUTOMATIC,
     STAY,
     RolloutStep,
+    TrialLosses,
     next_step,
     replacement_rows,
     step_rows,
@@ -569,7 +570,7 @@ class Declared(Policy):
     def _record(self, rows: list[Row]) -> None:
         self.rows += ledger.number_switch(self.rows, rows)
 
-    def _live_losses(self, trial: Trial, partition: str) -> Losses:
+    def _live_losses(self, trial: Trial, partition: str) -> TrialLosses:
         """Return the losses of a trial's candidate and incumbent by partition, as known on ``partition``."""
         labeled = self.past.labeled(partition)
         parts = {key: part for key, part in labeled.items() if key >= trial.since and len(part.sampled)}
@@ -580,11 +581,8 @@ class Declared(Policy):
         }
         # as in production, where one of them can't predict a partition, none of both has a loss
         keys = tuple(key for key, pair in losses.items() if all(map(math.isfinite, pair)))
-        sums = {
-            name: tuple(losses[key][index] for key in keys)
-            for index, name in enumerate((CHALLENGER, CHAMPION))
-        }
-        return Losses(keys, tuple(len(parts[key].sampled) for key in keys), sums)
+        candidate, incumbent = (tuple(losses[key][index] for key in keys) for index in range(2))
+        return TrialLosses(keys, tuple(len(parts[key].sampled) for key in keys), candidate, incumbent)
 
     def _take_step(self, trial: Trial, decision: RolloutStep, partition: str) -> None:
         effective_from = self.spec.clock.shift(partition, 1)

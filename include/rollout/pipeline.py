@@ -22,7 +22,7 @@ import pyarrow as pa
 from include.errors import StaleDecision
 from include.features import point_in_time
 from include.features.labels import labels, matured
-from include.judge.evidence import CHALLENGER, CHAMPION, Evidence, Losses
+from include.judge.evidence import CHAMPION, Evidence
 from include.models import outputs
 from include.monitor.losses import loss_series
 from include.promote import ledger, verdicts
@@ -58,6 +58,23 @@ class RolloutStep:
 
     step: str
     reason: str
+
+
+@dataclass(frozen=True)
+class TrialLosses:
+    """The objective's losses of the two models of a trial, on the same rows of its matured partitions.
+
+    Parameters
+    ----------
+    partitions : ascending, shape (n,).
+    rows : labeled rows of each partition that both have predicted, shape (n,).
+    candidate, incumbent : each partition's sum of the model's row losses, shape (n,).
+    """
+
+    partitions: tuple[str, ...]
+    rows: tuple[int, ...]
+    candidate: tuple[float, ...]
+    incumbent: tuple[float, ...]
 
 
 def not_newest_text(newest: str) -> str:
@@ -112,14 +129,12 @@ def advance(
     return Ref(table, partition, rows=steps, note="; ".join(notes) or "nothing is on trial")
 
 
-def next_step(kind: str, losses: Losses, served: int, gate: Gate) -> RolloutStep:
+def next_step(kind: str, losses: TrialLosses, served: int, gate: Gate) -> RolloutStep:
     """Return the step of the first look at the live losses that decides, or else whether to wait.
 
     Parameters
     ----------
     kind : of the trial. A watch has no step forward: it just ends.
-    losses : of the candidate (`CHALLENGER`) and the incumbent (`CHAMPION`) on the trial's matured partitions,
-        the same rows for both.
     served : partitions of the trial that have been scored, also those that one of the models couldn't score.
     """
     rules, count = gate.rollout, len(losses.partitions)
@@ -131,21 +146,21 @@ def next_step(kind: str, losses: Losses, served: int, gate: Gate) -> RolloutStep
     return RolloutStep(STAY, f"{count} of at least {_min_partitions(gate)} matured partitions")
 
 
-def _look(kind: str, losses: Losses, look: int, gate: Gate) -> RolloutStep | None:
+def _look(kind: str, losses: TrialLosses, look: int, gate: Gate) -> RolloutStep | None:
     """Return the step that one look at the first partitions decides, None if it decides nothing."""
     rules, count = gate.rollout, look * gate.rollout.look_every
     if count < partitions_needed(gate.block_partitions):
         return None
-    level, rows = _look_alpha(rules.alpha, look), losses.rows[:count]
-    candidate, incumbent = losses.sums[CHALLENGER][:count], losses.sums[CHAMPION][:count]
-    basis = f"over {count} partitions, look {look}, level {1 - level:.6g}"
-    worse = estimate_gain(candidate, incumbent, rows, gate.block_partitions, level)
+    alpha, rows = _look_alpha(rules.alpha, look), losses.rows[:count]
+    candidate, incumbent = losses.candidate[:count], losses.incumbent[:count]
+    basis = f"over {count} partitions, look {look}, level {1 - alpha:.6g}"
+    worse = estimate_gain(candidate, incumbent, rows, gate.block_partitions, alpha)
     if worse.low > 0:
         return RolloutStep(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {basis}")
     if kind == WATCH or count < _min_partitions(gate):
         return None
     margin = -rules.margin * _mean(incumbent, rows)
-    better = estimate_gain(incumbent, candidate, rows, gate.block_partitions, level)
+    better = estimate_gain(incumbent, candidate, rows, gate.block_partitions, alpha)
     if better.low > margin:
         text, bound = better.interval_and_limit(margin)
         return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {basis}")
@@ -165,7 +180,7 @@ def _mean(sums: Sequence[float], rows: Sequence[int]) -> float:
     return sum(sums) / sum(rows)
 
 
-def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Losses:
+def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> TrialLosses:
     """Return the losses of candidate and incumbent by partition, as known on ``partition``.
 
     Only labeled rows count that both models have scored from the same features.
@@ -184,11 +199,13 @@ def live_losses(lake: Lake, spec: UseCase, trial: Trial, partition: str) -> Loss
     row_partitions = np.asarray(rows["partition"].to_pylist(), dtype=object)
     actual = rows[target].to_numpy()
     positions = {key: np.flatnonzero(row_partitions == key) for key in sorted(set(row_partitions))}
-    sums = {}
-    for name, suffix in ((CHALLENGER, ""), (CHAMPION, INCUMBENT_SUFFIX)):
+
+    def sums(suffix: str) -> tuple[float, ...]:
         each = row_losses(spec.objective, actual, outputs.from_columns(spec, rows, suffix))
-        sums[name] = tuple(float(each[own].sum()) for own in positions.values())
-    return Losses(tuple(positions), tuple(len(own) for own in positions.values()), sums)
+        return tuple(float(each[own].sum()) for own in positions.values())
+
+    counts = tuple(len(own) for own in positions.values())
+    return TrialLosses(tuple(positions), counts, candidate=sums(""), incumbent=sums(INCUMBENT_SUFFIX))
 
 
 def _predictions_by(lake: Lake, spec: UseCase, partitions: Sequence[str], model: str) -> pa.Table:
@@ -367,7 +384,7 @@ def _with_champion(
     trials = [t for key in live.partitions if has_canary for t in ledger.trials_on(switches, spec, key)]
     for trial in {trial.since: trial for trial in trials if trial.kind == CANARY}.values():
         both = live_losses(lake, spec, trial, partition)
-        losses |= dict(zip(both.partitions, np.divide(both.sums[CHAMPION], both.rows), strict=True))
+        losses |= dict(zip(both.partitions, np.divide(both.incumbent, both.rows), strict=True))
     return with_live_losses(walks.read(lake, spec, partition), champion_recipe(lake, spec, champion), losses)
 
 

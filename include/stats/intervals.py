@@ -26,7 +26,7 @@ MIN_BLOCKS = 5  # from which the variance of blocks is estimated
 
 @dataclass(frozen=True)
 class Gain:
-    """A mean gain per row and its lower confidence bound at a level."""
+    """A mean gain per row and its lower confidence bound; ``level`` is that of the bound, 1 - alpha."""
 
     mean: float
     low: float

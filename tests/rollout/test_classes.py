@@ -9,7 +9,6 @@ import pytest
 
 from include.features.build import features
 from include.features.labels import labels
-from include.judge.evidence import CHALLENGER, CHAMPION
 from include.models import artifacts
 from include.promote.ledger import SHADOW, Trial
 from include.rollout.pipeline import live_losses
@@ -53,6 +52,6 @@ def test_both_models_lose_on_the_same_rows(tmp_path: Path, kind: str) -> None:
         actual = actual.to_numpy()
         there = (actual >= 0) & (np.arange(40) >= (10 if not place else 0))
         assert found.rows[place] == there.sum()
-        for name, model in ((CHALLENGER, "new"), (CHAMPION, "old")):
+        for sums, model in ((found.candidate, "new"), (found.incumbent, "old")):
             each = row_losses(objective, actual[there], said[model, partition][there])
-            assert found.sums[name][place] == pytest.approx(each.sum())
+            assert sums[place] == pytest.approx(each.sum())

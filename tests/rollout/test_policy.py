@@ -10,9 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.judge.evidence import CHALLENGER, CHAMPION, Losses
 from include.promote.ledger import CANARY, SHADOW, WATCH
-from include.rollout.pipeline import BACK, FORWARD, STAY, next_step
+from include.rollout.pipeline import BACK, FORWARD, STAY, TrialLosses, next_step
 from include.spec.gate import Gate, Rollout
 from tests.promote.conftest import partitions
 
@@ -23,12 +22,12 @@ GATE = Gate(
 )
 
 
-def _losses(candidate: np.ndarray, incumbent: np.ndarray) -> Losses:
-    sums = {CHALLENGER: tuple(map(float, candidate * 50)), CHAMPION: tuple(map(float, incumbent * 50))}
-    return Losses(partitions(len(candidate)), (50,) * len(candidate), sums)
+def _losses(candidate: np.ndarray, incumbent: np.ndarray) -> TrialLosses:
+    sums = (tuple(map(float, losses * 50)) for losses in (candidate, incumbent))
+    return TrialLosses(partitions(len(candidate)), (50,) * len(candidate), *sums)
 
 
-def _noisy(count: int, gain: float, seed: int = 1) -> Losses:
+def _noisy(count: int, gain: float, seed: int = 1) -> TrialLosses:
     random = np.random.default_rng(seed)
     partition = 0.5 + 0.1 * random.standard_normal(count)
     return _losses(partition - gain + 0.02 * random.standard_normal(count), partition)
