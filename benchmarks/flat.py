@@ -292,7 +292,7 @@ def _moved(rows: pa.Table, days: timedelta) -> pa.Table:
     def move(match: re.Match[str]) -> str:
         return (date.fromisoformat(match[0]) + days).isoformat()
 
-    for name in ("partition", "known", "inputs", "note", "reason", "cause"):
+    for name in ("partition", "as_of", "inputs", "note", "reason", "cause"):
         if name in rows.column_names:
             texts = [re.sub(r"\d{4}-\d\d-\d\d", move, text) for text in rows[name].to_pylist()]
             rows = rows.set_column(rows.column_names.index(name), name, pa.array(texts, pa.string()))

@@ -40,8 +40,8 @@ ESTIMATE_COLUMNS = ("metric", "estimate", "error", "low", "high", "partitions")
 def performance(
     usecase: UseCaseName,
     by: Annotated[str, typer.Option("--by", help="day, week, version, served_by or slice.")] = "week",
-    known_at: Annotated[
-        str, typer.Option("--known", help="Use the labels known on this partition, or now.")
+    as_of: Annotated[
+        str, typer.Option("--as-of", help="Use the labels known on this partition, or now.")
     ] = "now",
     first: Annotated[
         str, typer.Option("--from", help="The first scored partition, such as 2013-03-01.")
@@ -76,11 +76,11 @@ def performance(
         return
     clock = spec.clock
     partitions = (clock.start_of(first) if first else "", clock.end_of(last) if last else "")
-    until = None if known_at == "now" else clock.end_of(known_at)
+    until = None if as_of == "now" else clock.end_of(as_of)
     lake = Lake(usecase)
     rows = performance_by(lake, spec, by, as_of=until, first=partitions[0], last=partitions[1])
     pending = pending_estimates(lake, as_of=until, first=partitions[0], last=partitions[1])
-    data = {"usecase": usecase, "by": by, "known": known_at, "rows": rows, "estimated": pending}
+    data = {"usecase": usecase, "by": by, "as_of": as_of, "rows": rows, "estimated": pending}
     no_labels = f"no labels of these partitions were known {'yet' if until is None else f'on {until}'}"
     text = "\n".join(text_table(rows, list(rows[0]))) if rows else no_labels
     print_result(data, text + pending_text(pending), as_json)

@@ -468,9 +468,9 @@ def pending_estimates(
     until = min(as_of or "~", last or "~")
     in_range = [key for key in lake.published(PRODUCT) if first <= key <= until]
     partitions = in_range if first else in_range[-MAX_PARTITIONS:]
-    columns = ["partition", "known"]
+    columns = ["partition", "as_of"]
     realized = lake.rows(PERFORMANCE, {"partition": partitions}, columns) if partitions else []
-    labeled = {row["partition"] for row in realized if as_of is None or row["known"] <= as_of}
+    labeled = {row["partition"] for row in realized if as_of is None or row["as_of"] <= as_of}
     pending = [key for key in partitions if key not in labeled]
     rows = lake.rows(PRODUCT, {"partition": pending}) if pending else []
     names = ("partition", "version", "metric", "value", "error", "low", "high", "partitions", "reason")

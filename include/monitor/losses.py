@@ -72,9 +72,9 @@ def loss_series(lake: Lake, champions: Sequence[Mapping[str, Any]], partition: s
     newest: dict[str, int] = {}  # by partition, the place of its newest row
     model_on = serving_model(champions)
     where = {"model": sorted({row["model"] for row in champions})}
-    published = lake.read(LOSSES, where, order=("partition", "known"))
+    published = lake.read(LOSSES, where, order=("partition", "as_of"))
     published = schemas.LOSSES.empty_table() if published is None else published
-    columns = [published[name].to_pylist() for name in ("partition", "known", "model", "rows")]
+    columns = [published[name].to_pylist() for name in ("partition", "as_of", "model", "rows")]
     for row, (scored, as_of, model, count) in enumerate(zip(*columns, strict=True)):
         if as_of <= partition and model_on(scored) == model and count:
             newest[scored] = row
@@ -180,7 +180,7 @@ def losses_of_partition(
         constants = outputs.repeat_constant(constant, len(actual))
         other = constants if against == CONSTANT else outputs.from_columns(spec, part, BASELINE_SUFFIX)
         rows.append({
-            "partition": partition, "known": as_of, "model": model, "version": version, "rows": len(actual),
+            "partition": partition, "as_of": as_of, "model": model, "version": version, "rows": len(actual),
             "loss": float(row_losses(spec.objective, actual, predicted).sum()),
             "baseline": float(row_losses(spec.objective, actual, other).sum()),
             "constant": float(row_losses(spec.objective, actual, constants).sum()),
@@ -226,7 +226,7 @@ def _by_model(rows: pa.Table) -> list[tuple[tuple[str, str], pa.Table]]:
 
 def loss_sums(lake: Lake, partitions: Sequence[str]) -> dict[str, Array]:
     """Return the newest sums of rows, loss and baseline, shape (3,), by partition with labeled rows."""
-    columns = ["partition", "known", "model", "rows", "loss", "baseline"]
+    columns = ["partition", "as_of", "model", "rows", "loss", "baseline"]
     # one scan of the table is faster than a filter by a list of partitions
     newest = newest_known(lake.rows(LOSSES, None, columns), "partition", "model")
     selected, sums = set(partitions), dict[str, Array]()

@@ -54,7 +54,7 @@ def predictions_with_labels(
 
 def labeled_partitions(lake: Lake, partitions: Sequence[str], as_of: str) -> list[str]:
     """Return those of matured partitions of which a row has a label, as known by a partition, in order."""
-    rows = lake.rows(PERFORMANCE, {"partition": list(partitions)}, ["partition", "known", "rows"])
+    rows = lake.rows(PERFORMANCE, {"partition": list(partitions)}, ["partition", "as_of", "rows"])
     newest = newest_known(rows, "partition", as_of=as_of)
     return sorted(partition for partition, row in newest.items() if row["rows"])
 
@@ -206,7 +206,7 @@ def _completion_rows(
 
 
 def _sorted_by_known(tables: list[pa.Table], last: str) -> pa.Table:
-    return pa.concat_tables(tables).sort_by([("known", "ascending"), (last, "ascending")])
+    return pa.concat_tables(tables).sort_by([("as_of", "ascending"), (last, "ascending")])
 
 
 def _joined_together(arrivals: Mapping[str, LabelArrival]) -> dict[str | None, list[str]]:
@@ -234,7 +234,7 @@ def _metric_rows(spec: UseCase, scored: str, as_of: str, rows: pa.Table, constan
     metrics |= {CONSTANT_PREFIX + name: value for name, value in of_constant.items()}
     same = {
         "partition": scored,
-        "known": as_of,
+        "as_of": as_of,
         "rows": labeled.num_rows,
         "unlabeled": rows.num_rows - labeled.num_rows,
         "served_by": _counts(rows["served_by"]),
@@ -326,7 +326,7 @@ def _by_day(lake: Lake, partitions: Sequence[str], as_of: str | None) -> list[Ro
     result = []
     for partition, metrics in sorted(newest_metrics(lake, partitions, as_of).items()):
         first = next(iter(metrics.values()))  # these columns are the same for every metric
-        size = {name: first[name] for name in ("known", "rows", "unlabeled")}
+        size = {name: first[name] for name in ("as_of", "rows", "unlabeled")}
         values = {
             name: row["value"]
             for name, row in sorted(metrics.items())

@@ -245,7 +245,7 @@ def _rows(
 
 
 def _realized_metric(lake: Lake, metric: str, partitions: Sequence[str]) -> dict[str, float]:
-    rows = _rows(lake, "performance", {"metric": metric}, ["partition", "known", "value"], partitions)
+    rows = _rows(lake, "performance", {"metric": metric}, ["partition", "as_of", "value"], partitions)
     newest = newest_known(rows, "partition")
     return {key: row["value"] for key, row in sorted(newest.items()) if row["value"] is not None}
 

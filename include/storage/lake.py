@@ -59,7 +59,7 @@ DELTA_PARTITIONS = {"partitions": ["product"], "profiles": ["product"], "quarant
 
 
 def newest_known(rows: Iterable[Row], *by: str, as_of: str | None = None) -> dict[Any, Row]:
-    """Return the row that was `known` last for each value of a column, or for each tuple of several.
+    """Return the row that became known last for each value of a column, or for each tuple of several.
 
     Parameters
     ----------
@@ -67,8 +67,8 @@ def newest_known(rows: Iterable[Row], *by: str, as_of: str | None = None) -> dic
     as_of : only what was known on this partition; None for all that is known now.
     """
     key = itemgetter(*by)
-    ordered = sorted(rows, key=lambda row: str(row["known"]))
-    return {key(row): row for row in ordered if as_of is None or row["known"] <= as_of}
+    ordered = sorted(rows, key=lambda row: str(row["as_of"]))
+    return {key(row): row for row in ordered if as_of is None or row["as_of"] <= as_of}
 
 
 class Lake:

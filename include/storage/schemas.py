@@ -148,7 +148,7 @@ PREDICTIONS = _schema(
 # later one that changed them
 PERFORMANCE = _schema(
     partition=_S,  # that was scored
-    known=_S,  # the partition as of which the labels are known
+    as_of=_S,  # the partition as of which the labels are known
     metric=_S,
     value=_F,  # null where it is undefined for these rows
     rows=_I,  # with a label
@@ -171,7 +171,7 @@ LIMITS = _schema(
 # the loss of each model that served a partition, as sums over its labeled rows
 LOSSES = _schema(
     partition=_S,
-    known=_S,  # as in performance
+    as_of=_S,  # as in performance
     model=_S,
     version=_S,
     rows=_I,
@@ -257,7 +257,7 @@ FITS = _schema(
 # brought its labels and on each later one that changed them
 WALKS = _schema(
     partition=_S,
-    known=_S,  # the partition as of which the labels are known
+    as_of=_S,  # the partition as of which the labels are known
     recipe=_S,
     recipe_key=_S,  # as in fits
     fitted_on=_S,  # the partition of the fit
@@ -331,8 +331,8 @@ ERASURES = _schema(
 
 # of each product with a table of fixed columns: the table, its columns, and the order of a partition's rows
 PRODUCT_TABLES: dict[str, tuple[str, pa.Schema, tuple[str, ...]]] = {
-    "performance": ("performance", PERFORMANCE, ("known", "metric")),
-    "losses": ("losses", LOSSES, ("known", "model")),
+    "performance": ("performance", PERFORMANCE, ("as_of", "metric")),
+    "losses": ("losses", LOSSES, ("as_of", "model")),
     "limits": ("limits", LIMITS, ("model", "column")),
     "estimates": ("estimates", ESTIMATES, ("metric",)),
     "drift": ("drift", DRIFT, ("column", "measure")),

@@ -126,9 +126,9 @@ def extend(lake: Lake, spec: UseCase, until: str) -> None:
     partitions = [key for key in matured(lake, spec, until) if key > first]
     arrivals = known_on(lake, spec, partitions, until)
     stored: dict[str, set[tuple[str, str, str]]] = defaultdict(set)
-    columns = ["partition", "known", "recipe_key", "model"]
+    columns = ["partition", "as_of", "recipe_key", "model"]
     for row in lake.rows(TABLE, {"partition": partitions}, columns) if partitions else ():
-        stored[row["partition"]].add((row["known"], row["recipe_key"], row["model"]))
+        stored[row["partition"]].add((row["as_of"], row["recipe_key"], row["model"]))
     due: dict[str, dict[str, Fit]] = {}
     names = recipe_names(spec)
     is_stored = cache(partial(artifacts.is_stored, lake))
@@ -179,7 +179,7 @@ def _publish(
         stays = [key not in own_keys or (partition, key) in without_model for partition, key in pairs]
         other = earlier.filter(pa.array(stays, pa.bool_()))
         table = pa.concat_tables([other.select(table.column_names).cast(schemas.WALKS), table])
-    order_by = [(name, "ascending") for name in ("partition", "known", "recipe", "recipe_key")]
+    order_by = [(name, "ascending") for name in ("partition", "as_of", "recipe", "recipe_key")]
     lake.publish(TABLE, table.sort_by(order_by), {"partition": partitions})
 
 
@@ -210,7 +210,7 @@ def _walk_rows(
             metrics = all_metric_values(spec, actual, values) if predicts else {}
             losses = row_losses(spec.objective, actual, values) if predicts else values
             yield {
-                "partition": partition, "known": as_of, "recipe": name, "recipe_key": fit.recipe_key,
+                "partition": partition, "as_of": as_of, "recipe": name, "recipe_key": fit.recipe_key,
                 "fitted_on": fit.partition, "model": fit.model, "rows": len(actual),
                 "loss": float(losses.sum()),
                 "metrics": json.dumps(metrics, sort_keys=True),
@@ -319,10 +319,10 @@ def read(lake: Lake, spec: UseCase, until: str) -> Walks:
     first = partition_before(lake, spec, until, walk_window(spec))
     losses: dict[tuple[str, str], tuple[str, int, float]] = {}
     where = {"partition": spec.clock.keys(first, until)}
-    for row in lake.rows(TABLE, where, ["partition", "known", "recipe_key", "rows", "loss"]):
+    for row in lake.rows(TABLE, where, ["partition", "as_of", "recipe_key", "rows", "loss"]):
         key = (row["partition"], row["recipe_key"])
-        if row["recipe_key"] in names and first < row["partition"] and row["known"] <= until:
-            losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["known"], row["rows"], row["loss"]))
+        if row["recipe_key"] in names and first < row["partition"] and row["as_of"] <= until:
+            losses[key] = max(losses.get(key, ("", 0, 0.0)), (row["as_of"], row["rows"], row["loss"]))
     losses = {key: newest for key, newest in losses.items() if newest[1]}  # labels may be withdrawn
     partitions = tuple(sorted({partition for partition, _ in losses}))
     present = {key for _, key in losses}

@@ -20,7 +20,7 @@ REMAINING: dict[str, frozenset[str]] = {
     "include": frozenset({"found"}),
     "include/features": frozenset({"found"}),
     "include/ingest": frozenset({"found"}),
-    "include/storage": frozenset({"found", "known"}),
+    "include/storage": frozenset({"found"}),
 }
 
 

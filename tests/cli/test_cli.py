@@ -192,7 +192,7 @@ def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
     )
     counts = {}
     for known in ("now", *partitions):
-        code, said = call("performance", "weekly_sales", "--by", "served_by", "--known", known)
+        code, said = call("performance", "weekly_sales", "--by", "served_by", "--as-of", known)
         assert code == 0
         counts[known] = [(row["served_by"], row["partitions"]) for row in said["rows"]]
     assert counts == {
@@ -201,7 +201,7 @@ def test_performance_is_shown_as_known_then_and_now(lake: Path) -> None:
         partitions[1]: [("constant", 1)],
         partitions[2]: [("constant", 2)],
     }
-    text = CliRunner().invoke(app, ["performance", "weekly_sales", "--known", partitions[0]]).stdout
+    text = CliRunner().invoke(app, ["performance", "weekly_sales", "--as-of", partitions[0]]).stdout
     assert text == f"no labels of these partitions were known on {partitions[0]}\n"
     text = CliRunner().invoke(app, ["performance", "weekly_sales"]).stdout
     assert text.split()[:3] == ["week", "partitions", "rows"]
@@ -514,7 +514,7 @@ REFUSED = {
     "history flight_delay --page {tmp}/missing/page.html": "--page .* found No such file",
     f"history flight_delay --page {{tmp}}/{'x' * 300}": "--page .* found File name too long",
     "replay flight_delay --from 9999-12-31": "expected a date from 1800 to 3099",
-    "performance flight_delay --known 0001-01-01": "expected a date from 1800 to 3099",
+    "performance flight_delay --as-of 0001-01-01": "expected a date from 1800 to 3099",
 }
 
 

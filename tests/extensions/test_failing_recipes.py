@@ -136,7 +136,7 @@ def test_the_serving_recipe_keeps_its_place_when_it_fails(
 
 def in_order(lake: Lake) -> list[dict[str, Any]]:
     """Return the rows of the walks."""
-    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["known"], row["recipe_key"]))
+    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["as_of"], row["recipe_key"]))
 
 
 @pytest.mark.full

@@ -201,7 +201,7 @@ def test_classes_expect_what_their_probabilities_say(missing: list[str], tmp_pat
         for partition, mine, came in zip(some, *parts, strict=True):
             lost, own = float(row_losses("log_loss", came, mine).sum()), self_expected_loss(spec, mine)
             made = {"loss": lost, "baseline": lost, "expected": own, "against": "constant"}
-            rows.append({"partition": partition, "known": partition, "model": "m", "rows": ROWS, **made})
+            rows.append({"partition": partition, "as_of": partition, "model": "m", "rows": ROWS, **made})
     table = pa.Table.from_pylist(rows, schema=schemas.LOSSES).drop_columns(missing)
     lake.publish("losses", table, {"partition": keys(90)})
     state: Any = SimpleNamespace(
@@ -257,7 +257,7 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
     own = self_expected_loss(spec, said[:40])
     assert own is not None
     same = {
-        "known": partition,
+        "as_of": partition,
         "model": "m",
         "rows": 40,
         "loss": times * own,
@@ -265,7 +265,7 @@ def test_probabilities_of_several_classes_are_an_expectation_too(
         "against": "constant",
     }
     lost = [{"partition": key, **same} for key in spec.clock.keys("2024-03-01", partition)]
-    lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"known": partition})
+    lake.publish(LOSSES, pa.Table.from_pylist(lost, schemas.LOSSES), {"as_of": partition})
     (found,) = concept.check_concept(
         PartitionContext(lake, spec, PublishedState(lake, spec, partition), partition)
     )

@@ -172,7 +172,7 @@ def publish_walk(lake: Lake, use: UseCase, until: str, count: int = 40) -> None:
     for recipe, loss in ((use.training.baselines[0], PRIOR_LOSS), (use.training.candidates[0], 0.4)):
         own = {"recipe": recipe.name, "recipe_key": recipe_key(use, recipe), "rows": 60, "loss": 60 * loss}
         rows += [
-            {"partition": key, "known": until, "fitted_on": key, "model": "m", **own} for key in partitions
+            {"partition": key, "as_of": until, "fitted_on": key, "model": "m", **own} for key in partitions
         ]
     lake.publish("walks", pa.Table.from_pylist(rows, schemas.WALKS), {"partition": partitions})
 
@@ -182,7 +182,7 @@ def publish_losses(lake: Lake, partitions: list[str], models: list[str], excess:
     common = {"version": "1", "rows": 60, "constant": 60 * PRIOR_LOSS, "loss": 60 * (PRIOR_LOSS + excess)}
     common |= {"baseline": 60 * PRIOR_LOSS, "against": "constant", "expected": 30.0, "observed": 1.0}
     rows = [
-        {"partition": key, "known": partitions[-1], "model": model, "predicted": 1.0, **common}
+        {"partition": key, "as_of": partitions[-1], "model": model, "predicted": 1.0, **common}
         for key, model in zip(partitions, models, strict=True)
     ]
     lake.publish("losses", pa.Table.from_pylist(rows, schemas.LOSSES), {"partition": partitions})

@@ -44,7 +44,7 @@ def test_a_matured_partition_has_the_figures_of_scikit_learn(
         sk.log_loss(target, np.full(len(target), 0.25))
     )
     row = rows["roc_auc"]
-    assert (row["partition"], row["known"]) == (week[0], week[2])
+    assert (row["partition"], row["as_of"]) == (week[0], week[2])
     assert (row["rows"], row["unlabeled"]) == (len(target), machines.ROWS - len(target))
     assert (json.loads(row["served_by"]), json.loads(row["versions"])) == ({"champion": 120}, {"1": 120})
 
@@ -115,7 +115,7 @@ def test_labels_that_come_late_are_known_later(quick: Lake, use: UseCase, week: 
     assert {row["partition"] for row in quick.rows("performance")} == {week[1]}
     machines.stops(quick, use, week[2], known_at=use.clock.local(week[4], "06:00"))
     run(quick, use, week[4])
-    assert {(r["partition"], r["known"]) for r in quick.rows("performance")} == {
+    assert {(r["partition"], r["as_of"]) for r in quick.rows("performance")} == {
         (week[0], week[4]),
         (week[1], week[3]),
         (week[2], week[4]),
@@ -133,7 +133,7 @@ def test_labels_that_a_correction_withdrew_no_longer_count(
     publish_performance(quick, use, PublishedState(quick, use, week[3]))
     figures = quick.rows("performance", {"partition": week[0], "metric": "roc_auc"})
     labeled = len(truth(use, quick, week[:1])[0])
-    assert {row["known"]: row["rows"] for row in figures} == {week[2]: labeled, week[3]: 0}
+    assert {row["as_of"]: row["rows"] for row in figures} == {week[2]: labeled, week[3]: 0}
 
 
 @pytest.mark.full

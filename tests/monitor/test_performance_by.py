@@ -60,7 +60,7 @@ def said(lake: Lake, use: UseCase, partition: str) -> dict[str, Finding]:
 def by_day(lake: Lake, use: UseCase, as_of: str | None) -> dict[str, tuple[str, float]]:
     """Return each partition's knowledge partition and log loss."""
     return {
-        row["day"]: (row["known"], row["log_loss"]) for row in performance_by(lake, use, "day", as_of=as_of)
+        row["day"]: (row["as_of"], row["log_loss"]) for row in performance_by(lake, use, "day", as_of=as_of)
     }
 
 

@@ -195,7 +195,7 @@ def fill(lake: Lake, usecase: str) -> None:
             "reason": ("tells of " "data " f"{source}"),
                    "alerts": json.dumps([alert])}  # fmt: skip
         lake.publish("decisions", _table([decided], schemas.DECISIONS), {"partition": partition})
-    measured = {"partition": first, "known": second, "metric": "r2", "value": 0.4321, "rows": 96,
+    measured = {"partition": first, "as_of": second, "metric": "r2", "value": 0.4321, "rows": 96,
         "unlabeled": 4,
                 "served_by": '{"champion": 4}', "versions": '{"3": 4}'}  # fmt: skip
     lake.publish("performance", _table([measured], schemas.PERFORMANCE), {"partition": first})

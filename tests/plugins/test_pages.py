@@ -116,7 +116,7 @@ def test_the_quality_page_counts_rows_without_reading_them(
 def perform(lake: Lake, **values: float) -> None:
     """Replace the figures of the newest partition."""
     rows = [
-        {"partition": year.KEYS[-1], "known": year.KEYS[-1], "metric": name.replace("__", ":"),
+        {"partition": year.KEYS[-1], "as_of": year.KEYS[-1], "metric": name.replace("__", ":"),
          "value": value, "rows": year.ROWS, "unlabeled": 0, "served_by": "{}", "versions": "{}"}
         for name, value in values.items()
     ]  # fmt: skip

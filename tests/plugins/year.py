@@ -203,14 +203,14 @@ def _monitoring(lake: Lake, random: np.random.Generator) -> None:
         )
         version = str(place // 7 or "")
         performance += [
-            {"partition": key, "known": key, "metric": metric, "value": float(random.uniform(0.5, 0.8)),
+            {"partition": key, "as_of": key, "metric": metric, "value": float(random.uniform(0.5, 0.8)),
              "rows": ROWS, "unlabeled": 0, "served_by": f'{{"champion": {ROWS}}}',
              "versions": json.dumps({version: ROWS})}
             for metric in METRICS
         ]  # fmt: skip
         model = digest("boosting", TRAININGS[place // 7 - 1]) if place >= 7 else ""
         losses.append(
-            {"partition": key, "known": key, "model": model, "version": version, "rows": ROWS,
+            {"partition": key, "as_of": key, "model": model, "version": version, "rows": ROWS,
              "loss": 50.0, "baseline": 60.0, "constant": 65.0, "against": "constant", "expected": 50.0,
              "observed": 30.0, "predicted": 30.0}
         )  # fmt: skip
@@ -252,7 +252,7 @@ def _trainings(lake: Lake, spec: UseCase, random: np.random.Generator) -> None:
             loss = ROWS * (mean + float(random.normal(0, 0.02)))
             key_of = recipe_key(spec, recipes_by_name(spec)[name])
             walks.append(
-                {"partition": key, "known": key, "recipe": name, "recipe_key": key_of, "fitted_on": fitted,
+                {"partition": key, "as_of": key, "recipe": name, "recipe_key": key_of, "fitted_on": fitted,
                  "model": digest(name, fitted), "rows": ROWS, "loss": loss, "metrics": "{}"}
             )  # fmt: skip
     _publish(lake, "fits", schemas.FITS, fits)

@@ -140,7 +140,7 @@ def test_two_at_once_replace_once(broken: RolloutLake) -> None:
     assert kinds(broken) == [("promoted", "wrong"), ("replaced", "logistic")]
     assert any(notes)
     walks = broken.lake.rows("walks")
-    assert len({(row["partition"], row["known"], row["recipe_key"]) for row in walks}) == len(walks)
+    assert len({(row["partition"], row["as_of"], row["recipe_key"]) for row in walks}) == len(walks)
 
 
 @pytest.mark.full

@@ -135,7 +135,7 @@ def evidence(folder: Path, spec: UseCase) -> tuple[dict[str, str], pa.Table, dic
     assert train(lake, spec, visits.LAST, registry=registry) == run
     found = evaluate(lake, spec, visits.LAST, run.id, registry=registry)
     fits = {fit.partition: fit.model for fit in read_fits(lake) if fit.recipe == "spread"}
-    walks = lake.read("walks", order=("partition", "known", "recipe"))
+    walks = lake.read("walks", order=("partition", "as_of", "recipe"))
     assert walks is not None
     return fits, walks, json.loads(lake.get(found.id) or b"")
 

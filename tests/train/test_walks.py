@@ -39,7 +39,7 @@ def fit(lake: Lake, spec: UseCase, *partitions: str) -> None:
 
 def table(lake: Lake) -> list[dict[str, object]]:
     """Return the rows of the walks in an order of their own."""
-    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["known"], row["recipe_key"]))
+    return sorted(lake.rows(walks.TABLE), key=lambda row: (row["partition"], row["as_of"], row["recipe_key"]))
 
 
 def loss_by_hand(lake: Lake, spec: UseCase, recipe: str, partition: str, until: str) -> tuple[int, float]:
@@ -126,7 +126,7 @@ def test_a_revised_label_counts_from_the_partition_that_brought_it(lake: Lake, s
     visits.revise(lake, ["2024-03-20"], later=5)  # of the visits of 18 March
     walks.extend(lake, spec, PARTITION)
     revised = [row for row in table(lake) if row["partition"] == "2024-03-18"]
-    assert sorted({row["known"] for row in revised}) == ["2024-03-20", "2024-03-25"]
+    assert sorted({row["as_of"] for row in revised}) == ["2024-03-20", "2024-03-25"]
     for until in ("2024-03-24", "2024-03-25"):
         walk = walks.read(lake, spec, until)
         rows, loss = loss_by_hand(lake, spec, "linear", "2024-03-18", until)
@@ -139,7 +139,7 @@ def test_labels_that_a_correction_withdrew_are_in_no_walk_from_then_on(lake: Lak
     fit(lake, spec, ORIGINS[0])
     empty(lake, "outcomes", "2024-03-20", spec.clock.local("2024-03-25", "06:00"))  # of 18 March
     walks.extend(lake, spec, PARTITION)
-    rows = {row["known"]: row["rows"] for row in table(lake) if row["partition"] == "2024-03-18"}
+    rows = {row["as_of"]: row["rows"] for row in table(lake) if row["partition"] == "2024-03-18"}
     assert rows == {"2024-03-20": 36, "2024-03-25": 0}
     assert "2024-03-18" in walks.read(lake, spec, "2024-03-24").partitions
     assert "2024-03-18" not in walks.read(lake, spec, "2024-03-25").partitions

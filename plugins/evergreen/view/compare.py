@@ -194,7 +194,7 @@ def _walks(lake: Lake, spec: UseCase, recipe_keys: Iterable[str]) -> dict[str, d
     from include.storage.lake import newest_known
     from include.train.walks import TABLE, walk_window
 
-    columns = ["partition", "known", "recipe_key", "model", "rows", "loss"]
+    columns = ["partition", "as_of", "recipe_key", "model", "rows", "loss"]
     rows = lake.rows(TABLE, {"recipe_key": sorted(recipe_keys)}, columns)
     predicted = (row for row in rows if row["rows"] and math.isfinite(row["loss"]))
     walks: dict[str, dict[str, Row]] = defaultdict(dict)
@@ -246,7 +246,7 @@ def _live(lake: Lake, model: str) -> list[Row]:
     """Return the losses of the partitions that a model served, as known now."""
     from include.storage.lake import newest_known
 
-    columns = ["partition", "known", "rows", "loss", "baseline"]
+    columns = ["partition", "as_of", "rows", "loss", "baseline"]
     newest = newest_known(lake.rows("losses", {"model": model}, columns), "partition")
     return [row for _, row in sorted(newest.items()) if row["rows"]]
 

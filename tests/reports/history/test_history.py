@@ -165,7 +165,7 @@ def test_a_figure_that_was_restated_is_shown_as_last_known(lake: Lake, use: UseC
     rows = lake.rows("performance", {"partition": first})
     assert use.monitoring.requirements[0].metric == "roc_auc"
     again = [
-        {**row, "known": partitions(use)[-1], "value": 0.123} for row in rows if row["metric"] == "roc_auc"
+        {**row, "as_of": partitions(use)[-1], "value": 0.123} for row in rows if row["metric"] == "roc_auc"
     ]
     made = pa.Table.from_pylist([*rows, *again], schema=schemas.PERFORMANCE)
     lake.publish("performance", made, {"partition": first})
