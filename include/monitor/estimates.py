@@ -28,7 +28,7 @@ from include.monitor.context import NO_PREDICTIONS, PartitionContext
 from include.monitor.findings import Finding
 from include.monitor.performance import newest_metrics
 from include.monitor.state import PERFORMANCE
-from include.promote.ledger import was_judged
+from include.promote.ledger import judged_attempt, was_judged
 from include.references import digest_json
 from include.spec import UseCase
 from include.spec.metrics import find_metric, metric_names
@@ -224,7 +224,7 @@ def held_out_estimates(lake: Lake, spec: UseCase, champion: Row) -> HeldOutEstim
     """
     if not was_judged(lake, champion):
         return None
-    attempt = str(champion["attempt"]).removesuffix("+forced")
+    attempt = judged_attempt(champion)
     key = f"references/{digest_json([attempt, estimated_metrics(spec)])}.estimate.json"
     stored = lake.get(key)
     if stored is None:

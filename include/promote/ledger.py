@@ -349,6 +349,11 @@ def forced_key(key: str) -> str:
     return f"{key}+forced"
 
 
+def judged_attempt(row: Mapping[str, Any]) -> str:
+    """Return the key of the attempt that a switch's model was judged in, also if a person forced it."""
+    return str(row["attempt"]).removesuffix(forced_key(""))
+
+
 def was_forced(row: Row) -> bool:
     """Tell whether a switch is to a model that a person forced, also if it was rolled back to since."""
     return str(row["attempt"]).endswith(forced_key(""))

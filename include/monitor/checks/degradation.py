@@ -24,7 +24,7 @@ from include.monitor.context import PartitionContext
 from include.monitor.findings import Finding, Outcome
 from include.monitor.losses import CONSTANT, LossSeries, serving_model
 from include.monitor.performance import performance_metrics, predictions_with_labels
-from include.promote.ledger import was_judged
+from include.promote.ledger import judged_attempt, was_judged
 from include.spec import UseCase
 from include.spec.gate import MetricBound
 from include.stats.cusum import PairedSums, loss_limits
@@ -84,7 +84,7 @@ def judge_requirement(rule: MetricBound, value: float | None, size: str) -> Find
 
 def promotion_test_rows(lake: Lake, champion: Mapping[str, Any]) -> pa.Table | None:
     """Return partition, label and prediction of the test rows that promoted a champion, None if gone."""
-    key = str(champion["attempt"]).removesuffix("+forced")
+    key = judged_attempt(champion)
     data = lake.get(evidence_rows_key(key)) if key and was_judged(lake, champion) else None
     return (
         None if data is None else pq.read_table(io.BytesIO(data), columns=["partition", "actual", CHALLENGER])
