@@ -34,7 +34,7 @@ from include.spec.clock import time_of
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from include.validate.problems import Problem
+    from include.validate.problems import ReportedProblem
 
 app = typer.Typer(
     help=__doc__,
@@ -95,10 +95,10 @@ def validate(
     parameters, expectations, and the SQL, which also runs on generated rows that the contracts allow.
     Errors end with 1; warnings and hints don't. docs/reference/validate.md lists what is found.
     """
-    from include.validate.problems import Problem
+    from include.validate.problems import ReportedProblem
 
     good, bad = _readable(usecase)
-    problems = [Problem(error) for error in bad]
+    problems = [ReportedProblem(error) for error in bad]
     if not as_json:
         _print_problems("", problems)
     if partition is not None:
@@ -121,7 +121,7 @@ def validate(
     raise typer.Exit(bool(wrong))
 
 
-def _print_problems(usecase: str, problems: Sequence[Problem]) -> None:
+def _print_problems(usecase: str, problems: Sequence[ReportedProblem]) -> None:
     """Print a use case's problems as text, errors first, as soon as it is validated."""
     wrong = [one.sentence for one in problems if one.severity == "error"]
     other = [one.sentence for one in problems if one.severity != "error"]

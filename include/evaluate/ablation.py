@@ -29,7 +29,7 @@ from include.train import dask_engine
 from include.train.estimators import learns
 from include.train.fitting import fit_recipe, is_learnable, target
 from include.train.recipes import recipes_by_name
-from include.train.record import PATH, TrainingRecord, attempt_key
+from include.train.record import PATH, TrainingRecord, training_key
 from include.train.split import Split, partitions_of, split
 
 Array = NDArray[np.float64]
@@ -110,7 +110,7 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     data = digest_table(rows)
     champion = ledger.champion_at_training(lake, spec, partition, data)
     run = registry.settle(
-        spec.name, attempt_key(spec, partition, data, champion["model"] if champion else "")
+        spec.name, training_key(spec, partition, data, champion["model"] if champion else "")
     )
     _check_learnable(spec, partition, parts.train)
     recipe = _chosen_recipe(spec, parts, registry, run)

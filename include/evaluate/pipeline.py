@@ -44,7 +44,7 @@ from include.train import dask_engine, walks
 from include.train.fits import KnownRows, accepted_fits, newest_fits, read_fits
 from include.train.fitting import target
 from include.train.recipes import recipe_names, recipes_by_name
-from include.train.record import PATH, FittedModel, TrainingRecord, attempt_key
+from include.train.record import PATH, FittedModel, TrainingRecord, training_key
 from include.train.split import partitions_of, split
 
 Array = NDArray[np.float64]
@@ -152,7 +152,7 @@ def _load_champion(lake: Lake, spec: UseCase, record: TrainingRecord) -> Champio
     model = record.selection.champion
     if model is None:  # earlier code didn't record it
         row = ledger.champion_to_beat(
-            lake, record.partition, attempt_key(spec, record.partition, record.data)
+            lake, record.partition, training_key(spec, record.partition, record.data)
         )
         model = row["model"] if row else ""
     last_fitted = [fit.last_fitted for fit in read_fits(lake) if fit.model == model]

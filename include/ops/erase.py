@@ -125,7 +125,7 @@ class Key:
 
 
 @dataclass(frozen=True)
-class FittedModel:
+class AffectedModel:
     """A model that was fitted on erased rows, and whether it serves now."""
 
     version: str
@@ -149,7 +149,7 @@ class ErasurePlan:
     search: SearchResult
     contents: Contents
     links: tuple[str, ...]
-    models: tuple[FittedModel, ...]
+    models: tuple[AffectedModel, ...]
     without_key: tuple[str, ...]
 
     def plain(self) -> Row:
@@ -187,7 +187,7 @@ class ErasureResult:
 
     usecase: str
     contents: Contents
-    models: tuple[FittedModel, ...]
+    models: tuple[AffectedModel, ...]
     remaining: tuple[str, ...]
     unreadable: tuple[str, ...]
     objects: int
@@ -218,7 +218,7 @@ class ErasureResult:
         return [*_model_lines(self.models), *self.remaining, *self.unreadable, note]
 
 
-def _model_lines(models: Sequence[FittedModel]) -> list[str]:
+def _model_lines(models: Sequence[AffectedModel]) -> list[str]:
     return [
         f"fitted on these rows: {f'v{m.version}' if m.version else 'a fit without a version'}, model "
         f"{m.model[:12]} of the training {m.partition}{', which serves' if m.serves else ''}; a training "
@@ -586,7 +586,7 @@ def _describe(lake: Lake, spec: UseCase, contents: Contents) -> None:
 # models
 
 
-def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
+def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[AffectedModel]:
     """Return the models that may have been fitted on erased rows: those of trainings that could see them."""
     erased = {
         spec.clock.shift(key, -spec.labels.delay)
@@ -606,7 +606,7 @@ def _models(lake: Lake, spec: UseCase, contents: Contents) -> list[FittedModel]:
     recorded = (*verdicts.attempts(lake), *switches)
     versions = {row["model"]: row["version"] for row in recorded if row["version"]}
     return [
-        FittedModel(versions.get(model, ""), model, partition, model in live)
+        AffectedModel(versions.get(model, ""), model, partition, model in live)
         for model, (partition, last) in sorted(trained.items(), key=lambda item: (item[1], item[0]))
         if any(window_start(lake, spec, partition) <= key <= last for key in erased)
     ]

@@ -45,7 +45,7 @@ THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 @dataclass(frozen=True)
-class FittedModel:
+class WorkerFit:
     """A worker's result: the model's bytes, the CPU seconds of the fit, and the predictions by place."""
 
     data: bytes
@@ -87,7 +87,7 @@ class Fits:
         self._chunks = [tuple(key for key in chunk if key in past.row_positions) for chunk in chunks]
         self._chunk_of = {key: number for number, chunk in enumerate(self._chunks) for key in chunk}
         self._stored: dict[FitKey, tuple[str, float]] = {}  # the model's digest, seconds
-        self._pending: dict[FitKey, tuple[Future[FittedModel], list[int]]] = {}
+        self._pending: dict[FitKey, tuple[Future[WorkerFit], list[int]]] = {}
         self._failed: dict[FitKey, EvergreenError] = {}
         self._specs: dict[FitKey, UseCase] = {}  # a policy may declare estimators of its own
         self._predictions: dict[FitKey, dict[str, Array]] = {}  # by partition
@@ -266,7 +266,7 @@ def _fit(
     positions: RowPositions,
     actual: Array,
     predicted: Sequence[RowPositions],
-) -> FittedModel:
+) -> WorkerFit:
     rows = _worker["rows"].take(pa.array(positions))
     rows = rows.append_column(spec.problem.target, pa.array(actual, pa.float64()))
     began = time.process_time()
@@ -274,9 +274,7 @@ def _fit(
     estimator = fit_recipe(spec, recipe.model_copy(update={"engine": "local"}), rows)
     seconds = time.process_time() - began
     data = artifacts.serialize(estimator)
-    return FittedModel(
-        data, seconds, [_predict_rows(spec, recipe.name, estimator, part) for part in predicted]
-    )
+    return WorkerFit(data, seconds, [_predict_rows(spec, recipe.name, estimator, part) for part in predicted])
 
 
 def _predict(spec: UseCase, fit: Fit, data: bytes, positions: Sequence[RowPositions]) -> list[Array]:

@@ -104,7 +104,7 @@ def validate_options(spec: UseCase, recipe: Recipe, entry: Estimator, valid: Col
             raise SpecError(subject, required=required, found=found, remedy=remedy)
 
 
-Problem = tuple[str, str, str]  # what is required, what was found, and the remedy
+OptionProblem = tuple[str, str, str]  # what is required, what was found, and the remedy
 REMOVE = "remove the option"
 LEARNS = "an estimator that learns from the features"
 BOOSTING = "hist_gradient_boosting or xgboost"
@@ -125,14 +125,14 @@ def _learns(recipe: Recipe, entry: Estimator) -> bool:
     return entry.learns and recipe.estimator != "prior"
 
 
-def _calibration_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _calibration_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[OptionProblem]:
     if not spec.problem.codes:
         yield "a binary or multiclass problem", spec.problem.kind, REMOVE
     if not _learns(recipe, entry):
         yield LEARNS, recipe.estimator, REMOVE
 
 
-def _target_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _target_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[OptionProblem]:
     if spec.problem.codes:
         yield "a regression", spec.problem.kind, REMOVE
     if not _learns(recipe, entry):
@@ -152,12 +152,12 @@ def _log_links(recipe: Recipe) -> list[tuple[str, str]]:
     ]
 
 
-def _half_life_problems(recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _half_life_problems(recipe: Recipe, entry: Estimator) -> Iterator[OptionProblem]:
     if not entry.learns:
         yield "an estimator that is fitted on weighted rows", recipe.estimator, REMOVE
 
 
-def _recent_intercept_problems(spec: UseCase, recipe: Recipe) -> Iterator[Problem]:
+def _recent_intercept_problems(spec: UseCase, recipe: Recipe) -> Iterator[OptionProblem]:
     count, window = recipe.recent_intercept or 0, recipe.window or spec.training.window
     if recipe.estimator == "prior":
         yield "a recipe that learns more than the level", "prior", f"{REMOVE}, or declare window"
@@ -165,7 +165,7 @@ def _recent_intercept_problems(spec: UseCase, recipe: Recipe) -> Iterator[Proble
         yield f"fewer than the window of {window} partitions", str(count), "name fewer partitions"
 
 
-def _monotone_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _monotone_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[OptionProblem]:
     if not entry.monotone_param:
         yield BOOSTING, recipe.estimator, f"{REMOVE}, or use one of them"
     if spec.problem.kind == "multiclass":
@@ -174,7 +174,7 @@ def _monotone_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Itera
         yield "the constraints once", f"{entry.monotone_param} too", f"remove {entry.monotone_param}"
 
 
-def _early_stopping_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[Problem]:
+def _early_stopping_problems(spec: UseCase, recipe: Recipe, entry: Estimator) -> Iterator[OptionProblem]:
     if not entry.rounds_param:
         yield BOOSTING, recipe.estimator, f"{REMOVE}, or use one of them"
     window, count = recipe.window or spec.training.window, recipe.early_stopping or 0
@@ -188,7 +188,7 @@ def _early_stopping_problems(spec: UseCase, recipe: Recipe, entry: Estimator) ->
         yield f"{entry.rounds_param}, as the most rounds, under params", found, "search other parameters"
 
 
-def _external_memory_problems(recipe: Recipe) -> Iterator[Problem]:
+def _external_memory_problems(recipe: Recipe) -> Iterator[OptionProblem]:
     if recipe.estimator != "xgboost":
         yield "xgboost", recipe.estimator, f"{REMOVE}, or use xgboost"
     for option in ("target", "early_stopping"):
@@ -196,7 +196,7 @@ def _external_memory_problems(recipe: Recipe) -> Iterator[Problem]:
             yield f"no {option}, which needs all rows in memory", option, "remove one of the two"
 
 
-def _engine_problems(recipe: Recipe) -> Iterator[Problem]:
+def _engine_problems(recipe: Recipe) -> Iterator[OptionProblem]:
     if recipe.estimator != "xgboost":
         yield "xgboost for dask", recipe.estimator, f"{REMOVE}, or use xgboost"
     for option in ("target", "early_stopping", "external_memory"):
@@ -208,7 +208,7 @@ def _engine_problems(recipe: Recipe) -> Iterator[Problem]:
                 yield required, f"{name} {value}", f"{REMOVE} or the {name}"
 
 
-def _search_problems(recipe: Recipe, entry: Estimator, valid: Collection[str]) -> Iterator[Problem]:
+def _search_problems(recipe: Recipe, entry: Estimator, valid: Collection[str]) -> Iterator[OptionProblem]:
     if not _learns(recipe, entry):
         yield LEARNS, recipe.estimator, REMOVE
     if unknown := ", ".join(sorted(set(recipe.search) - set(valid))):

@@ -48,7 +48,7 @@ from include.train.fits import (
 )
 from include.train.fitting import chosen_params, is_learnable, require_learnable_labels, target
 from include.train.recipes import recipes
-from include.train.record import PATH, FittedModel, Selection, TrainingRecord, attempt_key
+from include.train.record import PATH, FittedModel, Selection, TrainingRecord, training_key
 from include.train.selection import best_baseline, choose_recipe, recipes_to_fit, refresh_instead
 from include.train.split import first_test_partition, partitions_of, split, walk_origins
 
@@ -174,7 +174,7 @@ class TrainingAttempt:
     @property
     def key(self) -> str:
         """The key under which the registry has the attempt's runs."""
-        return attempt_key(self.spec, self.partition, self.data, self.champion_model)
+        return training_key(self.spec, self.partition, self.data, self.champion_model)
 
     @property
     def champion_model(self) -> str:

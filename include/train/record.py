@@ -23,7 +23,7 @@ SCHEMA = 3
 PATH = "evergreen/training.json"  # below the run; its models are at `artifacts.model_key(digest)`
 
 
-def attempt_key(spec: UseCase, partition: str, data: str, champion: str = "") -> str:
+def training_key(spec: UseCase, partition: str, data: str, champion: str = "") -> str:
     """Return the key of a training's attempt, the one that its evidence will have."""
     return evidence.attempt_key(spec.name, partition, spec.digest, data, champion)
 

@@ -7,11 +7,11 @@ from datetime import timedelta
 
 from include.spec import UseCase
 from include.spec.clock import day_of
-from include.validate.problems import Problem, problem
+from include.validate.problems import ReportedProblem, problem
 from include.validate.query import nodes, parse
 
 
-def baseline_hints(spec: UseCase) -> Iterator[Problem]:
+def baseline_hints(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield a hint if a regression lacks the last known value, or that of a season before, as a baseline."""
     if spec.problem.kind != "regression" or any(one.estimator == "rule" for one in spec.training.baselines):
         return

@@ -8,7 +8,7 @@ from datetime import timedelta
 from include.spec import UseCase
 from include.spec.clock import day_of, time_of_day
 from include.spec.metrics import SERVING_METRICS, find_metric, greater_is_better, is_custom_metric
-from include.validate.problems import Problem, problem
+from include.validate.problems import ReportedProblem, problem
 
 PARTITIONS = 60  # on which the days of features and labels are compared
 # kinds of sources that read a path for each partition; another kind may find the partition within one file
@@ -17,7 +17,7 @@ MAX_DELAY = 60  # partitions among which the fitting one is looked for
 BOUNDED_ABOVE = "coverage"  # more is better up to the quantile, so that any bound may be meant
 
 
-def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[ReportedProblem]:
     """Yield problems of paths, keys, labels, bounds and the constant.
 
     Parameters
@@ -37,7 +37,7 @@ def declaration_problems(spec: UseCase, partitions: Sequence[str]) -> Iterator[P
     yield from _fallback(spec)
 
 
-def _fixed_paths(spec: UseCase) -> Iterator[Problem]:
+def _fixed_paths(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield paths that are the same for each partition."""
     for name, source in spec.sources.items():
         has_rows_of_partition = name in (spec.features.spine, spec.labels.source)
@@ -54,7 +54,7 @@ def _fixed_paths(spec: UseCase) -> Iterator[Problem]:
                 )
 
 
-def _inexact_keys(spec: UseCase) -> Iterator[Problem]:
+def _inexact_keys(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield a warning for each key column that is a float, in which different ids may be the same number."""
     for name, source in spec.sources.items():
         for column in source.key:
@@ -70,7 +70,7 @@ def _inexact_keys(spec: UseCase) -> Iterator[Problem]:
                 )
 
 
-def _unknown_never_features(spec: UseCase) -> Iterator[Problem]:
+def _unknown_never_features(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield a warning for each name that forbids nothing, since no source has such a column."""
     columns = [name for source in spec.sources.values() for name in source.columns]
     names = {name.lower() for name in columns}
@@ -86,7 +86,7 @@ def _unknown_never_features(spec: UseCase) -> Iterator[Problem]:
             )
 
 
-def _early_training(spec: UseCase) -> Iterator[Problem]:
+def _early_training(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield a warning if a training begins before its partition's rows and labels are ingested."""
     batch, training = spec.schedule.batch, spec.schedule.training
     if not spec.clock.sub_daily and time_of_day(training) <= time_of_day(batch):
@@ -100,7 +100,7 @@ def _early_training(spec: UseCase) -> Iterator[Problem]:
         )
 
 
-def _early_labels(spec: UseCase) -> Iterator[Problem]:
+def _early_labels(spec: UseCase) -> Iterator[ReportedProblem]:
     if spec.labels.delay == 0:
         yield problem(
             spec,
@@ -111,7 +111,7 @@ def _early_labels(spec: UseCase) -> Iterator[Problem]:
         )
 
 
-def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[ReportedProblem]:
     """Yield a problem if no label ever comes before the end, or a warning if none does in the first year."""
     source, first = spec.labels.source, spec.clock.shift(partitions[0], spec.labels.delay)
     last = spec.schedule.end or spec.clock.shift(first, len(partitions))
@@ -126,7 +126,7 @@ def _never_labels(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]
         )
 
 
-def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[ReportedProblem]:
     """Yield a warning if the labels are about another day than the features, by the days of both sources.
 
     If a day has several partitions, about another partition.
@@ -176,7 +176,7 @@ def _other_days(spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
         return
 
 
-def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
+def _unreachable_bounds(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield bounds beyond what any model can have."""
     for path, rule in spec.requirements:
         if is_custom_metric(rule.metric):
@@ -191,7 +191,7 @@ def _unreachable_bounds(spec: UseCase) -> Iterator[Problem]:
         yield problem(spec, f"{path}: {rule.metric}", required, f"{rule.side} {rule.limit:g}", remedy)
 
 
-def _reversed_bounds(spec: UseCase) -> Iterator[Problem]:
+def _reversed_bounds(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield a warning for each bound that a better model misses, unless it is one end of a band."""
     rising = {metric.name for metric in SERVING_METRICS if metric.greater_is_better}
     serving = [("gate.serving", rule) for rule in spec.gate.serving]
@@ -213,7 +213,7 @@ def _reversed_bounds(spec: UseCase) -> Iterator[Problem]:
             )
 
 
-def _unreachable_test(spec: UseCase) -> Iterator[Problem]:
+def _unreachable_test(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield a warning if half of the labeled partitions are never as many as the declared test ones."""
     training, delay = spec.training, spec.labels.delay
     spans = {"a longer training.window": training.window + 1} if training.window else {}  # and its own
@@ -233,7 +233,7 @@ def _unreachable_test(spec: UseCase) -> Iterator[Problem]:
             )
 
 
-def _fallback(spec: UseCase) -> Iterator[Problem]:
+def _fallback(spec: UseCase) -> Iterator[ReportedProblem]:
     value = spec.scoring.constant
     if spec.problem.kind == "binary" and isinstance(value, float) and not 0 <= value <= 1:
         yield problem(

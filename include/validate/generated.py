@@ -36,7 +36,7 @@ from include.storage import spill
 from include.storage.schemas import validated_schema
 from include.train.fits import serialize_fit
 from include.train.fitting import fit_recipe
-from include.validate.problems import Problem, problem, problems_of
+from include.validate.problems import ReportedProblem, problem, problems_of
 from include.validate.query import compared_texts, nodes, parse
 
 ROWS = 12  # of a source's partition, at most
@@ -221,7 +221,7 @@ def text_like(regex: str, number: int) -> str:
 # what is tried on them
 
 
-def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
+def generated_problems(spec: UseCase, partition: str) -> Iterator[ReportedProblem]:
     """Yield the problems of the SQL on generated rows.
 
     Parameters
@@ -287,7 +287,7 @@ def generated_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
         yield from _entity_problems(spec, partition)
 
 
-def empty_features(spec: UseCase, partition: str) -> Iterator[Problem]:
+def empty_features(spec: UseCase, partition: str) -> Iterator[ReportedProblem]:
     """Yield a hint if features have no value in any generated row, as after a join that never matches."""
     if spec.features.lookback > MAX_BACK:  # a feature may need rows that aren't generated
         return
@@ -315,7 +315,7 @@ def empty_features(spec: UseCase, partition: str) -> Iterator[Problem]:
         )
 
 
-def label_features(spec: UseCase, partition: str) -> Iterator[Problem]:
+def label_features(spec: UseCase, partition: str) -> Iterator[ReportedProblem]:
     """Yield a warning if the label of a row can be computed from what its features read at the decision.
 
     That is so if the labels' source reads the same content as the spine, and some feature depends on each of
@@ -429,7 +429,7 @@ def _rows_of(rows: pa.Table, partition: str) -> list[dict[str, Any]]:
     return [row for row in rows.to_pylist() if row["partition"] == partition]
 
 
-def _entity_problems(spec: UseCase, partition: str) -> list[Problem]:
+def _entity_problems(spec: UseCase, partition: str) -> list[ReportedProblem]:
     """Return a problem if the features look at other entities' rows, or can't be computed without them."""
     for texts in (LETTERS, DIGITS):
         rows, remedy = generate(spec, partition, texts=texts), f"correct {spec.features_file}"
@@ -463,7 +463,7 @@ def _differences(
     return changed_features(spec, first, second, exactly=exactly)
 
 
-def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
+def label_problems(spec: UseCase, partition: str) -> Iterator[ReportedProblem]:
     """Yield a problem if generated rows of a binary problem have labels other than 0 and 1."""
     if spec.problem.kind != "binary":
         return
@@ -488,7 +488,7 @@ def label_problems(spec: UseCase, partition: str) -> Iterator[Problem]:
         )
 
 
-def recipe_problems(spec: UseCase) -> Iterator[Problem]:
+def recipe_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield each recipe that can't be fitted with its parameters and options, or can't predict then."""
     rows = _feature_rows(spec)
     for recipe in (*spec.training.baselines, *spec.training.candidates):

@@ -12,14 +12,14 @@ from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 from include.spec.clock import day_of
-from include.validate.problems import Problem, problem, problems_of
+from include.validate.problems import ReportedProblem, problem, problems_of
 
 if TYPE_CHECKING:
     from include.spec import UseCase
     from include.storage.lake import Lake
 
 
-def validate(spec: UseCase, lake: Lake | None = None, partition: str = "") -> list[Problem]:
+def validate(spec: UseCase, lake: Lake | None = None, partition: str = "") -> list[ReportedProblem]:
     """Return the errors, warnings and hints of a readable declaration.
 
     Parameters
@@ -40,7 +40,7 @@ def errors(spec: UseCase) -> list[str]:
     return [problem.sentence for problem in validate(spec) if problem.severity == "error"]
 
 
-def _problems(spec: UseCase) -> list[Problem]:
+def _problems(spec: UseCase) -> list[ReportedProblem]:
     """Return what is wrong with a declaration, without looking at stored data."""
     from include.validate.baselines import baseline_hints
     from include.validate.declaration import declaration_problems
@@ -89,7 +89,7 @@ def _generated_partition(spec: UseCase, first: str, *starts: str) -> str:
     return spec.clock.keys(first, min(last, spec.end or last))[-1]
 
 
-def _schedule_problems(spec: UseCase) -> Iterator[Problem]:
+def _schedule_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield an end before the start, sources available after scoring, and trainings without a partition."""
     schedule = spec.schedule
     if schedule.end and schedule.end < schedule.start:
@@ -122,7 +122,7 @@ def _year(spec: UseCase) -> list[str]:
     return spec.clock.keys(start.isoformat(), (start + timedelta(days=365)).isoformat())
 
 
-def _path_problems(spec: UseCase) -> Iterator[Problem]:
+def _path_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield each path with an unknown placeholder, or one of hours that is the same for two partitions."""
     from include.ingest.connectors.request import request
 
@@ -164,7 +164,7 @@ def _path_problems(spec: UseCase) -> Iterator[Problem]:
                     break
 
 
-def _sql_problems(spec: UseCase) -> Iterator[Problem]:
+def _sql_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield the errors of the SQL of features and labels, from DuckDB or against the declaration."""
     from include.features.build import features
     from include.features.labels import labels
@@ -179,7 +179,7 @@ def _sql_problems(spec: UseCase) -> Iterator[Problem]:
         yield from problems_of(spec, required, remedy, labels, lake, spec, [partition], as_of=partition)
 
 
-def _estimator_problems(spec: UseCase) -> Iterator[Problem]:
+def _estimator_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield each unknown estimator or parameter."""
     from include.train.estimators import build_estimator
 
@@ -188,7 +188,7 @@ def _estimator_problems(spec: UseCase) -> Iterator[Problem]:
         yield from problems_of(spec, "an estimator", remedy, build_estimator, spec, recipe)
 
 
-def _onnx_problems(spec: UseCase) -> Iterator[Problem]:
+def _onnx_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield each recipe that can't be an ONNX file, where the gate requires that it can."""
     if spec.gate.onnx:
         from include.export.convert import require_convertible
@@ -200,7 +200,7 @@ def _onnx_problems(spec: UseCase) -> Iterator[Problem]:
             )
 
 
-def _expectation_problems(spec: UseCase) -> Iterator[Problem]:
+def _expectation_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield each expectation that Great Expectations doesn't know, or not with these arguments."""
     from include.ingest.validation.expectations import validate_expectations
 
@@ -217,7 +217,7 @@ def _expectation_problems(spec: UseCase) -> Iterator[Problem]:
             )
 
 
-def _limit_problems(spec: UseCase) -> Iterator[Problem]:
+def _limit_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield each pair of limits between which there is nothing."""
     for name, source in spec.sources.items():
         contract, path = source.contract, f"sources.{name}.contract"
@@ -236,7 +236,7 @@ def _limit_problems(spec: UseCase) -> Iterator[Problem]:
                 yield problem(spec, location, required, found, "exchange or correct them")
 
 
-def _python_problems(spec: UseCase) -> Iterator[Problem]:
+def _python_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield the errors of Python that isn't called for what is checked above, on the least that it takes."""
     import numpy as np
 
@@ -245,7 +245,7 @@ def _python_problems(spec: UseCase) -> Iterator[Problem]:
     from include.stats.metrics import metric_values, row_losses
     from include.storage.schemas import validated_schema
 
-    def problems(function: Callable[..., object], *args: Any) -> Iterator[Problem]:
+    def problems(function: Callable[..., object], *args: Any) -> Iterator[ReportedProblem]:
         required, remedy = "Python that can be called", "correct the code, or what usecase.yaml declares"
         return problems_of(spec, required, remedy, function, *args)
 

@@ -15,7 +15,7 @@ Severity = Literal["error", "warning", "hint"]
 
 
 @dataclass(frozen=True)
-class Problem:
+class ReportedProblem:
     """A problem that `validate` reports.
 
     Parameters
@@ -47,7 +47,7 @@ def problem(
     *,
     where: str = "",
     severity: Severity = "error",
-) -> Problem:
+) -> ReportedProblem:
     """Return a problem of a declaration; ``subject`` is a path in it, and ``where`` its file by default."""
     error = SpecError(
         f"{spec.name}: {subject}",
@@ -56,12 +56,12 @@ def problem(
         where=where or str(spec.folder / "usecase.yaml"),
         remedy=remedy,
     )
-    return Problem(error, severity)
+    return ReportedProblem(error, severity)
 
 
 def problems_of(
     spec: UseCase, required: str, remedy: str, function: Callable[..., object], *args: Any, **kwargs: Any
-) -> Iterator[Problem]:
+) -> Iterator[ReportedProblem]:
     """Call a function and yield the error that it raises, if any.
 
     Parameters
@@ -71,7 +71,7 @@ def problems_of(
     try:
         function(*args, **kwargs)
     except EvergreenError as error:
-        yield Problem(
+        yield ReportedProblem(
             type(error)(
                 error.subject,
                 required=error.required or required,

@@ -10,7 +10,7 @@ from typing import Any
 
 from include.spec import UseCase
 from include.storage import spill
-from include.validate.problems import Problem, problem
+from include.validate.problems import ReportedProblem, problem
 
 Node = dict[str, Any]
 # keywords that DuckDB parses as columns, and that are functions of the clock if there is no such column
@@ -70,7 +70,7 @@ def compared_texts(sql: str) -> Mapping[str, Sequence[str]]:
     return texts
 
 
-def query_problems(spec: UseCase) -> Iterator[Problem]:
+def query_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     """Yield the problems that the parse trees of ``features.sql`` and ``labels.sql`` show."""
     file = str(spec.folder / spec.features.sql)
     tree = parse(spec.sql)
@@ -98,7 +98,9 @@ def _changing_functions() -> frozenset[str]:
     return frozenset(name for (name,) in rows) - {"error"}  # it only raises
 
 
-def _nondeterministic(spec: UseCase, subject: str, sql: str, tree: Node, file: str) -> Iterator[Problem]:
+def _nondeterministic(
+    spec: UseCase, subject: str, sql: str, tree: Node, file: str
+) -> Iterator[ReportedProblem]:
     columns = {name.lower() for source in spec.sources.values() for name in source.columns}
     for node in nodes(tree):
         name = ""
@@ -133,7 +135,7 @@ def _location(file: str, sql: str, node: Node) -> str:
     return f"{file}, line {line}"
 
 
-def _unordered(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
+def _unordered(spec: UseCase, tree: Node, file: str) -> Iterator[ReportedProblem]:
     """Yield what depends on an order of rows that the SQL doesn't state."""
     for node in nodes(tree):
         name, location = str(node.get("function_name", "")).lower(), _location(file, spec.sql, node)
@@ -153,7 +155,7 @@ def _unordered(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
         )
 
 
-def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
+def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[ReportedProblem]:
     """Yield comparisons of ``ago`` with partitions that the lookback doesn't reach.
 
     What is compared from below reads less than it says; what is equal or above reads nothing.
@@ -181,7 +183,7 @@ def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
             )
 
 
-def _forbidden(spec: UseCase, tree: Node, file: str) -> Iterator[Problem]:
+def _forbidden(spec: UseCase, tree: Node, file: str) -> Iterator[ReportedProblem]:
     """Yield features that have another name than a column of ``never_features``, and are computed from it.
 
     Names are followed from one query to the next, whichever table they are of. How many values there are, and
@@ -223,7 +225,7 @@ def tables(tree: Node) -> set[str]:
     return {node["table_name"].lower() for node in nodes(tree) if node.get("type") == "BASE_TABLE"}
 
 
-def _unread_sources(spec: UseCase, tree: Node) -> Iterator[Problem]:
+def _unread_sources(spec: UseCase, tree: Node) -> Iterator[ReportedProblem]:
     names = tables(tree)
     required = {name for step in spec.scoring.requires.values() for name in step}
     for name in spec.sources:

@@ -24,7 +24,7 @@ from include.storage.lake import Lake
 from include.storage.schedule import changed_schedule
 from include.storage.snapshots import snapshots
 from include.storage.windows import partitions_with_rows
-from include.validate.problems import Problem, problem, problems_of
+from include.validate.problems import ReportedProblem, problem, problems_of
 from include.validate.query import compared_texts
 
 CHECKED = 3  # newest partitions on whose data the features are checked
@@ -36,7 +36,7 @@ MIN_LABELED = 0.5  # share of rows that have a label
 QUARANTINED = 3  # rules of the quarantine that a message shows
 
 
-def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Problem]:
+def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[ReportedProblem]:
     """Return the problems of stored partitions.
 
     Parameters
@@ -44,7 +44,7 @@ def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Proble
     partition : the one to check. Default: the newest three.
     """
     if changed := changed_schedule(lake, spec):
-        return [Problem(changed)]
+        return [ReportedProblem(changed)]
     published = partitions_with_rows(lake, spec)
     checked = [key for key in published if key == partition] if partition else published[-CHECKED:]
     problems = list(_contract_problems(lake, spec, [partition] if partition else _newest_stored(lake, spec)))
@@ -58,7 +58,7 @@ def data_problems(lake: Lake, spec: UseCase, partition: str = "") -> list[Proble
             remedy=f"run `{PYTHON} -m include run ingest {spec.name} --partition "
             f"{partition or spec.schedule.start}` first",
         )
-        return [*problems, Problem(error)]
+        return [*problems, ReportedProblem(error)]
     window = [key for key in published if key <= checked[-1]][-WINDOW:]
     problems += _late_spine(lake, spec, checked)
     # of rows that aren't seen in time, or aren't as declared, nothing else can be said
@@ -78,7 +78,7 @@ def _newest_stored(lake: Lake, spec: UseCase) -> list[str]:
 # the stored bytes, under the contract as it is declared now
 
 
-def _contract_problems(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+def _contract_problems(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterator[ReportedProblem]:
     for source in spec.sources:
         stored = snapshots(lake, source, partitions) if partitions else {}
         newest = [revisions[-1] for _, revisions in sorted(stored.items())]
@@ -93,7 +93,7 @@ def _contract_problems(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> 
             yield _quarantined(spec, source, broken, len(rows), newest[0].partition, newest[-1].partition)
 
 
-def _refused(source: str, error: PartitionRefused, unreadable: bool) -> Problem:
+def _refused(source: str, error: PartitionRefused, unreadable: bool) -> ReportedProblem:
     part = "columns" if unreadable else "contract"
     bounds = f"the bound under sources.{source}.contract" + _or_classes(error.found)
     remedy = (
@@ -101,7 +101,7 @@ def _refused(source: str, error: PartitionRefused, unreadable: bool) -> Problem:
         if unreadable
         else f"set {bounds} to what is delivered"
     )
-    return Problem(
+    return ReportedProblem(
         SpecError(
             f"{error.subject}: stored rows under the declared {part}",
             required=error.required,
@@ -112,7 +112,9 @@ def _refused(source: str, error: PartitionRefused, unreadable: bool) -> Problem:
     )
 
 
-def _quarantined(spec: UseCase, source: str, broken: pa.Table, rows: int, first: str, last: str) -> Problem:
+def _quarantined(
+    spec: UseCase, source: str, broken: pa.Table, rows: int, first: str, last: str
+) -> ReportedProblem:
     counts = broken.group_by(["rule", "column"]).aggregate([([], "count_all")]).to_pylist()
     counts.sort(key=lambda row: (-row["count_all"], row["rule"]))
     shown = "; ".join(
@@ -136,7 +138,7 @@ def _or_classes(broken: str) -> str:
 # knowledge time, and the features
 
 
-def _late_spine(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterator[Problem]:
+def _late_spine(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterator[ReportedProblem]:
     for key, moment in known_too_late(lake, spec, partitions).items():
         yield problem(
             spec,
@@ -149,7 +151,7 @@ def _late_spine(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> Iterato
 
 def _feature_problems(
     lake: Lake, spec: UseCase, published: Sequence[str], checked: Sequence[str]
-) -> list[Problem]:
+) -> list[ReportedProblem]:
     sql = str(spec.features_file)
     required, remedy = "features of the stored rows", f"correct {sql}"
     problems = [
@@ -212,7 +214,7 @@ def _empty_columns(lake: Lake, spec: UseCase, partitions: Sequence[str]) -> list
     ]
 
 
-def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
+def _column_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[ReportedProblem]:
     """Yield features that never vary, and categories that hardly repeat.
 
     One that lacks some values, or a category, varies often enough in rows to come; unless the SQL looks for a
@@ -273,7 +275,7 @@ def _absent_texts(lake: Lake, spec: UseCase, window: Sequence[str]) -> list[str]
 # labels
 
 
-def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[Problem]:
+def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterator[ReportedProblem]:
     clock, delay = spec.clock, spec.labels.delay
     due = [key for key in window if clock.shift(key, delay) <= window[-1]]
     if not due:
@@ -294,7 +296,7 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
     try:
         labeled = labels(lake, spec, available, as_of=None)
     except SpecError as error:  # a label that isn't declared
-        yield Problem(error)
+        yield ReportedProblem(error)
         return
     rows = features(lake, spec, available)
     keys = [*spec.key, "partition"]
@@ -315,7 +317,7 @@ def _label_problems(lake: Lake, spec: UseCase, window: Sequence[str]) -> Iterato
         yield from _target_problems(spec, matching[target], f"{available[0]} to {available[-1]}")
 
 
-def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]:
+def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[ReportedProblem]:
     """Yield labels that no model can learn, and bounds that their shares decide."""
     basis, subject = f"{len(values)} labels of {span}", f"labels.sql: {spec.problem.target}"
     distinct = set(pc.unique(values).to_pylist())
@@ -341,7 +343,7 @@ def _target_problems(spec: UseCase, values: Any, span: str) -> Iterator[Problem]
         yield from _rate_problems(spec, float(pc.mean(values).as_py()), basis)
 
 
-def _distant_constant(spec: UseCase, values: Any, basis: str) -> Iterator[Problem]:
+def _distant_constant(spec: UseCase, values: Any, basis: str) -> Iterator[ReportedProblem]:
     """Yield a warning if the constant is further from all labels than these are from one another."""
     low, high = pc.min_max(values).as_py().values()
     if not 2 * low - high <= spec.scoring.constant <= 2 * high - low:
@@ -355,7 +357,7 @@ def _distant_constant(spec: UseCase, values: Any, basis: str) -> Iterator[Proble
         )
 
 
-def _rate_problems(spec: UseCase, rate: float, basis: str) -> Iterator[Problem]:
+def _rate_problems(spec: UseCase, rate: float, basis: str) -> Iterator[ReportedProblem]:
     """Yield requirements of a binary problem that its positive rate makes unreachable, or void."""
     for path, rule in spec.requirements:
         name, _, parameter = rule.metric.partition("@")
