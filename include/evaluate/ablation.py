@@ -109,7 +109,7 @@ def ablate(lake: Lake, spec: UseCase, partition: str | None, *, registry: Regist
     _check_enough_partitions(spec, partition, parts.test)
     data = digest_table(rows)
     champion = ledger.champion_at_training(lake, spec, partition, data)
-    run = registry.settle(
+    run = registry.keep_first_finished_run(
         spec.name, training_key(spec, partition, data, champion["model"] if champion else "")
     )
     _check_learnable(spec, partition, parts.train)

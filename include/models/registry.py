@@ -104,7 +104,7 @@ class Registry:
         with self._translate_errors():
             self._client.set_terminated(run_id, "FINISHED")
 
-    def settle(self, usecase: str, key: str) -> str:
+    def keep_first_finished_run(self, usecase: str, key: str) -> str:
         """Return an attempt's finished run, if any, and then delete the attempt's other runs; else return ''.
 
         Of two concurrent runs the first to finish stays. Unfinished runs are deleted only once another has

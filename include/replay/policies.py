@@ -51,7 +51,7 @@ from include.replay.fits import FitKey, Fits, Job, key_of
 from include.replay.history import Labels, PastRows
 from include.rollout.pipeline import (
     AUTOMATIC,
-    STAY,
+    WAIT,
     RolloutStep,
     TrialLosses,
     next_step,
@@ -386,7 +386,7 @@ class Declared(Policy):
                 if trial.since <= key <= partition and len(rows)
             ]
             decision = next_step(trial.kind, self._live_losses(trial, partition), len(since), self.spec.gate)
-            if decision.step != STAY:
+            if decision.step != WAIT:
                 self._take_step(trial, decision, partition)
         self._replace_broken(partition)
         return self._requests_training(partition)

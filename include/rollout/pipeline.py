@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 AUTOMATIC = "evergreen"  # who switches when no person does
 INCUMBENT_SUFFIX = " of the incumbent"  # of the incumbent's columns in a join
-FORWARD, BACK, STAY = "forward", "back", "stay"
+PROMOTE, WITHDRAW, WAIT = "forward", "back", "stay"  # steps, by the words of the task's note
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ def advance(
         trial_partitions = sum(row["rows"] > 0 for row in scored)
         losses = live_losses(lake, spec, trial, partition)
         decision = next_step(trial.kind, losses, trial_partitions, spec.gate)
-        if decision.step != STAY and _take_step(lake, spec, trial, decision):
+        if decision.step != WAIT and _take_step(lake, spec, trial, decision):
             steps += 1
         notes.append(f"{trial}: {decision.step}, {decision.reason}")
     if replacement := replace_broken(lake, spec, partition):
@@ -142,8 +142,8 @@ def next_step(kind: str, losses: TrialLosses, served: int, gate: Gate) -> Rollou
         if step := _look(kind, losses, look, gate):
             return step
     if served >= rules.patience and kind != WATCH:
-        return RolloutStep(BACK, f"undecided after {served} partitions, {count} of them matured")
-    return RolloutStep(STAY, f"{count} of at least {_min_partitions(gate)} matured partitions")
+        return RolloutStep(WITHDRAW, f"undecided after {served} partitions, {count} of them matured")
+    return RolloutStep(WAIT, f"{count} of at least {_min_partitions(gate)} matured partitions")
 
 
 def _look(kind: str, losses: TrialLosses, look: int, gate: Gate) -> RolloutStep | None:
@@ -156,14 +156,14 @@ def _look(kind: str, losses: TrialLosses, look: int, gate: Gate) -> RolloutStep 
     basis = f"over {count} partitions, look {look}, level {1 - alpha:.6g}"
     worse = estimate_gain(candidate, incumbent, rows, gate.block_partitions, alpha)
     if worse.low > 0:
-        return RolloutStep(BACK, f"loses {worse} more {gate.objective} a row than the incumbent {basis}")
+        return RolloutStep(WITHDRAW, f"loses {worse} more {gate.objective} a row than the incumbent {basis}")
     if kind == WATCH or count < _min_partitions(gate):
         return None
     margin = -rules.margin * _mean(incumbent, rows)
     better = estimate_gain(incumbent, candidate, rows, gate.block_partitions, alpha)
     if better.low > margin:
         text, bound = better.interval_and_limit(margin)
-        return RolloutStep(FORWARD, f"{gate.objective} gain {text}, required > {bound} {basis}")
+        return RolloutStep(PROMOTE, f"{gate.objective} gain {text}, required > {bound} {basis}")
     return None
 
 
@@ -282,7 +282,7 @@ def step_rows(
 
 def _kind(spec: UseCase, trial: Trial, decision: RolloutStep) -> str:
     """Return the kind of the switch that a challenger's step is."""
-    if decision.step == BACK:
+    if decision.step == WITHDRAW:
         return WITHDRAWN
     return CANARY if trial.kind == SHADOW and spec.gate.rollout.kind == CANARY else PROMOTED
 

@@ -83,7 +83,7 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
     data = digest_table(rows)
     champion = ledger.champion_at_training(lake, spec, partition, data)
     attempt = TrainingAttempt(lake, spec, partition, registry, rows, data, tables, erasures, champion)
-    run = registry.settle(spec.name, attempt.key)
+    run = registry.keep_first_finished_run(spec.name, attempt.key)
     if not run:
         _require_rows(lake, spec, partition, rows)
         require_learnable_labels(spec, partition, rows)
@@ -93,9 +93,9 @@ def train(lake: Lake, spec: UseCase, partition: str, *, registry: Registry) -> R
                 attempt.fill(own_run)
         except EvergreenError:
             # a concurrent run of the same attempt finished first and deleted this one, or this one failed
-            if not (run := registry.settle(spec.name, attempt.key)):
+            if not (run := registry.keep_first_finished_run(spec.name, attempt.key)):
                 raise
-        run = run or registry.settle(spec.name, attempt.key)
+        run = run or registry.keep_first_finished_run(spec.name, attempt.key)
     return _to_ref(run, TrainingRecord.from_json(registry.get(run, PATH)), spec)
 
 

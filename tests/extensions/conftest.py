@@ -63,7 +63,7 @@ def registry(tmp_path: Path) -> Registry:
 
 
 def _make_tables(folder: Path) -> None:
-    Registry(f"sqlite:///{folder}/mlflow.db").settle("none", "none")
+    Registry(f"sqlite:///{folder}/mlflow.db").keep_first_finished_run("none", "none")
 
 
 @pytest.fixture

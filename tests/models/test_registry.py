@@ -52,7 +52,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The address of a registry without a server."""
     folder = tmp_path_factory.mktemp("registry")
     uri = f"sqlite:///{folder}/mlflow.db"
-    Registry(uri).settle("none", "none")
+    Registry(uri).keep_first_finished_run("none", "none")
     return uri
 
 
@@ -109,11 +109,11 @@ def test_run_model_and_file_come_back(registry: Registry) -> None:
     data = artifacts.serialize(model())
     path = artifacts.model_key(digest_bytes(data))
     with registry.recording("stores", "key", "a run") as run:
-        assert registry.settle("stores", "key") == ""
+        assert registry.keep_first_finished_run("stores", "key") == ""
         registry.put(run, {path: data, "evergreen/training.json": b"{}"})
         registry.log(run, at=1000, params={"seed": 7}, metrics={"recall@0.5": 0.5}, tags={"code": "abc"})
         version = registry.register(run, "stores", model(), EXAMPLE, {"recipe": "mean"})
-    assert registry.settle("stores", "key") == run
+    assert registry.keep_first_finished_run("stores", "key") == run
     assert registry.run_of("stores", version) == run
     assert registry.get(run, path, digest_bytes(data)) == data
     assert client(registry).get_run(run).data.metrics == {"recall.at.0.5": 0.5}
@@ -195,7 +195,7 @@ def test_failed_run_leaves_no_version(registry: Registry) -> None:
 
     with pytest.raises(ZeroDivisionError):
         fail()
-    assert registry.settle("fails", "key") == ""
+    assert registry.keep_first_finished_run("fails", "key") == ""
     assert client(registry).search_model_versions("name = 'fails'") == []
 
 
@@ -208,7 +208,7 @@ def test_settling_keeps_the_first_to_finish(registry: Registry) -> None:
             time.sleep(0.002)  # MLflow tells times apart by the millisecond
         time.sleep(0.01)
         registry.register(slower, "settles", model(), EXAMPLE, {})
-    assert registry.settle("settles", "key") == faster
+    assert registry.keep_first_finished_run("settles", "key") == faster
     experiment = client(registry).get_experiment_by_name("settles")
     left = {run.info.run_id for run in client(registry).search_runs([experiment.experiment_id])}
     assert left == {other, faster}
@@ -252,7 +252,7 @@ def test_wrong_password_is_a_sentence(served: str, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", USER)
     monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong-and-secret")
     with pytest.raises(EvergreenError, match=r"401.*127\.0\.0\.1.*password") as caught:
-        Registry(served).settle("any", "key")
+        Registry(served).keep_first_finished_run("any", "key")
     assert "wrong-and-secret" not in str(caught.value)
 
 
@@ -267,7 +267,7 @@ def test_server_that_is_down_is_found_out_in_seconds() -> None:
         raise SpecError("training", found="no memory")
     except SpecError:
         with pytest.raises(EvergreenError, match=sentence) as caught:
-            Registry(f"http://{USER}:{PASSWORD}@127.0.0.1:9").settle("any", "key")
+            Registry(f"http://{USER}:{PASSWORD}@127.0.0.1:9").keep_first_finished_run("any", "key")
     assert time.monotonic() - started < 20
     assert PASSWORD not in str(caught.value)
 

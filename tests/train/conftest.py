@@ -20,7 +20,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for kind in visits.KINDS:
         spec = visits.usecase(folder / "usecases", kind)
         visits.fill(Lake(spec.name, str(folder / "lake")), spec)
-    Registry(f"sqlite:///{folder}/mlflow.db").settle("none", "none")
+    Registry(f"sqlite:///{folder}/mlflow.db").keep_first_finished_run("none", "none")
     return folder
 
 
