@@ -18,7 +18,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from typing import Literal
+from typing import Any, Literal
 
 import pyarrow as pa
 
@@ -40,7 +40,6 @@ CAUSES = {check.cause: check.name for check in CHECKS if check.cause}
 MONTH = 30  # days of the limit of requested trainings
 REPLACED_CAUSE = "replaced"  # the cause that needs no entry under retraining.when
 WEEK = timedelta(7)  # between two trainings that a replacement requests: by then there is new evidence
-QUIET = "already alerted: "
 MAX_ATTEMPTS = 20  # at deciding on unchanged findings
 BACKWARD = (ledger.ROLLED_BACK, ledger.REPLACED)
 Act = Literal["nothing", "alert", "retrain", "roll back", "replace"]  # in order of weight
@@ -71,13 +70,16 @@ class Decision:
     ----------
     decision : the weightiest act that follows.
     cause : the name under which a training is requested, whatever the decision; empty if none is.
+    reason : as a sentence, of all that follows.
     alerts : what to notify recipients of.
+    quiet : the alarms that aren't among the alerts because an earlier partition alerted them.
     """
 
     decision: Act
     cause: str
     reason: str
     alerts: tuple[AlertItem, ...] = ()
+    quiet: tuple[AlertItem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -110,28 +112,33 @@ class PartitionState:
     recipe: str = ""
 
 
-def decide(history: Sequence[PartitionState], spec: UseCase) -> Decision:
+def decide(history: Sequence[PartitionState], spec: UseCase, unsent: Sequence[AlertItem] = ()) -> Decision:
     """Decide the newest partition, from its findings and from those and the decisions before it.
 
     Parameters
     ----------
     history : consecutive partitions with rows or alarms, in order, and the one to decide last. Partitions
         further back than `policy_window` change nothing.
+    unsent : the alarms to alert although an earlier partition did, since nobody was notified then.
     """
     partition = history[-1]
     alerts, quiet = _alerts(history, spec)
+    quiet = tuple(item for item in quiet if item not in unsent)
     if partition.requests_since:
         cause, why = _successor_training(history, partition.requests_since)
     else:
         cause, why = _training(history, spec)
     parts = [why]
     parts += [f"alerts {_listed(alerts)}"] if alerts else []
-    parts += [f"{QUIET}{_listed(quiet)}"] if quiet else []
+    parts += [f"alerts {_listed(unsent)}, of which nobody was notified before"] if unsent else []
+    parts += [f"already alerted: {_listed(quiet)}"] if quiet else []
+    alerts = (*alerts, *unsent)
     if partition.switch:
         alerts = (partition.switch, *alerts)
         parts.insert(0, partition.switch.note)
     act: Act = "retrain" if cause else "alert" if alerts else "nothing"
-    return Decision(partition.switch_act if partition.switch else act, cause, "; ".join(parts), alerts)
+    act = partition.switch_act if partition.switch else act
+    return Decision(act, cause, "; ".join(parts), alerts, quiet)
 
 
 def requests_since(spec: UseCase, champions: Sequence[Row], partition: str) -> str:
@@ -344,11 +351,12 @@ def publish_decisions(lake: Lake, spec: UseCase, partition: str) -> Decision:
 
 def has_unsent(lake: Lake, spec: UseCase, decision: Row) -> bool:
     """Return whether `with_unsent` may add something, if no alert is silenced."""
-    return any(alerted_on for _, alerted_on in _quiet_alarms(lake, spec, decision))
+    history = _quiet_history(lake, spec, decision)
+    return any(alerted_on for _, alerted_on in _quiet_alarms(lake, spec, history))
 
 
 def with_unsent(lake: Lake, spec: UseCase, decision: Row, is_silenced: Callable[[Key], bool]) -> Row:
-    """Return a decision with the alarms that it calls alerted before, although nobody was notified then.
+    """Return a decision with its quiet alarms among the alerts if nobody was notified of them before.
 
     The partition that alerted them was backfilled, so it notified nobody. Or the alert was added later, by a
     rerun of an earlier partition. If several partitions run at once, only one sends them.
@@ -357,42 +365,41 @@ def with_unsent(lake: Lake, spec: UseCase, decision: Row, is_silenced: Callable[
     ----------
     is_silenced : whether a person acknowledged or muted an alert.
     """
-    added: list[AlertItem] = []
-    left: list[AlertItem] = []
-    alarms = _quiet_alarms(lake, spec, decision)
-    for item, alerted_on in alarms:
-        key = (item.check, item.subject)
-        sends = alerted_on and not is_silenced(key)
-        sends = sends and take_over(lake, key, alerted_on, by=decision["partition"])
-        (added if sends else left).append(item)
-    if not added:
+    history = _quiet_history(lake, spec, decision)
+    unsent = [
+        item
+        for item, alerted_on in _quiet_alarms(lake, spec, history)
+        if alerted_on
+        and not is_silenced((item.check, item.subject))
+        and take_over(lake, (item.check, item.subject), alerted_on, by=decision["partition"])
+    ]
+    if not unsent:
         return decision
-    reason = decision["reason"].replace(f"; {QUIET}{_listed([item for item, _ in alarms])}", "")
-    parts = [reason, f"alerts {_listed(added)}, of which nobody was notified before"]
-    parts += [f"{QUIET}{_listed(left)}"] if left else []
-    items = [*json.loads(decision["alerts"] or "[]"), *map(asdict, added)]
-    return {
-        **decision,
-        "decision": "alert" if decision["decision"] == "nothing" else decision["decision"],
-        "reason": "; ".join(parts),
-        "alerts": json.dumps(items, ensure_ascii=False),
-    }
+    return decision | _to_row(replace(history[-1], decision=decide(history, spec, unsent)))
 
 
-def _quiet_alarms(lake: Lake, spec: UseCase, decision: Row) -> list[tuple[AlertItem, str]]:
-    """Return the alarms that a decision calls alerted before.
+def _quiet_history(lake: Lake, spec: UseCase, decision: Row) -> list[PartitionState]:
+    """Return the history that a decision with quiet alarms rests on; empty if it has none, as most do."""
+    if not json.loads(decision["quiet"] or "[]"):
+        return []
+    until = [
+        state for state in _history(lake, spec, decision["partition"]) if state.key <= decision["partition"]
+    ]
+    return [state for state in until if state.has_rows or state.alarms or state is until[-1]]
+
+
+def _quiet_alarms(
+    lake: Lake, spec: UseCase, history: Sequence[PartitionState]
+) -> list[tuple[AlertItem, str]]:
+    """Return the newest partition's quiet alarms; none without a history.
 
     Each comes with the partition that alerted it, empty if somebody was notified within its quiet period.
     """
-    if QUIET not in decision["reason"]:  # the most frequent case, in which nothing needs to be read
-        return []
-    partition, checks = decision["partition"], {check.name: check for check in CHECKS}
-    until = [state for state in _history(lake, spec, partition) if state.key <= partition]
-    history = [state for state in until if state.has_rows or state.alarms or state.key == partition]
+    checks = {check.name: check for check in CHECKS}
     longest = max(check.quiet(spec) for check in CHECKS)
     sent = attempts(lake, [state.key for state in history[-1 - longest : -1]])
     alarms = []
-    for item in _alerts(history, spec)[1]:
+    for item in _alerts(history, spec)[1] if history else ():
         check = checks[item.check]
         is_notified = any(
             attempt.outcome == NOTIFIED
@@ -476,10 +483,20 @@ def _to_row(state: PartitionState) -> dict[str, str]:
         "decision": decision.decision,
         "cause": decision.cause,
         "reason": decision.reason,
-        "alerts": json.dumps([asdict(alert) for alert in decision.alerts], ensure_ascii=False),
+        "alerts": _to_json(decision.alerts),
+        "quiet": _to_json(decision.quiet),
     }
 
 
 def _from_row(row: dict[str, str]) -> Decision:
-    alerts = tuple(AlertItem(**alert) for alert in json.loads(row.get("alerts") or "[]"))
-    return Decision(row["decision"], row["cause"], row["reason"], alerts)  # type: ignore[arg-type]  # as written
+    alerts, quiet = _from_json(row.get("alerts")), _from_json(row.get("quiet"))
+    act: Any = row["decision"]  # an `Act`, as written
+    return Decision(act, row["cause"], row["reason"], alerts, quiet)
+
+
+def _to_json(items: Sequence[AlertItem]) -> str:
+    return json.dumps([asdict(item) for item in items], ensure_ascii=False)
+
+
+def _from_json(items: str | None) -> tuple[AlertItem, ...]:
+    return tuple(AlertItem(**item) for item in json.loads(items or "[]"))

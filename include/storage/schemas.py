@@ -226,6 +226,7 @@ DECISIONS = _schema(
     cause=_S,  # of the requested training, whatever the decision; or empty
     reason=_S,
     alerts=_S,  # JSON: see include.monitor.policy.AlertItem
+    quiet=_S,  # JSON, likewise: the alarms that an earlier partition alerted
 )
 # all verdicts, keyed so that a rerun is not a new attempt
 ATTEMPTS = _schema(

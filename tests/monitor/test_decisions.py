@@ -76,7 +76,9 @@ def test_a_lasting_alarm_is_told_now_and_then_and_asks_after_each_cooldown(
     expected: list[Any], week: list[str]
 ) -> None:
     """The planted week has both: the order of its partitions matters to what follows."""
-    assert [bool(row[-1] != "[]") for row in expected] == [n % 3 == 0 for n in range(8)]
+    alerts, quiet = zip(*((row[-2], row[-1]) for row in expected), strict=True)
+    assert [text != "[]" for text in alerts] == [n % 3 == 0 for n in range(8)]
+    assert [text != "[]" for text in quiet] == [n % 3 != 0 for n in range(8)]
     causes = [row[2].removeprefix("degraded-0123456789ab-") for row in expected]
     assert causes == ["", *[week[1]] * 4, *[week[5]] * 3]
 

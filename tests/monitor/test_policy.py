@@ -157,6 +157,7 @@ def test_a_reason_counts_the_partitions_so_far(use: UseCase) -> None:
         second.reason
         == "roc_auc degraded for 2 of 3 partitions in a row; already alerted: performance roc_auc"
     )
+    assert (second.alerts, second.quiet) == ((), first.alerts)
 
 
 def test_a_training_carries_the_partitions_alerts(use: UseCase) -> None:
