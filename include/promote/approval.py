@@ -6,6 +6,7 @@ can approve a refusal.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import datetime
 
 from include.errors import EvergreenError, NotPublished
@@ -16,8 +17,24 @@ from include.storage.lake import Lake, Row
 from include.storage.schemas import APPROVALS
 
 APPROVED, REJECTED, EXPIRED = "approved", "rejected", "expired"
-WAITS = "waits for approval"
 SILENCE = "nobody answered in time"
+
+
+@dataclass(frozen=True)
+class Blocker:
+    """What blocks the switch to a challenger.
+
+    Parameters
+    ----------
+    sentence : for people.
+    waits : whether only a person's answer is missing.
+    """
+
+    sentence: str
+    waits: bool = False
+
+
+WAITS = Blocker("waits for approval", waits=True)
 
 
 def require_person_and_reason(subject: str, by: str, reason: str) -> None:
@@ -117,15 +134,15 @@ def answer_text(row: Row) -> str:
     return f"{row['answer']} by {row['by']}: {row['reason']}"
 
 
-def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> str:
-    """Return why an attempt lacks a person's consent, empty if it has it.
+def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> Blocker | None:
+    """Return why an attempt lacks a person's consent, None if it has it.
 
     A newer verdict supersedes an attempt that waits or was approved, if the gate lets it pass and its
     partition isn't older: only the newest attempt that passed may serve.
     """
     answer = answer_to(approvals, attempt["key"])
     if answer and answer["answer"] != APPROVED:
-        return answer_text(answer)
+        return Blocker(answer_text(answer))
     superseding = [
         other["partition"]
         for other in sorted(attempts, key=lambda other: int(other["recorded"]))
@@ -134,5 +151,5 @@ def missing_consent(attempts: list[Row], approvals: list[Row], attempt: Row) -> 
         and other["partition"] >= attempt["partition"]
     ]
     if superseding:
-        return f"superseded by the verdict of {superseding[-1]}"
-    return "" if answer else WAITS
+        return Blocker(f"superseded by the verdict of {superseding[-1]}")
+    return None if answer else WAITS

@@ -18,7 +18,7 @@ from include.judge.evidence import Evidence
 from include.judge.judge import FORCED, NOT_ENOUGH, PROMOTES
 from include.models import artifacts
 from include.promote import approval, ledger, verdicts
-from include.promote.approval import require_person_and_reason
+from include.promote.approval import Blocker, require_person_and_reason
 from include.promote.ledger import BASELINE_ONLY, CANARY, PROMOTED, REFRESHED, ROLLED_BACK, SHADOW
 from include.references import Ref
 from include.spec import UseCase
@@ -69,12 +69,12 @@ def promote(lake: Lake, spec: UseCase, attempt_key: str, *, registry: Registry) 
     if not switch_for_request(ledgers.switches, attempt_key):
         if blocker := promotion_blocker(ledgers, attempt):
             baseline = set_baseline(lake, spec, attempt)
-            return _blocked(spec, attempt, "; ".join(filter(None, (blocker, baseline))))
+            return _blocked(spec, attempt, "; ".join(filter(None, (blocker.sentence, baseline))))
         copy_to_lake(lake, spec, attempt, registry)
     switch = _record_promotion(lake, spec, attempt)
     mirror_aliases(lake, spec, registry)
-    if isinstance(switch, str):
-        return _blocked(spec, attempt, switch)
+    if isinstance(switch, Blocker):
+        return _blocked(spec, attempt, switch.sentence)
     return Promotion(switch_reference(lake, switch))
 
 
@@ -137,11 +137,11 @@ def baseline_rows(spec: UseCase, rows: Sequence[Row], attempt: Row, effective_fr
     return [{**row, "model": model, "recipe": recipe}]
 
 
-def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | str:
+def _record_promotion(lake: Lake, spec: UseCase, attempt: Row) -> Row | Blocker:
     """Record the switch to an attempt's challenger unless it is recorded; return it, or what blocks it."""
     key = attempt["key"]
 
-    def decide_promotion(rows: list[Row]) -> list[Row] | Row | str:
+    def decide_promotion(rows: list[Row]) -> list[Row] | Row | Blocker:
         if switch := switch_for_request(rows, key):
             return switch
         ledgers = read_ledgers(lake, spec, rows)
@@ -309,35 +309,36 @@ def read_ledgers(lake: Lake, spec: UseCase, switches: list[Row] | None = None) -
     return LedgerSnapshot(switches, spec.gate.approval, attempts, approvals)
 
 
-def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
-    """Return why an attempt can't be promoted, empty if it can.
+def promotion_blocker(ledgers: LedgerSnapshot, attempt: Row) -> Blocker | None:
+    """Return why an attempt can't be promoted, None if it can.
 
     Parameters
     ----------
     attempt : a row of `attempts`; only `force` promotes a forced one.
     """
     if attempt["verdict"] not in PROMOTES:
-        return str(attempt["sentence"])
+        return Blocker(attempt["sentence"])
     newest, partition = ledger.newest_judged(ledgers.switches), attempt["partition"]
     if partition < newest:
-        return f"not promoted: it was evaluated on {partition}, but a champion was already on {newest}"
+        why = f"not promoted: it was evaluated on {partition}, but a champion was already on {newest}"
+        return Blocker(why)
     history = ledger.champion_history(ledgers.switches)
     evidence, live = json.loads(attempt["evidence"]), history[-1]["model"] if history else ""
     rival = evidence["champion"]
     if live != rival:
         judged_against, serving = (_champion_name(ledgers.switches, model) for model in (rival, live))
-        return f"superseded: judged against {judged_against}, but {serving} serves: train again"
+        return Blocker(f"superseded: judged against {judged_against}, but {serving} serves: train again")
     if live and (evidence["model"], evidence["recipe"]) == (live, history[-1]["recipe"]):
-        return f"nothing new: it is the model that serves as v{history[-1]['version']}"
+        return Blocker(f"nothing new: it is the model that serves as v{history[-1]['version']}")
     challenger = ledger.challenger_on_trial(ledgers.switches, history[-1]) if history else None
     if challenger is not None:
         version, since = challenger["version"], challenger["effective_from"]
-        return f"v{version} is on trial since {since}: train again when the trial has ended"
+        return Blocker(f"v{version} is on trial since {since}: train again when the trial has ended")
     answer = approval.answer_to(ledgers.approvals, attempt["key"])
     if answer and answer["answer"] != approval.APPROVED:
-        return approval.answer_text(answer)  # also if the declaration has stopped asking since
+        return Blocker(approval.answer_text(answer))  # also if the declaration has stopped asking since
     if not ledgers.needs_approval(attempt):
-        return ""
+        return None
     return approval.missing_consent(ledgers.verdicts, ledgers.approvals, attempt)
 
 
@@ -353,15 +354,15 @@ def awaiting_approval(lake: Lake, spec: UseCase) -> Row | None:
     """Return the attempt that waits for approval: at most one, since a newer one supersedes it."""
     ledgers = read_ledgers(lake, spec)
     rows = reversed(verdicts.attempts(lake)) if ledgers.approval != "none" else ()
-    return next((row for row in rows if promotion_blocker(ledgers, row) == approval.WAITS), None)
+    return next((row for row in rows if (why := promotion_blocker(ledgers, row)) and why.waits), None)
 
 
-def switch_blocker(ledgers: LedgerSnapshot, attempt: Row) -> str:
-    """Return why there is no switch to an attempt that passed the gate; empty if there is one."""
+def switch_blocker(ledgers: LedgerSnapshot, attempt: Row) -> Blocker | None:
+    """Return why there is no switch to an attempt that passed the gate; None if there is one."""
     keys = (attempt["key"], ledger.forced_key(attempt["key"]))
     switched = any(row["attempt"] in keys and row["role"] != "baseline" for row in ledgers.switches)
     if switched or attempt["verdict"] not in PROMOTES:
-        return ""
+        return None
     return promotion_blocker(ledgers, attempt)
 
 
@@ -371,7 +372,8 @@ def attempt_outcome(ledgers: LedgerSnapshot, attempt: Row) -> str:
     if attempt["verdict"] in PROMOTES and ledgers.needs_approval(attempt):
         row = approval.answer_to(ledgers.approvals, attempt["key"])
         answer = approval.answer_text(row) if row else ""
-    return "; ".join(text for text in dict.fromkeys((answer, switch_blocker(ledgers, attempt))) if text)
+    blocker = switch_blocker(ledgers, attempt)
+    return "; ".join(text for text in dict.fromkeys((answer, blocker.sentence if blocker else "")) if text)
 
 
 # before and after the switch

@@ -20,7 +20,6 @@ from include.judge.evidence import BASELINE_PREFIX, CHALLENGER, CHAMPION, Eviden
 from include.judge.judge import checks_of
 from include.models import outputs
 from include.promote import ledger, verdicts
-from include.promote.approval import WAITS
 from include.promote.promotion import read_ledgers, switch_blocker
 from include.spec import UseCase
 from include.stats.intervals import Gain, estimate_gain, partitions_needed
@@ -139,7 +138,7 @@ def read_attempt(lake: Lake, spec: UseCase, key: str) -> AttemptData:
         test_rows=_read_test_rows(lake, evidence),
         champion=_read_champion(lake, spec, evidence),
         newer_champion=_newer_champion(lake, row),
-        blocker=blocker if blocker != WAITS else "",
+        blocker=blocker.sentence if blocker and not blocker.waits else "",
         training_data=_read_training_data(lake, spec, evidence.model, evidence.partition),
         source_partitions=[row for row in source_partitions if row["partition"] <= evidence.partition],
     )

@@ -65,7 +65,9 @@ def judged(lake: Lake, human: UseCase, attempt: Try) -> Try:
 
 
 def _why(lake: Lake, spec: UseCase, key: str) -> str:
-    return promotion_blocker(read_ledgers(lake, spec), verdicts.attempt(lake, key))
+    blocker = promotion_blocker(read_ledgers(lake, spec), verdicts.attempt(lake, key))
+    assert (blocker == WAITS) == (blocker is not None and blocker.waits)
+    return blocker.sentence if blocker else ""
 
 
 def test_nothing_is_switched_until_a_person_says_yes(
@@ -75,7 +77,7 @@ def test_nothing_is_switched_until_a_person_says_yes(
     key = judged(1, FIRST)
     with caplog.at_level("INFO"):
         assert promote(lake, human, key, registry=gone).switch is None
-    assert WAITS in caplog.text
+    assert WAITS.sentence in caplog.text
     assert ledger.champions(ledger.switches(lake)) == []
     row = approval.record_answer(lake, human, key, APPROVED, "ann", "looks right", AT)
     assert row == {
@@ -155,8 +157,8 @@ def test_a_refit_of_the_serving_recipe_is_asked_about_only_where_all_are(
     states = [attempt_outcome(read_ledgers(lake, spec), verdicts.attempt(lake, key)) for key in keys]
     superseded = f"superseded by the verdict of {THIRD}"
     assert (kinds, states[1:]) == {
-        "changes": (["promoted", "refreshed"], ["", WAITS]),
-        "all": (["promoted"], [superseded, WAITS]),
+        "changes": (["promoted", "refreshed"], ["", WAITS.sentence]),
+        "all": (["promoted"], [superseded, WAITS.sentence]),
     }[approval_of]
     assert (awaiting_approval(lake, spec) or {})["key"] == keys[2]
     assert _why(lake, weekly, keys[2]) == ""  # a gate that asks nobody
@@ -175,8 +177,9 @@ def test_a_newer_verdict_supersedes_what_waits_or_was_approved(
     assert promote(lake, human, first, registry=gone).switch is None
     assert (awaiting_approval(lake, human) or {})["key"] == second
     older = judged(3, FIRST)
-    assert _why(lake, human, second) == WAITS  # an older partition's verdict supersedes nothing newer
-    assert _why(lake, human, older) == WAITS
+    # an older partition's verdict supersedes nothing newer
+    assert _why(lake, human, second) == WAITS.sentence
+    assert _why(lake, human, older) == WAITS.sentence
     approval.record_answer(lake, human, second, APPROVED, "ann", "fine", AT)
     assert promote(lake, human, second, registry=gone).switch is not None
     assert awaiting_approval(lake, human) is None
@@ -202,7 +205,7 @@ def test_at_most_one_approved_verdict_may_act_on_each_partition(
     mixed = list(verdicts)
     order.shuffle(mixed)  # type: ignore[attr-defined]
     asked = [row for row in verdicts if row["verdict"] in PROMOTES]
-    may = [row for row in asked if missing_consent(mixed, approvals, row) == ""]
+    may = [row for row in asked if missing_consent(mixed, approvals, row) is None]
     assert {row["key"] for row in may} <= {row["attempt"] for row in approvals}
     for row in may:
         assert not [
@@ -252,7 +255,7 @@ def test_the_status_says_what_waits_and_what_was_answered(
     found = status(lake, human)
     assert found["waiting"]["key"] == second
     superseded = f"approved by ann: fine; superseded by the verdict of {SECOND}"
-    assert [row["outcome"] for row in found["attempts"]] == [superseded, WAITS]
+    assert [row["outcome"] for row in found["attempts"]] == [superseded, WAITS.sentence]
     said = status_text({**found, "partitions": 1})
     assert f"waits for approval: v2 of partition {SECOND}, {second[:8]}" in said
     assert superseded in said

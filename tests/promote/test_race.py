@@ -13,7 +13,7 @@ from include.judge.judge import BLESSED
 from include.models import artifacts
 from include.models.registry import Registry
 from include.promote import ledger, verdicts
-from include.promote.approval import APPROVED, REJECTED, WAITS
+from include.promote.approval import APPROVED, REJECTED, WAITS, Blocker
 from include.promote.promotion import promote, promotion_blocker, read_ledgers
 from include.promote.verdicts import judge_and_record
 from include.spec import UseCase
@@ -208,11 +208,13 @@ def test_an_approval_its_promotion_and_a_newer_verdict_at_once(
     served = ledger.champions(ledger.switches(lake))
     assert {(row["attempt"], row["by"]) for row in served} <= {(old, "ann")}
     assert promote(lake, human, new, registry=gone).switch is None
-    why = [promotion_blocker(read_ledgers(lake, human), verdicts.attempt(lake, key)) for key in (old, new)]
+    ledgers = read_ledgers(lake, human)
+    blockers = [promotion_blocker(ledgers, verdicts.attempt(lake, key)) for key in (old, new)]
     if served:  # the newer one was compared with nobody, and has to be trained again
-        assert why[1].startswith(("superseded: judged against no champion", "not blessed"))
+        assert blockers[1] is not None
+        assert blockers[1].sentence.startswith(("superseded: judged against no champion", "not blessed"))
     else:
-        assert why == [f"superseded by the verdict of {SECOND}", WAITS]
+        assert blockers == [Blocker(f"superseded by the verdict of {SECOND}"), WAITS]
 
 
 @pytest.mark.full

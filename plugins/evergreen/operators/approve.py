@@ -58,8 +58,10 @@ class ApproveOperator(EvergreenOperator, HITLOperator):
                 return self._result(answer)
             if first_asked := context["task_state_store"].get(FIRST_ASKED):
                 return self._wait_again(context, self._deadline(first_asked))
-            if (blocker := promotion_blocker(ledgers, attempt)) != approval.WAITS:
-                self.skip_task(f"no approval is needed: {blocker or 'nothing blocks the promotion'}")
+            blocker = promotion_blocker(ledgers, attempt)
+            if blocker is None or not blocker.waits:
+                why = blocker.sentence if blocker else "nothing blocks the promotion"
+                self.skip_task(f"no approval is needed: {why}")
             set_baseline(lake, spec, attempt)  # without a champion the baseline serves until the answer
             return self._ask(context, attempt)
 
