@@ -11,7 +11,7 @@ import json
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import requests
 
@@ -58,6 +58,22 @@ class Attempt:
     def names(self) -> str:
         """What the message was about, as a person reads it."""
         return ", ".join(sorted(alert_name(*alert) for alert in self.alerts))
+
+
+@dataclass(frozen=True)
+class SendResult:
+    """What came of sending a message to a recipient.
+
+    Parameters
+    ----------
+    reason : of a failure.
+    """
+
+    status: Literal["sent", "already sent", "failed"]
+    reason: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status}: {self.reason}" if self.reason else self.status
 
 
 def message(usecase: str, decision: dict[str, Any], report: str) -> Message:
@@ -133,10 +149,10 @@ def send_alerts(
     recipients: Sequence[str],
     send: Callable[[str, Message], None],
     silenced: Collection[Key] = (),
-) -> dict[str, str]:
-    """Send a message to each recipient that hasn't received it, and return the outcome by recipient.
+) -> dict[str, SendResult]:
+    """Send a message to each recipient that hasn't received it, and return the result by recipient.
 
-    Nothing is raised: an outcome is ``sent``, ``already sent``, or ``failed: `` with the reason.
+    Nothing is raised: a recipient that can't be reached is a result too.
 
     Parameters
     ----------
@@ -147,15 +163,15 @@ def send_alerts(
     """
     prefix = f"{CLAIMS}/{message['partition']}-{digest_json(_content(message['findings']))[:12]}"
     message = without_silenced(message, silenced)
-    outcomes = {}
+    results = {}
     for name in recipients:
         claim = _claim(lake, f"{prefix}/{name}", message)
         if not claim:
-            outcomes[name] = "already sent"
+            results[name] = SendResult("already sent")
             continue
-        outcomes[name] = try_to_send(send, name, message)
-        lake.replace(claim, _claim_content(message, NOTIFIED if outcomes[name] == "sent" else FAILED))
-    return outcomes
+        results[name] = try_to_send(send, name, message)
+        lake.replace(claim, _claim_content(message, NOTIFIED if results[name].status == "sent" else FAILED))
+    return results
 
 
 def take_over(lake: Lake, alert: Key, partition: str, *, by: str) -> bool:
@@ -170,15 +186,15 @@ def take_over(lake: Lake, alert: Key, partition: str, *, by: str) -> bool:
     return lake.create(key, by.encode()) or lake.get(key) == by.encode()
 
 
-def try_to_send(send: Callable[[str, Message], None], recipient: str, message: Message) -> str:
-    """Send a message to one recipient, whether it was sent before or not, and return the outcome."""
+def try_to_send(send: Callable[[str, Message], None], recipient: str, message: Message) -> SendResult:
+    """Send a message to one recipient, whether it was sent before or not."""
     try:
         send(recipient, message)
     except EvergreenError as error:
-        return f"failed: {error}"
+        return SendResult("failed", str(error))
     except Exception as error:  # a failed alert must not fail the partition
-        return f"failed: {type(error).__name__}"
-    return "sent"
+        return SendResult("failed", type(error).__name__)
+    return SendResult("sent")
 
 
 def attempts(lake: Lake, partitions: Collection[str]) -> dict[str, list[Attempt]]:

@@ -56,9 +56,9 @@ def notify(
 
     if not spec.alerts.to:
         return f"{message['sentence']}; no recipients are declared under alerts.to", []
-    outcomes = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec), silenced)
-    sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()]
-    missed = [name for name, outcome in outcomes.items() if outcome.startswith("failed")]
+    results = alerts.send_alerts(lake, message, spec.alerts.to, sender(context, spec), silenced)
+    sent = [f"{name}: {result}" for name, result in results.items()]
+    missed = [name for name, result in results.items() if result.status == "failed"]
     return "; ".join([message["sentence"], *sent]), missed
 
 

@@ -107,11 +107,11 @@ def _notify(usecase: str, to: list[str], context: dict[str, Any]) -> str:
             log.info("%s", outcome)
             return outcome
         message = alerts.deadline_message(usecase, partition, page, deadline, reason)
-        outcomes = alerts.send_alerts(lake, message, to, send)
+        results = alerts.send_alerts(lake, message, to, send)
     except StoreUnavailable:  # another likely reason; whom it reached isn't recorded then
         message = alerts.deadline_message(usecase, partition, page, deadline, "the lake can't be read")
-        outcomes = {name: alerts.try_to_send(send, name, message) for name in to}
-    sent = [f"{name}: {outcome}" for name, outcome in outcomes.items()]
+        results = {name: alerts.try_to_send(send, name, message) for name in to}
+    sent = [f"{name}: {result}" for name, result in results.items()]
     outcome = "; ".join([message["sentence"], *(sent or ["no recipients are declared under alerts.to"])])
     log.warning("%s", outcome)
     return outcome

@@ -48,17 +48,20 @@ def test_a_recipient_is_sent_to_by_its_own_channel(declare: Declare, file: Path,
     lake = Lake(spec.name, str(tmp_path / "lake"))
     outcomes = send_alerts(lake, MESSAGE, spec.alerts.to, sender({}, spec))
     assert file.read_text() == "hunter2hunter2: Look."
-    assert outcomes["chat"] == "sent"
-    assert "expected a connection of type http, slackwebhook, smtp, but found type pager" in outcomes["hook"]
+    assert outcomes["chat"].status == "sent"
+    assert (
+        "expected a connection of type http, slackwebhook, smtp, but found type pager"
+        in outcomes["hook"].reason
+    )
 
 
 def test_a_failure_shows_its_line_and_no_secret(declare: Declare, file: Path, tmp_path: Path) -> None:
     """Only the type of what the channel raises is in the outcome, which is logged."""
     spec = declare(OWN, channels=CHANNEL + "    raise ValueError(endpoint.password)\n")
     outcome = send_alerts(Lake(spec.name, str(tmp_path)), MESSAGE, ["chat"], sender({}, spec))["chat"]
-    assert "failed: missed_visits: alerts.channels.chat: expected" in outcome
-    assert f"found ValueError ({spec.folder}/channels.py:7)" in outcome
-    assert "hunter2" not in outcome
+    assert "failed: missed_visits: alerts.channels.chat: expected" in str(outcome)
+    assert f"found ValueError ({spec.folder}/channels.py:7)" in outcome.reason
+    assert "hunter2" not in outcome.reason
 
 
 def test_a_package_registers_a_type_of_connection(
