@@ -34,12 +34,12 @@ CHANNELS = {
 MAIL_EXTRA = ("to", "from_email")  # what the extra of a connection of type smtp must have
 CLAIMS, TAKEN = "state/alerts", "state/taken_alerts"
 UNCONFIRMED, FAILED, NOTIFIED = "not confirmed", "failed", "notified"  # a killed sender leaves the first
-PATIENCE, POLL = 60.0, 1.0  # seconds that another attempt's sending is waited for, and between two looks
+PATIENCE, POLL = 60.0, 1.0  # seconds that another delivery is waited for, and between two looks
 
 
 @dataclass(frozen=True)
-class Attempt:
-    """The newest attempt to send a message to a recipient.
+class Delivery:
+    """The newest try to deliver a message to a recipient.
 
     Parameters
     ----------
@@ -197,8 +197,8 @@ def try_to_send(send: Callable[[str, Message], None], recipient: str, message: M
     return SendResult("sent")
 
 
-def attempts(lake: Lake, partitions: Collection[str]) -> dict[str, list[Attempt]]:
-    """Return the newest attempt for each message and recipient, by partition, for those that sent one."""
+def deliveries(lake: Lake, partitions: Collection[str]) -> dict[str, list[Delivery]]:
+    """Return the newest delivery for each message and recipient, by partition, for those that sent one."""
     if not partitions:
         return {}
     newest: dict[tuple[str, str], int] = {}
@@ -207,12 +207,12 @@ def attempts(lake: Lake, partitions: Collection[str]) -> dict[str, list[Attempt]
         recipient, _, number = claim.rpartition("-")
         if message_id.rpartition("-")[0] in partitions:
             newest[message_id, recipient] = max(int(number), newest.get((message_id, recipient), 0))
-    by_partition: dict[str, list[Attempt]] = {}
-    for (message_id, recipient), attempt_number in sorted(newest.items()):
-        outcome, alerts = _read_claim(lake, f"{CLAIMS}/{message_id}/{recipient}-{attempt_number}")
+    by_partition: dict[str, list[Delivery]] = {}
+    for (message_id, recipient), newest_number in sorted(newest.items()):
+        outcome, alerts = _read_claim(lake, f"{CLAIMS}/{message_id}/{recipient}-{newest_number}")
         partition = message_id.rpartition("-")[0]
-        attempt = Attempt(partition, recipient, outcome, alerts)
-        by_partition.setdefault(partition, []).append(attempt)
+        delivery = Delivery(partition, recipient, outcome, alerts)
+        by_partition.setdefault(partition, []).append(delivery)
     return by_partition
 
 
@@ -225,9 +225,9 @@ def _content(findings: Sequence[Mapping[str, Any]]) -> list[Any]:
 
 
 def _claim(lake: Lake, prefix: str, message: Message) -> str:
-    """Return the key of this caller's attempt, empty if an earlier one succeeded.
+    """Return the key of this caller's delivery, empty if an earlier one succeeded.
 
-    An attempt that is still sending is waited for. After `PATIENCE` seconds it counts as killed, and the
+    A delivery that is still being sent is waited for. After `PATIENCE` seconds it counts as killed, and the
     message is sent again, since one that arrives twice is better than one that never does.
     """
     earlier = [key for key in lake.keys(prefix.rpartition("/")[0]) if key.rpartition("-")[0] == prefix]
@@ -249,7 +249,7 @@ def _claim_content(message: Message, outcome: str) -> bytes:
 
 
 def _read_claim(lake: Lake, key: str) -> tuple[str, frozenset[Key]]:
-    """Return the outcome of an attempt, and what its message was about, which earlier code didn't record."""
+    """Return the outcome of a delivery, and what its message was about, which earlier code didn't record."""
     data = lake.get(key) or b""
     if not data.startswith(b"{"):
         return data.decode() or UNCONFIRMED, frozenset()

@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from include.errors import unstable
 from include.monitor import findings
-from include.monitor.alerts import NOTIFIED, Key, attempts, take_over
+from include.monitor.alerts import NOTIFIED, Key, deliveries, take_over
 from include.monitor.findings import Finding
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
@@ -397,15 +397,15 @@ def _quiet_alarms(
     """
     checks = {check.name: check for check in CHECKS}
     longest = max(check.quiet(spec) for check in CHECKS)
-    sent = attempts(lake, [state.key for state in history[-1 - longest : -1]])
+    sent = deliveries(lake, [state.key for state in history[-1 - longest : -1]])
     alarms = []
     for item in _alerts(history, spec)[1] if history else ():
         check = checks[item.check]
         is_notified = any(
-            attempt.outcome == NOTIFIED
-            and any(_quiets(check, alert, item.subject) for alert in attempt.alerts)
+            delivery.outcome == NOTIFIED
+            and any(_quiets(check, alert, item.subject) for alert in delivery.alerts)
             for state in history[-1 - check.quiet(spec) : -1]
-            for attempt in sent.get(state.key, ())
+            for delivery in sent.get(state.key, ())
         )
         alerted = _alerted_items(history, check, spec, item.subject)
         alarms.append((item, "" if is_notified else alerted[0][0]))

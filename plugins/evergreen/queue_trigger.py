@@ -226,7 +226,7 @@ def notify_outage(usecase: str, problem: str, since: datetime | None) -> bool:
     """
     from evergreen import alert_channels
     from evergreen.links import usecase_address
-    from include.monitor.alerts import NOTIFIED, alert_key, attempts
+    from include.monitor.alerts import NOTIFIED, alert_key, deliveries
     from include.ops.events import outage_message
     from include.spec import load
     from include.storage.lake import Lake
@@ -236,10 +236,10 @@ def notify_outage(usecase: str, problem: str, since: datetime | None) -> bool:
     message = outage_message(spec, partition, problem, since, usecase_address(usecase))
     if since is None:
         own = {alert_key(item) for item in message["findings"]}
-        recent = attempts(lake, [spec.clock.shift(partition, -n) for n in range(1, spec.alerts.quiet + 1)])
-        for attempt in chain.from_iterable(recent.values()):
-            if attempt.outcome == NOTIFIED and own <= attempt.alerts:
-                log.warning("%s: alerted on %s already", message["sentence"], attempt.partition)
+        recent = deliveries(lake, [spec.clock.shift(partition, -n) for n in range(1, spec.alerts.quiet + 1)])
+        for delivery in chain.from_iterable(recent.values()):
+            if delivery.outcome == NOTIFIED and own <= delivery.alerts:
+                log.warning("%s: alerted on %s already", message["sentence"], delivery.partition)
                 return True
     outcome, missed = alert_channels.notify(lake, spec, message, {})
     log.warning("%s", outcome)

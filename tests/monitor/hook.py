@@ -42,7 +42,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def claim(outcome: str, *alerts: tuple[str, str]) -> bytes:
-    """Return what an attempt to send a message leaves in the lake."""
+    """Return what a try to deliver a message leaves in the lake."""
     items = [{"check": check, "subject": subject} for check, subject in alerts]
     return json.dumps({"outcome": outcome, "alerts": items}).encode()
 

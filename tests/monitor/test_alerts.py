@@ -116,8 +116,8 @@ def tell(run_type: str = "scheduled", partition: str = PARTITION) -> str:
 def outcomes(lake: Lake) -> dict[str, str]:
     """Return what became of the partition's message, by recipient."""
     return {
-        attempt.recipient: attempt.outcome
-        for attempt in alerts.attempts(lake, [PARTITION]).get(PARTITION, [])
+        delivery.recipient: delivery.outcome
+        for delivery in alerts.deliveries(lake, [PARTITION]).get(PARTITION, [])
     }
 
 
@@ -410,7 +410,7 @@ def test_a_try_that_was_killed_while_it_sent_is_no_notification(declare: Declare
 @pytest.mark.parametrize(
     ("written", "outcome"), [(b"notified", "notified"), (b"failed", "failed"), (b"", "not confirmed")]
 )
-def test_an_attempt_of_earlier_code_is_read(declare: Declare, written: bytes, outcome: str) -> None:
+def test_a_delivery_of_earlier_code_is_read(declare: Declare, written: bytes, outcome: str) -> None:
     """It recorded the outcome alone."""
     lake = declare()
     lake.create(f"state/alerts/{PARTITION}-0123456789ab/ops-0", written)

@@ -34,13 +34,13 @@ def alerts(request: Request, opened: Opened, may_operate: MayOperate) -> HTMLRes
 
 def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
     """Return the open alerts, each with its silence and who was notified, and the newest silences."""
-    from include.monitor.alerts import alert_name, attempts  # at the first request: it imports pyarrow
+    from include.monitor.alerts import alert_name, deliveries  # at the first request: it imports pyarrow
     from include.monitor.silences import ACKNOWLEDGED, AlertLog
 
     log = AlertLog(lake)
     newest = log.monitored[-1] if log.monitored else ""
     alerts = log.open_alerts()
-    sent = attempts(lake, {partition for alert in alerts for partition in alert.partitions})
+    sent = deliveries(lake, {partition for alert in alerts for partition in alert.partitions})
     until = spec.clock.shift(newest, spec.alerts.quiet) if newest else ""
     rows = []
     for alert in alerts:
@@ -51,10 +51,10 @@ def alerts_data(lake: Lake, spec: UseCase) -> dict[str, Any]:
             actions = []
         actions.append((f"Mute until {until}", {"action": "mute", **about, "partition": until}))
         notified_on = {
-            (attempt.recipient, attempt.outcome): partition
+            (delivery.recipient, delivery.outcome): partition
             for partition in alert.partitions
-            for attempt in sent.get(partition, ())
-            if alert.key in attempt.alerts
+            for delivery in sent.get(partition, ())
+            if alert.key in delivery.alerts
         }
         rows.append(
             {

@@ -67,7 +67,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
     ----------
     products : the partition's rows of `partitions`, by product.
     """
-    from include.monitor.alerts import attempts
+    from include.monitor.alerts import deliveries
     from include.promote.promotion import attempt_outcome, read_ledgers
 
     where = {"partition": partition}
@@ -88,7 +88,7 @@ def partition_data(lake: Lake, spec: UseCase, partition: str, products: Mapping[
         "findings": findings,
         "decision": decision,
         "alerts": json.loads(decision["alerts"] or "[]") if decision else [],
-        "notified": attempts(lake, [partition]).get(partition, []),
+        "notified": deliveries(lake, [partition]).get(partition, []),
         "report": drift_report_path(partition) if any(findings.values()) else "",
         "attempts": [
             {

@@ -123,7 +123,7 @@ def _switches(switches: Rows, reports: set[str]) -> Rows:
 
 def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     """Return a line for each of the last partitions, newest first, from the tables of all stages."""
-    from include.monitor.alerts import attempts
+    from include.monitor.alerts import deliveries
     from include.monitor.performance import newest_metrics
 
     products = {(row["partition"], row["product"]): row for row in partition_rows}
@@ -133,7 +133,7 @@ def _partitions(lake: Lake, spec: UseCase, partition_rows: Rows) -> Rows:
     measured = newest_metrics(lake, partitions)
     findings = _by_partition(lake.rows("findings", where))
     decisions = _by_partition(lake.rows("decisions", where))
-    sent = attempts(lake, partitions)
+    sent = deliveries(lake, partitions)
     return [
         {
             "partition": partition,
