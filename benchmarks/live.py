@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from include.features.labels import matured, training_set
 from include.models import artifacts
 from include.monitor.checks import concept
-from include.monitor.checks.degradation import YEAR, above_reference, above_walk
-from include.monitor.findings import Finding
+from include.monitor.checks.live_performance import YEAR, above_reference, above_walk
+from include.monitor.context import Finding
 from include.monitor.losses import LossSeries, self_expected_loss
 from include.spec import UseCase, load
 from include.stats.cusum import PairedSums, loss_limits

@@ -1,13 +1,18 @@
 """The monitoring of one partition: everything that its checks read, each part loaded once on first use.
 
 Each check takes a `PartitionContext` and returns findings, as each check of the gate takes a `CheckContext`.
+People read a finding, and the policy acts on it. *Not enough* is an outcome of its own: there was too little
+to judge, which is neither ok nor an alarm.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from typing import Any, Literal
+
+import pyarrow as pa
 
 from include.monitor import reference
 from include.monitor.losses import LossSeries, loss_series
@@ -17,10 +22,44 @@ from include.spec import UseCase
 from include.stats import profiles
 from include.stats.profiles import Profile
 from include.storage.lake import Lake, Row
+from include.storage.schemas import FINDINGS
 from include.train import walks
 from include.train.walks import Walks
 
+Outcome = Literal["ok", "alarm", "not enough"]
 NO_PREDICTIONS = "nothing was predicted for this partition"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check observed about one subject.
+
+    Parameters
+    ----------
+    check : the name of the check in `include.monitor.registry`.
+    subject : the column, metric, source or product that was checked.
+    value, threshold : the figure, and the limit beyond which it is an alarm; None if there is none.
+    note : the finding as a sentence.
+    """
+
+    check: str
+    subject: str
+    value: float | None
+    threshold: float | None
+    outcome: Outcome
+    note: str
+
+
+def findings_table(partition: str, findings: Iterable[Finding]) -> pa.Table:
+    """Return a partition's findings as rows of `findings`, sorted by check and subject."""
+    ordered = sorted(findings, key=lambda finding: (finding.check, finding.subject))
+    rows = [{"partition": partition, **asdict(finding)} for finding in ordered]
+    return pa.Table.from_pylist(rows, schema=FINDINGS)
+
+
+def findings_from_rows(rows: Iterable[Mapping[str, Any]]) -> list[Finding]:
+    """Return the findings that rows of `findings` hold."""
+    return [Finding(**{k: v for k, v in row.items() if k != "partition"}) for row in rows]
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,9 @@ from scipy.special import expit, logit, stdtrit
 
 from include.judge.evidence import CHALLENGER
 from include.models import outputs
-from include.monitor.checks.degradation import promotion_test_rows
 from include.monitor.checks.drift import check_never_learned
-from include.monitor.context import NO_PREDICTIONS, PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.checks.live_performance import promotion_test_rows
+from include.monitor.context import NO_PREDICTIONS, Finding, PartitionContext
 from include.monitor.performance import newest_metrics
 from include.monitor.state import PERFORMANCE
 from include.promote.ledger import judged_attempt, was_judged

@@ -15,8 +15,7 @@ import pyarrow as pa
 from include.errors import unstable
 from include.monitor import estimates
 from include.monitor.checks import drift
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding, findings_table
+from include.monitor.context import Finding, PartitionContext, findings_table
 from include.monitor.performance import publish_performance
 from include.monitor.policy import Decision, publish_decisions
 from include.monitor.registry import CHECKS, run_checks

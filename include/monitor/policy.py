@@ -23,9 +23,8 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from include.errors import unstable
-from include.monitor import findings
 from include.monitor.alerts import NOTIFIED, Key, deliveries, take_over
-from include.monitor.findings import Finding
+from include.monitor.context import Finding, findings_from_rows
 from include.monitor.registry import CHECKS, MonitoringCheck
 from include.monitor.state import PRODUCT
 from include.promote import ledger
@@ -438,7 +437,7 @@ def _history(lake: Lake, spec: UseCase, partition: str) -> list[PartitionState]:
             PartitionState(
                 key,
                 model=str(serving["model"]) if serving else "",
-                alarms=tuple(findings.from_rows(alarms[key])) if is_monitored else (),
+                alarms=tuple(findings_from_rows(alarms[key])) if is_monitored else (),
                 switch=_switch_item(switch, key) if switch else None,
                 switch_act="replace" if switch and switch["kind"] == ledger.REPLACED else "roll back",
                 why_no_champion="" if serving else ledger.why_no_champion(switches, key),

@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from include.monitor.checks import concept, constant, data, degradation, drift, labels, sudden_changes
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.checks import concept, constant, data, drift, labels, live_performance, sudden_changes
+from include.monitor.context import Finding, PartitionContext
 from include.spec import UseCase
 
 
@@ -54,7 +53,7 @@ CHECKS = (
     ),
     MonitoringCheck("concept", concept.check_concept, cause="concept"),
     MonitoringCheck("leakage", labels.check_leakage),
-    MonitoringCheck("performance", degradation.check_performance, cause="degraded"),
+    MonitoringCheck("performance", live_performance.check_performance, cause="degraded"),
     # each season moves the features, so drift alone notifies nobody
     MonitoringCheck("drift", drift.check_drift, alerts=False, cause="drifted"),
 )

@@ -18,8 +18,7 @@ import pyarrow as pa
 
 from include.errors import NotPublished
 from include.features.build import features, row_counts
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding, from_rows
+from include.monitor.context import Finding, PartitionContext, findings_from_rows
 from include.monitor.state import PublishedState
 from include.spec import UseCase
 from include.stats.drift_measures import NAMES
@@ -48,7 +47,7 @@ def drift_report(lake: Lake, spec: UseCase, partition: str) -> str:
             remedy=f"run {spec.name}__batch for that partition",
         )
     context = PartitionContext(lake, spec, PublishedState(lake, spec, partition), partition)
-    drift = [finding for finding in from_rows(rows) if finding.check == "drift"]
+    drift = [finding for finding in findings_from_rows(rows) if finding.check == "drift"]
     reference = context.reference
     if reference is None or partition not in context.window:
         page = _without_charts(spec, partition, drift[0].note, drift)

@@ -24,7 +24,7 @@ from evergreen.deadline import PredictionsDue, notify_overdue
 from evergreen.operators.monitor import AlertOperator
 from include.errors import StoreUnavailable
 from include.monitor import alerts
-from include.monitor.findings import Finding, findings_table
+from include.monitor.context import Finding, findings_table
 from include.monitor.policy import publish_decisions
 from include.spec import UseCase, load
 from include.storage import schemas

@@ -21,8 +21,7 @@ from benchmarks.live import RATE, common_course, part_of
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
 from include.monitor.checks import concept
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.context import Finding, PartitionContext
 from include.monitor.losses import LOSSES, LossSeries, self_expected_loss
 from include.monitor.state import PublishedState
 from include.score.pipeline import score

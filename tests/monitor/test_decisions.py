@@ -14,8 +14,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from include.monitor import findings
-from include.monitor.findings import Finding
+from include.monitor.context import Finding, findings_table
 from include.monitor.policy import other_causes, publish_decisions
 from include.promote.ledger import BASELINE_ONLY, REFRESHED, REPLACED, ROLLED_BACK
 from include.spec import UseCase
@@ -35,7 +34,7 @@ def rules(use: UseCase) -> UseCase:
 def watched(lake: Lake, use: UseCase, partition: str, *checks: Any) -> None:
     """Publish alarms as the monitor does, and decide."""
     found = [Finding(check, "x", 1.0, 0.5, "alarm", f"{check} of {partition}") for check in checks]
-    lake.publish("findings", findings.findings_table(partition, found), {"partition": partition})
+    lake.publish("findings", findings_table(partition, found), {"partition": partition})
     row = dict.fromkeys(schemas.PARTITIONS.names) | {"product": "monitor", "partition": partition}
     done = pa.Table.from_pylist([{**row, "outcome": "published"}], schema=schemas.PARTITIONS)
     lake.publish("partitions", done, {"product": "monitor", "partition": partition})

@@ -11,7 +11,7 @@ import pytest
 from sklearn import metrics as sk
 
 from include.models import artifacts
-from include.monitor.checks import degradation
+from include.monitor.checks import live_performance
 from include.monitor.context import PartitionContext
 from include.monitor.performance import publish_performance
 from include.monitor.pipeline import monitor
@@ -83,7 +83,7 @@ def test_requirements_are_judged_across_the_refits_of_a_recipe(
     served = pa.array([refit] * 60 + canary["model"].to_pylist()[60:])
     canary = canary.set_column(canary.column_names.index("model"), "model", served)
     quick.publish("predictions", canary, {"partition": week[0]})
-    (finding,) = degradation.check_requirements(
+    (finding,) = live_performance.check_requirements(
         PartitionContext(quick, use, PublishedState(quick, use, week[4]), week[4])
     )
     left = len(target) - sum(minutes is not None for minutes in machines.day(week[0])[1][:60])
@@ -103,7 +103,7 @@ def test_a_finding_prints_on_which_side_of_its_limit_a_figure_is(
 ) -> None:
     """A figure that misses its limit by little has the digits that show it."""
     rule = Requirement(metric="roc_auc", **required)
-    assert degradation.judge_requirement(rule, value, "over a week").note == note
+    assert live_performance.judge_requirement(rule, value, "over a week").note == note
 
 
 @pytest.mark.full

@@ -11,8 +11,7 @@ from sklearn import metrics as sk
 
 from include.errors import EvergreenError, NotPublished
 from include.monitor.checks.labels import check_labels, overdue_labels
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.context import Finding, PartitionContext
 from include.monitor.performance import performance_by
 from include.ops.verify import verify
 from include.score.pipeline import score

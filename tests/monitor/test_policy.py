@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from include.monitor.findings import Finding, Outcome
+from include.monitor.context import Finding, Outcome
 from include.monitor.policy import (
     CAUSES,
     MONTH,

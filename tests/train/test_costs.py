@@ -12,7 +12,7 @@ from include.evaluate.pipeline import evaluate
 from include.judge.evidence import CHALLENGER, Evidence
 from include.models import outputs
 from include.models.registry import Registry
-from include.monitor.checks.degradation import promotion_test_rows
+from include.monitor.checks.live_performance import promotion_test_rows
 from include.monitor.estimates import expected_metrics, learn_calibration
 from include.monitor.losses import self_expected_loss
 from include.promote import ledger

@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 
 from include.judge.evidence import CHALLENGER
 from include.models import outputs
-from include.monitor.checks.degradation import judge_excess, promotion_test_rows
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.checks.live_performance import judge_excess, promotion_test_rows
+from include.monitor.context import Finding, PartitionContext
 from include.monitor.losses import LossSeries, self_expected_loss
 from include.spec import UseCase
 from include.stats.cusum import PairedSums

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.context import Finding, PartitionContext
 from include.monitor.reference import ReferenceColumn
 from include.stats.profiles import Profile, merge_profiles
 from include.storage.lake import Row

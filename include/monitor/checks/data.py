@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from include.monitor.context import NO_PREDICTIONS, PartitionContext
-from include.monitor.findings import Finding, Outcome
+from include.monitor.context import NO_PREDICTIONS, Finding, Outcome, PartitionContext
 from include.spec import UseCase
 
 

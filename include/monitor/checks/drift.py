@@ -28,8 +28,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from include.monitor.checks.constant import is_ordinarily_constant
-from include.monitor.context import NO_PREDICTIONS, PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.context import NO_PREDICTIONS, Finding, PartitionContext
 from include.monitor.reference import Reference, ReferenceColumn
 from include.spec.stages import Monitoring
 from include.stats import drift_measures

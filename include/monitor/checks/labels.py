@@ -10,8 +10,7 @@ from collections.abc import Sequence
 import pyarrow.compute as pc
 
 from include.features.labels import labels
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding, Outcome
+from include.monitor.context import Finding, Outcome, PartitionContext
 from include.monitor.performance import labeled_partitions
 from include.promote.verdicts import failed_leakage_checks
 

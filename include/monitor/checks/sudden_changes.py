@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding
+from include.monitor.context import Finding, PartitionContext
 from include.spec.stages import SuddenChanges
 from include.stats import alarms
 from include.stats.drift_measures import Binning, Counts

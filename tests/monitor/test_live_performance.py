@@ -24,7 +24,7 @@ from benchmarks.live import (
 from include.features.build import features
 from include.models import artifacts
 from include.monitor import losses
-from include.monitor.checks import degradation
+from include.monitor.checks import live_performance
 from include.monitor.context import PartitionContext
 from include.monitor.losses import LossSeries
 from include.monitor.state import PublishedState
@@ -83,7 +83,7 @@ def test_noise_and_seasons_are_alarms_as_rarely_as_declared(kind: str, past: int
 def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
     """The excess is that of the partitions since the evidence was last zero."""
     excess = np.concatenate([np.full(20, -0.1), np.full(5, WORSE)])
-    finding = degradation.above_reference(use, live(excess), "constant", walk(-0.1))
+    finding = live_performance.above_reference(use, live(excess), "constant", walk(-0.1))
     assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the constant")
     assert " a row, 0.2 more than the 0.65 of the reference over 5 matured partitions, 2" in finding.note
     assert finding.value is not None
@@ -111,9 +111,9 @@ def test_a_label_that_the_objective_excludes_leaves_the_losses_of_the_other_rows
 def test_a_single_wild_partition_is_no_alarm(use: UseCase) -> None:
     """However much one partition loses, it takes a second one."""
     excess = np.append(np.full(20, -0.2), 50.0)
-    assert degradation.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
+    assert live_performance.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
     assert (
-        degradation.above_reference(use, live(np.append(excess, 50.0)), "constant", walk(-0.2)).outcome
+        live_performance.above_reference(use, live(np.append(excess, 50.0)), "constant", walk(-0.2)).outcome
         == "alarm"
     )
 
@@ -121,48 +121,51 @@ def test_a_single_wild_partition_is_no_alarm(use: UseCase) -> None:
 def test_an_alarm_ends_soon_after_its_cause(use: UseCase) -> None:
     """After a hundred partitions above the prior, a week as before isn't an alarm any more."""
     excess = np.concatenate([np.full(100, 0.5), np.full(7, -0.2)])
-    assert degradation.above_reference(use, live(excess[:100]), "constant", walk(-0.2)).outcome == "alarm"
-    assert degradation.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
+    assert (
+        live_performance.above_reference(use, live(excess[:100]), "constant", walk(-0.2)).outcome == "alarm"
+    )
+    assert live_performance.above_reference(use, live(excess), "constant", walk(-0.2)).outcome == "ok"
 
 
 def test_a_lost_advantage_is_detected_though_the_prior_is_no_better(use: UseCase) -> None:
     """A model that no longer beats the constant isn't an alarm against it, but one against its walk."""
     excess = 0.02 * common_course("independent", 30, np.random.default_rng(2))
     past = walk(-0.2)
-    assert degradation.above_reference(use, live(excess), "constant", past).outcome == "ok"
-    assert degradation.above_walk(use, live(excess), past).outcome == "alarm"
+    assert live_performance.above_reference(use, live(excess), "constant", past).outcome == "ok"
+    assert live_performance.above_walk(use, live(excess), past).outcome == "alarm"
 
 
 def test_a_broken_month_in_the_walk_leaves_the_test_its_power(use: UseCase) -> None:
     """What a recipe lost while its relation was broken isn't ordinary."""
     before = -0.2 + DEVIATION * common_course("independent", 200, np.random.default_rng(3))
     before[100:130] = 1.0
-    finding = degradation.above_reference(use, live(np.full(10, WORSE)), "constant", sums(before))
+    finding = live_performance.above_reference(use, live(np.full(10, WORSE)), "constant", sums(before))
     assert finding.outcome == "alarm"
 
 
 def test_a_partition_of_few_rows_counts_little(use: UseCase) -> None:
     """Ten partitions of three rows each aren't evidence, where sixty rows would be an alarm."""
     assert (
-        degradation.above_reference(use, live(np.full(10, WORSE), 3), "constant", walk(-0.1)).outcome == "ok"
+        live_performance.above_reference(use, live(np.full(10, WORSE), 3), "constant", walk(-0.1)).outcome
+        == "ok"
     )
 
 
 def test_equal_models_are_no_alarm(use: UseCase) -> None:
     """A champion that is the prior loses as much as the prior, on each partition, exactly."""
     same = sums(np.zeros(60))
-    assert degradation.above_reference(use, live(np.zeros(30)), "constant", same).outcome == "ok"
+    assert live_performance.above_reference(use, live(np.zeros(30)), "constant", same).outcome == "ok"
 
 
 def test_losses_of_an_earlier_version_have_no_prior(use: UseCase) -> None:
     """Partitions published before the prior's loss was stored don't count."""
     series = live(np.full(10, WORSE))
     some = replace(series, constant=np.where(np.arange(10) < 9, np.nan, series.constant))
-    assert degradation.above_reference(use, series, "constant", walk(-0.1)).outcome == "alarm"
-    finding = degradation.above_reference(use, some, "constant", walk(-0.1))
+    assert live_performance.above_reference(use, series, "constant", walk(-0.1)).outcome == "alarm"
+    finding = live_performance.above_reference(use, some, "constant", walk(-0.1))
     assert (finding.outcome, "over 1 matured partitions" in finding.note) == ("ok", True)
     none = replace(series, constant=np.full(10, np.nan))
-    assert degradation.above_reference(use, none, "constant", walk(-0.1)).outcome == "not enough"
+    assert live_performance.above_reference(use, none, "constant", walk(-0.1)).outcome == "not enough"
 
 
 def publish_walk(lake: Lake, use: UseCase, until: str, count: int = 40) -> None:
@@ -199,7 +202,7 @@ def test_the_losses_of_a_recipe_count_across_its_refits(quick: Lake, use: UseCas
         rows = pa.Table.from_pylist([first, {**refit, "kind": kind}], schemas.SWITCHES)
         quick.publish("switches", rows, {"switch": [1, 2]})
         context = PartitionContext(quick, use, PublishedState(quick, use, week[-1]), week[-1])
-        findings = {finding.subject: finding for finding in degradation.check_losses(context)}
+        findings = {finding.subject: finding for finding in live_performance.check_losses(context)}
         assert set(findings) == {"log_loss against the constant", "log_loss against its walk"}
         outcomes[kind] = findings["log_loss against the constant"].note.split(",")[1]
     assert outcomes[REFRESHED].endswith("over 8 matured partitions")
@@ -213,7 +216,7 @@ def test_a_recipe_without_a_walk_is_compared_with_the_prior_alone(
     model = quick.rows("switches")[0]["model"]
     publish_losses(quick, week, [model] * len(week), 0.5)
     context = PartitionContext(quick, use, PublishedState(quick, use, week[-1]), week[-1])
-    prior, own_walk = degradation.check_losses(context)
+    prior, own_walk = live_performance.check_losses(context)
     assert (prior.outcome, own_walk.outcome) == ("alarm", "not enough")
     assert own_walk.note == "its recipe had no walk when it was trained"
 
@@ -222,8 +225,8 @@ def test_a_deployed_baseline_is_compared_on_the_same_rows(use: UseCase) -> None:
     """A champion that beats the prior, but loses more than the baseline, is an alarm against the baseline."""
     series = live(np.full(12, -0.1))
     better = replace(series, baseline=series.constant - 0.25 * series.rows)
-    assert degradation.above_reference(use, better, "constant", walk(-0.2)).outcome == "ok"
-    assert degradation.above_reference(use, better, "baseline", walk(-0.01)).outcome == "alarm"
+    assert live_performance.above_reference(use, better, "constant", walk(-0.2)).outcome == "ok"
+    assert live_performance.above_reference(use, better, "baseline", walk(-0.01)).outcome == "alarm"
 
 
 def test_the_baseline_predicts_the_same_rows(quick: Lake, use: UseCase, week: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""Degradation: the champion's realized performance against requirements, other predictions and its own past.
+"""Live performance: the champion's metrics and losses against requirements, other predictions, its own past.
 
 Both count from the partition on which the champion's recipe came into service, across its refits. The
 requirements are judged on the last matured partitions pooled. The losses are judged by a sequential test that
@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from include.features.labels import labels
 from include.judge.evidence import CHALLENGER, evidence_rows_key
 from include.models import outputs
-from include.monitor.context import PartitionContext
-from include.monitor.findings import Finding, Outcome
+from include.monitor.context import Finding, Outcome, PartitionContext
 from include.monitor.losses import CONSTANT, LossSeries, serving_model
 from include.monitor.performance import performance_metrics, predictions_with_labels
 from include.promote.ledger import judged_attempt, was_judged
