@@ -60,7 +60,7 @@ def sums(excess: Array) -> PairedSums:
 
 
 def false_alarms(
-    kind: str, past: int, years: int, *, mean: float = 0.0, own: bool = False, seed: int = 0
+    kind: str, past: int, years: int, *, mean: float = 0.0, past_ratio: bool = False, seed: int = 0
 ) -> float:
     """Return the alarms per year that begin in years without a change.
 
@@ -68,19 +68,21 @@ def false_alarms(
     ----------
     past : partitions of the walk before each year; 0 for none.
     mean : by how much the model's loss per row differs from the prior's.
-    own : see `include.stats.cusum.loss_limits`.
+    past_ratio : see `include.stats.cusum.loss_limits`.
     """
     random, alarms = np.random.default_rng(seed), 0
     for _ in range(years):
         excess = mean + DEVIATION * common_course(kind, past + YEAR, random)
         live = sums(excess[past:])
-        limits = loss_limits(sums(excess[:past]) if past else None, live, RATE / YEAR, own=own)
-        alarm = limits.evidence(live) >= limits.level
+        limits = loss_limits(sums(excess[:past]) if past else None, live, RATE / YEAR, past_ratio=past_ratio)
+        alarm = limits.statistic(live) >= limits.threshold
         alarms += int(alarm[0]) + int((alarm[1:] & ~alarm[:-1]).sum())
     return alarms / years
 
 
-def delays(past: int, seeds: int, *, mean: float, kind: str = "independent", own: bool = False) -> Array:
+def delays(
+    past: int, seeds: int, *, mean: float, kind: str = "independent", past_ratio: bool = False
+) -> Array:
     """Return after how many partitions a model whose loss is `WORSE` above the prior's is detected.
 
     Parameters
@@ -97,8 +99,8 @@ def delays(past: int, seeds: int, *, mean: float, kind: str = "independent", own
         random = np.random.default_rng(seed)
         before = mean + DEVIATION * common_course(kind, past, random)
         live = sums(WORSE + WORSE_DEVIATION * common_course(kind, 60, random))
-        limits = loss_limits(sums(before) if past else None, live, RATE / YEAR, own=own)
-        alarms = np.flatnonzero(limits.evidence(live) >= limits.level)
+        limits = loss_limits(sums(before) if past else None, live, RATE / YEAR, past_ratio=past_ratio)
+        alarms = np.flatnonzero(limits.statistic(live) >= limits.threshold)
         found.append(alarms[0] + 1.0 if len(alarms) else np.inf)
     return np.array(found)
 
@@ -202,12 +204,12 @@ def main() -> None:
     walks = " | ".join(f"walk of {past}" for past in PASTS)
     print(f"\n| series | test | {walks} |\n|---|---|{'---|' * len(PASTS)}")
     for kind in SERIES:
-        for name, mean, own in (
+        for name, mean, past_ratio in (
             ("tie, against the constant", 0.0, False),
             ("a fifth less, against the constant", -0.2 * PRIOR_LOSS, False),
             ("against its walk", 0.0, True),
         ):
-            rates = [false_alarms(kind, past, 500, mean=mean, own=own) for past in PASTS]
+            rates = [false_alarms(kind, past, 500, mean=mean, past_ratio=past_ratio) for past in PASTS]
             print(f"| {kind} | {name} |", " | ".join(f"{rate:.3f}" for rate in rates), "|", flush=True)
     if os.environ.get("EVERGREEN_LAKE"):
         print("\n| finding | false alarms a year | labels turned: median | most |\n|---|---|---|---|")

@@ -167,9 +167,10 @@ def _heights(walk: Walk) -> tuple[Counts, Counts]:
     far = {name: np.log(break_scores(rows, walk.rules.past)) for name, rows in walk.counts.items()}
     for index in range(walk.start, len(walk.by)):
         made = walk.by[index]
-        scaled = [(far[n][index] - made.middle[n]) / made.spread[n] for n in made.middle] if made else []
+        middle = made.median_log_score if made else {}
+        scaled = [(far[n][index] - middle[n]) / made.log_score_spread[n] for n in middle] if made else []
         most.append(max(scaled, default=np.nan))
-        height.append(made.height if made else np.nan)
+        height.append(made.spreads if made else np.nan)
     return np.array(most), np.array(height)
 
 

@@ -59,7 +59,7 @@ def walked(counts: Mapping[str, Counts], rules: SuddenChanges, start: int, seed:
         made = alarm_limits({name: rows[:first] for name, rows in counts.items()}, rules, seed)
         span = slice(first, first + REFIT)
         by[span] = [made] * len(by[span])
-        for name in made.middle if made else ():
+        for name in made.median_log_score if made else ():
             high[name][span] = far[name][span] > (made.threshold(name) if made else np.inf)
     return Walk(counts, rules, start, high, by)
 
@@ -124,7 +124,7 @@ def _delays(name: str, broken: Counts, walk: Walk) -> list[int]:
     found, rules = [], walk.rules
     for first in range(walk.start, len(broken) - WITHIN, WEEK):
         made = walk.by[first]
-        if made is None or name not in made.middle:
+        if made is None or name not in made.median_log_score:
             continue
         before = walk.counts[name][max(first - rules.past - rules.of, 0) : first]
         combined = np.concatenate([before, broken[first : first + WITHIN]])

@@ -346,7 +346,8 @@ class Search:
             (LIMITS, row["partition"], row["column"])
             for row in pq.read_table(pa.py_buffer(data), partitioning=None).to_pylist()
             if any(
-                self.terms.is_category(row["column"], name) for name in json.loads(row["cut"])["names"] or ()
+                self.terms.is_category(row["column"], name)
+                for name in json.loads(row["binning"])["names"] or ()
             )
         ]
 

@@ -29,7 +29,7 @@ MIN_SCORES = 14  # of a column, from which its spread is measured
 WEEKS_AROUND = 8  # how many weeks away a week of the resampled year may be drawn
 YEARS = 20  # resampled years: the limit's own noise is then below that of two months of partitions
 MIN_SPREAD = 0.2  # of a column's logarithms, because that of few partitions may be zero by chance
-BISECTIONS = 30  # of the height
+BISECTIONS = 30  # of the number of spreads
 # share of the tolerable rate that is used: a season to come is wilder than those in the past
 # (docs/explanation/drift-and-alarms.md)
 CAUTION = 0.25
@@ -41,23 +41,23 @@ class AlarmLimits:
 
     Parameters
     ----------
-    middle, spread : by column, of the logarithm of its break scores: the median, and the 90 % quantile minus
-        the median.
-    height : how many spreads above the middle the limit is, the same for all columns.
+    median_log_score : by column, of the logarithm of its break scores.
+    log_score_spread : by column, the 90 % quantile of that logarithm minus the median.
+    spreads : how many spreads above the median the threshold is, the same for all columns.
     """
 
-    middle: Mapping[str, float]
-    spread: Mapping[str, float]
-    height: float
+    median_log_score: Mapping[str, float]
+    log_score_spread: Mapping[str, float]
+    spreads: float
 
     def threshold(self, column: str) -> float:
         """Return a column's threshold."""
-        return threshold(self.middle[column], self.spread[column], self.height)
+        return threshold(self.median_log_score[column], self.log_score_spread[column], self.spreads)
 
 
-def threshold(middle: float, spread: float, height: float) -> float:
+def threshold(median_log_score: float, log_score_spread: float, spreads: float) -> float:
     """Return the break score above which a column raises an alarm, from its parts in `AlarmLimits`."""
-    return float(np.exp(middle + height * spread))
+    return float(np.exp(median_log_score + spreads * log_score_spread))
 
 
 def break_scores(counts: Array, past: int) -> Array:
@@ -126,22 +126,22 @@ def alarm_limits(
     partitions = min((len(rows) for rows in counts.values()), default=0)
     if partitions < rules.past + 3 * week:
         return None
-    names, middle, spread = sorted(counts), {}, {}
+    names, medians, spreads = sorted(counts), {}, {}
     for name in names:
         scores = np.log(break_scores(counts[name], rules.past)[rules.past :])
         scores = scores[np.isfinite(scores)]
         if len(scores) >= MIN_SCORES:  # a column that is mostly missing has no spread
-            middle[name] = float(np.median(scores))
-            spread[name] = max(float(np.quantile(scores, 0.9)) - middle[name], MIN_SPREAD)
-    if not middle:
+            medians[name] = float(np.median(scores))
+            spreads[name] = max(float(np.quantile(scores, 0.9)) - medians[name], MIN_SPREAD)
+    if not medians:
         return None
     years = resample_years(partitions, rules.past + YEAR // WEEK * week, YEARS, seed, week=week)
     scaled = []
-    for name, center in middle.items():  # year by year, which bounds the memory
+    for name, center in medians.items():  # year by year, which bounds the memory
         scores = np.stack([break_scores(counts[name][year], rules.past)[rules.past :] for year in years])
-        scaled.append((np.log(scores) - center) / spread[name])
-    height = _height(np.nan_to_num(np.stack(scaled), nan=-np.inf), rules, week)
-    return AlarmLimits(middle, spread, height)
+        scaled.append((np.log(scores) - center) / spreads[name])
+    threshold_spreads = _threshold_spreads(np.nan_to_num(np.stack(scaled), nan=-np.inf), rules, week)
+    return AlarmLimits(medians, spreads, threshold_spreads)
 
 
 def resample_years(
@@ -162,12 +162,12 @@ def resample_years(
     return np.asarray((starts[..., None] + np.arange(week)).reshape(years, -1), dtype=np.intp)
 
 
-def _height(scaled: Array, rules: SuddenChanges, week: int) -> float:
-    """Return the lowest height at which the years bring no more alerts than are tolerable.
+def _threshold_spreads(scaled: Array, rules: SuddenChanges, week: int) -> float:
+    """Return the lowest number of spreads at which the years bring no more alerts than are tolerable.
 
     Parameters
     ----------
-    scaled : break scores in spreads above the middle, shape (columns, years, partitions).
+    scaled : break scores in spreads above the median, shape (columns, years, partitions).
     """
     low, high = 0.0, float(scaled.max(initial=0.0, where=np.isfinite(scaled))) + 1.0
     allowed = (

@@ -2,7 +2,7 @@
 
 The statistic is Page's cumulative sum (E. S. Page, Continuous inspection schemes, Biometrika 41, 1954): it
 adds up each partition's excess over the reference in ordinary deviations, minus an allowance, and never falls
-below zero. It may be looked at on every partition. The alarm level follows from the tolerated rate of false
+below zero. It may be looked at on every partition. The threshold follows from the tolerated rate of false
 alarms by the average run length of a Brownian motion (D. Siegmund, Sequential Analysis, 1985).
 
 The past of the same difference shows what is ordinary: its deviation, and its mean in the worst month. A
@@ -29,10 +29,10 @@ MONTH = 28  # partitions; a shorter past shows no deviation
 ALLOWANCE = 0.5  # ordinary deviations by which partitions may exceed what is ordinary
 TOLERATED = 0.05  # share of the reference's mean by which they may exceed it besides: a season may do that
 MAX_STEP = 4.0  # ordinary deviations that a partition counts: a single wild one isn't an alarm
-MAX_EVIDENCE = 1.5  # times the alarm level, so that an alarm ends soon after its cause
+MAX_STATISTIC = 1.5  # times the threshold, so that an alarm ends soon after its cause
 MIN_DEVIATION = 0.01  # in units of the reference's mean
-DISCRETE_STEPS = 1.166  # see `alarm_level`
-MIN_LEVEL = 4.0  # of an alarm: a normal tail says little about less
+DISCRETE_STEPS = 1.166  # see `alarm_threshold`
+MIN_THRESHOLD = 4.0  # of an alarm: a normal tail says little about less
 MAX_CORRELATION = 0.6
 SMALLEST = 1e-12  # deviation, so that equal models can be compared
 CAUTION = 0.1  # chance that the deviation is larger than the bound that counts as ordinary
@@ -66,7 +66,7 @@ class PairedSums:
 
 @dataclass(frozen=True)
 class LossLimits:
-    """What counts as no change, and the evidence from which a change is an alarm.
+    """What counts as no change, and the statistic from which a change is an alarm.
 
     Parameters
     ----------
@@ -74,7 +74,7 @@ class LossLimits:
     deviation : of a partition's mean excess over it, per row; autocorrelation is included.
     size : the reference's mean per row. Harder rows vary more: where it is larger, the variance grows alike.
     allowance : ordinary deviations by which a partition may exceed it.
-    level : evidence of an alarm, in ordinary deviations.
+    threshold : the statistic of an alarm, in ordinary deviations.
     rows : from which a partition counts in full; one of fewer rows counts by its share of them.
     """
 
@@ -82,22 +82,24 @@ class LossLimits:
     deviation: float
     size: float
     allowance: float
-    level: float
+    threshold: float
     rows: float
 
-    def evidence(self, live: PairedSums) -> Array:
+    def statistic(self, live: PairedSums) -> Array:
         """Return the cumulative sum after each partition, in ordinary deviations, shape (n,)."""
         harder = np.maximum(np.abs(live.reference) / live.rows / max(self.size, SMALLEST), 1.0)
         deviation = self.deviation * np.sqrt(harder)
         steps = live.excess(self.ratio) * np.minimum(live.rows / self.rows, 1.0) / deviation
-        evidence, total = np.empty(len(steps)), 0.0
+        statistic, total = np.empty(len(steps)), 0.0
         for index, step in enumerate(np.clip(steps, -MAX_STEP, MAX_STEP)):
-            total = min(max(total + step - self.allowance, 0.0), MAX_EVIDENCE * self.level)
-            evidence[index] = total
-        return evidence
+            total = min(max(total + step - self.allowance, 0.0), MAX_STATISTIC * self.threshold)
+            statistic[index] = total
+        return statistic
 
 
-def loss_limits(past: PairedSums | None, live: PairedSums, alarms: float, *, own: bool = False) -> LossLimits:
+def loss_limits(
+    past: PairedSums | None, live: PairedSums, alarms: float, *, past_ratio: bool = False
+) -> LossLimits:
     """Return what counts as no change, by the past, and by a rule of thumb where that is short of a month.
 
     Parameters
@@ -105,12 +107,12 @@ def loss_limits(past: PairedSums | None, live: PairedSums, alarms: float, *, own
     past : at least two partitions before those that are judged; None without any.
     live : the partitions that are judged. Without a past, they say how large losses are.
     alarms : tolerated false alarms in a partition, in (0, 1).
-    own : whether the model is compared with its own ratio to the reference in the past, which is then
+    past_ratio : whether the model is compared with its ratio to the reference in the past, which is then
         needed; otherwise it must not exceed the reference.
     """
     basis = live if past is None else past
     rows, n, size = float(np.median(basis.rows)), len(basis.rows), basis.reference_mean
-    ratio = float(basis.sums.sum() / basis.reference.sum()) if own and basis.reference.any() else 1.0
+    ratio = float(basis.sums.sum() / basis.reference.sum()) if past_ratio and basis.reference.any() else 1.0
     months = np.array_split(basis.excess(ratio) * np.minimum(basis.rows / rows, 1.0), max(n // MONTH, 1))
     if past is not None and n >= MONTH:
         deviation = max(long_run_deviation(months), MIN_DEVIATION * size, SMALLEST)
@@ -121,10 +123,10 @@ def loss_limits(past: PairedSums | None, live: PairedSums, alarms: float, *, own
     if past is not None:  # the mean in the worst month, or the mean's upper bound
         reach = float(stdtrit(n - 1, 1 - CAUTION)) * deviation / math.sqrt(n)
         mean = max(float(np.concatenate(months).mean()) + reach, *(float(month.mean()) for month in months))
-        null = min(mean / deviation, ALLOWANCE if own else 0.0)
+        null = min(mean / deviation, ALLOWANCE if past_ratio else 0.0)
     allowance = max(null + ALLOWANCE, 0.0)
-    level = max(alarm_level(allowance - null, 1 / alarms), MIN_LEVEL)
-    return LossLimits(ratio, deviation, size, allowance + TOLERATED * size / deviation, level, rows)
+    threshold = max(alarm_threshold(allowance - null, 1 / alarms), MIN_THRESHOLD)
+    return LossLimits(ratio, deviation, size, allowance + TOLERATED * size / deviation, threshold, rows)
 
 
 def long_run_deviation(months: Sequence[Array]) -> float:
@@ -157,16 +159,16 @@ def long_run_deviation(months: Sequence[Array]) -> float:
     return math.sqrt(float(np.median(variances)) * freedom / float(chdtri(freedom, 1 - CAUTION)))
 
 
-def alarm_level(allowance: float, partitions: float) -> float:
-    """Return the evidence that is reached once in a number of partitions on average without a change.
+def alarm_threshold(allowance: float, partitions: float) -> float:
+    """Return the statistic that is reached once in a number of partitions on average without a change.
 
     Notes
     -----
     The average run length of a Brownian motion without drift is (e^(2ka) - 2ka - 1) / (2k²) for the allowance
-    k and the level a; it is solved for a. Sums of normal steps reach a level that is lower by 2 · 0.583
-    as rarely (Siegmund's correction).
+    k and the threshold a; it is solved for a. Sums of normal steps reach a threshold that is lower by
+    2 · 0.583 as rarely (Siegmund's correction).
     """
-    level = 1.0
+    threshold = 1.0
     for _ in range(50):
-        level = math.log(1 + 2 * allowance * level + 2 * allowance**2 * partitions) / (2 * allowance)
-    return level - DISCRETE_STEPS
+        threshold = math.log(1 + 2 * allowance * threshold + 2 * allowance**2 * partitions) / (2 * allowance)
+    return threshold - DISCRETE_STEPS

@@ -161,10 +161,10 @@ LIMITS = _schema(
     partition=_S,  # of the training
     column=_S,  # a feature, or "prediction"
     model=_S,  # of that training
-    cut=_S,  # JSON: how values are binned, see include.stats.drift_measures.Binning
-    middle=_F,  # see include.stats.alarms.AlarmLimits; null if there were too few partitions
-    spread=_F,  # likewise
-    height=_F,  # likewise
+    binning=_S,  # JSON: how values are binned, see include.stats.drift_measures.Binning
+    median_log_score=_F,  # see include.stats.alarms.AlarmLimits; null if there were too few partitions
+    log_score_spread=_F,  # likewise
+    spreads=_F,  # likewise
     partitions=_S,  # JSON: keys
     counts=_S,  # JSON: number of values by partition and bin
 )

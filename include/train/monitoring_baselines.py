@@ -143,14 +143,14 @@ def publish_alarm_limits(
             "partition": record.partition,
             "model": record.challenger.digest,
             "partitions": json.dumps(partitions[newest]),
-            "height": limits.height if limits else None,
+            "spreads": limits.spreads if limits else None,
             "column": name,
-            "cut": json.dumps(asdict(cut)),
-            "middle": limits.middle.get(name) if limits else None,
-            "spread": limits.spread.get(name) if limits else None,
+            "binning": json.dumps(asdict(binning)),
+            "median_log_score": limits.median_log_score.get(name) if limits else None,
+            "log_score_spread": limits.log_score_spread.get(name) if limits else None,
             "counts": json.dumps(counts[name][newest].astype(int).tolist()),
         }
-        for name, cut in sorted(binnings.items())
+        for name, binning in sorted(binnings.items())
     ]
     _publish_limits(lake, record, pa.Table.from_pylist(limit_rows, schema=schemas.LIMITS), len(partitions))
 
@@ -191,13 +191,13 @@ def erase_categories(lake: Lake, partition: str, is_erased: Callable[[str, str],
     rows = lake.rows(LIMITS, {"partition": partition})
     changed = set()
     for row in rows:
-        cut, counts = json.loads(row["cut"]), np.array(json.loads(row["counts"]), dtype=int)
-        names = cut["names"] or ()
+        binning, counts = json.loads(row["binning"]), np.array(json.loads(row["counts"]), dtype=int)
+        names = binning["names"] or ()
         erased = [i for i, name in enumerate(names) if is_erased(row["column"], name)]
         if erased:
             changed.add(row["model"])
-            cut["names"] = [name for i, name in enumerate(names) if i not in erased]
-            row["cut"] = json.dumps(cut)
+            binning["names"] = [name for i, name in enumerate(names) if i not in erased]
+            row["binning"] = json.dumps(binning)
             row["counts"] = json.dumps(np.delete(counts, erased, axis=1).tolist())
     if not changed:
         return

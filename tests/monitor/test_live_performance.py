@@ -57,11 +57,11 @@ def walk(mean: float, count: int = 60) -> PairedSums:
     return sums(mean + DEVIATION * common_course("independent", count, np.random.default_rng(1)))
 
 
-@pytest.mark.parametrize("own", [False, True], ids=["against the constant", "against its walk"])
+@pytest.mark.parametrize("past_ratio", [False, True], ids=["against the constant", "against its walk"])
 @pytest.mark.parametrize("past", [28, 60, 365])
-def test_a_loss_above_the_priors_is_detected_within_ten_partitions(past: int, own: bool) -> None:
+def test_a_loss_above_the_priors_is_detected_within_ten_partitions(past: int, past_ratio: bool) -> None:
     """A model that was better and now loses 0.2 more per row than the prior is detected in 98 % of seeds."""
-    assert np.mean(delays(past, 200, mean=-0.2 * PRIOR_LOSS, own=own) <= 10) >= 0.98
+    assert np.mean(delays(past, 200, mean=-0.2 * PRIOR_LOSS, past_ratio=past_ratio) <= 10) >= 0.98
 
 
 @pytest.mark.parametrize("past", [0, 14, 28, 365])
@@ -77,11 +77,11 @@ def test_noise_and_seasons_are_alarms_as_rarely_as_declared(kind: str, past: int
     """Models that tie with the prior, or stay as their walk was, raise at most the declared alarms a year."""
     most = RATE + 2 * np.sqrt(RATE / YEARS)
     assert false_alarms(kind, past, YEARS) <= most
-    assert false_alarms(kind, past, YEARS, own=True) <= most
+    assert false_alarms(kind, past, YEARS, past_ratio=True) <= most
 
 
 def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
-    """The excess is that of the partitions since the evidence was last zero."""
+    """The excess is that of the partitions since the statistic was last zero."""
     excess = np.concatenate([np.full(20, -0.1), np.full(5, WORSE)])
     finding = live_performance.above_reference(use, live(excess), "constant", walk(-0.1))
     assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the constant")

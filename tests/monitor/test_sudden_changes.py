@@ -206,6 +206,6 @@ def test_limits_that_were_altered_are_seen(lake: Lake, shorter: UseCase) -> None
     assert not [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]
     rows = lake.read("limits", {"partition": TRAINED})
     assert rows is not None
-    changed = [{**row, "height": row["height"] + 1} for row in rows.to_pylist()]
+    changed = [{**row, "spreads": row["spreads"] + 1} for row in rows.to_pylist()]
     lake.publish("limits", rows.from_pylist(changed, schema=rows.schema), {"partition": TRAINED})
     assert [line for line in verify(lake, shorter).differences if f"limits/{TRAINED}" in line]

@@ -88,7 +88,7 @@ def test_a_column_that_never_moves_never_alarms() -> None:
     empty = np.zeros((HISTORY, 2))
     made = alarm_limits({"still": still, "empty": empty, **feed(HISTORY, 1)}, RULES, 7)
     assert made is not None
-    assert "empty" not in made.middle
+    assert "empty" not in made.median_log_score
     assert not judge_newest(still, made.threshold("still"), RULES)[1]
     assert np.isnan(judge_newest(empty, 1.0, RULES)[0])
     assert alarm_limits({"still": still[: RULES.past + 20]}, RULES, 7) is None

@@ -65,7 +65,7 @@ def check_lasting_loss(spec: UseCase, live: LossSeries, past: PairedSums | None)
     if spec.problem.kind == "regression":
         expected = live.rows * past.sums.sum() / past.rows.sum()
     sums = PairedSums(live.loss, expected, live.rows)
-    return judge_excess(spec, finding, live.partitions, sums, past, own=True)
+    return judge_excess(spec, finding, live.partitions, sums, past, past_ratio=True)
 
 
 def check_calibration(spec: UseCase, live: LossSeries, past: Sequence[PairedSums]) -> list[Finding]:
@@ -97,7 +97,7 @@ def _check_rate(
 ) -> Finding:
     """Judge one rate: by a test of whether it is higher, and one of whether it is lower.
 
-    The finding is that of the larger evidence.
+    The finding is that of the larger statistic.
 
     Parameters
     ----------
@@ -107,7 +107,7 @@ def _check_rate(
     for side, sign in (("above", 1), ("below", -1)):
         sums, before = (PairedSums(sign * of.sums, sign * of.reference, of.rows) for of in (live, past))
         finding = judge_excess(
-            spec, ("concept", subject), partitions, sums, before, own=True, sides=2 * tests
+            spec, ("concept", subject), partitions, sums, before, past_ratio=True, sides=2 * tests
         )
         note = f"observed {side} predicted rates: {finding.note}" if finding.value else finding.note
         findings.append(replace(finding, note=note))

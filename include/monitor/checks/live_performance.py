@@ -137,7 +137,7 @@ def above_walk(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Find
         note = "its recipe had no walk when it was trained"
         return Finding("performance", subject, None, None, "not enough", note)
     sums = PairedSums(live.loss, live.constant, live.rows)
-    return judge_excess(spec, ("performance", subject), live.partitions, sums, past, own=True)
+    return judge_excess(spec, ("performance", subject), live.partitions, sums, past, past_ratio=True)
 
 
 def judge_excess(
@@ -147,7 +147,7 @@ def judge_excess(
     live: PairedSums,
     past: PairedSums | None,
     *,
-    own: bool = False,
+    past_ratio: bool = False,
     sides: int = 1,
 ) -> Finding:
     """Judge whether live sums exceed their reference, by the sequential test of `include.stats.cusum`.
@@ -157,34 +157,37 @@ def judge_excess(
     finding : its check and its subject.
     partitions : those of ``live``. One without a reference, which is NaN, doesn't count.
     past : shows what is ordinary.
-    own : whether the past's ratio to the reference counts as no change; otherwise the reference is the limit.
+    past_ratio : whether the past's ratio to the reference counts as no change; otherwise only the reference.
     sides : how many tests share the declared rate of false alarms.
 
     Returns
     -------
     Finding
-        Its value is the evidence after the newest partition, its threshold the evidence of an alarm.
+        Its value is the statistic after the newest partition, its threshold that of an alarm.
     """
     judged = np.flatnonzero(np.isfinite(live.reference))
     if not len(judged):
         return Finding(*finding, None, None, "not enough", "no partition of its recipe has matured")
     live = PairedSums(live.sums[judged], live.reference[judged], live.rows[judged])
-    limits = loss_limits(
-        past, live, spec.monitoring.false_alarms_per_year / spec.clock.partitions_in(YEAR) / sides, own=own
-    )
-    evidence = limits.evidence(live)
-    value = float(evidence[-1])
-    # what came before the evidence was last zero doesn't count
-    zeros = np.flatnonzero(evidence == 0)
+    rate = spec.monitoring.false_alarms_per_year / spec.clock.partitions_in(YEAR) / sides
+    limits = loss_limits(past, live, rate, past_ratio=past_ratio)
+    statistic = limits.statistic(live)
+    value = float(statistic[-1])
+    # what came before the statistic was last zero doesn't count
+    zeros = np.flatnonzero(statistic == 0)
     rise = slice(int(zeros[-1]) + 1 if value and len(zeros) else 0, None)
     rows, keys = live.rows[rise].sum(), [partitions[index] for index in judged[rise]]
     # a test of whether a rate is lower has both with the other sign
     mean, reference = (abs(float(sums[rise].sum())) / rows for sums in (live.sums, live.reference))
     ordinary = limits.ratio * reference
-    outcome: Outcome = "alarm" if value >= limits.level else "ok"
-    text, level = figure_and_limit(value, limits.level, 3)
-    expected = f"that was ordinary ({limits.ratio:.3g} times the reference)" if own else "of the reference"
+    outcome: Outcome = "alarm" if value >= limits.threshold else "ok"
+    text, threshold = figure_and_limit(value, limits.threshold, 3)
+    expected = (
+        f"that was ordinary ({limits.ratio:.3g} times the reference)" if past_ratio else "of the reference"
+    )
     difference = f"{abs(mean - ordinary):.3g} {'more' if mean >= ordinary else 'less'}"
     note = f"{mean:.3g} a row, {difference} than the {ordinary:.3g} {expected} over {len(keys)} matured "
-    note += f"partitions, {keys[0]} to {keys[-1]}, {int(rows):,} rows; evidence {text}, an alarm from {level}"
-    return Finding(*finding, value, limits.level, outcome, note)
+    note += (
+        f"partitions, {keys[0]} to {keys[-1]}, {int(rows):,} rows; evidence {text}, an alarm from {threshold}"
+    )
+    return Finding(*finding, value, limits.threshold, outcome, note)

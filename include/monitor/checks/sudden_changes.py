@@ -52,59 +52,61 @@ def _limits(lake: Lake, partition: str, model: str) -> dict[str, Row]:
 
 
 def past_counts(
-    limit: Row, profiles: Mapping[str, Row], partition: str, rules: SuddenChanges
+    limits: Row, profiles: Mapping[str, Row], partition: str, rules: SuddenChanges
 ) -> tuple[Counts | None, float | None]:
-    """Return a column's counts by partition, as published or as the training counted them, and its limit.
+    """Return a column's counts by partition, as published or as the training counted them, and its threshold.
 
     Parameters
     ----------
+    limits : the column's row of `limits`.
     profiles : the column's rows of `profiles` by partition.
 
     Returns
     -------
     tuple
         The counts, the partition itself last, shape (partitions, bins); None if the partition has no such
-        column, or one of another kind than the training had. Then the limit of an alarm; None if the training
-        had too few partitions to set one.
+        column, or one of another kind than the training had. Then the threshold of an alarm; None if the
+        training had too few partitions to set one.
     """
-    stored = json.loads(limit["cut"])
+    stored = json.loads(limits["binning"])
     kind = "numeric" if stored["names"] is None else "categorical"
     profiles = {key: row for key, row in profiles.items() if row["kind"] == kind}
     if partition not in profiles:
         return None, None
     binning = Binning(tuple(stored["edges"]), None if stored["names"] is None else tuple(stored["names"]))
-    counts = dict(zip(json.loads(limit["partitions"]), json.loads(limit["counts"]), strict=True))
+    counts = dict(zip(json.loads(limits["partitions"]), json.loads(limits["counts"]), strict=True))
     counts |= {
         key: binning.profile_counts(merge_profiles([row])[row["column"]]) for key, row in profiles.items()
     }
     keys = sorted(key for key in counts if key <= partition)[-rules.past - rules.of :]
-    height = None
-    if limit["middle"] is not None:
-        height = alarms.threshold(limit["middle"], limit["spread"], limit["height"])
-    return np.array([counts[key] for key in keys], dtype=np.float64), height
+    threshold = None
+    if limits["median_log_score"] is not None:
+        parts = (limits[name] for name in ("median_log_score", "log_score_spread", "spreads"))
+        threshold = alarms.threshold(*parts)
+    return np.array([counts[key] for key in keys], dtype=np.float64), threshold
 
 
 def judge_sudden_change(
-    name: str, counts: Counts | None, limit: float | None, rules: SuddenChanges
+    name: str, counts: Counts | None, threshold: float | None, rules: SuddenChanges
 ) -> Finding:
     """Judge a column's partition against its past."""
     note = ""
     if counts is None:
         note = f"{name} is missing, or of another kind than in the last training"
-    elif limit is None:
+    elif threshold is None:
         note = f"{name}: the last training had too few partitions to set a limit"
     elif len(counts) < rules.enough:
         note = f"{name}: {len(counts)} of the {rules.enough} partitions that a comparison needs"
-    if note or counts is None or limit is None:
-        return Finding("sudden_change", name, None, limit, "not enough", note)
-    value, alarm = alarms.judge_newest(counts, limit, rules)
+    if note or counts is None or threshold is None:
+        return Finding("sudden_change", name, None, threshold, "not enough", note)
+    value, alarm = alarms.judge_newest(counts, threshold, rules)
     if not np.isfinite(value):
         note = f"{name} has no rows in this partition or before it"
-        return Finding("sudden_change", name, None, limit, "not enough", note)
-    relation = "exceeds its limit against" if value > limit else "is like"
+        return Finding("sudden_change", name, None, threshold, "not enough", note)
+    relation = "exceeds its limit against" if value > threshold else "is like"
     if alarm:
         relation = "breaks with"
-    text, bound = figure_and_limit(value, limit, 3)
+    text, bound = figure_and_limit(value, threshold, 3)
     note = f"{name} {relation} the {len(counts) - rules.of} partitions before: {text}, limit "
     note += f"{bound} on {rules.partitions} of {rules.of} partitions"
-    return Finding("sudden_change", name, value, limit, "alarm" if alarm else "ok", note)
+    return Finding("sudden_change", name, value, threshold, "alarm" if alarm else "ok", note)

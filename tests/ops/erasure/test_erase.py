@@ -373,7 +373,7 @@ def test_limits_and_profiles_list_the_key_no_more(
 def bins(clinic: Clinic) -> dict[str, list[int]]:
     """Return the counts by partition of each category in the limits of `place`, and of the rest."""
     (row,) = clinic.lake.rows("limits", {"column": "place"})
-    names = [*json.loads(row["cut"])["names"], "the rest"]
+    names = [*json.loads(row["binning"])["names"], "the rest"]
     return dict(zip(names, map(list, zip(*json.loads(row["counts"]), strict=True)), strict=True))
 
 
