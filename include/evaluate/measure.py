@@ -17,7 +17,6 @@ from sklearn.pipeline import Pipeline
 from include.errors import ModelError, NotPublished, SpecError
 from include.evaluate import fairness, leakage, robustness, serving, slices
 from include.evaluate.robustness import sample_indices
-from include.features import point_in_time
 from include.features.build import features
 from include.judge.evidence import (
     BASELINE_PREFIX,
@@ -342,7 +341,7 @@ def _lookup_source_columns(lake: Lake, spec: UseCase, rows: pa.Table, names: lis
         raise _not_published(spec, lake, required, f"{missing_rows} rows that aren't in the table")
     source = spec.sources[spec.features.spine]
     schema = pa.schema([(name, schemas.column_type(source.columns[name])) for name in names])
-    return point_in_time.conform(available.take(pa.array(indices, pa.int64())), schema)
+    return schemas.align_to_schema(available.take(pa.array(indices, pa.int64())), schema)
 
 
 def _row_keys(spec: UseCase, rows: pa.Table) -> Iterator[tuple[object, ...]]:

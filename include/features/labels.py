@@ -97,7 +97,7 @@ def _compute_labels(
         else f"known_at <= TIMESTAMPTZ '{spec.clock.decision_time(as_of).isoformat()}'"
     )
     with spill.duckdb_engine() as engine:
-        engine.register("label_rows", point_in_time.conform(rows, schemas.validated_schema(source)))
+        engine.register("label_rows", schemas.align_to_schema(rows, schemas.validated_schema(source)))
         pairs = {"partition": list(spine_partitions), "spine_partition": list(spine_partitions.values())}
         engine.register("label_partitions", pa.table(pairs, schema=_LABEL_PARTITIONS))
         key = ", ".join(f'"{column}"' for column in spec.key)
@@ -123,7 +123,7 @@ def _label_batches(
                 rows = _encode_classes(spec, rows)
             elif spec.problem.codes:
                 _require_zeros_and_ones(spec, rows)
-            yield from point_in_time.conform(rows, expected).to_batches()
+            yield from schemas.align_to_schema(rows, expected).to_batches()
 
 
 @contextmanager

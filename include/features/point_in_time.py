@@ -61,7 +61,7 @@ def read_sources(
                 times = lake.read(
                     table, {"partition": visible}, ["partition", "revision", "known_at"], version
                 )
-        rows = conform(rows, schemas.validated_schema(source))
+        rows = schemas.align_to_schema(rows, schemas.validated_schema(source))
         # the lake returns rows in no order, on which sums of floats and ranks among ties would depend
         rows = spill.sort_rows(rows, ("partition", "revision", *source.key))
         emptied = emptied_at(lake, name, visible)
@@ -117,18 +117,6 @@ def share_of(spec: UseCase, source: str, number: int, of: int) -> Share | None:
     """Return a shard's share of a source's rows; None for all rows, if it lacks columns of the entity."""
     has_entity = set(spec.features.entity) <= set(spec.sources[source].columns)
     return Share(spec.features.entity, number, of) if has_entity else None
-
-
-def conform(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
-    """Return rows in a declared schema, with nulls for missing columns; None becomes an empty table."""
-    if rows is None:
-        return schema.empty_table()
-    names = set(rows.column_names)
-    columns = [
-        rows[field.name].cast(field.type) if field.name in names else pa.nulls(rows.num_rows, field.type)
-        for field in schema
-    ]
-    return pa.table(columns, schema=schema)
 
 
 def create_views(

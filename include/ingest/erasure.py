@@ -17,7 +17,6 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import PartitionRefused
-from include.features.point_in_time import conform
 from include.ingest.connectors.request import Part, Request, request
 from include.ingest.parsing.parse import column_text
 from include.ingest.parsing.rewrite import Mask, without_rows
@@ -35,7 +34,7 @@ from include.spec.source import Column
 from include.storage import spill
 from include.storage.erasures import Erasures, read_erasures
 from include.storage.lake import Lake, Where
-from include.storage.schemas import validated_schema
+from include.storage.schemas import align_to_schema, validated_schema
 from include.storage.snapshots import (
     SNAPSHOTS,
     Snapshot,
@@ -222,7 +221,7 @@ def _describe_recorded(lake: Lake, spec: UseCase, source: str, partitions: Seque
     if not recorded:
         return True
     keys = sorted(row["partition"] for row in recorded)
-    rows = conform(lake.read(f"validated_{source}", {"partition": keys}), validated_schema(declared))
+    rows = align_to_schema(lake.read(f"validated_{source}", {"partition": keys}), validated_schema(declared))
     rows = spill.sort_rows(rows, ("partition", "revision", *declared.key))
     of_partition = split_sorted(rows)
     quarantine = lake.read("quarantine", {"source": source, "partition": keys})

@@ -14,7 +14,6 @@ from functools import partial
 import pyarrow as pa
 
 from include.errors import EvergreenError, ModelError, StoreUnavailable
-from include.features import point_in_time
 from include.ingest import publish
 from include.models import artifacts
 from include.promote import ledger
@@ -156,14 +155,14 @@ def _shape(spec: UseCase, product: str) -> Shape | None:
     if product in spec.sources:
         declared = spec.sources[product]
         schema, order = schemas.validated_schema(declared), ("revision", *declared.key)
-        return f"validated_{product}", partial(point_in_time.conform, schema=schema), order
+        return f"validated_{product}", partial(schemas.align_to_schema, schema=schema), order
     if product in ("predictions", "shadows"):
         order = spec.key if product == "predictions" else ("model", *spec.key)
         return product, partial(predictions.as_published, spec), order
     if product not in schemas.PRODUCT_TABLES:
         return None
     table, schema, order = schemas.PRODUCT_TABLES[product]
-    return table, partial(point_in_time.conform, schema=schema), order
+    return table, partial(schemas.align_to_schema, schema=schema), order
 
 
 def _verify_partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterator[str]:
@@ -176,11 +175,11 @@ def _verify_partitions(lake: Lake, spec: UseCase, rows: Sequence[Row]) -> Iterat
 
 
 def _verify_block(lake: Lake, spec: UseCase, shape: Shape, block: Sequence[Row]) -> Iterator[str]:
-    table, conform, order = shape
+    table, align, order = shape
     read = lake.read(table, {"partition": [row["partition"] for row in block]})
     by_partition = publish.by_partition(read) if read is not None else {}
     for row in block:
-        rows = spill.sort_rows(conform(by_partition.get(row["partition"])), order)
+        rows = spill.sort_rows(align(by_partition.get(row["partition"])), order)
         digest = digest_table(rows) if rows.num_rows or row["digest"] else ""
         if digest == row["digest"]:
             yield ""

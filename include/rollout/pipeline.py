@@ -20,7 +20,6 @@ import numpy as np
 import pyarrow as pa
 
 from include.errors import StaleDecision
-from include.features import point_in_time
 from include.features.labels import labels, matured
 from include.judge.evidence import CHAMPION, Evidence
 from include.models import outputs
@@ -36,6 +35,7 @@ from include.spec import UseCase
 from include.spec.gate import Gate
 from include.stats.intervals import estimate_gain, partitions_needed
 from include.stats.metrics import has_loss, row_losses
+from include.storage import schemas
 from include.storage.lake import Lake, Row, Where
 from include.train import walks
 from include.train.fits import Fit, accepted_fits, champion_recipe, newest_fits
@@ -215,7 +215,7 @@ def _predictions_by(lake: Lake, spec: UseCase, partitions: Sequence[str], model:
     where = {"partition": list(partitions), "model": model}
     tables = [lake.read(table, where, columns) for table in ("predictions", SHADOWS)] if partitions else []
     schema = pa.schema([predictions.predictions_schema(spec).field(name) for name in columns])
-    rows = pa.concat_tables([point_in_time.conform(table, schema) for table in (None, *tables)])
+    rows = pa.concat_tables([schemas.align_to_schema(table, schema) for table in (None, *tables)])
     # a canary has some rows in both tables, with equal predictions
     unique = rows.group_by([name for name in columns if name not in values])
     unique = unique.aggregate([(name, "min") for name in values])

@@ -14,7 +14,6 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from include.features import point_in_time
 from include.features.build import schema as features_schema
 from include.models import outputs
 from include.models.outputs import Constant
@@ -49,7 +48,7 @@ def as_published(spec: UseCase, rows: pa.Table | None) -> pa.Table:
 
     They have an action if there were costs then, whatever the costs are now.
     """
-    stored = point_in_time.conform(rows, _schema(spec, has_action=True))
+    stored = schemas.align_to_schema(rows, _schema(spec, has_action=True))
     without_actions = stored[ACTION].null_count == stored.num_rows
     return stored.drop_columns([ACTION]) if without_actions else stored
 

@@ -8,13 +8,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from include.errors import SpecError
-from include.features import point_in_time
 from include.features.build import schema as features_schema
 from include.features.labels import labels
 from include.models import outputs
 from include.monitor.performance import performance_metrics
 from include.spec import UseCase
 from include.spec.metrics import metric_names
+from include.storage import schemas
 from include.storage.lake import Lake
 
 STEP, ROW = ("served_by", "served_version"), "request_row"
@@ -53,7 +53,7 @@ def live_performance(lake: Lake, spec: UseCase, source: str) -> list[dict[str, A
     types = {field.name: field.type for field in features_schema(spec)}
     types |= dict.fromkeys(texts, pa.string()) | dict.fromkeys(spec.problem.outputs, pa.float64())
     read = lake.read(f"validated_{source}", columns=[*columns, "revision"])
-    rows = point_in_time.conform(read, pa.schema([(name, types[name]) for name in columns]))
+    rows = schemas.align_to_schema(read, pa.schema([(name, types[name]) for name in columns]))
     rows = rows.append_column("revision", read["revision"] if read is not None else pa.array([], pa.int32()))
     newest = rows.group_by(ROW).aggregate([("revision", "max")]).rename_columns([ROW, "revision"])
     rows = rows.join(newest, [ROW, "revision"], join_type="inner")  # a revision repeats the rows before it

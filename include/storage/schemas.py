@@ -35,6 +35,18 @@ def validated_schema(source: Source) -> pa.Schema:
     return pa.schema([*declared, ("partition", pa.string()), ("revision", pa.int32()), ("known_at", TIME)])
 
 
+def align_to_schema(rows: pa.Table | None, schema: pa.Schema) -> pa.Table:
+    """Return rows in a declared schema, with nulls for missing columns; None becomes an empty table."""
+    if rows is None:
+        return schema.empty_table()
+    names = set(rows.column_names)
+    columns = [
+        rows[field.name].cast(field.type) if field.name in names else pa.nulls(rows.num_rows, field.type)
+        for field in schema
+    ]
+    return pa.table(columns, schema=schema)
+
+
 def _schema(**fields: pa.DataType) -> pa.Schema:
     return pa.schema(list(fields.items()))
 
