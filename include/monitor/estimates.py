@@ -354,7 +354,7 @@ def _partition_blocker(
     if columns := sorted({alarm.subject for alarm in alarms if alarm.check in UNFAMILIAR}):
         return f"missing values, or values that the champion never learned: {', '.join(columns)}"
     if concept := sorted({alarm.subject for alarm in alarms if alarm.check == "concept"}):
-        return f"labels follow another rule by now: {', '.join(concept)}"
+        return f"the relation between features and labels has changed: {', '.join(concept)}"
     return ""
 
 
@@ -369,7 +369,7 @@ def _metric_blocker(row: Mapping[str, Any], measured: Sequence[LabeledPartition]
         return f"{row['rows']:,} rows, but its error was measured on partitions of {usual:,.0f}"
     if row["error"] >= row["naive"]:
         error, naive = figure_and_limit(row["error"], row["naive"], 3)
-        return f"its error, {error}, isn't below that of the gate's mean, {naive}"
+        return f"its error, {error}, is no better than {naive}, that of always estimating the gate's mean"
     return ""
 
 

@@ -99,8 +99,7 @@ def test_a_changed_rate_is_a_calibration_alarm(use: UseCase, change: float, side
     live = world(use, 21, random, lambda risk: np.clip(risk + change, 0, 1))
     finding = findings(use, live, test)[1]
     assert finding.outcome == "alarm"
-    other = "more" if side == "above" else "less"
-    text = rf"observed {side} predicted rates: 0\.\d+ a row, 0\.\d+ {other} than the 0\.\d+ that was ordinary"
+    text = rf"observed {side} predicted rates: mean 0\.\d+ per row, 0\.\d+ {side} the expected 0\.\d+ "
     assert re.match(text, finding.note)
 
 
@@ -147,7 +146,7 @@ def test_a_class_that_no_longer_occurs_is_a_calibration_alarm(gone: int, tmp_pat
     assert set(findings) == {f"calibration of {name}" for name in spec.problem.classes}
     finding = findings[f"calibration of {spec.problem.classes[gone]}"]
     assert finding.outcome == "alarm"
-    assert finding.note.startswith("observed below predicted rates: 0 a row, 0.")
+    assert finding.note.startswith("observed below predicted rates: mean 0 per row, 0.")
 
 
 def test_a_class_with_few_rows_in_the_test_partitions_is_not_judged(tmp_path: Path) -> None:

@@ -171,7 +171,12 @@ def test_the_interval_is_as_wide_as_the_error(use: UseCase) -> None:
 @pytest.mark.parametrize(
     ("rows", "guess", "partitions", "reason"),
     [
-        (100, 0.2, pairs(0.2), "its error, 0.2, isn't below that of the gate's mean, 0.1"),
+        (
+            100,
+            0.2,
+            pairs(0.2),
+            "its error, 0.2, is no better than 0.1, that of always estimating the gate's mean",
+        ),
         (
             100,
             0.2,

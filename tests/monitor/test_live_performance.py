@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -85,7 +86,9 @@ def test_the_finding_states_since_when_and_by_how_much(use: UseCase) -> None:
     excess = np.concatenate([np.full(20, -0.1), np.full(5, WORSE)])
     finding = live_performance.above_reference(use, live(excess), "constant", walk(-0.1))
     assert (finding.outcome, finding.subject) == ("alarm", "log_loss against the constant")
-    assert " a row, 0.2 more than the 0.65 of the reference over 5 matured partitions, 2" in finding.note
+    text = "mean 0.85 per row, 0.2 above the reference's 0.65 over 5 matured partitions, 2"
+    assert finding.note.startswith(text)
+    assert re.search(r"; statistic [\d.]+, alarm at [\d.]+$", finding.note)
     assert finding.value is not None
     assert finding.threshold is not None
     assert finding.value >= finding.threshold
@@ -218,7 +221,7 @@ def test_a_recipe_without_a_walk_is_compared_with_the_prior_alone(
     context = PartitionContext(quick, use, PublishedState(quick, use, week[-1]), week[-1])
     prior, own_walk = live_performance.check_losses(context)
     assert (prior.outcome, own_walk.outcome) == ("alarm", "not enough")
-    assert own_walk.note == "its recipe had no walk when it was trained"
+    assert own_walk.note == "no walk of its recipe was stored when it was trained"
 
 
 def test_a_deployed_baseline_is_compared_on_the_same_rows(use: UseCase) -> None:

@@ -107,7 +107,8 @@ def test_a_column_that_jumps_is_an_alarm_from_its_second_partition(lake: Lake, s
     assert {"load", "kind", "weekday"} <= jumped(lake, partitions[4], "ok")
     (row,) = lake.rows("findings", {"partition": partitions[4], "check": "sudden_change", "subject": "temp"})
     assert row["value"] > row["threshold"]
-    assert row["note"].startswith("temp breaks with the 7 partitions before")
+    assert row["note"].startswith("temp changed suddenly against the 7 partitions before: score ")
+    assert row["note"].endswith(", exceeded on at least 2 of the last 3 partitions")
 
 
 def test_one_odd_partition_is_no_alarm(lake: Lake, shorter: UseCase) -> None:

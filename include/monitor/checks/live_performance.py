@@ -134,7 +134,7 @@ def above_walk(spec: UseCase, live: LossSeries, past: PairedSums | None) -> Find
     """Judge whether the champion loses more, in relation to the constant, than its recipe's walk did."""
     subject = f"{spec.gate.objective} against its walk"
     if past is None:
-        note = "its recipe had no walk when it was trained"
+        note = "no walk of its recipe was stored when it was trained"
         return Finding("performance", subject, None, None, "not enough", note)
     sums = PairedSums(live.loss, live.constant, live.rows)
     return judge_excess(spec, ("performance", subject), live.partitions, sums, past, past_ratio=True)
@@ -182,12 +182,11 @@ def judge_excess(
     ordinary = limits.ratio * reference
     outcome: Outcome = "alarm" if value >= limits.threshold else "ok"
     text, threshold = figure_and_limit(value, limits.threshold, 3)
-    expected = (
-        f"that was ordinary ({limits.ratio:.3g} times the reference)" if past_ratio else "of the reference"
-    )
-    difference = f"{abs(mean - ordinary):.3g} {'more' if mean >= ordinary else 'less'}"
-    note = f"{mean:.3g} a row, {difference} than the {ordinary:.3g} {expected} over {len(keys)} matured "
-    note += (
-        f"partitions, {keys[0]} to {keys[-1]}, {int(rows):,} rows; evidence {text}, an alarm from {threshold}"
-    )
+    side = "above" if mean >= ordinary else "below"
+    expected = f"the reference's {ordinary:.3g}"
+    if past_ratio:
+        expected = f"the expected {ordinary:.3g} ({limits.ratio:.3g} × the reference)"
+    note = f"mean {mean:.3g} per row, {abs(mean - ordinary):.3g} {side} {expected} "
+    note += f"over {len(keys)} matured partitions, {keys[0]} to {keys[-1]}, {int(rows):,} rows; "
+    note += f"statistic {text}, alarm at {threshold}"
     return Finding(*finding, value, limits.threshold, outcome, note)

@@ -1,4 +1,4 @@
-"""Sudden changes: whether a column breaks with the weeks before, by the limits of the last training."""
+"""Sudden changes: whether a column jumped away from the weeks before, by the limits of the last training."""
 
 from __future__ import annotations
 
@@ -103,10 +103,13 @@ def judge_sudden_change(
     if not np.isfinite(value):
         note = f"{name} has no rows in this partition or before it"
         return Finding("sudden_change", name, None, threshold, "not enough", note)
-    relation = "exceeds its limit against" if value > threshold else "is like"
-    if alarm:
-        relation = "breaks with"
     text, bound = figure_and_limit(value, threshold, 3)
-    note = f"{name} {relation} the {len(counts) - rules.of} partitions before: {text}, limit "
-    note += f"{bound} on {rules.partitions} of {rules.of} partitions"
+    before = f"the {len(counts) - rules.of} partitions before"
+    enough = f"on at least {rules.partitions} of the last {rules.of} partitions"
+    if alarm:
+        note = f"{name} changed suddenly against {before}: score {text}, limit {bound}, exceeded {enough}"
+    elif value > threshold:
+        note = f"{name} exceeds its limit against {before}: score {text}, limit {bound}, but not {enough}"
+    else:
+        note = f"{name} is like {before}: score {text}, limit {bound}"
     return Finding("sudden_change", name, value, threshold, "alarm" if alarm else "ok", note)
