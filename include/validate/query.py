@@ -77,6 +77,7 @@ def query_problems(spec: UseCase) -> Iterator[ReportedProblem]:
     if tree is not None:
         yield from _nondeterministic(spec, "features.sql", spec.sql, tree, file)
         yield from _unordered(spec, tree, file)
+        yield from _limited(spec, tree, file)
         yield from _beyond_lookback(spec, tree, file)
         yield from _forbidden(spec, tree, file)
         if not spec.features.python:  # which may read any
@@ -153,6 +154,13 @@ def _unordered(spec: UseCase, tree: Node, file: str) -> Iterator[ReportedProblem
         yield problem(
             spec, "features.sql", REPRODUCIBLE, unordered, remedy, where=location, severity="warning"
         )
+
+
+def _limited(spec: UseCase, tree: Node, file: str) -> Iterator[ReportedProblem]:
+    """Yield a LIMIT of the whole query, which has as many rows as the spine."""
+    if any(str(modifier["type"]).startswith("LIMIT") for modifier in tree["modifiers"]):
+        required = "a row for each row of the spine"
+        yield problem(spec, "features.sql", required, "LIMIT of the whole query", "remove it", where=file)
 
 
 def _beyond_lookback(spec: UseCase, tree: Node, file: str) -> Iterator[ReportedProblem]:
