@@ -109,7 +109,8 @@ def judge_sudden_change(
     if alarm:
         note = f"{name} changed suddenly against {before}: score {text}, limit {bound}, exceeded {enough}"
     elif value > threshold:
-        note = f"{name} exceeds its limit against {before}: score {text}, limit {bound}, but not {enough}"
+        note = f"{name} exceeds its limit against {before}: score {text}, limit {bound}; "
+        note += f"an alarm requires {rules.partitions} of the last {rules.of} partitions"
     else:
         note = f"{name} is like {before}: score {text}, limit {bound}"
     return Finding("sudden_change", name, value, threshold, "alarm" if alarm else "ok", note)
